@@ -1,0 +1,21 @@
+//! The `ImageCache` resource of `kubefledged.io/v1alpha2`: its types, every string that crosses
+//! the wire, and the rules that a written object must keep.
+//!
+//! Objects written for kube-fledged 0.10 and 0.11 are valid unchanged. No client lives here.
+
+#![deny(missing_docs)]
+
+pub mod conditions;
+pub mod duration;
+pub mod names;
+pub mod spec;
+pub mod status;
+pub mod time;
+pub mod validation;
+
+pub use duration::GoDuration;
+pub use spec::{
+    CacheSpecEntry, ImageCache, ImageCacheSpec, ImagePullPolicy, PullSecretReference, RefreshSpec,
+};
+pub use status::{AppliedImage, Failure, ImageCacheStatus, PurgeStatus};
+pub use time::Timestamp;

@@ -1,0 +1,112 @@
+//! What people write.
+
+use std::collections::BTreeMap;
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{GoDuration, ImageCacheStatus};
+
+/// Keeps container images on nodes.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[kube(
+    group = "kubefledged.io",
+    version = "v1alpha2",
+    kind = "ImageCache",
+    plural = "imagecaches",
+    singular = "imagecache",
+    shortname = "ic",
+    category = "kubefledged",
+    namespaced,
+    status = "ImageCacheStatus",
+    doc = "An ImageCache keeps container images on nodes, before a pod needs them.",
+    printcolumn = r#"{"name":"Status","type":"string","jsonPath":".status.status","description":"State of the last operation"}"#,
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.ready","description":"Nodes that hold every image / eligible nodes"}"#,
+    printcolumn = r#"{"name":"Failed","type":"integer","jsonPath":".status.nodes.failed","description":"Nodes with failures"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.reason","description":"The last operation"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.message","priority":1}"#,
+    printcolumn = r#"{"name":"Images","type":"integer","jsonPath":".status.images.ready","priority":1,"description":"Node and image pairs present"}"#,
+    printcolumn = r#"{"name":"Last-Refresh","type":"date","jsonPath":".status.lastRefreshTime","priority":1}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageCacheSpec {
+    /// Lists of images, each with the nodes it is for.
+    #[schemars(length(max = 256))]
+    pub cache_spec: Vec<CacheSpecEntry>,
+    /// Secrets in this namespace with credentials for the registries, of type
+    /// kubernetes.io/dockerconfigjson or kubernetes.io/dockercfg. A missing one hinders nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub image_pull_secrets: Vec<PullSecretReference>,
+    /// How the images are kept fresh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<RefreshSpec>,
+}
+
+/// Images for the nodes that a selector matches.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CacheSpecEntry {
+    /// Image references, as a pod would name them.
+    #[schemars(length(max = 4096), inner(length(max = 1024)))]
+    pub images: Vec<String>,
+    /// Labels a node must have. Empty: every node.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// IfNotPresent or Always. Not set: the controller's --image-pull-policy, under which an image
+    /// with no tag or with :latest is always pulled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_pull_policy: Option<ImagePullPolicy>,
+    /// Longest time for one attempt at one image on one node, as a Go duration (5m). Counted from
+    /// its first runtime call, not from queueing. Not set: the controller's
+    /// --image-pull-deadline-duration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pull_deadline: Option<GoDuration>,
+    /// From -1000 to 1000, higher first when a node has several things to do. Not set: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = -1000, max = 1000))]
+    pub priority: Option<i32>,
+}
+
+/// When an image is pulled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum ImagePullPolicy {
+    /// Only where it is missing.
+    IfNotPresent,
+    /// On create, update and refresh the registry is asked for a newer one.
+    Always,
+}
+
+/// Names a Secret in the namespace of the object.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+pub struct PullSecretReference {
+    /// The Secret's name.
+    #[schemars(length(max = 253))]
+    pub name: String,
+}
+
+/// How the images are kept fresh.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+pub struct RefreshSpec {
+    /// Time between automatic refreshes as a Go duration, at least 1m; 0s switches them off, while
+    /// looks at the nodes and new nodes go on. Not set: the controller's
+    /// --image-cache-refresh-frequency.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<GoDuration>,
+}
+
+impl ImageCacheSpec {
+    /// What "changed" means for an operation: another answer to what is wanted where. Names of
+    /// images, selectors and pull policies count; intervals, priorities and secrets do not.
+    pub fn wants_the_same_as(&self, other: &Self) -> bool {
+        let key = |spec: &Self| -> Vec<(Vec<String>, BTreeMap<String, String>, Option<ImagePullPolicy>)> {
+            spec.cache_spec
+                .iter()
+                .map(|entry| (entry.images.clone(), entry.node_selector.clone(), entry.image_pull_policy))
+                .collect()
+        };
+        key(self) == key(other)
+    }
+}

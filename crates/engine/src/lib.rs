@@ -1,0 +1,57 @@
+//! The heart of the controller. It decides everything and does no I/O: no client, clock, random
+//! number or environment. What happened goes in as an [`Event`], what is to be done comes out as a
+//! [`Command`], and every command that can fail is answered by an event.
+//!
+//! ```text
+//! handle(now, event)        changes what is known and marks what it touches
+//! poll(now, &mut commands)  decides about what is marked
+//! next_wakeup()             when poll has something to do although nothing happens
+//! ```
+//!
+//! The same events give the same commands, byte for byte.
+
+#![deny(missing_docs)]
+
+mod backoff;
+mod cache;
+mod engine;
+pub mod event;
+mod images;
+mod node;
+mod operation;
+mod plan;
+mod removal;
+mod status;
+#[cfg(test)]
+mod tests;
+
+pub use engine::{Engine, Settings};
+pub use event::{
+    Batch, BatchEnd, BatchId, CacheKey, CacheObject, CancelPulls, Command, CredentialScope, Event,
+    ImageOutcome, ImageResult, NodeFacts, NodeName, Puller, PullItem, Severity, Source, Work,
+    WriteError,
+};
+pub use node::Ineligible;
+
+use kubefledged_api_types::Timestamp;
+
+/// Milliseconds of a monotonic clock whose start does not matter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tick(pub u64);
+
+impl Tick {
+    /// This long after.
+    #[must_use]
+    pub fn after(self, wait: std::time::Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// The moment of a call: what waiting is measured by, and what stands in a status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    /// For deadlines and back-off.
+    pub tick: Tick,
+    /// For what people read.
+    pub wall: Timestamp,
+}

@@ -1,0 +1,14 @@
+//! What every kubefledged process needs and none is about: flags for logs and probes, readiness,
+//! shutdown, listeners.
+
+#![deny(missing_docs)]
+
+pub mod admin;
+pub mod log;
+pub mod net;
+pub mod readiness;
+pub mod shutdown;
+
+pub use admin::AdminArgs;
+pub use log::LogArgs;
+pub use readiness::{Guard, Readiness};

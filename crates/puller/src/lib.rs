@@ -1,0 +1,1 @@
+//! The puller of one node

@@ -21,9 +21,9 @@ impl FromStr for GoDuration {
     type Err = DurationError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let parsed = kube::core::Duration::from_str(text)
-            .map_err(|_| DurationError(text.to_owned()))?;
-        if parsed.is_negative() {
+        let parsed =
+            kube::core::Duration::from_str(text).map_err(|_| DurationError(text.to_owned()))?;
+        if text.is_empty() || parsed.is_negative() {
             return Err(DurationError(text.to_owned()));
         }
         Ok(Self(parsed.into()))

@@ -62,7 +62,8 @@ pub mod message {
     pub const DELETE_FAILED: &str =
         "Image deletion failed for some images. Please see \"failures\" section";
     /// No node to work on.
-    pub const NOTHING_DONE: &str = "No images were pulled or deleted because nodeSelector specified did not match any nodes";
+    pub const NOTHING_DONE: &str =
+        "No images were pulled or deleted because nodeSelector specified did not match any nodes";
 }
 
 /// Why an image is not on a node, or was not taken off it: the kubelet's word where it has one.

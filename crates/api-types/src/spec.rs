@@ -101,10 +101,20 @@ impl ImageCacheSpec {
     /// What "changed" means for an operation: another answer to what is wanted where. Names of
     /// images, selectors and pull policies count; intervals, priorities and secrets do not.
     pub fn wants_the_same_as(&self, other: &Self) -> bool {
-        let key = |spec: &Self| -> Vec<(Vec<String>, BTreeMap<String, String>, Option<ImagePullPolicy>)> {
+        let key = |spec: &Self| -> Vec<(
+            Vec<String>,
+            BTreeMap<String, String>,
+            Option<ImagePullPolicy>,
+        )> {
             spec.cache_spec
                 .iter()
-                .map(|entry| (entry.images.clone(), entry.node_selector.clone(), entry.image_pull_policy))
+                .map(|entry| {
+                    (
+                        entry.images.clone(),
+                        entry.node_selector.clone(),
+                        entry.image_pull_policy,
+                    )
+                })
                 .collect()
         };
         key(self) == key(other)

@@ -8,10 +8,8 @@ use std::{
 
 use fixedbitset::FixedBitSet;
 use kubefledged_api_types::{
-    ImageCacheSpec, ImageCacheStatus, ImagePullPolicy, Timestamp,
-    names::{reason, status},
-    status::ImageCounts,
-    status::NodeCounts,
+    ImageCacheSpec, ImageCacheStatus, ImagePullPolicy, PurgeStatus, Timestamp, names::reason,
+    status::ImageCounts, status::NodeCounts,
 };
 
 use crate::{
@@ -69,24 +67,10 @@ pub struct Operation {
     pub nodes: FixedBitSet,
     /// How many of them are not done.
     pub open: usize,
-    /// Value of the annotation that asked for it.
-    pub token: Option<String>,
-    /// Everything is done; what is left is to clear the annotation and to write the end.
-    pub clearing: Clearing,
-}
-
-/// The annotation is cleared before the end is written: lost in between, the operation runs again,
-/// which is harmless.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Clearing {
-    /// Not yet asked for.
-    Due,
-    /// Asked for.
-    Asked,
-    /// Failed; asked for again after this.
-    Retry(Tick),
-    /// Gone, or there was none.
-    Done,
+    /// Annotations and their values that are handled when it ends.
+    pub handles: Vec<(&'static str, String)>,
+    /// An annotation is being cleared; asked for again after this.
+    pub clearing: Option<Tick>,
 }
 
 /// How one node stands with one cache.
@@ -220,6 +204,14 @@ pub struct Cache {
     pub operation: Option<Operation>,
     /// It wants nothing until a refresh or another cacheSpec.
     pub purged: bool,
+    /// `status.purge`
+    pub purge: Option<PurgeStatus>,
+    /// `status.lastHandledRefresh`
+    pub handled_refresh: Option<String>,
+    /// `status.lastHandledPurge`
+    pub handled_purge: Option<String>,
+    /// `status.lastRefreshTime`
+    pub refreshed: Option<Timestamp>,
     /// Names that may lie on nodes: spelling by image.
     pub applied: BTreeMap<ImageId, Arc<str>>,
     /// Of these no longer wanted, and not yet gone everywhere.
@@ -238,6 +230,8 @@ pub struct Cache {
     pub refresh_at: Option<Tick>,
     /// Secrets that do not exist.
     pub missing_secrets: Vec<String>,
+    /// The status as last known lists every name of `applied`.
+    pub names_recorded: bool,
     /// Under way.
     pub write: Option<Write>,
     /// No earlier write.
@@ -248,7 +242,12 @@ pub struct Cache {
 
 impl Cache {
     /// A cache at first sight. Nothing is decided yet.
-    pub fn adopt(object: CacheObject, images: &mut Images, settings: &Settings, nodes: usize) -> Self {
+    pub fn adopt(
+        object: CacheObject,
+        images: &mut Images,
+        settings: &Settings,
+        nodes: usize,
+    ) -> Self {
         let known = &object.status;
         let told = Told {
             status: known.status.clone(),
@@ -268,6 +267,10 @@ impl Cache {
             told,
             operation: None,
             purged: false,
+            purge: known.purge.clone(),
+            handled_refresh: known.last_handled_refresh.clone(),
+            handled_purge: known.last_handled_purge.clone(),
+            refreshed: known.last_refresh_time,
             applied: BTreeMap::new(),
             owed: BTreeMap::new(),
             abandoned: false,
@@ -277,6 +280,7 @@ impl Cache {
             refreshing: None,
             refresh_at: None,
             missing_secrets: Vec::new(),
+            names_recorded: false,
             write: None,
             write_after: Tick(0),
             stale: false,
@@ -285,6 +289,7 @@ impl Cache {
         let spec = cache.object.spec.clone();
         cache.compile(spec, images, settings);
         cache.adopt_applied(images);
+        cache.compare_names();
         cache
     }
 
@@ -403,14 +408,26 @@ impl Cache {
         }
     }
 
+    /// Call it when `applied` or the known status has changed.
+    pub fn compare_names(&mut self) {
+        let known: BTreeSet<&str> = self
+            .object
+            .status
+            .applied_images
+            .iter()
+            .map(|applied| applied.name.as_str())
+            .collect();
+        self.names_recorded = self.applied.values().all(|name| known.contains(&**name));
+    }
+
     /// Has the API server what work on nodes must not begin without: the operation, and every name
     /// that may come to lie on a node?
     pub fn recorded(&self) -> bool {
         let known = &self.object.status;
-        known.reason == self.told.reason
-            && known.start_time == self.told.started
-            && (known.status == status::PROCESSING || self.operation.is_none())
-            && self.applied_status() == known.applied_images
+        let operation_known = self.operation.as_ref().is_none_or(|operation| {
+            known.reason == operation.kind.reason() && known.start_time == Some(operation.started)
+        });
+        operation_known && self.names_recorded
     }
 
     /// Replaces a cell and keeps the sums true.
@@ -449,10 +466,13 @@ impl Cache {
     /// Plans the next automatic refresh from now.
     pub fn schedule_refresh(&mut self, now: Tick, settings: &Settings, elapsed: Duration) {
         let key = &self.object.key;
-        let spread = backoff::hash(settings.seed, &[key.namespace.as_bytes(), key.name.as_bytes()]);
-        self.refresh_at = self
-            .refresh_interval(settings)
-            .map(|interval| now.after(backoff::jittered(interval, 10, spread).saturating_sub(elapsed)));
+        let spread = backoff::hash(
+            settings.seed,
+            &[key.namespace.as_bytes(), key.name.as_bytes()],
+        );
+        self.refresh_at = self.refresh_interval(settings).map(|interval| {
+            now.after(backoff::jittered(interval, 10, spread).saturating_sub(elapsed))
+        });
     }
 }
 

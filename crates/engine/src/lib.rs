@@ -28,7 +28,7 @@ mod tests;
 pub use engine::{Engine, Settings};
 pub use event::{
     Batch, BatchEnd, BatchId, CacheKey, CacheObject, CancelPulls, Command, CredentialScope, Event,
-    ImageOutcome, ImageResult, NodeFacts, NodeName, Puller, PullItem, Severity, Source, Work,
+    ImageOutcome, ImageResult, NodeFacts, NodeName, PullItem, Puller, Severity, Source, Work,
     WriteError,
 };
 pub use node::Ineligible;
@@ -43,7 +43,10 @@ impl Tick {
     /// This long after.
     #[must_use]
     pub fn after(self, wait: std::time::Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)))
+        Self(
+            self.0
+                .saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
+        )
     }
 }
 

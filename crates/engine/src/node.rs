@@ -10,9 +10,7 @@ use fixedbitset::FixedBitSet;
 use kubefledged_api_types::names::{EXCLUDE_LABEL, HOSTNAME_LABEL};
 
 use crate::{
-    BatchId, NodeFacts, NodeName, Puller, Tick, backoff,
-    event::CredentialScope,
-    images::ImageId,
+    BatchId, NodeFacts, NodeName, Puller, Tick, backoff, event::CredentialScope, images::ImageId,
 };
 
 /// Slot of a node; free slots are used again.
@@ -112,7 +110,11 @@ impl Node {
     pub fn eligibility(&self) -> Result<(), Ineligible> {
         let facts = self.facts.as_ref().ok_or(Ineligible::Unknown)?;
         self.runs_puller()?;
-        if facts.labels.get(EXCLUDE_LABEL).is_some_and(|v| v != "false") {
+        if facts
+            .labels
+            .get(EXCLUDE_LABEL)
+            .is_some_and(|v| v != "false")
+        {
             return Err(Ineligible::Excluded);
         }
         if !facts.ready {
@@ -121,7 +123,11 @@ impl Node {
         if facts.unschedulable {
             return Err(Ineligible::Cordoned);
         }
-        if facts.taints.iter().any(|key| BARRING_TAINTS.contains(&key.as_str())) {
+        if facts
+            .taints
+            .iter()
+            .any(|key| BARRING_TAINTS.contains(&key.as_str()))
+        {
             return Err(Ineligible::Tainted);
         }
         Ok(())
@@ -144,7 +150,10 @@ impl Node {
 
     /// As it stands in `status.failures`.
     pub fn hostname(&self) -> String {
-        let label = self.facts.as_ref().and_then(|f| f.labels.get(HOSTNAME_LABEL));
+        let label = self
+            .facts
+            .as_ref()
+            .and_then(|f| f.labels.get(HOSTNAME_LABEL));
         match (label, &self.name) {
             (Some(hostname), _) => hostname.clone(),
             (None, Some(name)) => name.to_string(),
@@ -198,7 +207,8 @@ impl Node {
 
     /// Has its puller been silent beyond the grace time?
     pub fn unreachable(&self, now: Tick, grace: Duration) -> bool {
-        self.silent_since.is_some_and(|since| since.after(grace) <= now)
+        self.silent_since
+            .is_some_and(|since| since.after(grace) <= now)
     }
 
     /// A call to its puller failed.

@@ -10,8 +10,7 @@ use fixedbitset::FixedBitSet;
 use kubefledged_api_types::{AppliedImage, Timestamp, status::KeptCounts};
 
 use crate::{
-    ImageResult, Tick,
-    backoff,
+    ImageResult, Tick, backoff,
     cache::Cache,
     images::ImageId,
     node::{NodeIdx, Stamp},
@@ -60,8 +59,6 @@ pub enum Debt {
         /// When it is looked at again.
         again: Option<Tick>,
     },
-    /// Failed before the operation began; asked again later, and awaited.
-    Waiting(Tick),
 }
 
 impl Owed {
@@ -85,7 +82,9 @@ impl Owed {
             return if *again <= now {
                 Debt::Due
             } else {
-                Debt::Settled { again: Some(*again) }
+                Debt::Settled {
+                    again: Some(*again),
+                }
             };
         }
         match self.failed.get(&node) {
@@ -116,7 +115,12 @@ impl Owed {
             }
             ImageResult::Failed { reason, message } => {
                 let tries = before.map_or(0, |failed| failed.tries) + 1;
-                let wait = backoff::wait(Duration::from_secs(10), Duration::from_secs(300), tries, spread);
+                let wait = backoff::wait(
+                    Duration::from_secs(10),
+                    Duration::from_secs(300),
+                    tries,
+                    spread,
+                );
                 self.failed.insert(
                     node,
                     Failed {
@@ -174,12 +178,7 @@ impl Cache {
         }
         for image in gone {
             self.owed.remove(&image);
-            if !self.ids.contains(&image) || self.purged || self.operation.is_some() {
-                self.applied.remove(&image);
-            }
-        }
-        if self.owed.is_empty() && self.operation.is_none() && !self.purged {
-            self.apply_wanted();
+            self.applied.remove(&image);
         }
     }
 

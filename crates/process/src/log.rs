@@ -29,7 +29,9 @@ pub enum LogFormat {
 
 /// A filter that does not parse.
 #[derive(Debug, thiserror::Error)]
-#[error("--log-level {0:?} is no log filter: write info, debug or target=level, separated by commas")]
+#[error(
+    "--log-level {0:?} is no log filter: write info, debug or target=level, separated by commas"
+)]
 pub struct LogError(String);
 
 /// Starts logging for the whole process. Call it once.

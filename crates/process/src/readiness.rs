@@ -33,7 +33,10 @@ impl Readiness {
     /// Name and reason of whatever is pending.
     pub fn pending(&self) -> Vec<(&'static str, String)> {
         let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        pending.iter().map(|(name, why)| (*name, why.clone())).collect()
+        pending
+            .iter()
+            .map(|(name, why)| (*name, why.clone()))
+            .collect()
     }
 
     fn set(&self, name: &'static str, why: Option<String>) {

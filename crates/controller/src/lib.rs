@@ -1,1 +1,10 @@
-//! The controller
+//! The controller. What decides is the crate `kubefledged_engine`; here are its senses (`inputs`)
+//! and hands (`effects`), and the loop between them (`driver`).
+
+pub mod app;
+pub mod args;
+pub mod crd;
+pub mod driver;
+pub mod effects;
+pub mod inputs;
+pub mod lease;

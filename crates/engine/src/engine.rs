@@ -210,6 +210,9 @@ impl Engine {
         if self.term.is_none() || self.synced.contains(&false) {
             return None;
         }
+        if !self.dirty_nodes.is_empty() || !self.dirty_caches.is_empty() {
+            return Some(Tick(0));
+        }
         let nodes = self.wakes.first().map(|(at, _)| *at);
         let batches = self.deadlines.first().map(|(at, _)| *at);
         let caches = self
@@ -226,7 +229,7 @@ impl Engine {
         let clear = cache.operation.as_ref().and_then(|op| op.clearing);
         let refresh = cache
             .refresh_at
-            .filter(|_| cache.operation.is_none() && !cache.purged);
+            .filter(|_| cache.operation.is_none() && !cache.purged && !cache.first_round);
         [write, clear, refresh].into_iter().flatten().min()
     }
 
@@ -461,7 +464,7 @@ impl Engine {
         let desired = status::project(cache, &self.nodes, &self.images, now.wall);
         let known = &cache.object.status;
         if !status::differs(&desired, known, check_secs) {
-            cache.write_after = cache.write_after.min(now.tick);
+            cache.write_after = Tick(0);
             return;
         }
         let turned = (&desired.status, desired.start_time) != (&known.status, known.start_time);

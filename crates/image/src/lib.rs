@@ -1,11 +1,13 @@
 //! Image references by the distribution grammar, and which registry credentials match them.
 //!
-//! The string a user writes goes to the runtime as it is; the normalized form is for comparison
-//! and for looking up credentials.
+//! The string a user writes goes to the runtime as it is ([`ImageRef::runtime_name`]); the
+//! normalized form is for comparison and for looking up credentials ([`ImageRef::normalized`]).
 
 #![deny(missing_docs)]
 
 pub mod credentials;
+mod glob;
 mod reference;
 
+pub use credentials::Keyring;
 pub use reference::{ImageRef, ImageRefError};

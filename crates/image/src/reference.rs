@@ -1,13 +1,19 @@
-//! `[host[:port]/]path[:tag][@digest]`, normalized as the distribution project does it.
+//! `[host[:port]/]path[:tag][@digest]`, normalized as the distribution project does it
+//! (<https://github.com/distribution/reference>).
 
 use std::fmt;
 
-/// Longest repository, host and path together.
-const MOST_REPOSITORY: usize = 255;
-const MOST_TAG: usize = 128;
+/// Longest path in a registry, as the distribution project counts it: without the host, with
+/// `library/` where that is implied.
+const MAX_REPOSITORY: usize = 255;
+/// Longest host and port. The grammar sets no limit; no DNS name is longer.
+const MAX_REGISTRY: usize = 255;
+const MAX_TAG: usize = 128;
+/// Longest digest. The grammar sets no limit; the longest in use, SHA-512, has 135 characters.
+const MAX_DIGEST: usize = 255;
 const DOCKER_HUB: &str = "docker.io";
 
-/// A parsed image reference.
+/// A parsed image reference: the text as it was written, and its parts after normalization.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ImageRef {
     written: String,
@@ -17,49 +23,63 @@ pub struct ImageRef {
     digest: Option<String>,
 }
 
-/// Why a text is no image reference.
+/// Why a text is no image reference, and what to write instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ImageRefError {
     /// Nothing was written.
     #[error("the name is empty: write it like registry.example.com/team/app:1.0")]
     Empty,
-    /// A repository has upper-case letters.
+    /// Blanks, tabs or line ends, often from a copy.
+    #[error("the name has white space in it: remove it")]
+    WhiteSpace,
+    /// A scheme such as `https://` or `docker://`.
+    #[error("the name begins with a scheme: remove everything up to and with ://")]
+    Scheme,
+    /// The repository has upper-case letters. A host may: then it has a dot or a port.
     #[error("the repository must be lower case")]
     UpperCase,
-    /// Something in host or path is not allowed.
+    /// The repository has a character or a separator that the grammar does not know.
     #[error(
-        "the repository has a character or separator that is not allowed: use a-z, 0-9 and single ., _, __ or - between them"
+        "the repository must be a-z and 0-9, with single ., _, __ or any number of - between \
+         them, and / between components"
     )]
     Repository,
-    /// The host does not parse.
-    #[error(
-        "the registry host does not parse: write it like registry.example.com:5000 or [fd00::1]:5000"
-    )]
-    Host,
+    /// The repository is longer than 255 characters.
+    #[error("the repository is longer than 255 characters: shorten it")]
+    RepositoryTooLong,
+    /// The part before the first slash can only be a host and does not parse as one.
+    #[error("the registry host must be like registry.example.com:5000 or [fd00::1]:5000")]
+    Registry,
+    /// Host and port are longer than 255 characters.
+    #[error("the registry host is longer than 255 characters: shorten it")]
+    RegistryTooLong,
     /// The tag does not parse.
-    #[error("the tag must be 1 to 128 of A-Z, a-z, 0-9, _, . and -, and not begin with . or -")]
+    #[error(
+        "the tag must be 1 to 128 of A-Z, a-z, 0-9, _, . and -, and must not begin with . or -"
+    )]
     Tag,
-    /// The digest does not parse.
-    #[error("the digest must be like sha256: and 64 hexadecimal digits")]
+    /// The digest does not parse, or has not the length of its algorithm.
+    #[error("the digest must be like sha256: and 64 digits of 0-9 and a-f")]
     Digest,
-    /// More than 255 characters.
-    #[error("the repository is longer than 255 characters")]
-    TooLong,
-    /// 64 hexadecimal digits mean an image id.
-    #[error("a name of 64 hexadecimal digits is an image id: write a repository")]
+    /// 64 hexadecimal digits alone are an image id, which no registry can be asked for.
+    #[error("64 hexadecimal digits are an image id: write a repository with a tag or digest")]
     ImageId,
 }
 
 impl ImageRef {
-    /// Parses what a user wrote.
-    ///
-    /// # Errors
-    /// Says which part breaks the grammar.
+    /// Parses what a user wrote. What this accepts is at most
+    /// 255 + 1 + 255 + 1 + 128 + 1 + 255 bytes, ASCII, and safe to log.
     pub fn parse(text: &str) -> Result<Self, ImageRefError> {
         if text.is_empty() {
             return Err(ImageRefError::Empty);
         }
-        if text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        if text.contains(char::is_whitespace) {
+            return Err(ImageRefError::WhiteSpace);
+        }
+        if text.contains("://") {
+            return Err(ImageRefError::Scheme);
+        }
+        if text.len() == 64 && text.bytes().all(is_lower_hex) {
             return Err(ImageRefError::ImageId);
         }
         let (rest, digest) = match text.split_once('@') {
@@ -81,8 +101,8 @@ impl ImageRef {
         } else {
             path.to_owned()
         };
-        if registry.len() + 1 + repository.len() > MOST_REPOSITORY {
-            return Err(ImageRefError::TooLong);
+        if repository.len() > MAX_REPOSITORY {
+            return Err(ImageRefError::RepositoryTooLong);
         }
         Ok(Self {
             written: text.to_owned(),
@@ -150,7 +170,9 @@ impl fmt::Display for ImageRef {
     }
 }
 
-/// The first component is a host if it says so: runtimes refuse `UPPER/case` as a repository.
+/// The first component is a host if it is `localhost` or has a dot or a colon. The distribution
+/// project takes upper case for a sign of a host too; here that is refused, because no registry is
+/// called `UPPER` while people do write `Team/app`.
 fn split_host(text: &str) -> (Option<&str>, &str) {
     let Some((first, rest)) = text.split_once('/') else {
         return (None, text);
@@ -164,66 +186,71 @@ fn split_host(text: &str) -> (Option<&str>, &str) {
 }
 
 fn parse_host(host: &str) -> Result<String, ImageRefError> {
-    let (name, port) = if let Some(rest) = host.strip_prefix('[') {
-        let (address, port) = rest.split_once(']').ok_or(ImageRefError::Host)?;
-        if address.is_empty() || !address.bytes().all(|b| b.is_ascii_hexdigit() || b == b':') {
-            return Err(ImageRefError::Host);
-        }
-        match port.strip_prefix(':') {
-            Some(port) => (None, Some(port)),
-            None if port.is_empty() => (None, None),
-            None => return Err(ImageRefError::Host),
-        }
-    } else {
-        match host.split_once(':') {
-            Some((name, port)) => (Some(name), Some(port)),
-            None => (Some(host), None),
-        }
+    if host.len() > MAX_REGISTRY {
+        return Err(ImageRefError::RegistryTooLong);
+    }
+    let port_at = match host.rfind(']') {
+        Some(bracket) => bracket + 1,
+        None => host.find(':').unwrap_or(host.len()),
     };
-    let label = |label: &str| {
-        !label.is_empty()
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    let (name, port) = host.split_at(port_at);
+    let name_ok = match name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'))
+    {
+        Some(address) => is_ipv6_like(address),
+        None => name.split('.').all(is_dns_label),
     };
-    let name_ok = name.is_none_or(|name| name.split('.').all(label));
-    let port_ok =
-        port.is_none_or(|port| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()));
+    let port_ok = port.is_empty()
+        || port
+            .strip_prefix(':')
+            .is_some_and(|port| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()));
     if name_ok && port_ok {
         Ok(host.to_owned())
     } else {
-        Err(ImageRefError::Host)
+        Err(ImageRefError::Registry)
     }
+}
+
+/// The distribution grammar asks no more of an address in brackets.
+fn is_ipv6_like(address: &str) -> bool {
+    !address.is_empty() && address.bytes().all(|b| b.is_ascii_hexdigit() || b == b':')
+}
+
+fn is_dns_label(label: &str) -> bool {
+    !label.is_empty()
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+        && label
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
 fn parse_path(path: &str) -> Result<(), ImageRefError> {
     if path.bytes().any(|b| b.is_ascii_uppercase()) {
         return Err(ImageRefError::UpperCase);
     }
-    path.split('/').try_for_each(parse_component)
-}
-
-/// Runs of letters and digits, with `.`, `_`, `__` or any number of `-` between them.
-fn parse_component(component: &str) -> Result<(), ImageRefError> {
-    let alnum = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let bytes = component.as_bytes();
-    let ends_well =
-        bytes.first().is_some_and(|b| alnum(*b)) && bytes.last().is_some_and(|b| alnum(*b));
-    let separators_well = bytes.split(|b| alnum(*b)).all(|separator| {
-        matches!(separator, b"" | b"." | b"_" | b"__") || separator.iter().all(|b| *b == b'-')
-    });
-    if ends_well && separators_well {
+    if path.split('/').all(is_path_component) {
         Ok(())
     } else {
         Err(ImageRefError::Repository)
     }
 }
 
+/// Runs of letters and digits, with `.`, `_`, `__` or any number of `-` between them.
+fn is_path_component(component: &str) -> bool {
+    let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let bytes = component.as_bytes();
+    let ends_ok = bytes.first().is_some_and(alphanumeric) && bytes.last().is_some_and(alphanumeric);
+    let separator_ok = |separator: &[u8]| {
+        matches!(separator, b"" | b"." | b"_" | b"__") || separator.iter().all(|b| *b == b'-')
+    };
+    ends_ok && bytes.split(alphanumeric).all(separator_ok)
+}
+
 fn parse_tag(tag: &str) -> Result<String, ImageRefError> {
     let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-    let ok = tag.len() <= MOST_TAG
+    let ok = tag.len() <= MAX_TAG
         && tag.bytes().next().is_some_and(word)
         && tag.bytes().all(|b| word(b) || b == b'.' || b == b'-');
     if ok {
@@ -233,25 +260,36 @@ fn parse_tag(tag: &str) -> Result<String, ImageRefError> {
     }
 }
 
+/// `algorithm:hex`. The algorithms that registries serve must have their exact length in lower
+/// case; of others the grammar asks at least 32 digits, and the runtime decides.
 fn parse_digest(digest: &str) -> Result<String, ImageRefError> {
     let (algorithm, hex) = digest.split_once(':').ok_or(ImageRefError::Digest)?;
-    let part = |part: &str| {
-        part.bytes().next().is_some_and(|b| b.is_ascii_alphabetic())
-            && part.bytes().all(|b| b.is_ascii_alphanumeric())
+    let exact = |length| hex.len() == length && hex.bytes().all(is_lower_hex);
+    let ok = match algorithm {
+        "sha256" => exact(64),
+        "sha384" => exact(96),
+        "sha512" => exact(128),
+        _ => {
+            digest.len() <= MAX_DIGEST
+                && algorithm.split(['+', '.', '-', '_']).all(is_algorithm_part)
+                && hex.len() >= 32
+                && hex.bytes().all(|b| b.is_ascii_hexdigit())
+        }
     };
-    let length_ok = match algorithm {
-        "sha256" => hex.len() == 64,
-        "sha512" => hex.len() == 128,
-        _ => hex.len() >= 32,
-    };
-    let ok = algorithm.split(['+', '.', '-', '_']).all(part)
-        && length_ok
-        && hex.bytes().all(|b| b.is_ascii_hexdigit());
     if ok {
         Ok(digest.to_owned())
     } else {
         Err(ImageRefError::Digest)
     }
+}
+
+fn is_algorithm_part(part: &str) -> bool {
+    part.bytes().next().is_some_and(|b| b.is_ascii_alphabetic())
+        && part.bytes().all(|b| b.is_ascii_alphanumeric())
+}
+
+fn is_lower_hex(b: u8) -> bool {
+    matches!(b, b'0'..=b'9' | b'a'..=b'f')
 }
 
 #[cfg(test)]
@@ -260,86 +298,210 @@ mod tests {
 
     const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
+    fn parsed(text: &str) -> ImageRef {
+        ImageRef::parse(text).unwrap()
+    }
+
+    fn accepts(text: &str) -> bool {
+        ImageRef::parse(text).is_ok()
+    }
+
     #[test]
     fn spellings_are_brought_to_one_form() {
-        let digest = format!("sha256:{HEX}");
         for (written, normalized) in [
-            ("nginx", "docker.io/library/nginx:latest".to_owned()),
-            ("nginx:1.27", "docker.io/library/nginx:1.27".to_owned()),
-            ("team/app", "docker.io/team/app:latest".to_owned()),
-            (
-                "index.docker.io/nginx",
-                "docker.io/library/nginx:latest".to_owned(),
-            ),
-            (
-                "docker.io/library/nginx",
-                "docker.io/library/nginx:latest".to_owned(),
-            ),
-            ("localhost/app:a", "localhost/app:a".to_owned()),
-            ("localhost:5000/app", "localhost:5000/app:latest".to_owned()),
+            ("nginx", "docker.io/library/nginx:latest"),
+            ("nginx:1.27", "docker.io/library/nginx:1.27"),
+            ("library/nginx", "docker.io/library/nginx:latest"),
+            ("docker.io/nginx", "docker.io/library/nginx:latest"),
+            ("docker.io/library/nginx", "docker.io/library/nginx:latest"),
+            ("index.docker.io/nginx", "docker.io/library/nginx:latest"),
+            ("index.docker.io/team/app:1", "docker.io/team/app:1"),
+            ("team/app", "docker.io/team/app:latest"),
+            ("team/a/b", "docker.io/team/a/b:latest"),
+            ("docker.io:443/nginx", "docker.io:443/nginx:latest"),
+            ("localhost/app:a", "localhost/app:a"),
+            ("localhost:5000/app", "localhost:5000/app:latest"),
             (
                 "registry.test:5000/demo/web:1.0",
-                "registry.test:5000/demo/web:1.0".to_owned(),
+                "registry.test:5000/demo/web:1.0",
             ),
-            ("[fd00::1]:5000/app:1", "[fd00::1]:5000/app:1".to_owned()),
-            ("Host.test/app", "Host.test/app:latest".to_owned()),
-            (
-                &format!("nginx@{digest}"),
-                format!("docker.io/library/nginx@{digest}"),
-            ),
-            (
-                &format!("nginx:1@{digest}"),
-                format!("docker.io/library/nginx@{digest}"),
-            ),
-            (
-                "a/b/c/d_e__f-g--h.i:T_1",
-                "docker.io/a/b/c/d_e__f-g--h.i:T_1".to_owned(),
-            ),
+            ("registry.test/nginx", "registry.test/nginx:latest"),
+            ("127.0.0.1:5000/app:1", "127.0.0.1:5000/app:1"),
+            ("[fd00::1]:5000/app:1", "[fd00::1]:5000/app:1"),
+            ("[fd00::1]/app", "[fd00::1]/app:latest"),
+            ("HOST:5000/app", "HOST:5000/app:latest"),
+            ("Registry.Test/app", "Registry.Test/app:latest"),
         ] {
-            let parsed = ImageRef::parse(written).unwrap();
-            assert_eq!(parsed.normalized(), normalized, "{written}");
+            assert_eq!(parsed(written).normalized(), normalized, "{written}");
         }
+    }
+
+    #[test]
+    fn a_digest_makes_the_tag_meaningless_and_drops_it() {
+        let normalized = format!("docker.io/library/nginx@sha256:{HEX}");
+        for written in [
+            format!("nginx@sha256:{HEX}"),
+            format!("nginx:1@sha256:{HEX}"),
+        ] {
+            assert_eq!(parsed(&written).normalized(), normalized, "{written}");
+        }
+    }
+
+    #[test]
+    fn every_part_can_be_asked_for() {
+        let digest = format!("sha256:{HEX}");
+        let image = parsed(&format!("registry.test:5000/a/b:1@{digest}"));
+        assert_eq!(image.registry(), "registry.test:5000");
+        assert_eq!(image.repository(), "a/b");
+        assert_eq!(image.tag(), Some("1"));
+        assert_eq!(image.digest(), Some(digest.as_str()));
+        let bare = parsed("nginx");
+        assert_eq!(bare.registry(), "docker.io");
+        assert_eq!(bare.repository(), "library/nginx");
+        assert_eq!((bare.tag(), bare.digest()), (None, None));
     }
 
     #[test]
     fn each_broken_part_is_named() {
         use ImageRefError as E;
-        let long = format!("r.test/{}", "a".repeat(250));
         for (written, error) in [
             ("", E::Empty),
-            ("UPPER/case:x", E::UpperCase),
+            (" nginx", E::WhiteSpace),
+            ("nginx\n", E::WhiteSpace),
+            ("a b", E::WhiteSpace),
+            ("https://registry.test/app", E::Scheme),
             ("Nginx", E::UpperCase),
-            ("a b", E::Repository),
+            ("Team/app", E::UpperCase),
+            ("Upper:tag", E::UpperCase),
+            ("registry.test/UPPER/case:x", E::UpperCase),
+            ("lower/UPPER", E::UpperCase),
+            (":tag", E::Repository),
+            ("@sha256:0", E::Digest),
             ("a..b", E::Repository),
+            ("a._b", E::Repository),
             ("a___b", E::Repository),
             ("-a", E::Repository),
+            ("a-", E::Repository),
             ("a/", E::Repository),
+            ("/a", E::Repository),
             ("a//b", E::Repository),
+            ("a/-foo/b", E::Repository),
+            ("h\u{e9}llo", E::Repository),
+            ("a$b", E::Repository),
+            ("registry.test:5000/", E::Repository),
             ("a:", E::Tag),
             ("a:.b", E::Tag),
-            ("a:b c", E::Tag),
+            ("a:-b", E::Tag),
             ("a:b:c", E::Tag),
-            ("a@sha256:12", E::Digest),
+            ("a:b\u{e9}", E::Tag),
             ("a@", E::Digest),
-            ("ho_st.test/a", E::Host),
-            ("host.test:port/a", E::Host),
-            ("[fd00::g]/a.b:/c", E::Host),
-            ("héllo", E::Repository),
+            ("a@sha256", E::Digest),
+            ("a@sha256:12", E::Digest),
+            ("a@sha256:0123456789abcdef0123456789abcdef", E::Digest),
+            ("a@-x:0123456789abcdef0123456789abcdef", E::Digest),
+            ("a@x+:0123456789abcdef0123456789abcdef", E::Digest),
+            ("a@x:0123456789abcdef0123456789abcde", E::Digest),
+            ("ho_st.test/a", E::Registry),
+            (".test/a", E::Registry),
+            ("host.test./a", E::Registry),
+            ("-host.test/a", E::Registry),
+            ("host-.test/a", E::Registry),
+            ("host.test:/a", E::Registry),
+            ("host.test:port/a", E::Registry),
+            ("host.test:1:2/a", E::Registry),
+            (":5000/a", E::Registry),
+            ("[fd00::g]/a", E::Registry),
+            ("[fd00::1/a", E::Registry),
+            ("fd00::1]:5000/a", E::Registry),
+            ("[]:5000/a", E::Registry),
+            ("[fd00::1]5000/a", E::Registry),
+            ("[fd00::1]:/a", E::Registry),
+            ("fd00::1/a", E::Registry),
             (HEX, E::ImageId),
-            (long.as_str(), E::TooLong),
         ] {
-            assert_eq!(ImageRef::parse(written), Err(error), "{written}");
+            assert_eq!(ImageRef::parse(written), Err(error), "{written:?}");
         }
     }
 
     #[test]
+    fn path_components_take_dots_underscores_and_any_number_of_dashes() {
+        assert!(accepts("a/b/c/d_e__f-g--h.i---j:T_1"));
+        assert!(accepts("registry.test/xn--n3h/app"));
+    }
+
+    #[test]
+    fn sixty_four_digits_are_refused_only_where_they_could_be_an_id() {
+        assert!(accepts(&format!("docker.io/{HEX}")));
+        assert!(accepts(&format!("{HEX}:1")));
+        assert!(accepts(&HEX[1..]));
+    }
+
+    #[test]
+    fn a_known_digest_algorithm_has_its_exact_length_in_lower_case() {
+        assert!(accepts(&format!("a@sha256:{HEX}")));
+        assert!(accepts(&format!("a@sha512:{HEX}{HEX}")));
+        assert!(!accepts(&format!("a@sha256:{HEX}0")));
+        assert!(!accepts(&format!("a@sha512:{HEX}")));
+        assert!(!accepts(&format!("a@sha256:{}", HEX.to_uppercase())));
+    }
+
+    #[test]
+    fn of_another_digest_algorithm_at_least_32_digits_are_asked() {
+        assert!(accepts(&format!("a@blake3:{HEX}")));
+        assert!(accepts(&format!("a@tarsum.v1+sha256:{HEX}")));
+        assert!(!accepts(&format!("a@x:{}", "0".repeat(254))));
+    }
+
+    #[test]
+    fn the_longest_of_each_part_is_accepted_and_one_more_is_not() {
+        use ImageRefError as E;
+        let repository = |length| ImageRef::parse(&format!("r.test/{}", "a".repeat(length)));
+        assert!(repository(255).is_ok());
+        assert_eq!(repository(256), Err(E::RepositoryTooLong));
+        let implied = |length| ImageRef::parse(&"a".repeat(length));
+        assert!(implied(255 - "library/".len()).is_ok());
+        assert_eq!(implied(256 - "library/".len()), Err(E::RepositoryTooLong));
+        let tag = |length| ImageRef::parse(&format!("a:{}", "t".repeat(length)));
+        assert!(tag(128).is_ok());
+        assert_eq!(tag(129), Err(E::Tag));
+        let host = |length: usize| ImageRef::parse(&format!("{}.b/a", "h".repeat(length - 2)));
+        assert!(host(255).is_ok());
+        assert_eq!(host(256), Err(E::RegistryTooLong));
+    }
+
+    #[test]
     fn the_runtime_gets_what_was_written_and_latest_where_nothing_was_said() {
-        let runtime_name = |text: &str| ImageRef::parse(text).unwrap().runtime_name();
-        assert_eq!(runtime_name("nginx"), "nginx:latest");
-        assert_eq!(runtime_name("nginx:1"), "nginx:1");
-        let pinned = format!("nginx@sha256:{HEX}");
-        assert_eq!(runtime_name(&pinned), pinned);
-        assert!(ImageRef::parse("nginx").unwrap().is_floating());
-        assert!(!ImageRef::parse(&pinned).unwrap().is_floating());
+        let pinned = format!("nginx:1@sha256:{HEX}");
+        for (written, name) in [
+            ("nginx", "nginx:latest"),
+            ("nginx:1", "nginx:1"),
+            ("docker.io/nginx", "docker.io/nginx:latest"),
+            ("localhost:5000/app", "localhost:5000/app:latest"),
+            (pinned.as_str(), pinned.as_str()),
+        ] {
+            assert_eq!(parsed(written).runtime_name(), name);
+        }
+    }
+
+    #[test]
+    fn floating_is_what_may_mean_something_else_tomorrow() {
+        assert!(parsed("nginx").is_floating());
+        assert!(parsed("nginx:latest").is_floating());
+        assert!(!parsed("nginx:1").is_floating());
+        assert!(!parsed(&format!("nginx@sha256:{HEX}")).is_floating());
+        assert!(!parsed(&format!("nginx:latest@sha256:{HEX}")).is_floating());
+    }
+
+    #[test]
+    fn a_reference_prints_as_it_was_written() {
+        assert_eq!(parsed("nginx").to_string(), "nginx");
+    }
+
+    #[test]
+    fn what_is_normalized_parses_to_itself() {
+        for written in ["nginx", "team/app:2", "[fd00::1]:5000/app", "HOST:1/app"] {
+            let once = parsed(written).normalized();
+            assert_eq!(parsed(&once).normalized(), once);
+        }
     }
 }

@@ -1,1 +1,13 @@
-//! The admission webhook
+//! The admission webhook: refuses `ImageCache` objects that cannot work, with kube-fledged's words,
+//! and warns of what will surprise.
+//!
+//! [`admission`] decides and is pure. [`certificate`] keeps the server's certificate the one that
+//! stands in the Secret, [`server`] speaks TLS with it, [`handlers`] and [`app`] connect them.
+
+#![deny(missing_docs)]
+
+pub mod admission;
+pub mod app;
+pub mod certificate;
+pub mod handlers;
+pub mod server;

@@ -1,0 +1,225 @@
+//! Puts the parts together.
+
+use std::sync::{Arc, Mutex};
+
+use anyhow::Context as _;
+use k8s_openapi::api::{coordination::v1::Lease, discovery::v1::EndpointSlice};
+use kube::{Api, Client, core::DeserializeGuard, runtime::watcher};
+use kubefledged_api_types::ImageCache;
+use kubefledged_engine::{Engine, Event, Source};
+use kubefledged_process::{Readiness, admin, log, net, shutdown};
+use prometheus_client::registry::Registry;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    args::{Cli, Command, RunArgs},
+    crd, driver,
+    effects::{
+        Effects,
+        certificates::{self, Certificates},
+        credentials::Credentials,
+        objects::Objects,
+        pullers::Pullers,
+    },
+    inputs::{self, caches::Caches, nodes::LeanNode, nodes::Nodes},
+    lease::{self, Candidate},
+};
+
+/// What the command line asks for.
+pub fn main(cli: Cli) -> anyhow::Result<()> {
+    if let Some(Command::Crd) = cli.command {
+        print!("{}", crd::yaml()?);
+        return Ok(());
+    }
+    log::init(&cli.run.log)?;
+    cli.run.obsolete.warn();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let token = shutdown::signal()?;
+        build(cli.run).await?.run(token).await
+    })
+}
+
+/// A controller that listens and has not begun.
+pub struct Bound {
+    args: RunArgs,
+    client: Client,
+    http: TcpListener,
+}
+
+/// Connects and listens.
+pub async fn build(args: RunArgs) -> anyhow::Result<Bound> {
+    let client = Client::try_default()
+        .await
+        .context("cannot find the API server: run in a pod, or set KUBECONFIG")?;
+    let http = net::bind(args.http_port)
+        .await
+        .context("cannot listen on --http-port")?;
+    Ok(Bound { args, client, http })
+}
+
+impl Bound {
+    /// Runs until the token is cancelled. A background task that ends before ends the process.
+    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let Self { args, client, http } = self;
+        let readiness = Readiness::default();
+        let (events, inbox) = mpsc::channel(4096);
+        let (raise_term, raised) = watch::channel(0);
+        let (led, leading) = watch::channel(false);
+        let mut tasks: JoinSet<&'static str> = JoinSet::new();
+
+        let registry = Arc::new(Mutex::new(Registry::default()));
+        let admin = admin::serve(http, readiness.clone(), registry, shutdown.clone());
+        tasks.spawn(async move {
+            if let Err(error) = admin.await {
+                tracing::error!(%error, "probes and metrics cannot be served");
+            }
+            "admin"
+        });
+        watch_inputs(&mut tasks, &client, &args, &events);
+
+        let candidate = Candidate {
+            api: Api::<Lease>::namespaced(client.clone(), &args.namespace),
+            name: args.lease_name.clone(),
+            identity: identity(&args.pod_name),
+        };
+        // Leadership passes through here, so that certificates know it too.
+        let (to_engine, engine_inbox) = mpsc::channel(4096);
+        tasks.spawn(relay(inbox, to_engine, led, readiness.register("watches")));
+        let lease = lease::run(candidate, events.clone(), raised, shutdown.clone());
+        let releasing = tokio::spawn(lease);
+
+        let certificates = Certificates {
+            namespace: args.namespace.clone(),
+            service: args.webhook_service.clone(),
+            configuration: args.webhook_configuration.clone(),
+        };
+        let keep = certificates::run(client.clone(), certificates, leading, shutdown.clone());
+        tasks.spawn(async move {
+            keep.await;
+            "certificates"
+        });
+
+        let effects = Effects {
+            pullers: Pullers::new(
+                Credentials::new(client.clone()),
+                args.max_dials,
+                args.max_connections,
+            ),
+            objects: Objects::new(client, args.pod_name.clone()),
+            events,
+            raise_term,
+            shutdown: shutdown.clone(),
+        };
+        let drive = driver::run(
+            Engine::new(args.settings()),
+            engine_inbox,
+            effects,
+            shutdown.clone(),
+        );
+        tasks.spawn(async move {
+            drive.await;
+            "driver"
+        });
+
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            ended = tasks.join_next() => {
+                anyhow::ensure!(shutdown.is_cancelled(), "task {ended:?} ended");
+            }
+        }
+        // The Lease is given back before the process ends: the next one takes over at once.
+        releasing.await.context("the Lease could not be released")
+    }
+}
+
+/// Counts the sources that have told everything, and passes everything on.
+async fn relay(
+    mut inbox: mpsc::Receiver<Event>,
+    engine: mpsc::Sender<Event>,
+    led: watch::Sender<bool>,
+    watches: kubefledged_process::Guard,
+) -> &'static str {
+    let mut open = vec![Source::Caches, Source::Nodes, Source::Pullers];
+    watches.set_pending("listing ImageCaches, Nodes and EndpointSlices");
+    while let Some(event) = inbox.recv().await {
+        match &event {
+            Event::Leadership(term) => {
+                led.send_replace(term.is_some());
+            }
+            Event::Synced(source) => {
+                open.retain(|other| other != source);
+                if open.is_empty() {
+                    watches.set_ready();
+                }
+            }
+            _ => {}
+        }
+        if engine.send(event).await.is_err() {
+            break;
+        }
+    }
+    "relay"
+}
+
+fn watch_inputs(
+    tasks: &mut JoinSet<&'static str>,
+    client: &Client,
+    args: &RunArgs,
+    events: &mpsc::Sender<Event>,
+) {
+    let caches: Api<DeserializeGuard<ImageCache>> = Api::all(client.clone());
+    let config = watcher::Config::default();
+    let watch = inputs::watch(
+        caches,
+        config.clone(),
+        Source::Caches,
+        Caches,
+        events.clone(),
+    );
+    tasks.spawn(async move {
+        watch.await;
+        "ImageCaches"
+    });
+    let nodes: Api<LeanNode> = Api::all(client.clone());
+    let watch = inputs::watch(
+        nodes,
+        config.clone(),
+        Source::Nodes,
+        Nodes::default(),
+        events.clone(),
+    );
+    tasks.spawn(async move {
+        watch.await;
+        "Nodes"
+    });
+    let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), &args.namespace);
+    let config = config.labels(&format!(
+        "kubernetes.io/service-name={}",
+        args.puller_service
+    ));
+    let pullers = inputs::pullers::Pullers::default();
+    let watch = inputs::watch(slices, config, Source::Pullers, pullers, events.clone());
+    tasks.spawn(async move {
+        watch.await;
+        "EndpointSlices"
+    });
+}
+
+/// Two processes of one pod, one after the other, are two candidates.
+fn identity(pod: &str) -> String {
+    use std::hash::{BuildHasher as _, Hasher as _};
+
+    let random = std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish();
+    format!("{pod}_{random:016x}")
+}

@@ -1,0 +1,148 @@
+//! Nodes, read lean: a Node is 10 to 15 KiB, most of it images and addresses that change with every
+//! heartbeat. An event is told only when a fact that decisions need is another.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use k8s_openapi::{ClusterResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use kube::Resource;
+use kubefledged_engine::{Event, NodeFacts, NodeName};
+use serde::Deserialize;
+
+use super::Input;
+
+/// The part of a Node that is read.
+#[derive(Clone, Debug, Deserialize)]
+pub struct LeanNode {
+    metadata: ObjectMeta,
+    #[serde(default)]
+    spec: LeanSpec,
+    #[serde(default)]
+    status: LeanStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct LeanSpec {
+    unschedulable: bool,
+    taints: Vec<LeanTaint>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct LeanTaint {
+    key: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct LeanStatus {
+    conditions: Vec<LeanCondition>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct LeanCondition {
+    #[serde(rename = "type")]
+    type_: String,
+    status: String,
+}
+
+impl Resource for LeanNode {
+    type DynamicType = ();
+    type Scope = ClusterResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        "Node".into()
+    }
+    fn group((): &()) -> Cow<'_, str> {
+        "".into()
+    }
+    fn version((): &()) -> Cow<'_, str> {
+        "v1".into()
+    }
+    fn plural((): &()) -> Cow<'_, str> {
+        "nodes".into()
+    }
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+/// The facts told last.
+#[derive(Debug, Default)]
+pub struct Nodes(BTreeMap<NodeName, NodeFacts>);
+
+impl Input for Nodes {
+    type Object = LeanNode;
+    type Key = NodeName;
+
+    fn key(&self, object: &LeanNode) -> Option<NodeName> {
+        Some(NodeName(object.metadata.name.as_deref()?.into()))
+    }
+
+    fn applied(&mut self, object: LeanNode, tell: &mut Vec<Event>) {
+        let Some(name) = self.key(&object) else {
+            return;
+        };
+        let facts = facts(object);
+        if self.0.get(&name) != Some(&facts) {
+            self.0.insert(name.clone(), facts.clone());
+            tell.push(Event::NodeApplied(name, facts));
+        }
+    }
+
+    fn deleted(&mut self, key: &NodeName, tell: &mut Vec<Event>) {
+        self.0.remove(key);
+        tell.push(Event::NodeDeleted(key.clone()));
+    }
+}
+
+fn facts(node: LeanNode) -> NodeFacts {
+    NodeFacts {
+        ready: node
+            .status
+            .conditions
+            .iter()
+            .any(|c| c.type_ == "Ready" && c.status == "True"),
+        unschedulable: node.spec.unschedulable,
+        taints: node
+            .spec
+            .taints
+            .into_iter()
+            .map(|taint| taint.key)
+            .collect(),
+        labels: node.metadata.labels.unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(ready: &str, heartbeat: &str) -> LeanNode {
+        serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "n1", "labels": {"tier": "backend"}},
+            "spec": {"taints": [{"key": "a", "effect": "NoSchedule"}]},
+            "status": {
+                "conditions": [{"type": "Ready", "status": ready, "lastHeartbeatTime": heartbeat}],
+                "images": [{"names": ["x"], "sizeBytes": 1}],
+            },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_heartbeat_tells_nothing_and_a_changed_fact_does() {
+        let mut nodes = Nodes::default();
+        let mut tell = Vec::new();
+        nodes.applied(node("True", "1"), &mut tell);
+        assert_eq!(tell.len(), 1);
+        nodes.applied(node("True", "2"), &mut tell);
+        assert_eq!(tell.len(), 1);
+        nodes.applied(node("Unknown", "2"), &mut tell);
+        assert!(
+            matches!(&tell[1], Event::NodeApplied(_, facts) if !facts.ready && facts.taints == ["a"])
+        );
+    }
+}

@@ -1,0 +1,376 @@
+//! What is said about a written `ImageCache`: the same rules and the same parser as the
+//! controller's. Pure.
+
+use std::collections::BTreeMap;
+
+use kube::core::{
+    DynamicObject, Status,
+    admission::{AdmissionRequest, AdmissionResponse, Operation},
+};
+use kubefledged_api_types::{
+    CacheSpecEntry, ImageCacheSpec, names,
+    validation::{Violation, new_violations, violations},
+};
+use kubefledged_image::ImageRef;
+use serde::Deserialize as _;
+
+/// A list of 4,096 broken names would make an answer that no terminal shows.
+const MOST_VIOLATIONS: usize = 20;
+/// The apiserver drops warnings beyond 4 KiB in all.
+const MOST_WARNINGS: usize = 10;
+/// The apiserver cuts a longer warning.
+const LONGEST_WARNING: usize = 256;
+
+/// What is said about one request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Why it is refused. None: it is allowed.
+    pub refusal: Option<String>,
+    /// What the writer should know, in either case.
+    pub warnings: Vec<String>,
+}
+
+impl Verdict {
+    /// The answer that goes back to the apiserver.
+    pub fn into_response(self, request: &AdmissionRequest<DynamicObject>) -> AdmissionResponse {
+        let Self { refusal, warnings } = self;
+        let mut response = AdmissionResponse::from(request);
+        if let Some(refusal) = refusal {
+            response.allowed = false;
+            response.result = Status::failure(&refusal, "Forbidden").with_code(403);
+        }
+        response.warnings = Some(warnings).filter(|warnings| !warnings.is_empty());
+        response
+    }
+}
+
+/// Judges a request. On CREATE all rules hold; on UPDATE what was broken before may stay broken,
+/// or an object stored before a rule existed could never be edited again.
+///
+/// Whatever is no change of an `ImageCache`'s spec is allowed: the webhook's configuration keeps
+/// such requests away, but an edited one must not lock a cluster.
+pub fn judge(request: &AdmissionRequest<DynamicObject>) -> Verdict {
+    let Some((object, old)) = written(request) else {
+        return Verdict::default();
+    };
+    let spec = match spec_of(object) {
+        Ok(spec) => spec,
+        Err(error) => {
+            return Verdict {
+                refusal: Some(format!("spec: {error}")),
+                warnings: Vec::new(),
+            };
+        }
+    };
+    let broken = match old.map(spec_of) {
+        Some(Ok(old)) => new_violations(&old, &spec),
+        Some(Err(_)) | None => violations(&spec),
+    };
+    Verdict {
+        refusal: refusal(&broken),
+        warnings: warnings(&spec),
+    }
+}
+
+/// The new object and, on UPDATE, the old one; nothing where there is nothing to judge.
+fn written(
+    request: &AdmissionRequest<DynamicObject>,
+) -> Option<(&DynamicObject, Option<&DynamicObject>)> {
+    let old = match request.operation {
+        Operation::Create => None,
+        Operation::Update => request.old_object.as_ref(),
+        Operation::Delete | Operation::Connect => return None,
+    };
+    let object = request.object.as_ref()?;
+    let ours = request.kind.group == names::GROUP && request.kind.kind == "ImageCache";
+    // Taking a finalizer off must never be blocked.
+    let leaving = object.metadata.deletion_timestamp.is_some();
+    let same = old.is_some_and(|old| old.data.get("spec") == object.data.get("spec"));
+    (ours && !leaving && !same).then_some((object, old))
+}
+
+fn spec_of(object: &DynamicObject) -> Result<ImageCacheSpec, serde_json::Error> {
+    let spec = object.data.get("spec").unwrap_or(&serde_json::Value::Null);
+    ImageCacheSpec::deserialize(spec)
+}
+
+fn refusal(broken: &[Violation]) -> Option<String> {
+    let mut texts: Vec<String> = broken
+        .iter()
+        .take(MOST_VIOLATIONS)
+        .map(ToString::to_string)
+        .collect();
+    if broken.len() > MOST_VIOLATIONS {
+        texts.push(format!("and {} more", broken.len() - MOST_VIOLATIONS));
+    }
+    (!texts.is_empty()).then(|| texts.join("; "))
+}
+
+fn warnings(spec: &ImageCacheSpec) -> Vec<String> {
+    let lists = spec.cache_spec.iter().enumerate();
+    let mut all: Vec<String> = lists.flat_map(|(l, list)| list_warnings(l, list)).collect();
+    if !spec.image_pull_secrets.is_empty() {
+        all.insert(
+            0,
+            "spec.imagePullSecrets: once cached, these images may run in any pod on their nodes, \
+             with or without the secrets"
+                .to_owned(),
+        );
+    }
+    let more = all.len().saturating_sub(MOST_WARNINGS);
+    if more > 0 {
+        all.truncate(MOST_WARNINGS);
+        all.push(format!("and {more} more warnings"));
+    }
+    for text in &mut all {
+        shorten(text);
+    }
+    all
+}
+
+fn list_warnings(l: usize, list: &CacheSpecEntry) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut seen: BTreeMap<String, &str> = BTreeMap::new();
+    for (i, written) in list.images.iter().enumerate() {
+        // Refused above, or stored before there was a rule.
+        let Ok(image) = ImageRef::parse(written) else {
+            continue;
+        };
+        let field = format!("spec.cacheSpec[{l}].images[{i}]");
+        match seen.get(&image.normalized()) {
+            Some(first) if first == written => {}
+            Some(first) => found.push(format!("{field}: {written} is the same image as {first}")),
+            None => {
+                seen.insert(image.normalized(), written);
+                found.extend(advice(&image).map(|advice| format!("{field}: {written} {advice}")));
+            }
+        }
+    }
+    found
+}
+
+fn advice(image: &ImageRef) -> Option<&'static str> {
+    match (image.tag(), image.digest()) {
+        (Some(_), Some(_)) => Some("has a tag and a digest: the tag is ignored"),
+        (None, None) => Some("has no tag, which means :latest and may change: write a tag"),
+        _ if image.is_floating() => Some("may change: write another tag or a digest"),
+        _ => None,
+    }
+}
+
+/// Names are ASCII, but whatever comes from outside may not be.
+fn shorten(text: &mut String) {
+    const DOTS: &str = "...";
+    if text.len() > LONGEST_WARNING {
+        text.truncate(text.floor_char_boundary(LONGEST_WARNING - DOTS.len()));
+        text.push_str(DOTS);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    fn object(spec: &Value) -> Value {
+        json!({
+            "apiVersion": "kubefledged.io/v1alpha2",
+            "kind": "ImageCache",
+            "metadata": {"name": "imagecache1", "namespace": "kube-fledged"},
+            "spec": spec,
+        })
+    }
+
+    fn images(lists: &[&[&str]]) -> Value {
+        let lists: Vec<Value> = lists.iter().map(|list| json!({"images": list})).collect();
+        object(&json!({ "cacheSpec": lists }))
+    }
+
+    fn request(
+        operation: &str,
+        old: Option<Value>,
+        new: Option<Value>,
+    ) -> AdmissionRequest<DynamicObject> {
+        serde_json::from_value(json!({
+            "uid": "u1",
+            "kind": {"group": "kubefledged.io", "version": "v1alpha2", "kind": "ImageCache"},
+            "resource":
+                {"group": "kubefledged.io", "version": "v1alpha2", "resource": "imagecaches"},
+            "operation": operation,
+            "userInfo": {},
+            "object": new,
+            "oldObject": old,
+        }))
+        .unwrap()
+    }
+
+    fn create(object: Value) -> Verdict {
+        judge(&request("CREATE", None, Some(object)))
+    }
+
+    fn update(old: Value, new: Value) -> Verdict {
+        judge(&request("UPDATE", Some(old), Some(new)))
+    }
+
+    fn refused(text: &str) -> Option<String> {
+        Some(text.to_owned())
+    }
+
+    #[test]
+    fn a_good_object_is_allowed_without_a_word() {
+        assert_eq!(
+            create(images(&[&["a:1", "b:1"], &["a:1"]])),
+            Verdict::default()
+        );
+    }
+
+    #[test]
+    fn violations_are_named_in_kube_fledgeds_words_and_joined() {
+        assert_eq!(
+            create(images(&[&[], &["a:1", "a:1"]])).refusal,
+            refused(
+                "spec.cacheSpec[0].images: No images specified within image list; \
+                 spec.cacheSpec[1].images[1]: Duplicate image names within image list: a:1"
+            )
+        );
+    }
+
+    #[test]
+    fn a_long_list_of_violations_ends_in_a_count() {
+        let lists = vec![&[][..]; 25];
+        let refusal = create(images(&lists)).refusal.unwrap();
+        assert_eq!(refusal.split("; ").count(), 21);
+        assert!(refusal.ends_with("; and 5 more"), "{refusal}");
+    }
+
+    #[test]
+    fn an_update_may_keep_what_was_broken_but_break_nothing_new() {
+        let old = images(&[&["a:1", "a:1"]]);
+        let added = images(&[&["a:1", "a:1", "b:1"]]);
+        assert_eq!(update(old.clone(), added).refusal, None);
+        let broken = images(&[&["a:1", "a:1"], &[]]);
+        assert_eq!(
+            update(old, broken).refusal,
+            refused("spec.cacheSpec[1].images: No images specified within image list")
+        );
+    }
+
+    #[test]
+    fn selectors_and_the_number_of_lists_may_change() {
+        let old = object(&json!({"cacheSpec": [{"images": ["a:1"], "nodeSelector": {"a": "b"}}]}));
+        let new = images(&[&["a:1"], &["b:1"]]);
+        assert_eq!(update(old, new), Verdict::default());
+    }
+
+    #[test]
+    fn an_unchanged_spec_is_not_judged() {
+        let mut labelled = images(&[&[]]);
+        labelled["metadata"]["labels"] = json!({"a": "b"});
+        assert_eq!(update(images(&[&[]]), labelled), Verdict::default());
+    }
+
+    #[test]
+    fn an_object_that_is_being_deleted_is_not_judged() {
+        let mut leaving = images(&[&[]]);
+        leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        assert_eq!(update(images(&[&["a:1"]]), leaving), Verdict::default());
+    }
+
+    #[test]
+    fn other_operations_and_kinds_are_none_of_our_business() {
+        let deletion = request("DELETE", Some(images(&[&[]])), None);
+        assert_eq!(judge(&deletion), Verdict::default());
+        let mut pod = request("CREATE", None, Some(json!({"metadata": {}, "spec": {}})));
+        pod.kind.group = String::new();
+        pod.kind.kind = "Pod".to_owned();
+        assert_eq!(judge(&pod), Verdict::default());
+    }
+
+    #[test]
+    fn a_spec_that_does_not_parse_is_refused_with_what_is_wrong() {
+        let verdict = create(object(&json!({"cacheSpec": 1})));
+        assert!(verdict.refusal.unwrap().starts_with("spec: invalid type"));
+        assert!(create(object(&Value::Null)).refusal.is_some());
+    }
+
+    #[test]
+    fn an_old_spec_that_does_not_parse_excuses_nothing() {
+        let verdict = update(object(&json!({"cacheSpec": 1})), images(&[&[]]));
+        assert!(verdict.refusal.is_some());
+    }
+
+    #[test]
+    fn images_that_may_change_or_are_written_twice_are_warned_of() {
+        let pinned = format!("d:1@sha256:{HEX}");
+        let verdict = create(images(&[&[
+            "a",
+            "b:latest",
+            "c:1",
+            &pinned,
+            "docker.io/library/c:1",
+        ]]));
+        assert_eq!(verdict.refusal, None);
+        assert_eq!(
+            verdict.warnings,
+            [
+                "spec.cacheSpec[0].images[0]: a has no tag, which means :latest and may change: \
+                 write a tag"
+                    .to_owned(),
+                "spec.cacheSpec[0].images[1]: b:latest may change: write another tag or a digest"
+                    .to_owned(),
+                format!(
+                    "spec.cacheSpec[0].images[3]: {pinned} has a tag and a digest: the tag is \
+                     ignored"
+                ),
+                "spec.cacheSpec[0].images[4]: docker.io/library/c:1 is the same image as c:1"
+                    .to_owned(),
+            ]
+        );
+    }
+
+    #[test]
+    fn one_image_in_two_lists_is_no_reason_to_warn() {
+        assert!(
+            create(images(&[&["a:1"], &["docker.io/library/a:1"]]))
+                .warnings
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn pull_secrets_come_with_a_warning_that_the_cache_is_shared() {
+        let verdict = create(object(&json!({
+            "cacheSpec": [{"images": ["a:1"]}],
+            "imagePullSecrets": [{"name": "myregistrykey"}],
+        })));
+        assert_eq!(verdict.warnings.len(), 1);
+        assert!(verdict.warnings[0].starts_with("spec.imagePullSecrets: "));
+    }
+
+    #[test]
+    fn warnings_stay_within_what_the_apiserver_passes_on() {
+        let names: Vec<String> = (0..30).map(|i| format!("{}{i}", "a".repeat(240))).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let warnings = create(images(&[&names])).warnings;
+        assert_eq!(warnings.len(), 11);
+        assert_eq!(warnings[10], "and 20 more warnings");
+        assert!(warnings.iter().all(|text| text.len() <= 256));
+    }
+
+    #[test]
+    fn a_refusal_goes_back_as_forbidden_with_the_uid_of_the_request() {
+        let request = request("CREATE", None, Some(images(&[&[]])));
+        let response = judge(&request).into_response(&request);
+        assert!(!response.allowed);
+        assert_eq!(response.uid, "u1");
+        assert_eq!(response.result.code, 403);
+        assert_eq!(
+            response.result.message,
+            "spec.cacheSpec[0].images: No images specified within image list"
+        );
+        assert_eq!(response.warnings, None);
+    }
+}

@@ -1,0 +1,204 @@
+//! The process: its flags, its listeners, and what runs side by side.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use clap::Parser;
+use kube::Client;
+use kubefledged_api_types::GoDuration;
+use kubefledged_process::{AdminArgs, Guard, LogArgs, Readiness, admin, net};
+use prometheus_client::registry::Registry;
+use rustls::ServerConfig;
+use tokio::{net::TcpListener, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    certificate::{self, Slot},
+    handlers::{self, Metrics},
+    server,
+};
+
+/// Guards ImageCaches: refuses what cannot work and warns of what will surprise
+#[derive(Parser, Debug)]
+#[command(name = "kubefledged-webhook", version)]
+#[command(mut_arg("http_port", |arg| arg.default_value("8081")))]
+pub struct Args {
+    /// Namespace of the Secret with the server's certificate
+    #[arg(long, env = "POD_NAMESPACE")]
+    pub namespace: String,
+    /// Name of the Secret with the server's certificate, of type kubernetes.io/tls
+    #[arg(long, default_value = "kubefledged-webhook-server-tls")]
+    pub tls_secret_name: String,
+    /// Port for the apiserver (TLS); 0 takes a free one
+    #[arg(long, default_value_t = 10250)]
+    pub listen_port: u16,
+    /// Time to go on serving after SIGTERM, until no apiserver is sent here any more
+    #[arg(long, default_value = "5s")]
+    pub shutdown_delay: GoDuration,
+    /// Where probes and metrics are served.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+    /// How logs are written.
+    #[command(flatten)]
+    pub log: LogArgs,
+    /// Accepted for kube-fledged's sake; use --listen-port
+    #[arg(long, hide = true)]
+    pub port: Option<String>,
+    /// Accepted for kube-fledged's sake; use --tls-secret-name
+    #[arg(long, hide = true)]
+    pub cert_file: Option<String>,
+    /// Accepted for kube-fledged's sake; use --tls-secret-name
+    #[arg(long, hide = true)]
+    pub key_file: Option<String>,
+}
+
+impl Args {
+    /// Says which given flags do nothing. Call it once logging is set up.
+    pub fn warn_of_flags_without_effect(&self) {
+        for (flag, value, instead) in [
+            ("--port", &self.port, "--listen-port"),
+            ("--cert-file", &self.cert_file, "--tls-secret-name"),
+            ("--key-file", &self.key_file, "--tls-secret-name"),
+        ] {
+            if value.is_some() {
+                tracing::warn!(flag, instead, "this flag has no effect any more");
+            }
+        }
+    }
+}
+
+/// What the process is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Namespace of the Secret.
+    pub namespace: String,
+    /// Name of the Secret.
+    pub tls_secret_name: String,
+    /// Port for the apiserver; 0 takes a free one.
+    pub listen_port: u16,
+    /// Port of probes and metrics; 0 takes a free one.
+    pub http_port: u16,
+    /// Time to go on serving after shutdown was asked for.
+    pub shutdown_delay: Duration,
+}
+
+impl From<Args> for Config {
+    fn from(args: Args) -> Self {
+        let Args {
+            namespace,
+            tls_secret_name,
+            listen_port,
+            shutdown_delay,
+            admin: AdminArgs { http_port },
+            log: _,
+            port: _,
+            cert_file: _,
+            key_file: _,
+        } = args;
+        Self {
+            namespace,
+            tls_secret_name,
+            listen_port,
+            http_port,
+            shutdown_delay: shutdown_delay.0,
+        }
+    }
+}
+
+/// A process whose listeners are open and which does nothing yet.
+#[must_use = "call run, or the listeners close again"]
+pub struct Bound {
+    config: Config,
+    client: Client,
+    readiness: Readiness,
+    registry: Arc<Mutex<Registry>>,
+    metrics: Metrics,
+    stopping: Guard,
+    slot: Slot,
+    tls: ServerConfig,
+    tls_listener: TcpListener,
+    http_listener: TcpListener,
+}
+
+/// Opens the listeners.
+pub async fn build(config: Config, client: Client) -> anyhow::Result<Bound> {
+    let readiness = Readiness::default();
+    let stopping = readiness.register("shutdown");
+    stopping.set_ready();
+    let (slot, resolver) = certificate::slot(readiness.register("certificate"));
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let tls_listener = listen(config.listen_port, "--listen-port").await?;
+    let http_listener = listen(config.http_port, "--http-port").await?;
+    Ok(Bound {
+        config,
+        client,
+        readiness,
+        registry: Arc::new(Mutex::new(registry)),
+        metrics,
+        stopping,
+        slot,
+        tls: server::tls_config(resolver).context("set up TLS")?,
+        tls_listener,
+        http_listener,
+    })
+}
+
+async fn listen(port: u16, flag: &str) -> anyhow::Result<TcpListener> {
+    let listener = net::bind(port).await;
+    listener.with_context(|| format!("listen on port {port}: set another with {flag}"))
+}
+
+impl Bound {
+    /// Where the apiserver is answered.
+    pub fn tls_address(&self) -> std::io::Result<SocketAddr> {
+        self.tls_listener.local_addr()
+    }
+
+    /// Where probes and metrics are served.
+    pub fn http_address(&self) -> std::io::Result<SocketAddr> {
+        self.http_listener.local_addr()
+    }
+
+    /// Runs until the token is cancelled and running requests have ended. A part that ends before
+    /// is an error with its name.
+    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let Self {
+            config,
+            client,
+            readiness,
+            registry,
+            metrics,
+            stopping,
+            slot,
+            tls,
+            tls_listener,
+            http_listener,
+        } = self;
+        let router = handlers::router(readiness.clone(), metrics);
+        let stop_serving = CancellationToken::new();
+        let delay = async {
+            shutdown.cancelled().await;
+            stopping.set_pending("shutting down");
+            sleep(config.shutdown_delay).await;
+            stop_serving.cancel();
+        };
+        let serving = server::serve(tls_listener, tls, router, stop_serving.clone());
+        // Probes are answered and the certificate is followed to the very end.
+        let probes = admin::serve(http_listener, readiness, registry, CancellationToken::new());
+        let certificates =
+            certificate::follow(client, &config.namespace, &config.tls_secret_name, &slot);
+        tokio::select! {
+            ((), ()) = async { tokio::join!(delay, serving) } => Ok(()),
+            () = certificates => bail!("the watch of the certificate's Secret has ended"),
+            result = probes => {
+                result.context("serve probes and metrics")?;
+                bail!("the server of probes and metrics has ended")
+            }
+        }
+    }
+}

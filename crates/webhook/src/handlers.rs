@@ -1,0 +1,314 @@
+//! The HTTP side of the webhook.
+
+use std::{sync::Arc, time::Instant};
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use kube::core::{
+    DynamicObject,
+    admission::{AdmissionRequest, AdmissionReview, META_API_VERSION_V1, META_KIND},
+};
+use kubefledged_process::Readiness;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+
+use crate::admission;
+
+/// Where the apiserver asks, as in kube-fledged.
+pub const VALIDATE_PATH: &str = "/validate-image-cache";
+
+/// An object is at most 1.5 MiB in etcd, and an update carries it twice.
+const MAX_BODY: usize = 3 * 1024 * 1024;
+
+/// What the webhook counts.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    requests: Family<RequestLabels, Counter>,
+    duration: Histogram,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    result: &'static str,
+}
+
+impl Metrics {
+    /// Metrics that appear in the registry.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            requests: Family::default(),
+            duration: Histogram::new(exponential_buckets(0.000_1, 4.0, 8)),
+        };
+        registry.register(
+            "kubefledged_webhook_requests",
+            "Admission requests by what came of them",
+            metrics.requests.clone(),
+        );
+        registry.register_with_unit(
+            "kubefledged_webhook_request_duration",
+            "Time to judge an admission request",
+            Unit::Seconds,
+            metrics.duration.clone(),
+        );
+        metrics
+    }
+
+    fn count(&self, result: &'static str, since: Instant) {
+        self.requests.get_or_create(&RequestLabels { result }).inc();
+        self.duration.observe(since.elapsed().as_secs_f64());
+    }
+}
+
+/// Everything on the TLS port.
+pub fn router(readiness: Readiness, metrics: Metrics) -> Router {
+    Router::new()
+        .route(VALIDATE_PATH, post(validate))
+        .route("/readyz", get(readyz))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(Arc::new(Shared { readiness, metrics }))
+}
+
+struct Shared {
+    readiness: Readiness,
+    metrics: Metrics,
+}
+
+async fn validate(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
+    let since = Instant::now();
+    let request = match parse(&body) {
+        Ok(request) => request,
+        Err(error) => {
+            tracing::warn!(%error, "an admission request does not parse");
+            shared.metrics.count("malformed", since);
+            return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response();
+        }
+    };
+    let verdict = admission::judge(&request);
+    let result = if let Some(refusal) = &verdict.refusal {
+        let namespace = request.namespace.as_deref().unwrap_or_default();
+        tracing::info!(
+            imagecache = request.name,
+            namespace,
+            reason = refusal,
+            "refused"
+        );
+        "refused"
+    } else {
+        "allowed"
+    };
+    shared.metrics.count(result, since);
+    Json(verdict.into_response(&request).into_review()).into_response()
+}
+
+async fn readyz(State(shared): State<Arc<Shared>>) -> (StatusCode, &'static str) {
+    if shared.readiness.pending().is_empty() {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+    }
+}
+
+/// Why a body is no admission request.
+#[derive(Debug, thiserror::Error)]
+enum ReviewError {
+    #[error("the body is no AdmissionReview: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("the body is {kind} of {api_version}: send an AdmissionReview of admission.k8s.io/v1")]
+    Version { kind: String, api_version: String },
+    #[error("the AdmissionReview has no request")]
+    NoRequest,
+}
+
+fn parse(body: &[u8]) -> Result<AdmissionRequest<DynamicObject>, ReviewError> {
+    let review: AdmissionReview<DynamicObject> = serde_json::from_slice(body)?;
+    if review.types.kind != META_KIND || review.types.api_version != META_API_VERSION_V1 {
+        return Err(ReviewError::Version {
+            kind: review.types.kind,
+            api_version: review.types.api_version,
+        });
+    }
+    review.try_into().map_err(|_| ReviewError::NoRequest)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use http::{Request, header};
+    use serde_json::{Value, json};
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    fn review(images: &[&str]) -> String {
+        json!({
+            "apiVersion": "admission.k8s.io/v1",
+            "kind": "AdmissionReview",
+            "request": {
+                "uid": "u1",
+                "kind": {"group": "kubefledged.io", "version": "v1alpha2", "kind": "ImageCache"},
+                "resource": {
+                    "group": "kubefledged.io", "version": "v1alpha2", "resource": "imagecaches",
+                },
+                "name": "imagecache1",
+                "namespace": "kube-fledged",
+                "operation": "CREATE",
+                "userInfo": {"username": "me"},
+                "object": {
+                    "apiVersion": "kubefledged.io/v1alpha2",
+                    "kind": "ImageCache",
+                    "metadata": {"name": "imagecache1"},
+                    "spec": {"cacheSpec": [{"images": images}]},
+                },
+                "oldObject": null,
+                "dryRun": false,
+                "options": {"kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1"},
+            },
+        })
+        .to_string()
+    }
+
+    async fn call(request: Request<Body>) -> (StatusCode, String) {
+        let metrics = Metrics::register(&mut Registry::default());
+        let router = router(Readiness::default(), metrics);
+        let response = router.oneshot(request).await.unwrap();
+        let status = response.status();
+        let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    async fn send(body: impl Into<Body>) -> (StatusCode, String) {
+        let request = Request::post("/validate-image-cache?timeout=5s")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(body.into())
+            .unwrap();
+        call(request).await
+    }
+
+    async fn response_of(body: impl Into<Body>) -> Value {
+        let (status, text) = send(body).await;
+        assert_eq!(status, StatusCode::OK);
+        let review: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(review["apiVersion"], "admission.k8s.io/v1");
+        assert_eq!(review["kind"], "AdmissionReview");
+        review["response"].clone()
+    }
+
+    #[tokio::test]
+    async fn a_good_object_is_allowed_under_the_uid_of_its_request() {
+        let response = response_of(review(&["a:1"])).await;
+        assert_eq!(response["uid"], "u1");
+        assert_eq!(response["allowed"], true);
+        assert!(response.get("warnings").is_none());
+        assert!(response.get("patch").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_bad_object_is_refused_in_kube_fledgeds_words() {
+        let response = response_of(review(&[])).await;
+        assert_eq!(response["allowed"], false);
+        assert_eq!(
+            response["status"]["message"],
+            "spec.cacheSpec[0].images: No images specified within image list"
+        );
+    }
+
+    #[tokio::test]
+    async fn warnings_come_with_an_allowed_object() {
+        let response = response_of(review(&["a"])).await;
+        assert_eq!(response["allowed"], true);
+        assert_eq!(response["warnings"].as_array().map(Vec::len), Some(1));
+    }
+
+    #[tokio::test]
+    async fn what_does_not_parse_is_answered_with_a_sentence() {
+        let no_request = r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview"}"#;
+        let beta = review(&["a:1"]).replace("admission.k8s.io/v1", "admission.k8s.io/v1beta1");
+        for (body, sentence) in [
+            ("", "the body is no AdmissionReview"),
+            ("{", "the body is no AdmissionReview"),
+            ("[]", "the body is no AdmissionReview"),
+            ("\u{e9}", "the body is no AdmissionReview"),
+            (no_request, "the AdmissionReview has no request"),
+            (
+                &beta,
+                "the body is AdmissionReview of admission.k8s.io/v1beta1",
+            ),
+        ] {
+            let (status, text) = send(body.to_owned()).await;
+            assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
+            assert!(text.starts_with(sentence), "{body}: {text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_deeply_nested_body_is_refused_and_not_followed() {
+        let (status, _) = send("[".repeat(1_000_000)).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+    }
+
+    #[tokio::test]
+    async fn a_body_beyond_three_mebibytes_is_too_large() {
+        let (status, _) = send(" ".repeat(MAX_BODY + 1)).await;
+        assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+        let (status, _) = send(" ".repeat(MAX_BODY)).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+    }
+
+    #[tokio::test]
+    async fn only_posts_and_only_known_paths_are_answered() {
+        let get = Request::get(VALIDATE_PATH).body(Body::empty()).unwrap();
+        assert_eq!(call(get).await.0, StatusCode::METHOD_NOT_ALLOWED);
+        let other = Request::post("/validate").body(Body::empty()).unwrap();
+        assert_eq!(call(other).await.0, StatusCode::NOT_FOUND);
+        let readyz = Request::get("/readyz").body(Body::empty()).unwrap();
+        assert_eq!(call(readyz).await, (StatusCode::OK, "ok\n".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn readyz_waits_for_what_is_pending() {
+        let readiness = Readiness::default();
+        let _guard = readiness.register("certificate");
+        let router = router(readiness, Metrics::register(&mut Registry::default()));
+        let request = Request::get("/readyz").body(Body::empty()).unwrap();
+        let response = router.oneshot(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+
+    #[tokio::test]
+    async fn requests_are_counted_by_what_came_of_them() {
+        let mut registry = Registry::default();
+        let router = router(Readiness::default(), Metrics::register(&mut registry));
+        for body in [
+            review(&["a:1"]),
+            review(&["a:1"]),
+            review(&[]),
+            String::new(),
+        ] {
+            let request = Request::post(VALIDATE_PATH).body(Body::from(body)).unwrap();
+            router.clone().oneshot(request).await.unwrap();
+        }
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            r#"kubefledged_webhook_requests_total{result="allowed"} 2"#,
+            r#"kubefledged_webhook_requests_total{result="refused"} 1"#,
+            r#"kubefledged_webhook_requests_total{result="malformed"} 1"#,
+            "kubefledged_webhook_request_duration_seconds_count 4",
+        ] {
+            assert!(text.contains(line), "{line} is not in {text}");
+        }
+    }
+}

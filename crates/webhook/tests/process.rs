@@ -1,0 +1,256 @@
+//! The whole process: it waits for its certificate, serves with it, takes a new one under way and
+//! drains at the end. The apiserver is a function.
+
+use std::{collections::BTreeMap, convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+use http::{Request, Response, StatusCode};
+use k8s_openapi::{ByteString, api::core::v1::Secret};
+use kube::{Client, client::Body};
+use kubefledged_webhook::app::{self, Config};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::{CertificateDer, ServerName};
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::Semaphore,
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_util::sync::CancellationToken;
+
+const HOST: &str = "kubefledged-webhook-server.kube-fledged.svc";
+const SECRET: &str = "kubefledged-webhook-server-tls";
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A Secret and the certificate in it, as its client's trust anchor.
+fn self_signed(version: &str) -> (Secret, CertificateDer<'static>) {
+    let made = rcgen::generate_simple_self_signed([HOST.to_owned()]).unwrap();
+    let data = [
+        ("tls.crt".to_owned(), ByteString(made.cert.pem().into())),
+        (
+            "tls.key".to_owned(),
+            ByteString(made.signing_key.serialize_pem().into()),
+        ),
+    ];
+    let mut secret = Secret {
+        data: Some(BTreeMap::from(data)),
+        ..Secret::default()
+    };
+    secret.metadata.name = Some(SECRET.to_owned());
+    secret.metadata.namespace = Some("kube-fledged".to_owned());
+    secret.metadata.resource_version = Some(version.to_owned());
+    (secret, made.cert.der().clone())
+}
+
+/// An apiserver that lists no Secret, and by its watch shows one more for each permit.
+fn apiserver(secrets: Vec<Secret>, permits: Arc<Semaphore>) -> Client {
+    let secrets = Arc::new(std::sync::Mutex::new(secrets.into_iter()));
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let (secrets, permits) = (secrets.clone(), permits.clone());
+        async move {
+            let query = request.uri().query().unwrap_or_default();
+            assert_eq!(
+                request.uri().path(),
+                "/api/v1/namespaces/kube-fledged/secrets"
+            );
+            // Without it the Role's resourceNames would not match.
+            let selector = format!("fieldSelector=metadata.name%3D{SECRET}");
+            assert!(query.contains(&selector), "{query}");
+            let body = if query.contains("watch=true") {
+                permits.acquire().await.unwrap().forget();
+                let secret = secrets.lock().unwrap().next().unwrap();
+                json!({"type": "MODIFIED", "object": secret}).to_string() + "\n"
+            } else {
+                json!({"kind": "SecretList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"},
+                       "items": []})
+                .to_string()
+            };
+            Ok::<_, Infallible>(Response::new(Body::from(body.into_bytes())))
+        }
+    });
+    Client::new(service, "kube-fledged")
+}
+
+struct Process {
+    tls: SocketAddr,
+    http: SocketAddr,
+    permits: Arc<Semaphore>,
+    shutdown: CancellationToken,
+    running: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Process {
+    async fn start(secrets: Vec<Secret>) -> Self {
+        let permits = Arc::new(Semaphore::new(0));
+        let config = Config {
+            namespace: "kube-fledged".to_owned(),
+            tls_secret_name: SECRET.to_owned(),
+            listen_port: 0,
+            http_port: 0,
+            shutdown_delay: Duration::ZERO,
+        };
+        let client = apiserver(secrets, permits.clone());
+        let bound = app::build(config, client).await.unwrap();
+        let shutdown = CancellationToken::new();
+        Self {
+            tls: loopback(bound.tls_address().unwrap()),
+            http: loopback(bound.http_address().unwrap()),
+            permits,
+            running: tokio::spawn(bound.run(shutdown.clone())),
+            shutdown,
+        }
+    }
+
+    async fn connect(
+        &self,
+        trusted: &CertificateDer<'static>,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
+        let mut roots = RootCertStore::empty();
+        roots.add(trusted.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let stream = TcpStream::connect(self.tls).await?;
+        let name = ServerName::try_from(HOST).unwrap();
+        TlsConnector::from(Arc::new(config))
+            .connect(name, stream)
+            .await
+    }
+
+    /// Connects again until the server has the certificate.
+    async fn served(&self, trusted: &CertificateDer<'static>) -> TlsStream<TcpStream> {
+        timeout(PATIENCE, async {
+            loop {
+                if let Ok(stream) = self.connect(trusted).await {
+                    return stream;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .unwrap()
+    }
+
+    async fn readyz(&self) -> String {
+        let mut stream = TcpStream::connect(self.http).await.unwrap();
+        stream
+            .write_all(b"GET /readyz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
+    }
+}
+
+fn loopback(address: SocketAddr) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], address.port()))
+}
+
+/// Sends a request over HTTP/1.1 and reads the head of the answer.
+async fn ask(stream: &mut TlsStream<TcpStream>, path: &str) -> String {
+    let request = format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\n{{");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = [0; 1024];
+    let length = stream.read(&mut answer).await.unwrap();
+    String::from_utf8_lossy(&answer[..length]).into_owned()
+}
+
+#[tokio::test]
+async fn it_is_ready_with_its_first_certificate_and_takes_the_next_without_a_restart() {
+    let (first, first_certificate) = self_signed("2");
+    let (second, second_certificate) = self_signed("3");
+    let process = Process::start(vec![first, second]).await;
+
+    assert!(process.connect(&first_certificate).await.is_err());
+    assert!(process.readyz().await.starts_with("HTTP/1.1 503"));
+
+    process.permits.add_permits(1);
+    let mut open = process.served(&first_certificate).await;
+    assert!(process.readyz().await.starts_with("HTTP/1.1 200"));
+
+    process.permits.add_permits(1);
+    drop(process.served(&second_certificate).await);
+    assert!(process.connect(&first_certificate).await.is_err());
+    let answer = ask(&mut open, "/validate-image-cache").await;
+    assert!(
+        answer.starts_with("HTTP/1.1 400"),
+        "the old connection goes on: {answer}"
+    );
+
+    process.shutdown.cancel();
+    timeout(PATIENCE, process.running)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_request_under_way_is_answered_after_shutdown_was_asked_for() {
+    let (secret, certificate) = self_signed("2");
+    let process = Process::start(vec![secret]).await;
+    process.permits.add_permits(1);
+    let mut stream = process.served(&certificate).await;
+    stream
+        .write_all(b"POST /validate-image-cache HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{")
+        .await
+        .unwrap();
+    // One more exchange: the server has seen the head by the time it answers.
+    assert!(process.readyz().await.starts_with("HTTP/1.1 200"));
+    process.shutdown.cancel();
+    timeout(PATIENCE, async {
+        while TcpStream::connect(process.tls).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    stream.write_all(b"}").await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 400"));
+    timeout(PATIENCE, process.running)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+}
+
+#[tokio::test]
+async fn an_apiserver_that_refuses_the_secret_is_named_by_readyz() {
+    let service = tower::service_fn(|_: Request<Body>| async {
+        let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "code": 403,
+            "status": "Failure", "reason": "Forbidden", "message": "secrets is forbidden"});
+        let mut response = Response::new(Body::from(status.to_string().into_bytes()));
+        *response.status_mut() = StatusCode::FORBIDDEN;
+        Ok::<_, Infallible>(response)
+    });
+    let mut process = Process::start(vec![]).await;
+    process.running.abort();
+    let config = Config {
+        namespace: "kube-fledged".to_owned(),
+        tls_secret_name: SECRET.to_owned(),
+        listen_port: 0,
+        http_port: 0,
+        shutdown_delay: Duration::ZERO,
+    };
+    let bound = app::build(config, Client::new(service, "kube-fledged"))
+        .await
+        .unwrap();
+    process.http = loopback(bound.http_address().unwrap());
+    let running = tokio::spawn(bound.run(CancellationToken::new()));
+    timeout(PATIENCE, async {
+        while !process.readyz().await.contains("secrets is forbidden") {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    running.abort();
+}

@@ -2,7 +2,7 @@
 //! backslash before a character that stands for itself.
 
 /// A pattern that does not parse matches nothing.
-pub(crate) fn matches(pattern: &str, text: &str) -> bool {
+pub fn matches(pattern: &str, text: &str) -> bool {
     let Some(pieces) = parse(pattern) else {
         return false;
     };

@@ -6,7 +6,7 @@
 #![deny(missing_docs)]
 
 pub mod credentials;
-mod glob;
+pub mod glob;
 mod reference;
 
 pub use credentials::Keyring;

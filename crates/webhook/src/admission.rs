@@ -16,10 +16,10 @@ use serde::Deserialize as _;
 
 /// A list of 4,096 broken names would make an answer that no terminal shows.
 const MOST_VIOLATIONS: usize = 20;
-/// The apiserver drops warnings beyond 4 KiB in all.
+/// With the one that counts those left out. The apiserver drops warnings beyond 4 KiB in all.
 const MOST_WARNINGS: usize = 10;
-/// The apiserver cuts a longer warning.
-const LONGEST_WARNING: usize = 256;
+/// What Kubernetes asks for; the apiserver cuts beyond 256 characters.
+const LONGEST_WARNING: usize = 120;
 
 /// What is said about one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,7 +57,7 @@ pub fn judge(request: &AdmissionRequest<DynamicObject>) -> Verdict {
         Ok(spec) => spec,
         Err(error) => {
             return Verdict {
-                refusal: Some(format!("spec: {error}")),
+                refusal: Some(format!("the spec is not that of an ImageCache: {error}")),
                 warnings: Vec::new(),
             };
         }
@@ -117,13 +117,9 @@ fn warnings(spec: &ImageCacheSpec) -> Vec<String> {
                 .to_owned(),
         );
     }
-    let more = all.len().saturating_sub(MOST_WARNINGS);
-    if more > 0 {
-        all.truncate(MOST_WARNINGS);
+    if all.len() > MOST_WARNINGS {
+        let more = all.split_off(MOST_WARNINGS - 1).len();
         all.push(format!("and {more} more warnings"));
-    }
-    for text in &mut all {
-        shorten(text);
     }
     all
 }
@@ -139,10 +135,10 @@ fn list_warnings(l: usize, list: &CacheSpecEntry) -> Vec<String> {
         let field = format!("spec.cacheSpec[{l}].images[{i}]");
         match seen.get(&image.normalized()) {
             Some(first) if first == written => {}
-            Some(first) => found.push(format!("{field}: {written} is the same image as {first}")),
+            Some(first) => found.push(warning(&field, written, "is the same image as ", first)),
             None => {
                 seen.insert(image.normalized(), written);
-                found.extend(advice(&image).map(|advice| format!("{field}: {written} {advice}")));
+                found.extend(advice(&image).map(|advice| warning(&field, written, advice, "")));
             }
         }
     }
@@ -152,19 +148,35 @@ fn list_warnings(l: usize, list: &CacheSpecEntry) -> Vec<String> {
 fn advice(image: &ImageRef) -> Option<&'static str> {
     match (image.tag(), image.digest()) {
         (Some(_), Some(_)) => Some("has a tag and a digest: the tag is ignored"),
-        (None, None) => Some("has no tag, which means :latest and may change: write a tag"),
+        (None, None) => Some("means :latest, which may change: write a tag"),
         _ if image.is_floating() => Some("may change: write another tag or a digest"),
         _ => None,
     }
 }
 
-/// Names are ASCII, but whatever comes from outside may not be.
-fn shorten(text: &mut String) {
+/// `field: image text other`, with the names cut where it would be too long. Only names that parse
+/// get here, and those are ASCII: a byte is a character.
+fn warning(field: &str, image: &str, text: &str, other: &str) -> String {
+    let room = LONGEST_WARNING.saturating_sub(field.len() + ": ".len() + " ".len() + text.len());
+    // A short name leaves its room to the long one.
+    let (image, other) = if other.len() < image.len() {
+        let other = shortened(other, room / 2);
+        (shortened(image, room.saturating_sub(other.len())), other)
+    } else {
+        let image = shortened(image, room / 2);
+        let room = room.saturating_sub(image.len());
+        (image, shortened(other, room))
+    };
+    format!("{field}: {image} {text}{other}")
+}
+
+fn shortened(name: &str, room: usize) -> String {
     const DOTS: &str = "...";
-    if text.len() > LONGEST_WARNING {
-        text.truncate(text.floor_char_boundary(LONGEST_WARNING - DOTS.len()));
-        text.push_str(DOTS);
+    if name.len() <= room {
+        return name.to_owned();
     }
+    let kept = name.chars().take(room.saturating_sub(DOTS.len()));
+    kept.chain(DOTS.chars()).collect()
 }
 
 #[cfg(test)]
@@ -189,11 +201,7 @@ mod tests {
         object(&json!({ "cacheSpec": lists }))
     }
 
-    fn request(
-        operation: &str,
-        old: Option<Value>,
-        new: Option<Value>,
-    ) -> AdmissionRequest<DynamicObject> {
+    fn request(operation: &str, old: &Value, new: &Value) -> AdmissionRequest<DynamicObject> {
         serde_json::from_value(json!({
             "uid": "u1",
             "kind": {"group": "kubefledged.io", "version": "v1alpha2", "kind": "ImageCache"},
@@ -207,22 +215,18 @@ mod tests {
         .unwrap()
     }
 
-    fn create(object: Value) -> Verdict {
-        judge(&request("CREATE", None, Some(object)))
+    fn create(object: &Value) -> Verdict {
+        judge(&request("CREATE", &Value::Null, object))
     }
 
-    fn update(old: Value, new: Value) -> Verdict {
-        judge(&request("UPDATE", Some(old), Some(new)))
-    }
-
-    fn refused(text: &str) -> Option<String> {
-        Some(text.to_owned())
+    fn update(old: &Value, new: &Value) -> Verdict {
+        judge(&request("UPDATE", old, new))
     }
 
     #[test]
     fn a_good_object_is_allowed_without_a_word() {
         assert_eq!(
-            create(images(&[&["a:1", "b:1"], &["a:1"]])),
+            create(&images(&[&["a:1", "b:1"], &["a:1"]])),
             Verdict::default()
         );
     }
@@ -230,8 +234,8 @@ mod tests {
     #[test]
     fn violations_are_named_in_kube_fledgeds_words_and_joined() {
         assert_eq!(
-            create(images(&[&[], &["a:1", "a:1"]])).refusal,
-            refused(
+            create(&images(&[&[], &["a:1", "a:1"]])).refusal.as_deref(),
+            Some(
                 "spec.cacheSpec[0].images: No images specified within image list; \
                  spec.cacheSpec[1].images[1]: Duplicate image names within image list: a:1"
             )
@@ -241,7 +245,7 @@ mod tests {
     #[test]
     fn a_long_list_of_violations_ends_in_a_count() {
         let lists = vec![&[][..]; 25];
-        let refusal = create(images(&lists)).refusal.unwrap();
+        let refusal = create(&images(&lists)).refusal.unwrap();
         assert_eq!(refusal.split("; ").count(), 21);
         assert!(refusal.ends_with("; and 5 more"), "{refusal}");
     }
@@ -250,11 +254,11 @@ mod tests {
     fn an_update_may_keep_what_was_broken_but_break_nothing_new() {
         let old = images(&[&["a:1", "a:1"]]);
         let added = images(&[&["a:1", "a:1", "b:1"]]);
-        assert_eq!(update(old.clone(), added).refusal, None);
+        assert_eq!(update(&old, &added).refusal, None);
         let broken = images(&[&["a:1", "a:1"], &[]]);
         assert_eq!(
-            update(old, broken).refusal,
-            refused("spec.cacheSpec[1].images: No images specified within image list")
+            update(&old, &broken).refusal.as_deref(),
+            Some("spec.cacheSpec[1].images: No images specified within image list")
         );
     }
 
@@ -262,28 +266,28 @@ mod tests {
     fn selectors_and_the_number_of_lists_may_change() {
         let old = object(&json!({"cacheSpec": [{"images": ["a:1"], "nodeSelector": {"a": "b"}}]}));
         let new = images(&[&["a:1"], &["b:1"]]);
-        assert_eq!(update(old, new), Verdict::default());
+        assert_eq!(update(&old, &new), Verdict::default());
     }
 
     #[test]
     fn an_unchanged_spec_is_not_judged() {
         let mut labelled = images(&[&[]]);
         labelled["metadata"]["labels"] = json!({"a": "b"});
-        assert_eq!(update(images(&[&[]]), labelled), Verdict::default());
+        assert_eq!(update(&images(&[&[]]), &labelled), Verdict::default());
     }
 
     #[test]
     fn an_object_that_is_being_deleted_is_not_judged() {
         let mut leaving = images(&[&[]]);
         leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-        assert_eq!(update(images(&[&["a:1"]]), leaving), Verdict::default());
+        assert_eq!(update(&images(&[&["a:1"]]), &leaving), Verdict::default());
     }
 
     #[test]
     fn other_operations_and_kinds_are_none_of_our_business() {
-        let deletion = request("DELETE", Some(images(&[&[]])), None);
+        let deletion = request("DELETE", &images(&[&[]]), &Value::Null);
         assert_eq!(judge(&deletion), Verdict::default());
-        let mut pod = request("CREATE", None, Some(json!({"metadata": {}, "spec": {}})));
+        let mut pod = request("CREATE", &Value::Null, &json!({"metadata": {}, "spec": {}}));
         pod.kind.group = String::new();
         pod.kind.kind = "Pod".to_owned();
         assert_eq!(judge(&pod), Verdict::default());
@@ -291,21 +295,25 @@ mod tests {
 
     #[test]
     fn a_spec_that_does_not_parse_is_refused_with_what_is_wrong() {
-        let verdict = create(object(&json!({"cacheSpec": 1})));
-        assert!(verdict.refusal.unwrap().starts_with("spec: invalid type"));
-        assert!(create(object(&Value::Null)).refusal.is_some());
+        let verdict = create(&object(&json!({"cacheSpec": 1})));
+        let refusal = verdict.refusal.unwrap();
+        assert!(
+            refusal.starts_with("the spec is not that of an ImageCache: invalid type"),
+            "{refusal}"
+        );
+        assert!(create(&object(&Value::Null)).refusal.is_some());
     }
 
     #[test]
     fn an_old_spec_that_does_not_parse_excuses_nothing() {
-        let verdict = update(object(&json!({"cacheSpec": 1})), images(&[&[]]));
+        let verdict = update(&object(&json!({"cacheSpec": 1})), &images(&[&[]]));
         assert!(verdict.refusal.is_some());
     }
 
     #[test]
     fn images_that_may_change_or_are_written_twice_are_warned_of() {
         let pinned = format!("d:1@sha256:{HEX}");
-        let verdict = create(images(&[&[
+        let verdict = create(&images(&[&[
             "a",
             "b:latest",
             "c:1",
@@ -316,14 +324,13 @@ mod tests {
         assert_eq!(
             verdict.warnings,
             [
-                "spec.cacheSpec[0].images[0]: a has no tag, which means :latest and may change: \
-                 write a tag"
+                "spec.cacheSpec[0].images[0]: a means :latest, which may change: write a tag"
                     .to_owned(),
                 "spec.cacheSpec[0].images[1]: b:latest may change: write another tag or a digest"
                     .to_owned(),
                 format!(
-                    "spec.cacheSpec[0].images[3]: {pinned} has a tag and a digest: the tag is \
-                     ignored"
+                    "spec.cacheSpec[0].images[3]: {}... has a tag and a digest: the tag is ignored",
+                    &pinned[..45]
                 ),
                 "spec.cacheSpec[0].images[4]: docker.io/library/c:1 is the same image as c:1"
                     .to_owned(),
@@ -334,7 +341,7 @@ mod tests {
     #[test]
     fn one_image_in_two_lists_is_no_reason_to_warn() {
         assert!(
-            create(images(&[&["a:1"], &["docker.io/library/a:1"]]))
+            create(&images(&[&["a:1"], &["docker.io/library/a:1"]]))
                 .warnings
                 .is_empty()
         );
@@ -342,7 +349,7 @@ mod tests {
 
     #[test]
     fn pull_secrets_come_with_a_warning_that_the_cache_is_shared() {
-        let verdict = create(object(&json!({
+        let verdict = create(&object(&json!({
             "cacheSpec": [{"images": ["a:1"]}],
             "imagePullSecrets": [{"name": "myregistrykey"}],
         })));
@@ -351,18 +358,51 @@ mod tests {
     }
 
     #[test]
-    fn warnings_stay_within_what_the_apiserver_passes_on() {
+    fn at_most_ten_warnings_are_given_and_the_last_counts_the_rest() {
         let names: Vec<String> = (0..30).map(|i| format!("{}{i}", "a".repeat(240))).collect();
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let warnings = create(images(&[&names])).warnings;
-        assert_eq!(warnings.len(), 11);
-        assert_eq!(warnings[10], "and 20 more warnings");
-        assert!(warnings.iter().all(|text| text.len() <= 256));
+        let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let warnings = create(&images(&[&names])).warnings;
+        assert_eq!(warnings.len(), 10);
+        assert_eq!(warnings[9], "and 21 more warnings");
+        names.truncate(10);
+        let warnings = create(&images(&[&names])).warnings;
+        assert_eq!(warnings.len(), 10);
+        assert!(warnings[9].starts_with("spec.cacheSpec[0].images[9]: aaa"));
+    }
+
+    #[test]
+    fn a_long_name_is_cut_and_what_is_said_of_it_is_not() {
+        let long = "a".repeat(240);
+        let full = format!("docker.io/library/{long}");
+        for (written, end) in [
+            (
+                vec![&*long],
+                "... means :latest, which may change: write a tag",
+            ),
+            (vec![&*long, &full], "..."),
+            (vec![&*full, &long], "..."),
+        ] {
+            let warnings = create(&images(&[&written])).warnings;
+            let last = warnings.last().unwrap();
+            assert_eq!(last.len(), LONGEST_WARNING, "{last}");
+            assert!(last.ends_with(end), "{last}");
+        }
+        let farthest = "spec.cacheSpec[255].images[4095]";
+        let text = warning(farthest, &long, "is the same image as ", "a:1");
+        assert_eq!(text.len(), LONGEST_WARNING);
+        assert!(text.ends_with("... is the same image as a:1"), "{text}");
+    }
+
+    #[test]
+    fn the_warning_about_pull_secrets_is_short_enough() {
+        let spec = json!({"cacheSpec": [], "imagePullSecrets": [{"name": "s"}]});
+        let warnings = create(&object(&spec)).warnings;
+        assert!(warnings[0].len() <= LONGEST_WARNING, "{warnings:?}");
     }
 
     #[test]
     fn a_refusal_goes_back_as_forbidden_with_the_uid_of_the_request() {
-        let request = request("CREATE", None, Some(images(&[&[]])));
+        let request = request("CREATE", &Value::Null, &images(&[&[]]));
         let response = judge(&request).into_response(&request);
         assert!(!response.allowed);
         assert_eq!(response.uid, "u1");

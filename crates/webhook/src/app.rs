@@ -1,4 +1,4 @@
-//! The process: its flags, its listeners, and what runs side by side.
+//! The process: its listeners, and what runs side by side.
 
 use std::{
     net::SocketAddr,
@@ -7,10 +7,8 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use clap::Parser;
 use kube::Client;
-use kubefledged_api_types::GoDuration;
-use kubefledged_process::{AdminArgs, Guard, LogArgs, Readiness, admin, net};
+use kubefledged_process::{Guard, Readiness, admin, net};
 use prometheus_client::registry::Registry;
 use rustls::ServerConfig;
 use tokio::{net::TcpListener, time::sleep};
@@ -21,55 +19,6 @@ use crate::{
     handlers::{self, Metrics},
     server,
 };
-
-/// Guards ImageCaches: refuses what cannot work and warns of what will surprise
-#[derive(Parser, Debug)]
-#[command(name = "kubefledged-webhook", version)]
-#[command(mut_arg("http_port", |arg| arg.default_value("8081")))]
-pub struct Args {
-    /// Namespace of the Secret with the server's certificate
-    #[arg(long, env = "POD_NAMESPACE")]
-    pub namespace: String,
-    /// Name of the Secret with the server's certificate, of type kubernetes.io/tls
-    #[arg(long, default_value = "kubefledged-webhook-server-tls")]
-    pub tls_secret_name: String,
-    /// Port for the apiserver (TLS); 0 takes a free one
-    #[arg(long, default_value_t = 10250)]
-    pub listen_port: u16,
-    /// Time to go on serving after SIGTERM, until no apiserver is sent here any more
-    #[arg(long, default_value = "5s")]
-    pub shutdown_delay: GoDuration,
-    /// Where probes and metrics are served.
-    #[command(flatten)]
-    pub admin: AdminArgs,
-    /// How logs are written.
-    #[command(flatten)]
-    pub log: LogArgs,
-    /// Accepted for kube-fledged's sake; use --listen-port
-    #[arg(long, hide = true)]
-    pub port: Option<String>,
-    /// Accepted for kube-fledged's sake; use --tls-secret-name
-    #[arg(long, hide = true)]
-    pub cert_file: Option<String>,
-    /// Accepted for kube-fledged's sake; use --tls-secret-name
-    #[arg(long, hide = true)]
-    pub key_file: Option<String>,
-}
-
-impl Args {
-    /// Says which given flags do nothing. Call it once logging is set up.
-    pub fn warn_of_flags_without_effect(&self) {
-        for (flag, value, instead) in [
-            ("--port", &self.port, "--listen-port"),
-            ("--cert-file", &self.cert_file, "--tls-secret-name"),
-            ("--key-file", &self.key_file, "--tls-secret-name"),
-        ] {
-            if value.is_some() {
-                tracing::warn!(flag, instead, "this flag has no effect any more");
-            }
-        }
-    }
-}
 
 /// What the process is told.
 #[derive(Clone, Debug)]
@@ -84,29 +33,6 @@ pub struct Config {
     pub http_port: u16,
     /// Time to go on serving after shutdown was asked for.
     pub shutdown_delay: Duration,
-}
-
-impl From<Args> for Config {
-    fn from(args: Args) -> Self {
-        let Args {
-            namespace,
-            tls_secret_name,
-            listen_port,
-            shutdown_delay,
-            admin: AdminArgs { http_port },
-            log: _,
-            port: _,
-            cert_file: _,
-            key_file: _,
-        } = args;
-        Self {
-            namespace,
-            tls_secret_name,
-            listen_port,
-            http_port,
-            shutdown_delay: shutdown_delay.0,
-        }
-    }
 }
 
 /// A process whose listeners are open and which does nothing yet.

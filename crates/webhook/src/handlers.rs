@@ -153,6 +153,10 @@ mod tests {
     use super::*;
 
     fn review(images: &[&str]) -> String {
+        review_of("CREATE", images, &Value::Null)
+    }
+
+    fn review_of(operation: &str, images: &[&str], old: &Value) -> String {
         json!({
             "apiVersion": "admission.k8s.io/v1",
             "kind": "AdmissionReview",
@@ -164,7 +168,7 @@ mod tests {
                 },
                 "name": "imagecache1",
                 "namespace": "kube-fledged",
-                "operation": "CREATE",
+                "operation": operation,
                 "userInfo": {"username": "me"},
                 "object": {
                     "apiVersion": "kubefledged.io/v1alpha2",
@@ -172,7 +176,7 @@ mod tests {
                     "metadata": {"name": "imagecache1"},
                     "spec": {"cacheSpec": [{"images": images}]},
                 },
-                "oldObject": null,
+                "oldObject": old,
                 "dryRun": false,
                 "options": {"kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1"},
             },
@@ -217,12 +221,40 @@ mod tests {
 
     #[tokio::test]
     async fn a_bad_object_is_refused_in_kube_fledgeds_words() {
-        let response = response_of(review(&[])).await;
-        assert_eq!(response["allowed"], false);
-        assert_eq!(
-            response["status"]["message"],
-            "spec.cacheSpec[0].images: No images specified within image list"
-        );
+        for (images, message) in [
+            (
+                &[][..],
+                "spec.cacheSpec[0].images: No images specified within image list",
+            ),
+            (
+                &["a:1", "a:1"],
+                "spec.cacheSpec[0].images[1]: Duplicate image names within image list: a:1",
+            ),
+            (
+                &["UPPER/case:x"],
+                "spec.cacheSpec[0].images[0]: invalid image reference \"UPPER/case:x\": \
+                 the repository must be lower case",
+            ),
+        ] {
+            let response = response_of(review(images)).await;
+            assert_eq!(response["allowed"], false);
+            assert_eq!(response["status"]["message"], message);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_update_of_a_broken_object_may_leave_it_as_it_was() {
+        let broken = ["a:1", "a:1"];
+        let created: Value = serde_json::from_str(&review(&broken)).unwrap();
+        let old = &created["request"]["object"];
+        for (images, allowed) in [
+            (&broken[..], true),
+            (&["a:1", "a:1", "b:1"], true),
+            (&["a:1", "a:1", "UPPER/case:x"], false),
+        ] {
+            let response = response_of(review_of("UPDATE", images, old)).await;
+            assert_eq!(response["allowed"], allowed, "{images:?}");
+        }
     }
 
     #[tokio::test]

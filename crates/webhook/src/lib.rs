@@ -8,6 +8,7 @@
 
 pub mod admission;
 pub mod app;
+pub mod args;
 pub mod certificate;
 pub mod handlers;
 pub mod server;

@@ -2,7 +2,7 @@
 
 use clap::Parser as _;
 use kubefledged_process::{log, shutdown};
-use kubefledged_webhook::app::{self, Args};
+use kubefledged_webhook::{app, args::Args};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {

@@ -1,0 +1,114 @@
+//! Flags. Those of kube-fledged are accepted and warned about where they do nothing any more.
+
+use clap::Parser;
+use kubefledged_api_types::GoDuration;
+use kubefledged_process::{AdminArgs, LogArgs};
+
+use crate::app::Config;
+
+/// The admission webhook: refuses an image cache that cannot work, warns of what will surprise
+#[derive(Parser, Debug)]
+#[command(name = "kubefledged-webhook", version)]
+#[command(mut_arg("http_port", |arg| arg.required(false).default_value("8081")))]
+pub struct Args {
+    /// Namespace of the Secret with the server's certificate
+    #[arg(long, env = "POD_NAMESPACE", default_value = "kube-fledged")]
+    pub namespace: String,
+    /// Name of the Secret with the server's certificate, of type kubernetes.io/tls
+    #[arg(long, default_value = "kubefledged-webhook-server-tls")]
+    pub tls_secret_name: String,
+    /// Port for the apiserver (TLS); 0 takes a free one
+    #[arg(long, default_value_t = 10250)]
+    pub listen_port: u16,
+    /// Time to go on serving after SIGTERM, until no apiserver is sent here any more
+    #[arg(long, default_value = "5s")]
+    pub shutdown_delay: GoDuration,
+    /// Where probes and metrics are served.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+    /// How logs are written.
+    #[command(flatten)]
+    pub log: LogArgs,
+    /// Accepted for kube-fledged's sake; use --listen-port
+    #[arg(long, hide = true)]
+    pub port: Option<String>,
+    /// Accepted for kube-fledged's sake; use --tls-secret-name
+    #[arg(long, hide = true)]
+    pub cert_file: Option<String>,
+    /// Accepted for kube-fledged's sake; use --tls-secret-name
+    #[arg(long, hide = true)]
+    pub key_file: Option<String>,
+}
+
+impl Args {
+    /// Says which given flags do nothing. Call it once logging is set up.
+    pub fn warn_of_flags_without_effect(&self) {
+        for (flag, value, instead) in [
+            ("--port", &self.port, "--listen-port"),
+            ("--cert-file", &self.cert_file, "--tls-secret-name"),
+            ("--key-file", &self.key_file, "--tls-secret-name"),
+        ] {
+            if value.is_some() {
+                tracing::warn!(flag, instead, "this flag has no effect any more");
+            }
+        }
+    }
+}
+
+impl From<Args> for Config {
+    fn from(args: Args) -> Self {
+        let Args {
+            namespace,
+            tls_secret_name,
+            listen_port,
+            shutdown_delay,
+            admin: AdminArgs { http_port },
+            log: _,
+            port: _,
+            cert_file: _,
+            key_file: _,
+        } = args;
+        Self {
+            namespace,
+            tls_secret_name,
+            listen_port,
+            http_port,
+            shutdown_delay: shutdown_delay.0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Args, clap::Error> {
+        Args::try_parse_from([&["kubefledged-webhook"], args].concat())
+    }
+
+    #[test]
+    fn no_flag_is_needed() {
+        let config = Config::from(parse(&[]).unwrap());
+        assert_eq!(config.tls_secret_name, "kubefledged-webhook-server-tls");
+        assert_eq!((config.listen_port, config.http_port), (10250, 8081));
+    }
+
+    #[test]
+    fn the_flags_of_kube_fledgeds_manifests_are_accepted_and_do_nothing() {
+        let args = parse(&[
+            "--stderrthreshold=INFO",
+            "--port=443",
+            "--cert-file=/var/run/secrets/webhook-server/tls.crt",
+            "--key-file=/var/run/secrets/webhook-server/tls.key",
+        ])
+        .unwrap();
+        args.warn_of_flags_without_effect();
+        assert_eq!(Config::from(args).listen_port, 10250);
+    }
+
+    #[test]
+    fn a_wrong_value_names_its_flag() {
+        let error = parse(&["--shutdown-delay=5"]).unwrap_err().to_string();
+        assert!(error.contains("--shutdown-delay"), "{error}");
+    }
+}

@@ -1,1 +1,8 @@
-//! The puller of one node
+//! The puller of one node. What decides is the crate `kubefledged_queue`; here are its gRPC service,
+//! its runtime client, and the loop between them.
+
+pub mod app;
+pub mod args;
+pub mod cri;
+pub mod driver;
+pub mod service;

@@ -1,0 +1,185 @@
+{{/* Helpers take the root context, or a dict of root, component (controller, webhook-server or
+     puller) and values (that component's block). */}}
+
+{{- define "kubefledged.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 48 | trimSuffix "-" }}
+{{- end }}
+
+{{/* Short enough for the longest suffix, -webhook-server. */}}
+{{- define "kubefledged.fullname" -}}
+{{- $name := include "kubefledged.name" . }}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 48 | trimSuffix "-" }}
+{{- else if contains $name .Release.Name }}
+{{- .Release.Name | trunc 48 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 48 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "kubefledged.controller" -}}
+{{ include "kubefledged.fullname" . }}-controller
+{{- end }}
+
+{{- define "kubefledged.webhook" -}}
+{{ include "kubefledged.fullname" . }}-webhook-server
+{{- end }}
+
+{{- define "kubefledged.puller" -}}
+{{ include "kubefledged.fullname" . }}-puller
+{{- end }}
+
+{{- define "kubefledged.namespace" -}}
+{{ default .Release.Namespace .Values.namespaceOverride }}
+{{- end }}
+
+{{/* The controller writes these Secrets; their names are its own. */}}
+{{- define "kubefledged.caSecret" -}}
+kubefledged-ca
+{{- end }}
+
+{{- define "kubefledged.webhookSecret" -}}
+kubefledged-webhook-server-tls
+{{- end }}
+
+{{- define "kubefledged.serviceAccountName" -}}
+{{- $default := printf "%s-%s" (include "kubefledged.fullname" .root) .component }}
+{{- default $default .values.serviceAccount.name }}
+{{- end }}
+
+{{/* Selectors are immutable: no version and no chart in them. */}}
+{{- define "kubefledged.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "kubefledged.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{- define "kubefledged.labels" -}}
+{{ include "kubefledged.selectorLabels" . }}
+app.kubernetes.io/part-of: kubefledged
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "kubefledged.image" -}}
+{{- $registry := default .values.image.registry .root.Values.global.imageRegistry }}
+{{- $name := .values.image.repository }}
+{{- if $registry }}
+{{- $name = printf "%s/%s" (trimSuffix "/" $registry) $name }}
+{{- end }}
+{{- if .values.image.digest }}
+{{- printf "%s@%s" $name .values.image.digest }}
+{{- else }}
+{{- printf "%s:%s" $name (default .root.Chart.AppVersion .values.image.tag) }}
+{{- end }}
+{{- end }}
+
+{{- define "kubefledged.podMetadata" -}}
+labels:
+  {{- include "kubefledged.selectorLabels" . | nindent 2 }}
+  app.kubernetes.io/part-of: kubefledged
+  app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+  {{- with .root.Values.commonLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+  {{- with .values.podLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with .values.podAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* What the pods of all components have in common, beside containers and volumes. */}}
+{{- define "kubefledged.podSpec" -}}
+serviceAccountName: {{ include "kubefledged.serviceAccountName" . }}
+enableServiceLinks: false
+{{- with .root.Values.global.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.podSecurityContext }}
+securityContext:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- if .values.hostNetwork }}
+hostNetwork: true
+dnsPolicy: ClusterFirstWithHostNet
+{{- end }}
+{{- with .values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.topologySpreadConstraints }}
+topologySpreadConstraints:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- if .values.affinity }}
+affinity:
+  {{- toYaml .values.affinity | nindent 2 }}
+{{- else if gt (int .values.replicas) 1 }}
+affinity:
+  podAntiAffinity:
+    preferredDuringSchedulingIgnoredDuringExecution:
+      - weight: 100
+        podAffinityTerm:
+          topologyKey: kubernetes.io/hostname
+          labelSelector:
+            matchLabels:
+              {{- include "kubefledged.selectorLabels" . | nindent 14 }}
+{{- end }}
+{{- end }}
+
+{{/* The end of a container, after its volumeMounts. */}}
+{{- define "kubefledged.containerTail" -}}
+livenessProbe:
+  httpGet:
+    path: /livez
+    port: http
+  periodSeconds: 10
+  timeoutSeconds: 5
+readinessProbe:
+  httpGet:
+    path: /readyz
+    port: http
+  periodSeconds: 2
+  timeoutSeconds: 2
+{{- with .values.resources }}
+resources:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.securityContext }}
+securityContext:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "kubefledged.serviceAccount" -}}
+{{- if .values.serviceAccount.create }}
+apiVersion: v1
+kind: ServiceAccount
+metadata:
+  name: {{ include "kubefledged.serviceAccountName" . }}
+  namespace: {{ include "kubefledged.namespace" .root }}
+  labels:
+    {{- include "kubefledged.labels" . | nindent 4 }}
+  {{- with .values.serviceAccount.annotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+# A pod that needs the token says so.
+automountServiceAccountToken: false
+{{- end }}
+{{- end }}

@@ -1,0 +1,249 @@
+//! Puts the parts together.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, atomic::AtomicU64},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use kubefledged_process::{Guard, Readiness, admin, log, net, shutdown};
+use kubefledged_proto::puller::puller_service_server::PullerServiceServer;
+use kubefledged_queue::{PullOutcome, Queue, RemoveResult, Settings};
+use prometheus_client::{
+    metrics::{
+        counter::Counter,
+        family::Family,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    args::Args,
+    cri::{self, Cri},
+    driver::{Driver, pull_label, removal_label},
+    service::Service,
+};
+
+/// Between looks at the runtime.
+const LOOK: Duration = Duration::from_secs(5);
+/// While it does not answer.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What the command line asks for.
+pub fn main(args: Args) -> anyhow::Result<()> {
+    log::init(&args.log)?;
+    // One thread: a puller waits for its runtime, and runs on every node.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let token = shutdown::signal()?;
+        build(args).await?.run(token).await
+    })
+}
+
+/// A puller that listens and has not begun.
+pub struct Bound {
+    /// Where gRPC is served.
+    pub grpc_address: SocketAddr,
+    /// Where probes and metrics are served.
+    pub http_address: SocketAddr,
+    args: Args,
+    grpc: TcpListener,
+    http: TcpListener,
+}
+
+/// Listens.
+pub async fn build(args: Args) -> anyhow::Result<Bound> {
+    anyhow::ensure!(
+        !args.node_name.is_empty(),
+        "--node-name is empty: set NODE_NAME from spec.nodeName"
+    );
+    let grpc = net::bind(args.listen_port)
+        .await
+        .context("cannot listen on --listen-port")?;
+    let http = net::bind(args.http_port)
+        .await
+        .context("cannot listen on --http-port")?;
+    Ok(Bound {
+        grpc_address: grpc.local_addr()?,
+        http_address: http.local_addr()?,
+        args,
+        grpc,
+        http,
+    })
+}
+
+impl Bound {
+    /// Runs until the token is cancelled.
+    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let Self {
+            args, grpc, http, ..
+        } = self;
+        let readiness = Readiness::default();
+        let mut registry = Registry::with_prefix("kubefledged");
+        let metrics = Metrics::register(&mut registry);
+
+        let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
+        // Probes answer first: liveness does not depend on the runtime.
+        let ready = readiness.register("runtime");
+        let admin = admin::serve(
+            http,
+            readiness,
+            Arc::new(Mutex::new(registry)),
+            shutdown.clone(),
+        );
+        tasks.spawn(async move { admin.await.context("probes and metrics cannot be served") });
+
+        let Some((cri, runtime_name)) = wait_for_runtime(&args, &ready, &shutdown).await else {
+            return Ok(());
+        };
+        let queue = Queue::new(Settings {
+            max_parallel_pulls: args.max_parallel_pulls.into(),
+            protected_images: args.protected_images.clone(),
+            runtime: cri::runtime(&runtime_name),
+        });
+        let (driver, inputs) = Driver::new(queue, cri.clone(), metrics);
+        let service = Service {
+            node_name: args.node_name.as_str().into(),
+            instance: args.pod_uid.as_str().into(),
+            max_parallel_pulls: args.max_parallel_pulls.into(),
+            cri: cri.clone(),
+            inputs,
+            shutdown: shutdown.clone(),
+            counter: Arc::new(AtomicU64::new(1)),
+        };
+        // The seam for mTLS: a stream of connections; a rustls acceptor goes in between.
+        let serve = tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .add_service(PullerServiceServer::new(service))
+            .serve_with_incoming_shutdown(
+                TcpListenerStream::new(grpc),
+                shutdown.clone().cancelled_owned(),
+            );
+        tasks.spawn(async move { serve.await.context("gRPC cannot be served") });
+        tasks.spawn(watch_runtime(cri, ready, shutdown.clone()));
+        let drive = driver.run(shutdown.clone());
+        tasks.spawn(async move {
+            drive.await;
+            Ok(())
+        });
+        while let Some(ended) = tasks.join_next().await {
+            ended.context("a task ended")??;
+            anyhow::ensure!(
+                shutdown.is_cancelled(),
+                "a task ended before the process did"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Waits until a runtime answers. None: the process ends before.
+async fn wait_for_runtime(
+    args: &Args,
+    ready: &Guard,
+    shutdown: &CancellationToken,
+) -> Option<(Cri, String)> {
+    loop {
+        let found = async {
+            let socket = cri::find_socket(args.cri_socket_path.as_deref(), &args.host_run_dir)?;
+            let cri = Cri::new(socket.clone())?;
+            let version = cri
+                .version()
+                .await
+                .with_context(|| format!("no answer on {}", socket.display()))?;
+            anyhow::Ok((cri, version, socket))
+        };
+        match found.await {
+            Ok((cri, version, socket)) => {
+                tracing::info!(
+                    runtime = version.runtime_name,
+                    version = version.runtime_version,
+                    socket = %socket.display(),
+                    "runtime found"
+                );
+                ready.set_ready();
+                return Some((cri, version.runtime_name));
+            }
+            Err(error) => ready.set_pending(format!("{error:#}")),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return None,
+            () = tokio::time::sleep(RETRY) => {}
+        }
+    }
+}
+
+/// Readiness follows the runtime.
+async fn watch_runtime(cri: Cri, ready: Guard, shutdown: CancellationToken) -> anyhow::Result<()> {
+    loop {
+        match tokio::time::timeout(LOOK, cri.version()).await {
+            Ok(Ok(_)) => ready.set_ready(),
+            Ok(Err(status)) => {
+                ready.set_pending(format!("the runtime does not answer: {}", status.message()))
+            }
+            Err(_) => ready.set_pending("the runtime does not answer in time"),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
+
+/// What is counted.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    pulls: Family<Vec<(&'static str, String)>, Counter>,
+    durations: Histogram,
+    removals: Family<Vec<(&'static str, String)>, Counter>,
+}
+
+impl Metrics {
+    fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            pulls: Family::default(),
+            durations: Histogram::new(exponential_buckets(0.1, 2.0, 14)),
+            removals: Family::default(),
+        };
+        registry.register(
+            "image_pulls",
+            "Ended pulls by result and reason",
+            metrics.pulls.clone(),
+        );
+        registry.register_with_unit(
+            "image_pull_duration",
+            "From the first runtime call to the end of a pull",
+            Unit::Seconds,
+            metrics.durations.clone(),
+        );
+        registry.register(
+            "image_removals",
+            "Ended removals by result",
+            metrics.removals.clone(),
+        );
+        metrics
+    }
+
+    /// A pull ended.
+    pub fn pulled(&self, outcome: &PullOutcome) {
+        let (result, reason) = pull_label(&outcome.result);
+        let labels = vec![("result", result.to_owned()), ("reason", reason.to_owned())];
+        self.pulls.get_or_create(&labels).inc();
+        if outcome.attempts > 0 {
+            self.durations.observe(outcome.took.as_secs_f64());
+        }
+    }
+
+    /// A removal ended.
+    pub fn removed(&self, result: &RemoveResult) {
+        let labels = vec![("result", removal_label(result).to_owned())];
+        self.removals.get_or_create(&labels).inc();
+    }
+}

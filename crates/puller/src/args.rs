@@ -1,0 +1,44 @@
+//! Flags.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use kubefledged_process::LogArgs;
+
+/// Pulls and removes container images on one node, as the controller asks.
+#[derive(Clone, Debug, Parser)]
+#[command(version)]
+pub struct Args {
+    /// Name of the Node; requests for another one are refused
+    #[arg(long, env = "NODE_NAME")]
+    pub node_name: String,
+    /// UID of this pod
+    #[arg(long, env = "POD_UID", default_value = "")]
+    pub pod_uid: String,
+    /// Port of the gRPC service; 0 takes a free one
+    #[arg(long, default_value_t = 7443)]
+    pub listen_port: u16,
+    /// Port of /livez, /readyz and /metrics (plain HTTP)
+    #[arg(long, default_value_t = 8082)]
+    pub http_port: u16,
+    /// Where the node's /run is mounted; the runtime's socket is looked for below it
+    #[arg(long, default_value = "/host/run", help_heading = "Runtime")]
+    pub host_run_dir: PathBuf,
+    /// The runtime's socket, as seen in this container; not set: looked for
+    #[arg(long, help_heading = "Runtime")]
+    pub cri_socket_path: Option<PathBuf>,
+    /// Pulls at a time
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64), help_heading = "Images")]
+    pub max_parallel_pulls: u8,
+    /// Globs of image names that are never removed, separated by commas
+    #[arg(
+        long,
+        default_value = "*/pause*",
+        value_delimiter = ',',
+        help_heading = "Images"
+    )]
+    pub protected_images: Vec<String>,
+    /// Logs.
+    #[command(flatten)]
+    pub log: LogArgs,
+}

@@ -1,0 +1,137 @@
+# shellcheck shell=bash
+# Messages, and the processes of the cluster: how they are started, recognised and ended. Sourced by hack/cluster.
+
+say() { printf '[%4ds] %s\n' "$SECONDS" "$*" >&2; }
+
+die() {
+    printf 'hack/cluster: %s\n' "$*" >&2
+    exit 1
+}
+
+boot_id() { cat /proc/sys/kernel/random/boot_id; }
+
+# retry SECONDS CMD...: until it succeeds.
+retry() {
+    local end=$((SECONDS + $1))
+    shift
+    until "$@"; do
+        ((SECONDS < end)) || return 1
+        sleep 0.2
+    done
+}
+
+# Field 22 of /proc/PID/stat: with the pid it names one process for as long as the machine runs. The command's name, field 2, may hold
+# blanks and brackets, so that fields are counted from the last bracket.
+start_time() {
+    local stat fields
+    stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
+    read -ra fields <<<"${stat##*) }"
+    [[ ${fields[0]} != Z ]] || return 1
+    echo "${fields[19]}"
+}
+
+# is_alive FILE: does the process still live whose "pid start-time boot-id" was written to FILE?
+is_alive() {
+    local pid started boot
+    [[ -f $1 ]] || return 1
+    read -r pid started boot <"$1" || return 1
+    [[ $boot == "$(boot_id)" && $(start_time "$pid") == "$started" ]]
+}
+
+# spawn N COMPONENT CMD...: starts a long-running process inside node N, in N's cgroup, and writes down its pid.
+spawn() {
+    local n=$1 component=$2 dir=$STATE/nodes/n$1
+    shift 2
+    mkdir -p "$dir/pids" "$dir/log"
+    # exec all the way, so that $! is the component itself; setsid does not fork in a background job of a script. Descriptor 9 is the
+    # lock, which a daemon would hold for ever.
+    (
+        join_cgroup "$n" "$BASHPID"
+        ulimit -n 65536 2>/dev/null || true # many pods and watches; the limit here may already be the highest allowed
+        cd /
+        PATH=$STATE/bin:$PATH exec setsid nsenter --net="$NS/n$n.net" --mount="$NS/n$n.mnt" --uts="$NS/n$n.uts" -- "$@"
+    ) </dev/null >>"$dir/log/$component.log" 2>&1 9>&- &
+    echo "$! $(start_time $!) $(boot_id)" >"$dir/pids/$component"
+    disown
+}
+
+# Ends the processes that spawn wrote down for node N, and then what they left in N's cgroup: containers and their shims. Nobody else
+# puts a process there. SIGKILL at once: nothing of them is wanted afterwards, and an API server takes a minute to end politely.
+end_processes() {
+    local n=$1 file
+    for file in "$STATE/nodes/n$n/pids"/*; do
+        if is_alive "$file"; then kill -KILL "$(cut -d ' ' -f 1 "$file")" 2>/dev/null || true; fi
+    done
+    retry 20 cgroup_emptied "/kf-n$n" || die "processes of node $n do not end: $(cgroup_pids "/kf-n$n" | paste -sd ' ')"
+}
+
+cgroup_emptied() {
+    local pids
+    pids=$(cgroup_pids "$1")
+    [[ -n $pids ]] || return 0
+    # shellcheck disable=SC2086
+    kill -KILL $pids 2>/dev/null || true
+    return 1
+}
+
+has_cgroup_v2() { [[ $(stat -f -c %T /sys/fs/cgroup) == cgroup2fs ]]; }
+
+# Version 1 has a tree for every controller (some of whose names are symbolic links), version 2 one tree.
+cgroup_roots() {
+    local dir
+    if has_cgroup_v2; then
+        echo /sys/fs/cgroup
+        return
+    fi
+    for dir in /sys/fs/cgroup/*; do
+        if [[ -d $dir && ! -L $dir && $dir != */unified ]]; then echo "$dir"; fi
+    done
+}
+
+# Containers get /kf-nN/ID; the daemons, and the shims they start, /kf-nN/system.
+make_cgroup() {
+    local root group file
+    if has_cgroup_v2; then pass_controllers_on /sys/fs/cgroup; fi
+    for root in $(cgroup_roots); do
+        for group in "$root/kf-n$1" "$root/kf-n$1/system"; do
+            mkdir -p "$group"
+            # A new cpuset is empty, and an empty one takes no process.
+            for file in cpuset.cpus cpuset.mems; do
+                if [[ $root == */cpuset* ]]; then cat "$(dirname "$group")/$file" >"$group/$file"; fi
+            done
+        done
+    done
+    if has_cgroup_v2; then pass_controllers_on "/sys/fs/cgroup/kf-n$1"; fi
+}
+
+# Version 2 gives a group's children only the controllers that the group names.
+pass_controllers_on() { sed -E 's/[a-z_]+/+&/g' "$1/cgroup.controllers" >"$1/cgroup.subtree_control"; }
+
+join_cgroup() {
+    local root
+    for root in $(cgroup_roots); do echo "$2" >"$root/kf-n$1/system/cgroup.procs"; done
+}
+
+cgroup_pids() {
+    local root
+    for root in $(cgroup_roots); do
+        if [[ -d $root$1 ]]; then find "$root$1" -name cgroup.procs -exec cat {} + 2>/dev/null || true; fi
+    done | sort -un
+}
+
+remove_cgroup() {
+    local root
+    for root in $(cgroup_roots); do
+        if [[ -d $root$1 ]]; then find "$root$1" -depth -type d -exec rmdir {} + 2>/dev/null || true; fi
+    done
+}
+
+# Of a cluster whose state directory somebody deleted.
+clear_stray_cgroups() {
+    local n
+    for ((n = 1; n <= MAX_NODES; n++)); do
+        [[ -n $(cgroup_roots | sed "s|\$|/kf-n$n|" | xargs ls -d 2>/dev/null) ]] || continue
+        retry 20 cgroup_emptied "/kf-n$n" || die "processes in cgroup /kf-n$n do not end"
+        remove_cgroup "/kf-n$n"
+    done
+}

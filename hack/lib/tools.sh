@@ -1,0 +1,132 @@
+# shellcheck shell=bash
+# What the machine must have, and the programs built for the cluster. Sourced by hack/cluster.
+
+KUBERNETES_VERSION=v1.34.4
+PACKAGES=(apache2-utils busybox-static conntrack containerd containernetworking-plugins docker-registry ethtool iproute2 iptables jq
+    openssl runc skopeo socat)
+
+check_root() { ((EUID == 0)) || die "namespaces and mounts need root; run: sudo -E hack/cluster ..."; }
+
+check_machine() {
+    local pid
+    case $(uname -m) in
+    x86_64) ;;
+    aarch64) say "arm64: not tried by us" ;;
+    *) die "$(uname -m) is neither x86_64 nor aarch64; use another machine" ;;
+    esac
+    [[ -f /etc/debian_version ]] || die "this needs Debian or Ubuntu for its packages; on another system run it in a Debian 12 virtual machine"
+    check_go
+    command -v cargo >/dev/null || die "cargo is missing; install it as https://rustup.rs says"
+    for pid in $(host_processes kubelet) $(host_processes containerd); do
+        die "$(cat "/proc/$pid/comm") (pid $pid) already runs on this machine and would be disturbed; stop it with: systemctl stop docker containerd kubelet"
+    done
+    if has_cgroup_v2; then say "cgroup v2: not tried by us"; fi
+}
+
+# helm's module asks for a newer Go than the others; asking in its directory lets Go fetch that toolchain, where that is allowed.
+check_go() {
+    command -v go >/dev/null || die "Go is missing; install Go 1.24 or newer as https://go.dev/doc/install says"
+    local minor
+    minor=$(go env GOVERSION | sed -nE 's/^go1\.([0-9]+).*/\1/p')
+    ((${minor:-0} >= 24)) || die "$(go env GOVERSION) is older than Go 1.24; install a newer one as https://go.dev/doc/install says"
+    (cd "$HACK/tools/cli" && go version >/dev/null) || die "this Go cannot build hack/tools/cli; let it fetch the toolchain with: go env -w GOTOOLCHAIN=auto"
+}
+
+# Those in the host's own mounts; the nodes' are in others.
+host_processes() {
+    local comm pid
+    for comm in /proc/[0-9]*/comm; do
+        pid=${comm#/proc/} pid=${pid%/comm}
+        if [[ $(cat "$comm" 2>/dev/null) == "$1" && $(readlink "/proc/$pid/ns/mnt") == "$(readlink /proc/self/ns/mnt)" ]]; then echo "$pid"; fi
+    done
+}
+
+install_packages() {
+    local missing=() package
+    for package in "${PACKAGES[@]}"; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
+    done
+    ((${#missing[@]})) || return 0
+    say "installing Debian packages: ${missing[*]}"
+    apt_get update
+    install_quietly "${missing[@]}"
+}
+
+apt_get() {
+    local log
+    log=$(mktemp)
+    DEBIAN_FRONTEND=noninteractive apt-get -q "$@" >"$log" 2>&1 || {
+        tail -n 20 "$log" >&2
+        die "apt-get $1 failed (above); mend it, then run hack/cluster up again"
+    }
+    rm -f "$log"
+}
+
+# Debian starts a service when its package is installed. policy-rc.d forbids that, and `disable` that the next boot starts it.
+install_quietly() {
+    local policy=/usr/sbin/policy-rc.d made='' service
+    if [[ ! -e $policy ]]; then
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod +x "$policy"
+        made=yes
+    fi
+    (apt_get install -y --no-install-recommends "$@") || {
+        [[ -z $made ]] || rm -f "$policy"
+        exit 1
+    }
+    [[ -z $made ]] || rm -f "$policy"
+    [[ -d /run/systemd/system ]] || return 0
+    for service in containerd docker-registry; do
+        if [[ " $* " == *" $service "* ]]; then systemctl disable --quiet "$service" || true; fi
+    done
+}
+
+# Everything that decides what is built: the committed go.mod and go.sum, our own sources, and how they are compiled.
+tools_key() {
+    {
+        uname -m
+        echo "$KUBERNETES_VERSION"
+        declare -f build_tools build
+        find "$HACK/tools" -type f \( -name 'go.*' -o -name '*.go' \) | LC_ALL=C sort | xargs cat
+    } | sha256sum | cut -c 1-12
+}
+
+build_tools() {
+    local key tmp
+    key=$(tools_key)
+    BIN=$CACHE/$key/bin
+    [[ -d $BIN ]] && return
+    # Built aside and renamed, so that an interrupted build leaves nothing half done.
+    mkdir -p "$CACHE"
+    rm -rf "$CACHE"/building.*
+    tmp=$(mktemp -d "$CACHE/building.XXXXXX")
+    mkdir "$tmp/bin"
+    say "building the tools: some 6 minutes on 2 cores the first time"
+    build kubernetes "$tmp/bin" "$(kubernetes_version_flags)" tool ./crictl
+    build etcd "$tmp/bin/etcd" '' go.etcd.io/etcd/server/v3
+    build cli "$tmp/bin" "-X helm.sh/helm/v3/internal/version.version=$(module_version cli helm.sh/helm/v3)" tool
+    build pause "$tmp/bin/pause" '' .
+    rm -rf "${CACHE:?}/$key"
+    mv "$tmp" "$CACHE/$key"
+    say "tools are in $BIN"
+}
+
+# build MODULE OUTPUT LDFLAGS PACKAGE...; -buildvcs=false, or the pause image would get another digest with every commit.
+build() {
+    local module=$1 output=$2 ldflags=$3
+    shift 3
+    say "building $module"
+    (
+        cd "$HACK/tools/$module"
+        CGO_ENABLED=0 GOWORK=off GOFLAGS="$(go env GOFLAGS) -mod=readonly -buildvcs=false" go build -trimpath -ldflags "-s -w $ldflags" -o "$output" "$@"
+    ) || die "building hack/tools/$module failed (above); the Go modules must be reachable: see 'go env GOPROXY'"
+}
+
+module_version() { sed -nE "s|^(require)?\s*$2 (v[^ ]+).*|\2|p" "$HACK/tools/$1/go.mod"; }
+
+# Without these the kubelet reports v0.0.0 as its node's version.
+kubernetes_version_flags() {
+    local p=k8s.io/component-base/version version=$KUBERNETES_VERSION
+    local minor=${version#v1.}
+    echo "-X $p.gitVersion=$version -X $p.gitMajor=1 -X $p.gitMinor=${minor%%.*} -X $p.gitTreeState=clean"
+}

@@ -95,11 +95,20 @@ annotations:
 {{- end }}
 {{- end }}
 
+{{/* Of a Deployment. No pod goes before its successor is ready; but on the node's network two pods
+     cannot share a node, for their ports. */}}
+{{- define "kubefledged.strategy" -}}
+type: RollingUpdate
+rollingUpdate:
+  maxSurge: {{ ternary 0 1 .values.hostNetwork }}
+  maxUnavailable: {{ ternary 1 0 .values.hostNetwork }}
+{{- end }}
+
 {{/* What the pods of all components have in common, beside containers and volumes. */}}
 {{- define "kubefledged.podSpec" -}}
 serviceAccountName: {{ include "kubefledged.serviceAccountName" . }}
 enableServiceLinks: false
-{{- with .root.Values.global.imagePullSecrets }}
+{{- with .root.Values.imagePullSecrets }}
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}
 {{- end }}

@@ -101,11 +101,7 @@ impl ImageCacheSpec {
     /// What "changed" means for an operation: another answer to what is wanted where. Names of
     /// images, selectors and pull policies count; intervals, priorities and secrets do not.
     pub fn wants_the_same_as(&self, other: &Self) -> bool {
-        let key = |spec: &Self| -> Vec<(
-            Vec<String>,
-            BTreeMap<String, String>,
-            Option<ImagePullPolicy>,
-        )> {
+        let key = |spec: &Self| -> Vec<_> {
             spec.cache_spec
                 .iter()
                 .map(|entry| {

@@ -1,1 +1,161 @@
-//! Tests against a real cluster
+//! A cluster as its users see it, through `kubectl`, and its nodes as their runtimes see them. What
+//! a node holds is asked of its container runtime, never of our own status.
+
+use std::{
+    collections::BTreeSet,
+    io::Write as _,
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use serde_json::Value;
+
+/// Between two looks while waiting.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// `hack/cluster`, which must be up and have the chart installed.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    program: PathBuf,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        let program = std::env::var_os("KUBEFLEDGED_CLUSTER").map_or_else(
+            || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../hack/cluster")),
+            PathBuf::from,
+        );
+        Self { program }
+    }
+}
+
+impl Cluster {
+    /// Runs a command of hack/cluster; its output, or what it said when it failed.
+    pub fn run(&self, args: &[&str], stdin: &str) -> anyhow::Result<String> {
+        let mut child = Command::new(&self.program)
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot run {}", self.program.display()))?;
+        child
+            .stdin
+            .take()
+            .context("no standard input")?
+            .write_all(stdin.as_bytes())?;
+        let output = child.wait_with_output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        anyhow::ensure!(output.status.success(), "{}: {said}", args.join(" "));
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// `kubectl ARGS`, split at spaces.
+    pub fn kubectl(&self, args: &str) -> anyhow::Result<String> {
+        self.run(&split("kubectl", args), "")
+    }
+
+    /// Creates an `ImageCache`.
+    pub fn create(&self, namespace: &str, name: &str, spec: &Value) -> anyhow::Result<String> {
+        self.feed("create", namespace, name, spec)
+    }
+
+    /// Creates or replaces an `ImageCache`; `verb` is kubectl's.
+    pub fn feed(&self, verb: &str, namespace: &str, name: &str, spec: &Value) -> anyhow::Result<String> {
+        let object = serde_json::json!({
+            "apiVersion": "kubefledged.io/v1alpha2",
+            "kind": "ImageCache",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": spec,
+        });
+        let args = format!("{verb} -f -");
+        self.run(&split("kubectl", &args), &object.to_string())
+    }
+
+    /// Edits an `ImageCache`'s spec by a merge patch.
+    pub fn edit(&self, namespace: &str, name: &str, spec: &Value) -> anyhow::Result<String> {
+        let patch = serde_json::json!({ "spec": spec }).to_string();
+        let mut args = split("kubectl", "patch imagecache --type=merge -n");
+        args.extend([namespace, name, "-p", &patch]);
+        self.run(&args, "")
+    }
+
+    /// An `ImageCache` as it is.
+    pub fn object(&self, namespace: &str, name: &str) -> anyhow::Result<Value> {
+        let json = self.kubectl(&format!("get imagecache {name} -n {namespace} -o json"))?;
+        Ok(serde_json::from_str(&json)?)
+    }
+
+    /// Removes what an earlier run left: objects of this namespace, and demo images on the nodes.
+    pub fn clean(&self, namespace: &str) -> anyhow::Result<()> {
+        let _ = self.kubectl(&format!("create namespace {namespace}"));
+        self.kubectl(&format!("delete imagecaches --all -n {namespace}"))?;
+        for node in self.nodes()? {
+            for image in self.images(&node)? {
+                if image.contains("/demo/") {
+                    self.run(&["node", &node, "crictl", "rmi", &image], "")?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Numbers of the nodes.
+    pub fn nodes(&self) -> anyhow::Result<Vec<String>> {
+        let numbers = self.run(&["nodes"], "")?;
+        Ok(numbers.split_whitespace().map(ToOwned::to_owned).collect())
+    }
+
+    /// What the runtime of a node holds, by name and tag.
+    pub fn images(&self, node: &str) -> anyhow::Result<BTreeSet<String>> {
+        let json = self.run(&["node", node, "crictl", "images", "-o", "json"], "")?;
+        let list: Value = serde_json::from_str(&json)?;
+        let images = list["images"].as_array().into_iter().flatten();
+        let tags = images.flat_map(|image| image["repoTags"].as_array().into_iter().flatten());
+        Ok(tags.filter_map(|tag| Some(tag.as_str()?.to_owned())).collect())
+    }
+
+    /// Of these the ones of the tests.
+    pub fn demo_images(&self, node: &str) -> anyhow::Result<Vec<String>> {
+        let images = self.images(node)?.into_iter();
+        let demo = images.filter_map(|image| image.split_once("/demo/").map(|(_, name)| name.to_owned()));
+        Ok(demo.collect())
+    }
+
+    /// Waits until an operation of this kind has ended, and returns the status it ended with.
+    pub fn ended(&self, namespace: &str, name: &str, reason: &str) -> anyhow::Result<Value> {
+        self.until(Duration::from_secs(60), &format!("{reason} of {name} ends"), || {
+            let status = self.object(namespace, name)?["status"].clone();
+            let over = status["reason"] == reason && status["status"] != "Processing";
+            Ok(over.then_some(status))
+        })
+    }
+
+    /// Looks again and again until there is something to see.
+    pub fn until<T>(
+        &self,
+        limit: Duration,
+        what: &str,
+        mut look: impl FnMut() -> anyhow::Result<Option<T>>,
+    ) -> anyhow::Result<T> {
+        let start = Instant::now();
+        loop {
+            if let Some(seen) = look()? {
+                return Ok(seen);
+            }
+            anyhow::ensure!(start.elapsed() < limit, "waited {limit:?} in vain until {what}");
+            std::thread::sleep(LOOK);
+        }
+    }
+}
+
+fn split<'a>(first: &'a str, rest: &'a str) -> Vec<&'a str> {
+    std::iter::once(first).chain(rest.split_whitespace()).collect()
+}
+
+/// The full name of a demo image.
+pub fn demo(name: &str) -> String {
+    format!("registry.test:5000/demo/{name}:1.0")
+}

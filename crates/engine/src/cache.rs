@@ -187,6 +187,10 @@ pub struct Write {
 
 /// One cache.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, not one state"
+)]
 pub struct Cache {
     /// As last seen, with what was written since.
     pub object: CacheObject,

@@ -143,9 +143,11 @@ impl Engine {
     pub fn handle(&mut self, now: Now, event: Event) {
         match event {
             Event::CacheApplied(object) => self.cache_applied(*object),
-            Event::CacheDeleted(key) => self.cache_deleted(&key),
-            // What it wanted is not known any more: nothing is pulled, and nothing removed.
-            Event::CacheInvalid { key, message: _ } => self.cache_deleted(&key),
+            // What an invalid one wanted is not known any more: nothing is pulled, and nothing
+            // removed.
+            Event::CacheDeleted(key) | Event::CacheInvalid { key, message: _ } => {
+                self.cache_deleted(&key);
+            }
             Event::NodeApplied(name, facts) => self.node_applied(name, facts),
             Event::NodeDeleted(name) => self.node_deleted(&name),
             Event::PullerChanged(name, puller) => self.puller_changed(name, puller),
@@ -178,9 +180,7 @@ impl Engine {
         }
         let timed: Vec<CacheIdx> = self.caches.keys().copied().collect();
         for cache in timed {
-            if self
-                .cache_wakeup(&self.caches[&cache])
-                .is_some_and(|at| at <= now.tick)
+            if Self::cache_wakeup(&self.caches[&cache]).is_some_and(|at| at <= now.tick)
             {
                 self.dirty_caches.insert(cache);
             }
@@ -218,12 +218,12 @@ impl Engine {
         let caches = self
             .caches
             .values()
-            .filter_map(|cache| self.cache_wakeup(cache))
+            .filter_map(Self::cache_wakeup)
             .min();
         [nodes, batches, caches].into_iter().flatten().min()
     }
 
-    fn cache_wakeup(&self, cache: &Cache) -> Option<Tick> {
+    fn cache_wakeup(cache: &Cache) -> Option<Tick> {
         let write = (cache.write.is_none() && !cache.stale && cache.write_after > Tick(0))
             .then_some(cache.write_after);
         let clear = cache.operation.as_ref().and_then(|op| op.clearing);
@@ -565,6 +565,7 @@ impl Engine {
             uid: cache.object.uid.clone(),
             severity: Severity::Warning,
             reason: "ImagePullSecretNotFound".to_owned(),
+            action: "Pulling".to_owned(),
             message: format!(
                 "imagePullSecrets not found in namespace {}: {}; images are pulled without them",
                 key.namespace,
@@ -877,6 +878,7 @@ fn transition(cache: &Cache, before: &ImageCacheStatus) -> Option<Command> {
             Severity::Normal
         },
         reason: after.reason.clone(),
+        action: after.status.clone(),
         message: after.message.clone(),
     })
 }

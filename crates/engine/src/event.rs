@@ -322,6 +322,9 @@ pub enum Command {
         severity: Severity,
         /// One word.
         reason: String,
+        /// What was done; begin and end of an operation differ in it, or they would be taken for
+        /// one Event that came twice.
+        action: String,
         /// A sentence.
         message: String,
     },

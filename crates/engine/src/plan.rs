@@ -177,7 +177,7 @@ impl Engine {
                 }
                 match owed.debt(idx, stamp, now.tick) {
                     Debt::Due if due.len() < MOST_IMAGES => {
-                        due.push((*image, owed.reference.clone()))
+                        due.push((*image, owed.reference.clone()));
                     }
                     Debt::Due => {}
                     Debt::Settled { again } => {

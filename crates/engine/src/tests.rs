@@ -47,7 +47,10 @@ fn facts(labels: &[(&str, &str)]) -> NodeFacts {
     }
 }
 
-fn spec(lists: &[(&[&str], &[(&str, &str)])]) -> ImageCacheSpec {
+/// Images and the labels that select nodes.
+type Lists<'a> = [(&'a [&'a str], &'a [(&'a str, &'a str)])];
+
+fn spec(lists: &Lists<'_>) -> ImageCacheSpec {
     ImageCacheSpec {
         cache_spec: lists
             .iter()
@@ -165,7 +168,7 @@ impl World {
 
     fn carry_out(&mut self, command: Command) {
         match command {
-            Command::StartBatch(batch) => self.batch(*batch),
+            Command::StartBatch(batch) => self.batch(&batch),
             Command::CancelPulls(cancel) => {
                 self.log.push(format!(
                     "cancel {} {}",
@@ -226,7 +229,7 @@ impl World {
         }
     }
 
-    fn batch(&mut self, batch: Batch) {
+    fn batch(&mut self, batch: &Batch) {
         let held = self.held.entry(batch.node.to_string()).or_default();
         let names: Vec<String> = match &batch.work {
             Work::Pull { images, .. } => images.iter().map(|i| i.reference.to_string()).collect(),

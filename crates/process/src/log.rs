@@ -8,6 +8,7 @@ use tracing_subscriber::EnvFilter;
 #[command(next_help_heading = "Logs")]
 pub struct LogArgs {
     /// error, warn, info, debug or trace; or a filter such as info,kubefledged_engine=debug
+    #[expect(clippy::doc_markdown, reason = "--help would show the backticks")]
     #[arg(long, default_value = "info", env = "LOG_LEVEL")]
     pub log_level: String,
     /// One JSON object or one text line an event

@@ -48,9 +48,10 @@ impl Readiness {
         };
         drop(pending);
         if before != why {
-            match why {
-                Some(why) => tracing::info!(name, why, "not ready"),
-                None => tracing::info!(name, "ready"),
+            if let Some(why) = why {
+                tracing::info!(name, why, "not ready");
+            } else {
+                tracing::info!(name, "ready");
             }
         }
     }

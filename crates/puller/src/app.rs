@@ -186,7 +186,7 @@ async fn watch_runtime(cri: Cri, ready: Guard, shutdown: CancellationToken) -> a
         match tokio::time::timeout(LOOK, cri.version()).await {
             Ok(Ok(_)) => ready.set_ready(),
             Ok(Err(status)) => {
-                ready.set_pending(format!("the runtime does not answer: {}", status.message()))
+                ready.set_pending(format!("the runtime does not answer: {}", status.message()));
             }
             Err(_) => ready.set_pending("the runtime does not answer in time"),
         }

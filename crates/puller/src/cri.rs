@@ -192,6 +192,7 @@ fn image(image: CriImage) -> Image {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn error(status: Status) -> CallError {
     CallError {
         code: format!("{:?}", status.code()),

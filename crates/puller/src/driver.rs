@@ -156,7 +156,7 @@ impl Driver {
                 self.reply(stream, Reply::Removed(outcomes));
             }
             Command::Checked(stream, answers, term) => {
-                self.reply(stream, Reply::Checked(answers, term))
+                self.reply(stream, Reply::Checked(answers, term));
             }
             Command::Cancelled(stream, count) => {
                 self.reply(stream, Reply::Cancelled(count));

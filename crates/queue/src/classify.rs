@@ -1,5 +1,5 @@
 //! What a failed pull means: one table from the runtime's words to ours. Runtimes give hardly any
-//! usable code (containerd's NotFound is the exception), so text decides.
+//! usable code (containerd's `NotFound` is the exception), so text decides.
 
 use kubefledged_api_types::names::failure;
 
@@ -12,8 +12,10 @@ pub enum Remedy {
     None,
     /// Another credential.
     NextCredential,
-    /// The same call once more: it concerned this node only.
+    /// The same call once more, after a pause: it concerned this node only.
     Repeat,
+    /// The same call once more: the runtime dropped it, and nobody here had asked for that.
+    RepeatAtOnce,
 }
 
 /// A failed call in our words.
@@ -28,6 +30,8 @@ pub struct Class {
 /// Longest message that is passed on, in bytes.
 pub const MOST_MESSAGE: usize = 1024;
 
+/// Whatever fits first holds, in any letter case. The order is part of the table: what a registry
+/// says is quoted inside what the runtime says about it, and "not found" ends half of all messages.
 const TABLE: &[(&[&str], &str, Remedy)] = &[
     (
         &["no space left on device", "disk quota exceeded"],
@@ -35,7 +39,8 @@ const TABLE: &[(&[&str], &str, Remedy)] = &[
         Remedy::None,
     ),
     (
-        &["429", "toomanyrequests", "too many requests", "rate limit"],
+        // No bare 429: digests and ports have those digits too.
+        &["429 too many requests", "too many requests", "toomanyrequests", "rate limit"],
         failure::RATE_LIMITED,
         Remedy::None,
     ),
@@ -51,30 +56,17 @@ const TABLE: &[(&[&str], &str, Remedy)] = &[
     ),
     (
         &[
-            "401 unauthorized",
-            "403 forbidden",
-            "pull access denied",
-            "authentication required",
-            "no basic auth credentials",
-            "unauthorized",
-            "authorization failed",
-            "insufficient_scope",
-            "denied:",
-        ],
-        failure::UNAUTHORIZED,
-        Remedy::NextCredential,
-    ),
-    (
-        &[
             "no match for platform",
+            "no matching manifest",
             "no image found in manifest list for architecture",
+            "no image found in image index for architecture",
             "no child with platform",
         ],
         failure::PLATFORM_MISMATCH,
         Remedy::None,
     ),
     (
-        &["signaturevalidationfailed"],
+        &["signaturevalidationfailed", "signature validation failed"],
         failure::SIGNATURE_VALIDATION_FAILED,
         Remedy::None,
     ),
@@ -94,78 +86,101 @@ const TABLE: &[(&[&str], &str, Remedy)] = &[
             "500 internal server error",
             "network is unreachable",
             "server misbehaving",
+            "server gave http response to https client",
         ],
         failure::REGISTRY_UNAVAILABLE,
         Remedy::None,
     ),
     (
+        &["connection reset by peer", "unexpected eof"],
+        failure::ERR_IMAGE_PULL,
+        Remedy::Repeat,
+    ),
+    (
+        &[
+            "401 unauthorized",
+            "403 forbidden",
+            "pull access denied",
+            "authentication required",
+            "no basic auth credentials",
+            "unauthorized",
+            "authorization failed",
+            "insufficient_scope",
+            "denied:",
+        ],
+        failure::UNAUTHORIZED,
+        Remedy::NextCredential,
+    ),
+    (
         &[
             "manifest unknown",
             "name unknown",
-            "not found",
+            ": not found",
             "did not resolve to an alias",
         ],
         failure::IMAGE_NOT_FOUND,
         Remedy::None,
     ),
     (
-        &[
-            "context canceled",
-            "connection reset by peer",
-            "unexpected eof",
-        ],
+        &["context canceled"],
         failure::ERR_IMAGE_PULL,
-        Remedy::Repeat,
+        Remedy::RepeatAtOnce,
     ),
 ];
 
 /// In our words.
 pub fn classify(error: &CallError) -> Class {
-    match error.code.as_str() {
-        "NotFound" => {
-            return Class {
-                reason: failure::IMAGE_NOT_FOUND,
-                remedy: Remedy::None,
-            };
-        }
-        "Cancelled" => {
-            return Class {
-                reason: failure::CANCELLED,
-                remedy: Remedy::Repeat,
-            };
-        }
-        // The runtime's socket does not answer.
-        "Unavailable" => {
-            return Class {
-                reason: failure::RUNTIME_UNAVAILABLE,
-                remedy: Remedy::Repeat,
-            };
-        }
-        _ => {}
-    }
     let text = error.message.to_lowercase();
-    TABLE
+    let told = TABLE
         .iter()
         .find(|(words, ..)| words.iter().any(|word| text.contains(word)))
-        .map_or(
-            Class {
-                reason: failure::ERR_IMAGE_PULL,
-                remedy: Remedy::None,
-            },
-            |(_, reason, remedy)| Class {
-                reason,
-                remedy: *remedy,
-            },
-        )
+        .map(|(_, reason, remedy)| (*reason, *remedy));
+    let (reason, remedy) = match (error.code.as_str(), told) {
+        // Whatever was under way in the runtime, nobody waits for it any more.
+        ("Cancelled", _) => (failure::ERR_IMAGE_PULL, Remedy::RepeatAtOnce),
+        // The socket, not the registry: connecting to it is refused with the same words.
+        ("Unavailable", Some((_, Remedy::None))) if text.contains("failed to ") => told_or(told),
+        ("Unavailable", _) => (failure::RUNTIME_UNAVAILABLE, Remedy::Repeat),
+        ("NotFound", None) => (failure::IMAGE_NOT_FOUND, Remedy::None),
+        ("DeadlineExceeded", None) => (failure::DEADLINE_EXCEEDED, Remedy::None),
+        ("Unauthenticated" | "PermissionDenied", None) => {
+            (failure::UNAUTHORIZED, Remedy::NextCredential)
+        }
+        _ => told_or(told),
+    };
+    Class { reason, remedy }
 }
 
-/// At most [`MOST_MESSAGE`] bytes of a message.
-pub fn cut(message: &str) -> String {
-    let mut end = message.len().min(MOST_MESSAGE);
-    while !message.is_char_boundary(end) {
+fn told_or(told: Option<(&'static str, Remedy)>) -> (&'static str, Remedy) {
+    told.unwrap_or((failure::ERR_IMAGE_PULL, Remedy::None))
+}
+
+/// A message that may be passed on: at most [`MOST_MESSAGE`] bytes, and without the query of a
+/// URL, where blob stores put the signature that opens the blob.
+pub fn tidy(message: &str) -> String {
+    let mut clean = String::with_capacity(message.len().min(MOST_MESSAGE));
+    let mut rest = message;
+    while let Some(at) = rest.find("://") {
+        let end = rest[at..]
+            .find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '<' | '>'))
+            .map_or(rest.len(), |end| at + end);
+        let (url, after) = rest.split_at(end);
+        match url[at..].find('?') {
+            Some(query) => {
+                clean.push_str(&url[..=at + query]);
+                clean.push_str("...");
+            }
+            None => clean.push_str(url),
+        }
+        rest = after;
+    }
+    clean.push_str(rest);
+    let mut end = clean.len().min(MOST_MESSAGE);
+    while !clean.is_char_boundary(end) {
         end -= 1;
     }
-    message[..end].to_owned()
+    clean.truncate(end);
+    clean
 }
 
 #[cfg(test)]
@@ -236,6 +251,36 @@ mod tests {
                 "write /var/lib/x: no space left on device",
                 f::DISK_PRESSURE,
             ),
+            (
+                "Unknown",
+                "RegistryUnavailable: build image source: pinging container registry nohost.test: dial tcp: lookup nohost.test on 10.0.0.1:53: i/o timeout",
+                f::REGISTRY_UNAVAILABLE,
+            ),
+            (
+                "NotFound",
+                "failed to pull and unpack image \"X\": no match for platform in manifest sha256:0429: not found",
+                f::PLATFORM_MISMATCH,
+            ),
+            (
+                "Unknown",
+                "toomanyrequests: You have reached your pull rate limit",
+                f::RATE_LIMITED,
+            ),
+            (
+                "Unavailable",
+                "failed to pull and unpack image \"X\": failed to resolve reference \"X\": unexpected status: 503 Service Unavailable",
+                f::REGISTRY_UNAVAILABLE,
+            ),
+            (
+                "Unavailable",
+                "tcp connect error: Connection refused (os error 111)",
+                f::RUNTIME_UNAVAILABLE,
+            ),
+            (
+                "Unknown",
+                "failed to copy: sha256:4290 from 10.0.0.1:4290 is broken",
+                f::ERR_IMAGE_PULL,
+            ),
             ("Unknown", "something else", f::ERR_IMAGE_PULL),
         ] {
             let error = CallError {
@@ -260,11 +305,27 @@ mod tests {
             Remedy::NextCredential
         );
         assert_eq!(remedy("Unknown", "429 Too Many Requests"), Remedy::None);
-        assert_eq!(remedy("Cancelled", "context canceled"), Remedy::Repeat);
+        assert_eq!(
+            remedy("Cancelled", "context canceled"),
+            Remedy::RepeatAtOnce
+        );
+        assert_eq!(
+            remedy("Unknown", "read: connection reset by peer"),
+            Remedy::Repeat
+        );
         assert_eq!(
             remedy("Unavailable", "connect: no such file"),
             Remedy::Repeat
         );
         assert_eq!(remedy("Unknown", "connection refused"), Remedy::None);
+    }
+
+    #[test]
+    fn a_message_is_passed_on_without_signatures_and_not_too_long() {
+        let told = tidy("Get \"https://blobs.test/x?X-Amz-Signature=secret&a=1\": EOF, see http://h/?");
+        assert_eq!(told, "Get \"https://blobs.test/x?...\": EOF, see http://h/?...");
+        let long = tidy(&"ä".repeat(MOST_MESSAGE));
+        assert_eq!(long.len(), MOST_MESSAGE);
+        assert_eq!(tidy(&format!("x{long}")).len(), MOST_MESSAGE - 1);
     }
 }

@@ -26,7 +26,7 @@ pub struct Authority {
 }
 
 /// Whether a present image will do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Policy {
     /// It will.
     IfNotPresent,
@@ -45,7 +45,7 @@ pub struct PullRequest {
     pub freshness: String,
     /// Higher first.
     pub priority: i32,
-    /// For one attempt, from its first runtime call; `None`: no limit.
+    /// For one attempt, counted from its slot; `None`: only a last limit of six hours.
     pub deadline: Option<Duration>,
     /// Tried in this order; empty: anonymous.
     pub credentials: Vec<CredentialId>,
@@ -169,7 +169,7 @@ pub struct PullOutcome {
     pub image: Option<Image>,
     /// Runtime pull calls made.
     pub attempts: u32,
-    /// From the first runtime call.
+    /// From the task's slot; zero where it needed none.
     pub took: Duration,
 }
 
@@ -218,8 +218,15 @@ pub enum Checked {
     Queued,
     /// A pull runs.
     Pulling,
-    /// The runtime could not say.
+    /// Not there, and the last remembered pull failed.
     Failed {
+        /// One word of `names::failure`.
+        reason: String,
+        /// What the runtime said.
+        message: String,
+    },
+    /// The runtime could not say.
+    Unknown {
         /// One word of `names::failure`.
         reason: String,
         /// What the runtime said.
@@ -232,7 +239,7 @@ pub enum Checked {
 pub enum Command {
     /// Call the runtime; answered by [`Event::Answered`].
     Call(CallId, Call),
-    /// End a call; its answer still comes.
+    /// End a pull; its answer still comes, and until then its slot and its name are taken.
     CancelCall(CallId),
     /// A pull request was taken; so many images attached to tasks that were there.
     Accepted(StreamId, u32),

@@ -42,8 +42,21 @@ impl Intents {
         })
     }
 
+    /// Names that were asked for after this removal.
+    pub fn pulled_since(&self, removal: Authority) -> impl Iterator<Item = &String> {
+        self.0
+            .iter()
+            .filter(move |(name, _)| !self.stands(name, removal, Wish::Remove))
+            .map(|(name, _)| name)
+    }
+
     /// Forgets what is old.
     pub fn expire(&mut self, now: Tick) {
         self.0.retain(|_, (.., at)| at.after(MEMORY) > now);
+    }
+
+    /// When the oldest wish is forgotten.
+    pub fn next_expiry(&self) -> Option<Tick> {
+        self.0.values().map(|(.., at)| at.after(MEMORY)).min()
     }
 }

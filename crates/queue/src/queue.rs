@@ -418,7 +418,7 @@ impl Queue {
                 .min_by_key(|(_, task)| (std::cmp::Reverse(task.priority), task.age))
                 .map(|(key, _)| key.clone());
             let Some(key) = next else { return };
-            self.begin(key, now, out);
+            self.begin(&key, now, out);
         }
     }
 
@@ -434,16 +434,16 @@ impl Queue {
         names
     }
 
-    fn begin(&mut self, key: TaskKey, now: Tick, out: &mut Vec<Command>) {
-        let Some(task) = self.tasks.get(&key) else {
+    fn begin(&mut self, key: &TaskKey, now: Tick, out: &mut Vec<Command>) {
+        let Some(task) = self.tasks.get(key) else {
             return;
         };
         if !self.intents.stands(&key.image, task.newest, Wish::Pull) {
-            self.finish(&key, PullResult::Superseded, now);
+            self.finish(key, &PullResult::Superseded, now);
             return;
         }
         let id = self.call(Caller::Task(key.clone()));
-        if let Some(task) = self.tasks.get_mut(&key) {
+        if let Some(task) = self.tasks.get_mut(key) {
             let call = task.begin(now);
             task.calling(id, &call);
             out.push(Command::Call(id, call));
@@ -515,7 +515,7 @@ impl Queue {
                 if matches!(call, Call::Pull(..))
                     && !self.intents.stands(&key.image, newest, Wish::Pull)
                 {
-                    self.finish(key, PullResult::Superseded, now);
+                    self.finish(key, &PullResult::Superseded, now);
                     return;
                 }
                 let id = self.call(Caller::Task(key.clone()));
@@ -525,7 +525,7 @@ impl Queue {
                 self.replies.push(Command::Call(id, call));
             }
             task::Next::Again(at) => task.state = State::Waiting(at),
-            task::Next::Finish(result) => self.finish(key, result, now),
+            task::Next::Finish(result) => self.finish(key, &result, now),
         }
     }
 
@@ -610,7 +610,7 @@ impl Queue {
         }
     }
 
-    fn finish(&mut self, key: &TaskKey, result: PullResult, now: Tick) {
+    fn finish(&mut self, key: &TaskKey, result: &PullResult, now: Tick) {
         let Some(task) = self.tasks.get_mut(key) else {
             return;
         };

@@ -42,6 +42,19 @@ pub struct Removal {
     pub at: usize,
     /// Where it stands.
     pub step: Step,
+    /// While the runtime removes: all names that may go, normalized. No pull of one may begin.
+    pub held: BTreeSet<String>,
+}
+
+/// What else decides about a name.
+#[derive(Debug)]
+pub struct Circumstances<'a> {
+    /// How removals work here.
+    pub runtime: Runtime,
+    /// Globs of names that always stay.
+    pub protected: &'a [String],
+    /// Names that a pull of ours is about to make or has made since, normalized.
+    pub claimed: &'a BTreeSet<String>,
 }
 
 /// What follows for the name at hand.
@@ -69,8 +82,8 @@ impl Removal {
         }
     }
 
-    /// What follows from an answer. `protected`: globs of names that always stay.
-    pub fn answered(&mut self, answer: Answer, runtime: Runtime, protected: &[String]) -> Next {
+    /// What follows from an answer.
+    pub fn answered(&mut self, answer: Answer, around: &Circumstances<'_>) -> Next {
         match (std::mem::replace(&mut self.step, Step::Begin), answer) {
             (Step::Looking(_), Answer::Inspected(Ok(None))) => Next::Finish(RemoveResult::Absent),
             (Step::Looking(id), Answer::Inspected(Ok(Some(image)))) => {
@@ -78,8 +91,11 @@ impl Removal {
                 Next::Call(Call::Containers)
             }
             (Step::Asking(id, image), Answer::Containers(Ok(containers))) => {
-                match self.target(&image, &containers, runtime, protected) {
+                match self.target(&image, &containers, around) {
                     Ok(target) => {
+                        let names = image.tags.iter().chain(&image.digests);
+                        self.held = names.map(|name| normalized(name)).collect();
+                        self.held.insert(self.names[self.at].1.clone());
                         self.step = Step::Removing(id);
                         Next::Call(Call::Remove(target))
                     }
@@ -118,47 +134,79 @@ impl Removal {
         &self,
         image: &Image,
         containers: &[Container],
-        runtime: Runtime,
-        protected: &[String],
+        around: &Circumstances<'_>,
     ) -> Result<String, RemoveResult> {
         let (name, normal) = &self.names[self.at];
-        let all = || image.tags.iter().chain(&image.digests).chain([name]);
-        if let Some(pattern) = protected
-            .iter()
-            .find(|pattern| all().any(|name| glob::matches(pattern, name)))
-        {
-            return Err(kept(
-                failure::IN_USE,
-                format!("protected by --protected-images {pattern}"),
-            ));
+        let all = image.tags.iter().chain(&image.digests).chain([name]);
+        let protects =
+            |pattern: &&String| all.clone().any(|name| glob::matches(pattern, name));
+        if let Some(pattern) = around.protected.iter().find(protects) {
+            let why = format!("protected by --protected-images {pattern}");
+            return Err(kept(failure::IN_USE, why));
         }
         if containers.iter().any(|container| uses(container, image)) {
-            return Err(kept(
-                failure::IN_USE,
-                "a container on the node uses it".to_owned(),
-            ));
+            let why = "a container on the node uses it".to_owned();
+            return Err(kept(failure::IN_USE, why));
         }
         if image.pinned {
             return Err(kept(failure::PINNED, "somebody else pinned it".to_owned()));
         }
-        let free = |other: &String| {
+        let shared = |other: &str| Err(kept(failure::SHARED_IMAGE, format!("it is also {other}")));
+        if self.wanted.contains(normal) {
+            let why = "another image cache wants it".to_owned();
+            return Err(kept(failure::SHARED_IMAGE, why));
+        }
+        let by_digest = normal.contains('@');
+        match (around.runtime, self.other_name(image, normal, around)) {
+            // Only the name goes there; but a digest is no name that could go alone.
+            (Runtime::Crio, Some(other)) if by_digest => shared(&other),
+            (Runtime::Crio, Some(_)) => Ok(self.runtime_name()),
+            (Runtime::Crio, None) => Ok(bare(&image.id).to_owned()),
+            (Runtime::Containerd | Runtime::Docker, Some(other)) => shared(&other),
+            (Runtime::Containerd | Runtime::Docker, None) => Ok(image.id.clone()),
+        }
+    }
+
+    /// Another name of the image that is not ours to remove.
+    fn other_name(
+        &self,
+        image: &Image,
+        normal: &str,
+        around: &Circumstances<'_>,
+    ) -> Option<String> {
+        let ours = |other: &str| {
             !self.wanted.contains(other)
+                && !around.claimed.contains(other)
                 && (other == normal
                     || self.releasable.contains(other)
                     || self.names.iter().any(|(_, name)| name == other))
         };
-        let other = image
-            .tags
-            .iter()
-            .map(|tag| normalized(tag))
-            .find(|tag| !free(tag));
-        match (runtime, other) {
-            (Runtime::Crio, Some(_)) => Ok(self.runtime_name()),
-            (_, Some(other)) => Err(kept(failure::SHARED_IMAGE, format!("it is also {other}"))),
-            (Runtime::Crio, None) => Ok(bare(&image.id).to_owned()),
-            (Runtime::Containerd | Runtime::Docker, None) => Ok(image.id.clone()),
+        let tags: Vec<String> = image.tags.iter().map(|tag| normalized(tag)).collect();
+        if let Some(tag) = tags.iter().find(|tag| !ours(tag)) {
+            return Some(tag.clone());
         }
+        // Each tag brings a digest of its repository along, which is nobody's own. One of another
+        // repository was pulled by digest; CRI-O lists it after its tag has gone, too.
+        let known = tags.iter().map(String::as_str).chain([normal]).chain(
+            self.releasable
+                .iter()
+                .chain(self.names.iter().map(|(_, name)| name))
+                .map(String::as_str),
+        );
+        image.digests.iter().map(|digest| normalized(digest)).find(|digest| {
+            self.wanted.contains(digest)
+                || around.claimed.contains(digest)
+                || (around.runtime != Runtime::Crio
+                    && !known.clone().any(|name| repository(name) == repository(digest)))
+        })
     }
+}
+
+/// A normalized name without tag and digest.
+fn repository(name: &str) -> &str {
+    let name = name.split_once('@').map_or(name, |(name, _)| name);
+    let path = name.rfind('/').map_or(0, |slash| slash + 1);
+    name[path..].find(':').map_or(name, |colon| &name[..path + colon])
 }
 
 fn bare(id: &str) -> &str {
@@ -166,18 +214,14 @@ fn bare(id: &str) -> &str {
 }
 
 fn uses(container: &Container, image: &Image) -> bool {
-    container
-        .image
-        .iter()
-        .filter(|said| !said.is_empty())
-        .any(|said| {
-            bare(said) == bare(&image.id)
-                || image.digests.contains(said)
-                || image
-                    .tags
-                    .iter()
-                    .any(|tag| normalized(tag) == normalized(said))
-        })
+    let mut said = container.image.iter().filter(|said| !said.is_empty());
+    said.any(|said| {
+        // cri-dockerd writes docker://id and docker-pullable://name@digest.
+        let said = said.split_once("://").map_or(said.as_str(), |(_, said)| said);
+        let mut names = image.tags.iter().chain(&image.digests);
+        bare(said) == bare(&image.id)
+            || names.any(|name| name == said || normalized(name) == normalized(said))
+    })
 }
 
 fn kept(reason: &str, message: String) -> RemoveResult {
@@ -190,19 +234,19 @@ fn kept(reason: &str, message: String) -> RemoveResult {
 fn failed(message: &str) -> RemoveResult {
     RemoveResult::Failed {
         reason: failure::REMOVE_FAILED.to_owned(),
-        message: classify::cut(message),
+        message: classify::tidy(message),
     }
 }
 
 /// CRI-O says so itself when a container came between our look and the removal.
 fn refused(error: &CallError) -> RemoveResult {
     if error.message.contains("in use by a container") {
-        return kept(failure::IN_USE, classify::cut(&error.message));
+        return kept(failure::IN_USE, classify::tidy(&error.message));
     }
     if error.code == "Unavailable" {
         return RemoveResult::Failed {
             reason: failure::RUNTIME_UNAVAILABLE.to_owned(),
-            message: classify::cut(&error.message),
+            message: classify::tidy(&error.message),
         };
     }
     failed(&error.message)

@@ -102,10 +102,10 @@ impl Node {
                     self.poll();
                 }
                 Command::Pulled(stream, outcomes) => {
-                    self.pulled.entry(stream.0).or_default().extend(outcomes)
+                    self.pulled.entry(stream.0).or_default().extend(outcomes);
                 }
                 Command::Removed(stream, outcomes) => {
-                    self.removed.entry(stream.0).or_default().extend(outcomes)
+                    self.removed.entry(stream.0).or_default().extend(outcomes);
                 }
                 Command::Checked(_, answers, _) => self.checked = answers,
                 Command::Done(stream) => self.done.push(stream.0),

@@ -30,7 +30,7 @@ impl driver::Effects for Effects {
         match command {
             Command::StartBatch(batch) => {
                 self.pullers
-                    .start(*batch, self.events.clone(), &self.shutdown)
+                    .start(*batch, self.events.clone(), &self.shutdown);
             }
             Command::CancelPulls(cancel) => self.pullers.cancel(cancel),
             Command::WriteStatus {
@@ -54,9 +54,11 @@ impl driver::Effects for Effects {
                 uid,
                 severity,
                 reason,
+                action,
                 message,
             } => {
-                self.objects.emit(&key, uid, severity, reason, message);
+                let event = objects::event(severity, reason, action, message);
+                self.objects.emit(&key, uid, event);
             }
             Command::RaiseTerm { seen_term } => {
                 self.raise_term.send_if_modified(|term| {

@@ -76,10 +76,10 @@ impl Objects {
     ) {
         let api = self.api(&key);
         tokio::spawn(async move {
-            let path = format!("/metadata/annotations/{}", annotation.replace('/', "~1"));
+            let pointer = format!("/metadata/annotations/{}", annotation.replace('/', "~1"));
             let patch = json!([
-                {"op": "test", "path": path, "value": value},
-                {"op": "remove", "path": path},
+                {"op": "test", "path": pointer, "value": value},
+                {"op": "remove", "path": pointer},
             ]);
             let result = match patch_of(patch) {
                 Ok(patch) => match api.patch(&key.name, &params(), &patch).await {
@@ -95,14 +95,7 @@ impl Objects {
     }
 
     /// Tells people. Lost Events are logged and not repeated.
-    pub fn emit(
-        &self,
-        key: &CacheKey,
-        uid: String,
-        severity: Severity,
-        reason: String,
-        message: String,
-    ) {
+    pub fn emit(&self, key: &CacheKey, uid: String, event: KubeEvent) {
         let reference = ObjectReference {
             api_version: Some(ImageCache::api_version(&()).into_owned()),
             kind: Some(ImageCache::kind(&()).into_owned()),
@@ -111,22 +104,26 @@ impl Objects {
             uid: Some(uid),
             ..ObjectReference::default()
         };
-        let event = KubeEvent {
-            type_: match severity {
-                Severity::Normal => EventType::Normal,
-                Severity::Warning => EventType::Warning,
-            },
-            action: reason.clone(),
-            reason,
-            note: Some(message),
-            secondary: None,
-        };
         let recorder = self.recorder.clone();
         tokio::spawn(async move {
             if let Err(error) = recorder.publish(&event, &reference).await {
                 tracing::warn!(reason = event.reason, %error, "cannot publish an Event");
             }
         });
+    }
+}
+
+/// An Event in the API's words.
+pub fn event(severity: Severity, reason: String, action: String, message: String) -> KubeEvent {
+    KubeEvent {
+        type_: match severity {
+            Severity::Normal => EventType::Normal,
+            Severity::Warning => EventType::Warning,
+        },
+        action,
+        reason,
+        note: Some(message),
+        secondary: None,
     }
 }
 

@@ -1,0 +1,94 @@
+# `make demo` and `make test` do all set-up by themselves on a fresh Debian 12 machine with root.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e bench-real \
+	deploy-using-yaml remove-kubefledged update down
+
+ARCH := $(shell uname -m)
+TARGET := $(ARCH)-unknown-linux-gnu
+CARGO := cargo
+CLUSTER := hack/cluster
+PROFILE ?= release
+NAMESPACE := kube-fledged
+REGISTRY := registry.test:5000
+# kubectl for deploy-using-yaml and remove-kubefledged: your own cluster's.
+KUBECTL ?= kubectl
+HELM = $(CLUSTER) helm
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Install what building needs, and say what is missing
+	@hack/setup
+
+demo: setup cluster install ## A local cluster, the chart, and the sample ImageCache until it succeeds
+	@hack/demo
+
+test: setup lint unit cluster generated install e2e ## All that CI runs
+	@echo "== make test passed"
+
+lint: ## Formatting and clippy; each pure crate alone
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets --target $(TARGET) -- -D warnings
+	for crate in image api-types engine queue; do \
+	  $(CARGO) check --quiet --locked --package kubefledged-$$crate --target $(TARGET); done
+	hack/pure
+
+unit: ## Unit and whole-process tests
+	$(CARGO) test --locked --target $(TARGET)
+
+chart: cluster ## Lint and render the chart
+	$(HELM) lint --strict charts/kubefledged
+	$(HELM) template kubefledged charts/kubefledged --kube-version 1.30.0 -n $(NAMESPACE) >/dev/null
+
+generate: ## Write the files that are generated: the CRD and deploy/
+	$(CARGO) run --quiet --locked --target $(TARGET) --package kubefledged-controller -- crd >charts/kubefledged/files/crd.yaml
+	HELM="$(CURDIR)/hack/helm" deploy/generate
+
+generated: chart ## Fail if a generated file is not what is committed
+	diff <($(CARGO) run --quiet --locked --target $(TARGET) --package kubefledged-controller -- crd) charts/kubefledged/files/crd.yaml \
+	  || { echo "charts/kubefledged/files/crd.yaml is old: make generate" >&2; exit 1; }
+	HELM="$(CURDIR)/hack/helm" deploy/generate --check
+
+images: ## Static binaries and their images in dist/ (PROFILE=dev: quicker, larger)
+	hack/images $(PROFILE)
+
+cluster: ## Start the local cluster of two nodes, if it is not up
+	$(CLUSTER) up
+
+install: images ## Install the chart with these images into the local cluster
+	hack/install
+
+e2e: ## End-to-end tests on the local cluster
+	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e -- --test-threads=1
+
+bench-real: ## 2 nodes x 24 images of 4 MB beside crictl, on the local cluster
+	hack/bench-real
+
+deploy-using-yaml: ## Apply the plain manifests to your own cluster (KUBECTL=...)
+	$(KUBECTL) apply -f deploy/kubefledged-namespace.yaml
+	$(KUBECTL) apply --server-side -f deploy/kubefledged-crd.yaml
+	for part in controller puller webhook-server; do \
+	  for kind in serviceaccount clusterrole clusterrolebinding role rolebinding service; do \
+	    file=deploy/kubefledged-$$kind-$$part.yaml; [ ! -f $$file ] || $(KUBECTL) apply -f $$file; done; done
+	$(KUBECTL) apply -f deploy/kubefledged-validatingwebhook.yaml
+	for file in deploy/kubefledged-deployment-*.yaml deploy/kubefledged-daemonset-*.yaml deploy/kubefledged-poddisruptionbudget-*.yaml; do \
+	  $(KUBECTL) apply -f $$file; done
+	$(KUBECTL) -n $(NAMESPACE) rollout status deployment/kubefledged-controller --timeout=120s
+	$(KUBECTL) -n $(NAMESPACE) rollout status deployment/kubefledged-webhook-server --timeout=120s
+	$(KUBECTL) -n $(NAMESPACE) rollout status daemonset/kubefledged-puller --timeout=120s
+	$(KUBECTL) get pods -n $(NAMESPACE)
+
+remove-kubefledged: ## Remove what deploy-using-yaml applied; images stay on the nodes
+	$(KUBECTL) delete --ignore-not-found -f deploy/kubefledged-validatingwebhook.yaml
+	$(KUBECTL) delete --ignore-not-found --wait=true -f deploy/kubefledged-crd.yaml
+	for file in deploy/kubefledged-*.yaml; do case $$file in \
+	  *-imagecache.yaml|*-crd.yaml|*-namespace.yaml|*-validatingwebhook.yaml) ;; \
+	  *) $(KUBECTL) delete --ignore-not-found -f $$file;; esac; done
+	$(KUBECTL) delete --ignore-not-found -f deploy/kubefledged-namespace.yaml
+
+update: deploy-using-yaml ## kube-fledged's name for deploy-using-yaml on an existing installation
+
+down: ## End the local cluster and delete its state
+	$(CLUSTER) down

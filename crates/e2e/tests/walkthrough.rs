@@ -1,0 +1,196 @@
+//! What a user of kube-fledged does, in their order, on a cluster of two nodes of which the second
+//! has the label tier=backend. One test at a time: they share the nodes.
+
+use std::{sync::Mutex, time::Duration};
+
+use kubefledged_e2e::{Cluster, demo};
+use serde_json::json;
+
+static NODES: Mutex<()> = Mutex::new(());
+
+const PULLED: &str = "All requested images pulled succesfully to respective nodes";
+
+/// A cluster without objects and images of ours; held for one test.
+fn cluster(namespace: &str) -> (Cluster, std::sync::MutexGuard<'static, ()>) {
+    let guard = NODES.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let cluster = Cluster::default();
+    cluster.clean(namespace).unwrap();
+    cluster.kubectl("label node n2 tier=backend --overwrite").unwrap();
+    (cluster, guard)
+}
+
+#[test]
+fn create_edit_refresh_purge_and_delete_do_what_they_say() {
+    let (cluster, _nodes) = cluster("walk");
+    let spec = json!({
+        "cacheSpec": [
+            {"images": [demo("web"), demo("api")]},
+            {"images": [demo("worker"), demo("cache")], "nodeSelector": {"tier": "backend"}},
+        ],
+        "imagePullSecrets": [{"name": "myregistrykey"}],
+    });
+    cluster.create("walk", "imagecache1", &spec).unwrap();
+    let status = cluster.ended("walk", "imagecache1", "ImageCacheCreate").unwrap();
+    assert_eq!((&status["status"], &status["message"]), (&json!("Succeeded"), &json!(PULLED)));
+    assert_eq!(status["ready"], "2/2");
+    assert!(status["startTime"].is_string() && status["completionTime"].is_string());
+    assert_eq!(cluster.demo_images("1").unwrap(), ["api:1.0", "web:1.0"]);
+    assert_eq!(cluster.demo_images("2").unwrap(), ["api:1.0", "cache:1.0", "web:1.0", "worker:1.0"]);
+    cluster.kubectl("wait --for=condition=Ready -n walk ic/imagecache1 --timeout=5s").unwrap();
+
+    let lists = json!({"cacheSpec": [
+        {"images": [demo("web"), demo("extra")]},
+        {"images": [demo("worker")], "nodeSelector": {"tier": "backend"}},
+    ]});
+    cluster.edit("walk", "imagecache1", &lists).unwrap();
+    let status = cluster.ended("walk", "imagecache1", "ImageCacheUpdate").unwrap();
+    assert_eq!(status["status"], "Succeeded");
+    assert_eq!(cluster.demo_images("1").unwrap(), ["extra:1.0", "web:1.0"]);
+    assert_eq!(cluster.demo_images("2").unwrap(), ["extra:1.0", "web:1.0", "worker:1.0"]);
+
+    let annotate = "annotate imagecaches imagecache1 -n walk";
+    cluster.kubectl(&format!("{annotate} kubefledged.io/refresh-imagecache=")).unwrap();
+    let status = cluster.ended("walk", "imagecache1", "ImageCacheRefresh").unwrap();
+    assert_eq!(status["status"], "Succeeded");
+    let annotations = &cluster.object("walk", "imagecache1").unwrap()["metadata"]["annotations"];
+    assert!(annotations["kubefledged.io/refresh-imagecache"].is_null());
+
+    cluster.kubectl(&format!("{annotate} kubefledged.io/purge-imagecache=")).unwrap();
+    let status = cluster.ended("walk", "imagecache1", "ImageCachePurge").unwrap();
+    assert_eq!(status["message"], "All cached images succesfully deleted from respective nodes");
+    for node in ["1", "2"] {
+        assert!(cluster.demo_images(node).unwrap().is_empty(), "node {node}");
+    }
+
+    cluster.kubectl(&format!("{annotate} kubefledged.io/refresh-imagecache=")).unwrap();
+    cluster.ended("walk", "imagecache1", "ImageCacheRefresh").unwrap();
+    assert_eq!(cluster.demo_images("1").unwrap(), ["extra:1.0", "web:1.0"]);
+    cluster.kubectl("delete imagecaches imagecache1 -n walk").unwrap();
+    assert_eq!(cluster.demo_images("1").unwrap(), ["extra:1.0", "web:1.0"]);
+    assert!(!cluster.kubectl("get jobs -A --no-headers").unwrap().contains("imagecache"));
+}
+
+#[test]
+fn one_start_and_one_end_are_told_as_events() {
+    let (cluster, _nodes) = cluster("events");
+    cluster.create("events", "e", &json!({"cacheSpec": [{"images": [demo("web")]}]})).unwrap();
+    cluster.ended("events", "e", "ImageCacheCreate").unwrap();
+    let mut notes = cluster
+        .until(Duration::from_secs(10), "both events are there", || {
+            let events = cluster.kubectl("get events -n events -o jsonpath={range.items[*]}{.involvedObject.uid}{\"|\"}{.message}{\"\\n\"}{end}")?;
+            let uid = cluster.object("events", "e")?["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+            let lines: Vec<String> = events.lines().filter_map(|l| Some(l.strip_prefix(&uid)?.to_owned())).collect();
+            Ok((lines.len() >= 2).then_some(lines))
+        })
+        .unwrap();
+    notes.sort();
+    assert_eq!(notes.len(), 2, "{notes:?}");
+    assert!(notes[0].contains(PULLED), "{notes:?}");
+    assert!(notes[1].contains("Images are being pulled on to the nodes"), "{notes:?}");
+}
+
+#[test]
+fn what_cannot_be_pulled_is_named_and_does_not_hold_up_the_rest() {
+    let (cluster, _nodes) = cluster("failing");
+    let (unknown, down) = ("registry.test:5000/demo/web:9.9", "down.test:5002/a:1");
+    let private = "private.test:5001/demo/secret:1.0";
+    let spec = json!({"cacheSpec": [{"images": [unknown, down, private, demo("cache")]}]});
+    cluster.create("failing", "bad", &spec).unwrap();
+    let status = cluster.ended("failing", "bad", "ImageCacheCreate").unwrap();
+    assert_eq!(status["status"], "Failed");
+    for (image, reason) in [(unknown, "ImageNotFound"), (down, "RegistryUnavailable"), (private, "Unauthorized")] {
+        let failures = status["failures"][image].as_array().unwrap();
+        assert_eq!(failures.len(), 2, "{image}");
+        assert_eq!(failures[0]["reason"], reason, "{image}");
+    }
+    assert_eq!(cluster.demo_images("1").unwrap(), ["cache:1.0"]);
+}
+
+#[test]
+fn a_private_image_is_pulled_with_its_secret_and_the_password_is_in_no_log() {
+    let (cluster, _nodes) = cluster("private");
+    let password = cluster.run(&["registry-password"], "").unwrap();
+    let password = password.trim();
+    let _ = cluster.kubectl("delete secret reg -n private");
+    cluster
+        .kubectl(&format!(
+            "create secret docker-registry reg -n private --docker-server=private.test:5001 --docker-username=demo --docker-password={password}"
+        ))
+        .unwrap();
+    let image = "private.test:5001/demo/secret:1.0";
+    let spec = json!({"cacheSpec": [{"images": [image]}], "imagePullSecrets": [{"name": "reg"}]});
+    cluster.create("private", "p", &spec).unwrap();
+    let status = cluster.ended("private", "p", "ImageCacheCreate").unwrap();
+    assert_eq!(status["status"], "Succeeded");
+    for node in ["1", "2"] {
+        assert!(cluster.images(node).unwrap().contains(image), "node {node}");
+    }
+    for part in ["deploy/kubefledged-controller", "daemonset/kubefledged-puller", "deploy/kubefledged-webhook-server"] {
+        let log = cluster.kubectl(&format!("logs {part} -n kube-fledged --all-pods=true")).unwrap();
+        assert!(!log.is_empty() && !log.contains(password), "{part}");
+    }
+}
+
+#[test]
+fn wrong_objects_are_refused_with_a_sentence_that_names_the_field() {
+    let (cluster, _nodes) = cluster("refused");
+    let refused = |spec: serde_json::Value| {
+        let error = cluster.feed("create --dry-run=server", "refused", "x", &spec).unwrap_err();
+        error.to_string()
+    };
+    for (images, part) in [
+        (json!([]), "spec.cacheSpec[0].images: No images specified within image list"),
+        (json!(["a:1", "a:1"]), "Duplicate image names within image list: a:1"),
+        (json!(["UPPER/case:x"]), "spec.cacheSpec[0].images[0]: invalid image reference"),
+    ] {
+        let said = refused(json!({"cacheSpec": [{"images": images}]}));
+        assert!(said.contains(part), "{said}");
+    }
+    let said = refused(json!({"cacheSpec": [{"imags": []}]}));
+    assert!(said.contains("spec.cacheSpec[0].imags"), "{said}");
+    let good = json!({"cacheSpec": [{"images": [demo("web")]}]});
+    cluster.feed("create --dry-run=server", "refused", "x", &good).unwrap();
+}
+
+#[test]
+fn a_node_that_joins_gets_its_images_at_once() {
+    let (cluster, _nodes) = cluster("join");
+    let spec = json!({"cacheSpec": [{"images": [demo("web"), demo("api")]}]});
+    cluster.create("join", "j", &spec).unwrap();
+    cluster.ended("join", "j", "ImageCacheCreate").unwrap();
+    cluster.run(&["up", "3"], "").unwrap();
+    let held = cluster.until(Duration::from_secs(60), "node 3 holds the images", || {
+        let images = cluster.demo_images("3")?;
+        Ok((images.len() == 2).then_some(images))
+    });
+    let status = cluster.until(Duration::from_secs(10), "the status counts node 3", || {
+        let status = cluster.object("join", "j")?["status"].clone();
+        Ok((status["ready"] == "3/3").then_some(status))
+    });
+    cluster.run(&["remove-node", "3"], "").unwrap();
+    assert_eq!(held.unwrap(), ["api:1.0", "web:1.0"]);
+    // A node that joins makes no new operation.
+    assert_eq!(status.unwrap()["reason"], "ImageCacheCreate");
+}
+
+#[test]
+fn an_image_that_a_container_uses_survives_a_purge() {
+    let (cluster, _nodes) = cluster("used");
+    let _ = cluster.kubectl("delete pod user -n used --now");
+    cluster.create("used", "u", &json!({"cacheSpec": [{"images": [demo("web"), demo("api")]}]})).unwrap();
+    cluster.ended("used", "u", "ImageCacheCreate").unwrap();
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "user", "namespace": "used"},
+        "spec": {"nodeName": "n1", "terminationGracePeriodSeconds": 1,
+                 "containers": [{"name": "c", "image": demo("web"), "imagePullPolicy": "Never"}]},
+    });
+    cluster.run(&["kubectl", "create", "-f", "-"], &pod.to_string()).unwrap();
+    cluster.kubectl("wait --for=jsonpath={.status.phase}=Running pod/user -n used --timeout=30s").unwrap();
+    cluster.kubectl("annotate ic u -n used kubefledged.io/purge-imagecache=").unwrap();
+    let status = cluster.ended("used", "u", "ImageCachePurge").unwrap();
+    let held = (cluster.demo_images("1").unwrap(), cluster.demo_images("2").unwrap());
+    cluster.kubectl("delete pod user -n used --now").unwrap();
+    assert_eq!(status["status"], "Succeeded");
+    assert_eq!(status["images"]["kept"]["inUse"], 1);
+    assert_eq!(held, (vec!["web:1.0".to_owned()], Vec::new()));
+}

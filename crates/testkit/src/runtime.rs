@@ -1,0 +1,477 @@
+//! A container runtime in this process: CRI over a unix socket, with images in memory and the
+//! three ways in which real runtimes remove them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use kubefledged_image::ImageRef;
+use kubefledged_proto::cri::{
+    AuthConfig, Container, Image, ImageFsInfoRequest, ImageFsInfoResponse, ImageSpec,
+    ImageStatusRequest, ImageStatusResponse, ListContainersRequest, ListContainersResponse,
+    ListImagesRequest, ListImagesResponse, PullImageRequest, PullImageResponse, RemoveImageRequest,
+    RemoveImageResponse, VersionRequest, VersionResponse, image_service_server,
+    runtime_service_server,
+};
+use tokio::{net::UnixListener, sync::watch, task::JoinHandle};
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request, Response, Status, transport::Server};
+
+static NEXT_DIRECTORY: AtomicU32 = AtomicU32::new(0);
+
+/// How an image goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// containerd: whatever is named, the image goes with all its names, in use or not.
+    Whole,
+    /// CRI-O: a tag goes alone, the data with the bare id; `name@digest` does nothing.
+    Name,
+    /// cri-dockerd: a name goes alone, the image with its id.
+    Id,
+}
+
+/// What a registry demands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// User name.
+    pub username: String,
+    /// Password.
+    pub password: String,
+}
+
+/// A call that came in, without the questions (`Version`, `ListContainers`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// `ImageStatus`.
+    Status(String),
+    /// `PullImage`, when it came in.
+    Pull(String),
+    /// A pull whose caller went away.
+    PullCancelled(String),
+    /// `RemoveImage`.
+    Remove(String),
+    /// `ListImages`.
+    List,
+}
+
+/// The runtime. It ends, and its socket goes, when this is dropped.
+#[derive(Debug)]
+pub struct FakeRuntime {
+    directory: PathBuf,
+    shared: Arc<Shared>,
+    server: Option<(CancellationToken, JoinHandle<()>)>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    removal: Removal,
+    state: Mutex<State>,
+    /// Counts what the scripts of pulls may wait for.
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    images: Vec<Image>,
+    containers: Vec<Container>,
+    private: BTreeMap<String, Login>,
+    failing: BTreeMap<String, Vec<(Code, String)>>,
+    held: BTreeSet<String>,
+    calls: Vec<Call>,
+}
+
+impl FakeRuntime {
+    /// Serves on a socket of its own.
+    pub async fn start(removal: Removal) -> std::io::Result<Self> {
+        let number = NEXT_DIRECTORY.fetch_add(1, Ordering::Relaxed);
+        let name = format!("kubefledged-cri-{}-{number}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&directory)?;
+        let mut runtime = Self {
+            directory,
+            shared: Arc::new(Shared {
+                removal,
+                state: Mutex::default(),
+                changed: watch::Sender::new(0),
+            }),
+            server: None,
+        };
+        runtime.serve().await?;
+        Ok(runtime)
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join("cri.sock")
+    }
+
+    /// Serves again after [`FakeRuntime::stop`]; images and containers are still there.
+    pub async fn serve(&mut self) -> std::io::Result<()> {
+        self.stop().await;
+        let listener = UnixListener::bind(self.socket())?;
+        let token = CancellationToken::new();
+        let served = token.clone();
+        let shared = self.shared.clone();
+        let task = tokio::spawn(async move {
+            let serving = Server::builder()
+                .add_service(runtime_service_server::RuntimeServiceServer::from_arc(
+                    shared.clone(),
+                ))
+                .add_service(image_service_server::ImageServiceServer::from_arc(shared))
+                .serve_with_incoming(UnixListenerStream::new(listener));
+            // No grace: a runtime that dies takes its calls with it.
+            tokio::select! {
+                _ = serving => {}
+                () = served.cancelled() => {}
+            }
+        });
+        self.server = Some((token, task));
+        Ok(())
+    }
+
+    /// The runtime goes away; calls under way break.
+    pub async fn stop(&mut self) {
+        if let Some((token, task)) = self.server.take() {
+            token.cancel();
+            let _ = task.await;
+        }
+        let _ = std::fs::remove_file(self.socket());
+    }
+
+    /// The image is on the node.
+    pub fn hold(&self, name: &str) {
+        self.shared.state().add(name, self.shared.removal);
+    }
+
+    /// One more name for an image that is on the node.
+    pub fn tag(&self, name: &str, other: &str) {
+        let mut state = self.shared.state();
+        if let Some(at) = state.find(name) {
+            state.images[at].repo_tags.push(normalized(other));
+        }
+    }
+
+    /// Protected from garbage collection by somebody.
+    pub fn pin(&self, name: &str) {
+        let mut state = self.shared.state();
+        if let Some(at) = state.find(name) {
+            state.images[at].pinned = true;
+        }
+    }
+
+    /// A container uses the image.
+    pub fn run(&self, name: &str) {
+        let mut state = self.shared.state();
+        let Some(at) = state.find(name) else { return };
+        let id = state.images[at].id.clone();
+        state.containers.push(Container {
+            id: format!("container-of-{name}"),
+            image: Some(ImageSpec {
+                image: name.to_owned(),
+                ..ImageSpec::default()
+            }),
+            image_ref: id.clone(),
+            image_id: id,
+            ..Container::default()
+        });
+    }
+
+    /// The registry demands this login for the image.
+    pub fn demand(&self, name: &str, login: Login) {
+        self.shared.state().private.insert(normalized(name), login);
+    }
+
+    /// The next pull of the image fails like this; several calls are several failures in order.
+    pub fn fail(&self, name: &str, code: Code, message: &str) {
+        let mut state = self.shared.state();
+        let failures = state.failing.entry(normalized(name)).or_default();
+        failures.push((code, message.to_owned()));
+    }
+
+    /// Pulls of the image do not end until [`FakeRuntime::release`].
+    pub fn block(&self, name: &str) {
+        self.shared.state().held.insert(normalized(name));
+    }
+
+    /// Lets blocked pulls of the image go on.
+    pub fn release(&self, name: &str) {
+        self.shared.state().held.remove(&normalized(name));
+        self.shared.changed.send_modify(|count| *count += 1);
+    }
+
+    /// What came in so far.
+    pub fn calls(&self) -> Vec<Call> {
+        self.shared.state().calls.clone()
+    }
+
+    /// How often this very call came in.
+    pub fn count(&self, call: &Call) -> usize {
+        self.shared
+            .state()
+            .calls
+            .iter()
+            .filter(|seen| *seen == call)
+            .count()
+    }
+
+    /// Is there an image of this name or id?
+    pub fn holds(&self, name: &str) -> bool {
+        self.shared.state().find(name).is_some()
+    }
+
+    /// The directory of the socket.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+}
+
+impl Drop for FakeRuntime {
+    fn drop(&mut self) {
+        if let Some((token, _)) = self.server.take() {
+            token.cancel();
+        }
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn find(&self, name: &str) -> Option<usize> {
+        let normal = normalized(name);
+        self.images.iter().position(|image| {
+            bare(&image.id) == bare(name)
+                || image.repo_tags.contains(&normal)
+                || image.repo_digests.contains(&normal)
+        })
+    }
+
+    fn add(&mut self, name: &str, removal: Removal) {
+        if self.find(name).is_some() {
+            return;
+        }
+        let normal = normalized(name);
+        let hex = digest(&normal);
+        let (tags, digests) = if normal.contains('@') {
+            (Vec::new(), vec![normal])
+        } else {
+            let repository = normal
+                .rsplit_once(':')
+                .map_or(normal.as_str(), |(path, _)| path);
+            let manifest = format!("{repository}@sha256:{}", digest(&hex));
+            (vec![normal], vec![manifest])
+        };
+        self.images.push(Image {
+            id: match removal {
+                Removal::Name => hex,
+                Removal::Whole | Removal::Id => format!("sha256:{hex}"),
+            },
+            repo_tags: tags,
+            repo_digests: digests,
+            size: 4_323_737,
+            pinned: false,
+        });
+    }
+
+    /// What must be fulfilled before a pull succeeds.
+    fn refusal(&mut self, name: &str, auth: Option<&AuthConfig>) -> Option<Status> {
+        let normal = normalized(name);
+        if let Some(failures) = self.failing.get_mut(&normal)
+            && !failures.is_empty()
+        {
+            let (code, message) = failures.remove(0);
+            return Some(Status::new(code, message));
+        }
+        let login = self.private.get(&normal)?;
+        let given = auth.map(|auth| (auth.username.as_str(), auth.password.as_str()));
+        (given != Some((login.username.as_str(), login.password.as_str()))).then(|| {
+            Status::unknown(format!(
+                "failed to pull and unpack image \"{name}\": failed to resolve image: unexpected \
+                 status from HEAD request to http://registry.test/v2/: 401 Unauthorized"
+            ))
+        })
+    }
+
+    fn remove(&mut self, target: &str, removal: Removal) -> Result<(), Status> {
+        let by_id = !target.contains('/') && target.len() >= 64;
+        if removal == Removal::Name && target.starts_with("sha256:") {
+            return Err(Status::unknown(format!(
+                "short-name \"{target}\" did not resolve to an alias"
+            )));
+        }
+        let Some(at) = self.find(target) else {
+            return Ok(());
+        };
+        let normal = normalized(target);
+        let alone = self.images[at].repo_tags == [normal.as_str()];
+        let used = self
+            .containers
+            .iter()
+            .any(|c| bare(&c.image_id) == bare(&self.images[at].id));
+        match removal {
+            Removal::Name if used && (alone || by_id) => Err(Status::unknown(
+                "image used by 0123: image is in use by a container",
+            )),
+            Removal::Name | Removal::Id if !by_id => {
+                self.images[at].repo_tags.retain(|tag| *tag != normal);
+                Ok(())
+            }
+            Removal::Whole | Removal::Name | Removal::Id => {
+                self.images.remove(at);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Notes that a caller went away before its pull had ended.
+struct PullGuard<'a> {
+    shared: &'a Shared,
+    name: Option<String>,
+}
+
+impl Drop for PullGuard<'_> {
+    fn drop(&mut self) {
+        if let Some(name) = self.name.take() {
+            self.shared.state().calls.push(Call::PullCancelled(name));
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl runtime_service_server::RuntimeService for Shared {
+    async fn version(
+        &self,
+        _: Request<VersionRequest>,
+    ) -> Result<Response<VersionResponse>, Status> {
+        let runtime_name = match self.removal {
+            Removal::Whole => "containerd",
+            Removal::Name => "cri-o",
+            Removal::Id => "docker",
+        };
+        Ok(Response::new(VersionResponse {
+            version: "0.1.0".to_owned(),
+            runtime_name: runtime_name.to_owned(),
+            runtime_version: "1.2.3".to_owned(),
+            runtime_api_version: "v1".to_owned(),
+        }))
+    }
+
+    async fn list_containers(
+        &self,
+        _: Request<ListContainersRequest>,
+    ) -> Result<Response<ListContainersResponse>, Status> {
+        let containers = self.state().containers.clone();
+        Ok(Response::new(ListContainersResponse { containers }))
+    }
+}
+
+#[tonic::async_trait]
+impl image_service_server::ImageService for Shared {
+    async fn list_images(
+        &self,
+        _: Request<ListImagesRequest>,
+    ) -> Result<Response<ListImagesResponse>, Status> {
+        let mut state = self.state();
+        state.calls.push(Call::List);
+        let images = state.images.clone();
+        Ok(Response::new(ListImagesResponse { images }))
+    }
+
+    async fn image_status(
+        &self,
+        request: Request<ImageStatusRequest>,
+    ) -> Result<Response<ImageStatusResponse>, Status> {
+        let name = named(request.into_inner().image);
+        let mut state = self.state();
+        let image = state.find(&name).map(|at| state.images[at].clone());
+        state.calls.push(Call::Status(name));
+        Ok(Response::new(ImageStatusResponse { image }))
+    }
+
+    async fn pull_image(
+        &self,
+        request: Request<PullImageRequest>,
+    ) -> Result<Response<PullImageResponse>, Status> {
+        let PullImageRequest { image, auth, .. } = request.into_inner();
+        let name = named(image);
+        self.state().calls.push(Call::Pull(name.clone()));
+        let mut guard = PullGuard {
+            shared: self,
+            name: Some(name.clone()),
+        };
+        let normal = normalized(&name);
+        let mut changed = self.changed.subscribe();
+        while self.state().held.contains(&normal) {
+            if changed.changed().await.is_err() {
+                break;
+            }
+        }
+        guard.name = None;
+        let mut state = self.state();
+        if let Some(status) = state.refusal(&name, auth.as_ref()) {
+            return Err(status);
+        }
+        state.add(&name, self.removal);
+        let image_ref = state
+            .find(&name)
+            .map(|at| state.images[at].id.clone())
+            .unwrap_or_default();
+        Ok(Response::new(PullImageResponse { image_ref }))
+    }
+
+    async fn remove_image(
+        &self,
+        request: Request<RemoveImageRequest>,
+    ) -> Result<Response<RemoveImageResponse>, Status> {
+        let target = named(request.into_inner().image);
+        let mut state = self.state();
+        state.calls.push(Call::Remove(target.clone()));
+        state.remove(&target, self.removal)?;
+        Ok(Response::new(RemoveImageResponse {}))
+    }
+
+    async fn image_fs_info(
+        &self,
+        _: Request<ImageFsInfoRequest>,
+    ) -> Result<Response<ImageFsInfoResponse>, Status> {
+        Ok(Response::new(ImageFsInfoResponse::default()))
+    }
+}
+
+fn named(spec: Option<ImageSpec>) -> String {
+    spec.map(|spec| spec.image).unwrap_or_default()
+}
+
+fn normalized(name: &str) -> String {
+    ImageRef::parse(name).map_or_else(|_| name.to_owned(), |image| image.normalized())
+}
+
+fn bare(id: &str) -> &str {
+    id.strip_prefix("sha256:").unwrap_or(id)
+}
+
+/// 64 hexadecimal digits that differ where the text differs; no checksum of anything.
+fn digest(text: &str) -> String {
+    let mut hex = String::with_capacity(64);
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    for round in 0..4_u8 {
+        for byte in text.bytes().chain([round]) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+        // Writing to a String cannot fail.
+        let _ = write!(hex, "{hash:016x}");
+    }
+    hex
+}

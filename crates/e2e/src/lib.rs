@@ -63,7 +63,13 @@ impl Cluster {
     }
 
     /// Creates or replaces an `ImageCache`; `verb` is kubectl's.
-    pub fn feed(&self, verb: &str, namespace: &str, name: &str, spec: &Value) -> anyhow::Result<String> {
+    pub fn feed(
+        &self,
+        verb: &str,
+        namespace: &str,
+        name: &str,
+        spec: &Value,
+    ) -> anyhow::Result<String> {
         let object = serde_json::json!({
             "apiVersion": "kubefledged.io/v1alpha2",
             "kind": "ImageCache",
@@ -88,10 +94,10 @@ impl Cluster {
         Ok(serde_json::from_str(&json)?)
     }
 
-    /// Removes what an earlier run left: objects of this namespace, and demo images on the nodes.
+    /// Removes what an earlier test left: all objects, and demo images on the nodes.
     pub fn clean(&self, namespace: &str) -> anyhow::Result<()> {
         let _ = self.kubectl(&format!("create namespace {namespace}"));
-        self.kubectl(&format!("delete imagecaches --all -n {namespace}"))?;
+        self.kubectl("delete imagecaches --all --all-namespaces")?;
         for node in self.nodes()? {
             for image in self.images(&node)? {
                 if image.contains("/demo/") {
@@ -114,23 +120,56 @@ impl Cluster {
         let list: Value = serde_json::from_str(&json)?;
         let images = list["images"].as_array().into_iter().flatten();
         let tags = images.flat_map(|image| image["repoTags"].as_array().into_iter().flatten());
-        Ok(tags.filter_map(|tag| Some(tag.as_str()?.to_owned())).collect())
+        Ok(tags
+            .filter_map(|tag| Some(tag.as_str()?.to_owned()))
+            .collect())
     }
 
     /// Of these the ones of the tests.
     pub fn demo_images(&self, node: &str) -> anyhow::Result<Vec<String>> {
         let images = self.images(node)?.into_iter();
-        let demo = images.filter_map(|image| image.split_once("/demo/").map(|(_, name)| name.to_owned()));
+        let demo =
+            images.filter_map(|image| image.split_once("/demo/").map(|(_, name)| name.to_owned()));
         Ok(demo.collect())
+    }
+
+    /// Logs of all our pods on nodes that are up.
+    pub fn logs(&self) -> anyhow::Result<Vec<(String, String)>> {
+        let mut logs = Vec::new();
+        for node in self.nodes()? {
+            let pods =
+                format!("get pods -n kube-fledged --field-selector spec.nodeName=n{node} -o name");
+            for pod in self.kubectl(&pods)?.split_whitespace() {
+                let log = self.kubectl(&format!("logs -n kube-fledged {pod}"))?;
+                logs.push((pod.to_owned(), log));
+            }
+        }
+        Ok(logs)
+    }
+
+    /// Messages of the Events on an `ImageCache`.
+    pub fn events(&self, namespace: &str, name: &str) -> anyhow::Result<Vec<String>> {
+        let uid = self.object(namespace, name)?["metadata"]["uid"].clone();
+        let json = self.kubectl(&format!("get events -n {namespace} -o json"))?;
+        let list: Value = serde_json::from_str(&json)?;
+        let events = list["items"].as_array().into_iter().flatten();
+        let ours = events.filter(|event| event["involvedObject"]["uid"] == uid);
+        Ok(ours
+            .filter_map(|event| Some(event["message"].as_str()?.to_owned()))
+            .collect())
     }
 
     /// Waits until an operation of this kind has ended, and returns the status it ended with.
     pub fn ended(&self, namespace: &str, name: &str, reason: &str) -> anyhow::Result<Value> {
-        self.until(Duration::from_secs(60), &format!("{reason} of {name} ends"), || {
-            let status = self.object(namespace, name)?["status"].clone();
-            let over = status["reason"] == reason && status["status"] != "Processing";
-            Ok(over.then_some(status))
-        })
+        self.until(
+            Duration::from_secs(60),
+            &format!("{reason} of {name} ends"),
+            || {
+                let status = self.object(namespace, name)?["status"].clone();
+                let over = status["reason"] == reason && status["status"] != "Processing";
+                Ok(over.then_some(status))
+            },
+        )
     }
 
     /// Looks again and again until there is something to see.
@@ -145,14 +184,19 @@ impl Cluster {
             if let Some(seen) = look()? {
                 return Ok(seen);
             }
-            anyhow::ensure!(start.elapsed() < limit, "waited {limit:?} in vain until {what}");
+            anyhow::ensure!(
+                start.elapsed() < limit,
+                "waited {limit:?} in vain until {what}"
+            );
             std::thread::sleep(LOOK);
         }
     }
 }
 
 fn split<'a>(first: &'a str, rest: &'a str) -> Vec<&'a str> {
-    std::iter::once(first).chain(rest.split_whitespace()).collect()
+    std::iter::once(first)
+        .chain(rest.split_whitespace())
+        .collect()
 }
 
 /// The full name of a demo image.

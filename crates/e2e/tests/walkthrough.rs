@@ -12,10 +12,14 @@ const PULLED: &str = "All requested images pulled succesfully to respective node
 
 /// A cluster without objects and images of ours; held for one test.
 fn cluster(namespace: &str) -> (Cluster, std::sync::MutexGuard<'static, ()>) {
-    let guard = NODES.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let guard = NODES
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     let cluster = Cluster::default();
     cluster.clean(namespace).unwrap();
-    cluster.kubectl("label node n2 tier=backend --overwrite").unwrap();
+    cluster
+        .kubectl("label node n2 tier=backend --overwrite")
+        .unwrap();
     (cluster, guard)
 }
 
@@ -30,63 +34,107 @@ fn create_edit_refresh_purge_and_delete_do_what_they_say() {
         "imagePullSecrets": [{"name": "myregistrykey"}],
     });
     cluster.create("walk", "imagecache1", &spec).unwrap();
-    let status = cluster.ended("walk", "imagecache1", "ImageCacheCreate").unwrap();
-    assert_eq!((&status["status"], &status["message"]), (&json!("Succeeded"), &json!(PULLED)));
+    let status = cluster
+        .ended("walk", "imagecache1", "ImageCacheCreate")
+        .unwrap();
+    assert_eq!(
+        (&status["status"], &status["message"]),
+        (&json!("Succeeded"), &json!(PULLED))
+    );
     assert_eq!(status["ready"], "2/2");
     assert!(status["startTime"].is_string() && status["completionTime"].is_string());
     assert_eq!(cluster.demo_images("1").unwrap(), ["api:1.0", "web:1.0"]);
-    assert_eq!(cluster.demo_images("2").unwrap(), ["api:1.0", "cache:1.0", "web:1.0", "worker:1.0"]);
-    cluster.kubectl("wait --for=condition=Ready -n walk ic/imagecache1 --timeout=5s").unwrap();
+    assert_eq!(
+        cluster.demo_images("2").unwrap(),
+        ["api:1.0", "cache:1.0", "web:1.0", "worker:1.0"]
+    );
+    cluster
+        .kubectl("wait --for=condition=Ready -n walk ic/imagecache1 --timeout=5s")
+        .unwrap();
 
     let lists = json!({"cacheSpec": [
         {"images": [demo("web"), demo("extra")]},
         {"images": [demo("worker")], "nodeSelector": {"tier": "backend"}},
     ]});
     cluster.edit("walk", "imagecache1", &lists).unwrap();
-    let status = cluster.ended("walk", "imagecache1", "ImageCacheUpdate").unwrap();
+    let status = cluster
+        .ended("walk", "imagecache1", "ImageCacheUpdate")
+        .unwrap();
     assert_eq!(status["status"], "Succeeded");
     assert_eq!(cluster.demo_images("1").unwrap(), ["extra:1.0", "web:1.0"]);
-    assert_eq!(cluster.demo_images("2").unwrap(), ["extra:1.0", "web:1.0", "worker:1.0"]);
+    assert_eq!(
+        cluster.demo_images("2").unwrap(),
+        ["extra:1.0", "web:1.0", "worker:1.0"]
+    );
 
     let annotate = "annotate imagecaches imagecache1 -n walk";
-    cluster.kubectl(&format!("{annotate} kubefledged.io/refresh-imagecache=")).unwrap();
-    let status = cluster.ended("walk", "imagecache1", "ImageCacheRefresh").unwrap();
+    cluster
+        .kubectl(&format!("{annotate} kubefledged.io/refresh-imagecache="))
+        .unwrap();
+    let status = cluster
+        .ended("walk", "imagecache1", "ImageCacheRefresh")
+        .unwrap();
     assert_eq!(status["status"], "Succeeded");
     let annotations = &cluster.object("walk", "imagecache1").unwrap()["metadata"]["annotations"];
     assert!(annotations["kubefledged.io/refresh-imagecache"].is_null());
 
-    cluster.kubectl(&format!("{annotate} kubefledged.io/purge-imagecache=")).unwrap();
-    let status = cluster.ended("walk", "imagecache1", "ImageCachePurge").unwrap();
-    assert_eq!(status["message"], "All cached images succesfully deleted from respective nodes");
+    cluster
+        .kubectl(&format!("{annotate} kubefledged.io/purge-imagecache="))
+        .unwrap();
+    let status = cluster
+        .ended("walk", "imagecache1", "ImageCachePurge")
+        .unwrap();
+    assert_eq!(
+        status["message"],
+        "All cached images succesfully deleted from respective nodes"
+    );
     for node in ["1", "2"] {
         assert!(cluster.demo_images(node).unwrap().is_empty(), "node {node}");
     }
 
-    cluster.kubectl(&format!("{annotate} kubefledged.io/refresh-imagecache=")).unwrap();
-    cluster.ended("walk", "imagecache1", "ImageCacheRefresh").unwrap();
+    cluster
+        .kubectl(&format!("{annotate} kubefledged.io/refresh-imagecache="))
+        .unwrap();
+    cluster
+        .ended("walk", "imagecache1", "ImageCacheRefresh")
+        .unwrap();
     assert_eq!(cluster.demo_images("1").unwrap(), ["extra:1.0", "web:1.0"]);
-    cluster.kubectl("delete imagecaches imagecache1 -n walk").unwrap();
+    cluster
+        .kubectl("delete imagecaches imagecache1 -n walk")
+        .unwrap();
     assert_eq!(cluster.demo_images("1").unwrap(), ["extra:1.0", "web:1.0"]);
-    assert!(!cluster.kubectl("get jobs -A --no-headers").unwrap().contains("imagecache"));
+    assert!(
+        !cluster
+            .kubectl("get jobs -A --no-headers")
+            .unwrap()
+            .contains("imagecache")
+    );
 }
 
 #[test]
 fn one_start_and_one_end_are_told_as_events() {
     let (cluster, _nodes) = cluster("events");
-    cluster.create("events", "e", &json!({"cacheSpec": [{"images": [demo("web")]}]})).unwrap();
+    cluster
+        .create(
+            "events",
+            "e",
+            &json!({"cacheSpec": [{"images": [demo("web")]}]}),
+        )
+        .unwrap();
     cluster.ended("events", "e", "ImageCacheCreate").unwrap();
     let mut notes = cluster
         .until(Duration::from_secs(10), "both events are there", || {
-            let events = cluster.kubectl("get events -n events -o jsonpath={range.items[*]}{.involvedObject.uid}{\"|\"}{.message}{\"\\n\"}{end}")?;
-            let uid = cluster.object("events", "e")?["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
-            let lines: Vec<String> = events.lines().filter_map(|l| Some(l.strip_prefix(&uid)?.to_owned())).collect();
-            Ok((lines.len() >= 2).then_some(lines))
+            let notes = cluster.events("events", "e")?;
+            Ok((notes.len() >= 2).then_some(notes))
         })
         .unwrap();
     notes.sort();
     assert_eq!(notes.len(), 2, "{notes:?}");
     assert!(notes[0].contains(PULLED), "{notes:?}");
-    assert!(notes[1].contains("Images are being pulled on to the nodes"), "{notes:?}");
+    assert!(
+        notes[1].contains("Images are being pulled on to the nodes"),
+        "{notes:?}"
+    );
 }
 
 #[test]
@@ -98,7 +146,11 @@ fn what_cannot_be_pulled_is_named_and_does_not_hold_up_the_rest() {
     cluster.create("failing", "bad", &spec).unwrap();
     let status = cluster.ended("failing", "bad", "ImageCacheCreate").unwrap();
     assert_eq!(status["status"], "Failed");
-    for (image, reason) in [(unknown, "ImageNotFound"), (down, "RegistryUnavailable"), (private, "Unauthorized")] {
+    for (image, reason) in [
+        (unknown, "ImageNotFound"),
+        (down, "RegistryUnavailable"),
+        (private, "Unauthorized"),
+    ] {
         let failures = status["failures"][image].as_array().unwrap();
         assert_eq!(failures.len(), 2, "{image}");
         assert_eq!(failures[0]["reason"], reason, "{image}");
@@ -125,9 +177,10 @@ fn a_private_image_is_pulled_with_its_secret_and_the_password_is_in_no_log() {
     for node in ["1", "2"] {
         assert!(cluster.images(node).unwrap().contains(image), "node {node}");
     }
-    for part in ["deploy/kubefledged-controller", "daemonset/kubefledged-puller", "deploy/kubefledged-webhook-server"] {
-        let log = cluster.kubectl(&format!("logs {part} -n kube-fledged --all-pods=true")).unwrap();
-        assert!(!log.is_empty() && !log.contains(password), "{part}");
+    let logs = cluster.logs().unwrap();
+    assert!(logs.len() >= 5, "controller, two webhooks, two pullers");
+    for (pod, log) in logs {
+        assert!(!log.is_empty() && !log.contains(password), "{pod}");
     }
 }
 
@@ -135,13 +188,24 @@ fn a_private_image_is_pulled_with_its_secret_and_the_password_is_in_no_log() {
 fn wrong_objects_are_refused_with_a_sentence_that_names_the_field() {
     let (cluster, _nodes) = cluster("refused");
     let refused = |spec: serde_json::Value| {
-        let error = cluster.feed("create --dry-run=server", "refused", "x", &spec).unwrap_err();
+        let error = cluster
+            .feed("create --dry-run=server", "refused", "x", &spec)
+            .unwrap_err();
         error.to_string()
     };
     for (images, part) in [
-        (json!([]), "spec.cacheSpec[0].images: No images specified within image list"),
-        (json!(["a:1", "a:1"]), "Duplicate image names within image list: a:1"),
-        (json!(["UPPER/case:x"]), "spec.cacheSpec[0].images[0]: invalid image reference"),
+        (
+            json!([]),
+            "spec.cacheSpec[0].images: No images specified within image list",
+        ),
+        (
+            json!(["a:1", "a:1"]),
+            "Duplicate image names within image list: a:1",
+        ),
+        (
+            json!(["UPPER/case:x"]),
+            "spec.cacheSpec[0].images[0]: invalid image reference",
+        ),
     ] {
         let said = refused(json!({"cacheSpec": [{"images": images}]}));
         assert!(said.contains(part), "{said}");
@@ -149,7 +213,9 @@ fn wrong_objects_are_refused_with_a_sentence_that_names_the_field() {
     let said = refused(json!({"cacheSpec": [{"imags": []}]}));
     assert!(said.contains("spec.cacheSpec[0].imags"), "{said}");
     let good = json!({"cacheSpec": [{"images": [demo("web")]}]});
-    cluster.feed("create --dry-run=server", "refused", "x", &good).unwrap();
+    cluster
+        .feed("create --dry-run=server", "refused", "x", &good)
+        .unwrap();
 }
 
 #[test]
@@ -177,18 +243,33 @@ fn a_node_that_joins_gets_its_images_at_once() {
 fn an_image_that_a_container_uses_survives_a_purge() {
     let (cluster, _nodes) = cluster("used");
     let _ = cluster.kubectl("delete pod user -n used --now");
-    cluster.create("used", "u", &json!({"cacheSpec": [{"images": [demo("web"), demo("api")]}]})).unwrap();
+    cluster
+        .create(
+            "used",
+            "u",
+            &json!({"cacheSpec": [{"images": [demo("web"), demo("api")]}]}),
+        )
+        .unwrap();
     cluster.ended("used", "u", "ImageCacheCreate").unwrap();
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "user", "namespace": "used"},
         "spec": {"nodeName": "n1", "terminationGracePeriodSeconds": 1,
                  "containers": [{"name": "c", "image": demo("web"), "imagePullPolicy": "Never"}]},
     });
-    cluster.run(&["kubectl", "create", "-f", "-"], &pod.to_string()).unwrap();
-    cluster.kubectl("wait --for=jsonpath={.status.phase}=Running pod/user -n used --timeout=30s").unwrap();
-    cluster.kubectl("annotate ic u -n used kubefledged.io/purge-imagecache=").unwrap();
+    cluster
+        .run(&["kubectl", "create", "-f", "-"], &pod.to_string())
+        .unwrap();
+    cluster
+        .kubectl("wait --for=jsonpath={.status.phase}=Running pod/user -n used --timeout=30s")
+        .unwrap();
+    cluster
+        .kubectl("annotate ic u -n used kubefledged.io/purge-imagecache=")
+        .unwrap();
     let status = cluster.ended("used", "u", "ImageCachePurge").unwrap();
-    let held = (cluster.demo_images("1").unwrap(), cluster.demo_images("2").unwrap());
+    let held = (
+        cluster.demo_images("1").unwrap(),
+        cluster.demo_images("2").unwrap(),
+    );
     cluster.kubectl("delete pod user -n used --now").unwrap();
     assert_eq!(status["status"], "Succeeded");
     assert_eq!(status["images"]["kept"]["inUse"], 1);

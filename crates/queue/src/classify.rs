@@ -40,7 +40,12 @@ const TABLE: &[(&[&str], &str, Remedy)] = &[
     ),
     (
         // No bare 429: digests and ports have those digits too.
-        &["429 too many requests", "too many requests", "toomanyrequests", "rate limit"],
+        &[
+            "429 too many requests",
+            "too many requests",
+            "toomanyrequests",
+            "rate limit",
+        ],
         failure::RATE_LIMITED,
         Remedy::None,
     ),
@@ -322,8 +327,12 @@ mod tests {
 
     #[test]
     fn a_message_is_passed_on_without_signatures_and_not_too_long() {
-        let told = tidy("Get \"https://blobs.test/x?X-Amz-Signature=secret&a=1\": EOF, see http://h/?");
-        assert_eq!(told, "Get \"https://blobs.test/x?...\": EOF, see http://h/?...");
+        let told =
+            tidy("Get \"https://blobs.test/x?X-Amz-Signature=secret&a=1\": EOF, see http://h/?");
+        assert_eq!(
+            told,
+            "Get \"https://blobs.test/x?...\": EOF, see http://h/?..."
+        );
         let long = tidy(&"ä".repeat(MOST_MESSAGE));
         assert_eq!(long.len(), MOST_MESSAGE);
         assert_eq!(tidy(&format!("x{long}")).len(), MOST_MESSAGE - 1);

@@ -1,4 +1,6 @@
-//! The queue itself: who may do what, and what runs next.
+//! The queue itself: who asks for what, and who is told. What runs next is in `run`.
+
+mod run;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -9,10 +11,10 @@ use kubefledged_api_types::names::failure;
 use kubefledged_image::ImageRef;
 
 use crate::{
-    Answer, Authority, Call, CallId, Checked, Command, Event, PullOutcome, PullRequest, PullResult,
-    RemoveOutcome, RemoveResult, Runtime, StreamId, Tick, classify,
+    Authority, CallId, Checked, Command, CredentialId, Event, PullOutcome, PullRequest, PullResult,
+    Runtime, StreamId, Tick,
     intent::{Intents, Wish},
-    removal::{self, Removal, Step, normalized},
+    removal::{Removal, Step, normalized},
     task::{self, Interest, State, Task, TaskKey},
 };
 
@@ -46,12 +48,16 @@ impl Default for Settings {
 struct Check {
     stream: StreamId,
     names: Vec<String>,
-    answers: Vec<Option<Checked>>,
+    /// Of the names that the runtime was asked about.
+    asked: usize,
+    answers: BTreeMap<usize, Checked>,
 }
 
 #[derive(Debug)]
 enum Caller {
     Task(TaskKey),
+    /// Nobody: the pull was ended.
+    Ending,
     Removal,
     Check(u64, usize),
 }
@@ -66,11 +72,14 @@ pub struct Queue {
     removals: VecDeque<Removal>,
     checks: BTreeMap<u64, Check>,
     calls: BTreeMap<CallId, Caller>,
+    /// Pull calls that were ended and whose answers are awaited; the names they work on.
+    ending: BTreeMap<CallId, String>,
     intents: Intents,
     /// Open outcomes by stream.
     open: BTreeMap<StreamId, usize>,
     replies: Vec<Command>,
     counter: u64,
+    polled: Tick,
 }
 
 impl Queue {
@@ -83,10 +92,12 @@ impl Queue {
             removals: VecDeque::new(),
             checks: BTreeMap::new(),
             calls: BTreeMap::new(),
+            ending: BTreeMap::new(),
             intents: Intents::default(),
             open: BTreeMap::new(),
             replies: Vec::new(),
             counter: 0,
+            polled: Tick(0),
         }
     }
 
@@ -127,43 +138,46 @@ impl Queue {
 
     /// Decides what runs next.
     pub fn poll(&mut self, now: Tick, out: &mut Vec<Command>) {
-        self.pass_deadlines(now, out);
-        self.start_checks(out);
-        self.start_pulls(now, out);
-        self.start_removal(out);
+        self.polled = now;
+        self.end_interests(now);
+        self.end_tasks(now);
+        self.start_removal();
+        self.start_looks(now);
+        self.start_pulls(now);
+        self.forget(now);
         out.append(&mut self.replies);
-        self.expire(now);
     }
 
     /// When [`Queue::poll`] has something to do although nothing happens.
     pub fn next_wakeup(&self) -> Option<Tick> {
         let tasks = self.tasks.values().flat_map(|task| {
             let waiting = match task.state {
-                State::Waiting(at) => Some(at).filter(|at| *at > Tick(0)),
-                State::Finished(_, at) => Some(at),
+                State::Waiting(at) | State::Finished(_, at) => Some(at),
                 _ => None,
             };
-            let interests = task
-                .interests
-                .iter()
-                .filter_map(|interest| interest.until)
-                .min();
+            let interests = task.interests.iter().filter_map(|known| known.until).min();
             [waiting, task.deadline_at(), task.long_at(), interests]
-                .into_iter()
-                .flatten()
         });
-        tasks.min()
+        tasks
+            .chain([self.intents.next_expiry()])
+            .flatten()
+            // What was due at the last poll waits for something else than time: a slot, an answer.
+            .filter(|at| *at > self.polled)
+            .min()
     }
 
     /// Tasks that wait and that run.
     pub fn depth(&self) -> (usize, usize) {
-        let waiting = self
-            .tasks
-            .values()
-            .filter(|t| matches!(t.state, State::Waiting(_)))
-            .count();
-        let running = self.tasks.values().filter(|t| t.call().is_some()).count();
-        (waiting, running)
+        let open = self.tasks.values().filter(|task| !task.finished());
+        let (running, waiting): (Vec<&Task>, Vec<&Task>) =
+            open.partition(|task| task.call().is_some());
+        (waiting.len(), running.len() + self.ending.len())
+    }
+
+    /// Whether a pull may still need this credential.
+    pub fn needs(&self, credential: CredentialId) -> bool {
+        let mut open = self.tasks.values().filter(|task| !task.finished());
+        open.any(|task| task.credentials.contains(&credential))
     }
 
     // === requests
@@ -211,6 +225,7 @@ impl Queue {
             };
             let key = TaskKey {
                 image: image.normalized(),
+                policy: request.policy,
                 freshness: request.freshness.clone(),
                 credentials: request.credential_hash,
             };
@@ -218,7 +233,6 @@ impl Queue {
                 outcomes.push(at_once(PullResult::Superseded));
                 continue;
             }
-            self.counter += 1;
             let interest = Interest {
                 authority,
                 reference: request.reference.clone(),
@@ -226,17 +240,32 @@ impl Queue {
                 index,
                 until: None,
             };
-            if let Some(task) = self.tasks.get_mut(&key) {
-                attached += 1;
-                task.share(&request, authority);
-                if let State::Finished(result, _) = &task.state {
-                    outcomes.push(outcome(task, &interest, result.clone(), now));
-                } else {
-                    task.interests.push(interest);
+            self.counter += 1;
+            let mut task = Task::new(image.runtime_name(), &request, self.counter);
+            match self.tasks.get_mut(&key) {
+                Some(known) if !known.finished() => {
+                    attached += 1;
+                    known.share(&request, interest);
+                    continue;
                 }
-                continue;
+                Some(known) => match &known.state {
+                    // A failure that nobody heard of is told once; one that was told is what the
+                    // controller waited to try again.
+                    State::Finished(result @ PullResult::Failed { .. }, _) if !known.heard => {
+                        attached += 1;
+                        outcomes.push(outcome(known, &interest, result.clone(), now));
+                        known.heard = true;
+                        continue;
+                    }
+                    // Done already, if garbage collection has not taken it since.
+                    State::Finished(PullResult::Pulled, _) => {
+                        attached += 1;
+                        task = task.remembering(!key.freshness.is_empty());
+                    }
+                    _ => {}
+                },
+                None => {}
             }
-            let mut task = Task::new(image.runtime_name(), &request, authority, self.counter);
             task.interests.push(interest);
             self.tasks.insert(key, task);
         }
@@ -264,7 +293,9 @@ impl Queue {
             .collect();
         for (_, normal) in &names {
             // Where a newer pull stands, the removal finds out when its turn comes.
-            self.intents.note(normal, authority, Wish::Remove, now);
+            if self.intents.note(normal, authority, Wish::Remove, now) {
+                self.supersede(normal, authority, now);
+            }
         }
         self.removals.push_back(Removal {
             stream: Some(stream),
@@ -274,21 +305,37 @@ impl Queue {
             releasable: releasable.iter().map(|name| normalized(name)).collect(),
             at: 0,
             step: Step::Begin,
+            held: BTreeSet::new(),
         });
         self.done_if_empty(stream);
     }
 
+    /// A newer removal ends pulls of its name at once, also those that run.
+    fn supersede(&mut self, image: &str, removal: Authority, now: Tick) {
+        let mut told = Vec::new();
+        for (key, task) in &mut self.tasks {
+            if key.image == image {
+                for interest in task.supersede(removal) {
+                    let outcome = outcome(task, &interest, PullResult::Superseded, now);
+                    told.push((interest.stream, outcome));
+                }
+            }
+        }
+        self.tasks
+            .retain(|key, task| key.image != image || !task.finished());
+        self.tell(told);
+    }
+
     fn take_check(&mut self, stream: StreamId, names: Vec<String>) {
         self.counter += 1;
-        let answers = vec![None; names.len()];
-        self.checks.insert(
-            self.counter,
-            Check {
-                stream,
-                names,
-                answers,
-            },
-        );
+        let check = Check {
+            stream,
+            names,
+            asked: 0,
+            answers: BTreeMap::new(),
+        };
+        self.checks.insert(self.counter, check);
+        self.finish_check(self.counter);
     }
 
     fn cancel(
@@ -298,21 +345,18 @@ impl Queue {
         cancels: Vec<(u64, Vec<String>)>,
         now: Tick,
     ) {
-        let mut ended = Vec::new();
+        let mut told = Vec::new();
         for (batch, names) in cancels {
             let names: BTreeSet<String> = names.into_iter().collect();
             for task in self.tasks.values_mut() {
-                for interest in task.lose_interest(authority.term, batch, &names) {
-                    ended.push(
-                        outcome(task, &interest, PullResult::Cancelled, now).with(interest.stream),
-                    );
+                for interest in task.cancel(authority.term, batch, &names) {
+                    let outcome = outcome(task, &interest, PullResult::Cancelled, now);
+                    told.push((interest.stream, outcome));
                 }
             }
         }
-        let count = u32::try_from(ended.len()).unwrap_or(u32::MAX);
-        for (to, outcome) in ended {
-            self.reply_one(to, outcome);
-        }
+        let count = u32::try_from(told.len()).unwrap_or(u32::MAX);
+        self.tell(told);
         self.replies.push(Command::Cancelled(stream, count));
     }
 
@@ -323,6 +367,7 @@ impl Queue {
                 interest.stream = None;
             }
         }
+        // Nobody waits for what is left of a removal; the controller asks again for what it owes.
         for removal in &mut self.removals {
             if removal.stream == Some(stream) {
                 removal.stream = None;
@@ -343,9 +388,15 @@ impl Queue {
         }
     }
 
-    fn reply_one(&mut self, stream: Option<StreamId>, outcome: PullOutcome) {
-        if let Some(stream) = stream {
-            self.reply_pulled(stream, vec![outcome]);
+    fn tell(&mut self, outcomes: Vec<(Option<StreamId>, PullOutcome)>) {
+        let mut streams: BTreeMap<StreamId, Vec<PullOutcome>> = BTreeMap::new();
+        for (stream, outcome) in outcomes {
+            if let Some(stream) = stream {
+                streams.entry(stream).or_default().push(outcome);
+            }
+        }
+        for (stream, outcomes) in streams {
+            self.reply_pulled(stream, outcomes);
             self.done_if_empty(stream);
         }
     }
@@ -356,314 +407,6 @@ impl Queue {
             self.replies.push(Command::Done(stream));
         }
     }
-
-    // === what runs
-
-    fn call(&mut self, caller: Caller) -> CallId {
-        self.counter += 1;
-        let id = CallId(self.counter);
-        self.calls.insert(id, caller);
-        id
-    }
-
-    fn start_checks(&mut self, out: &mut Vec<Command>) {
-        let mut asked = Vec::new();
-        for (at, check) in &mut self.checks {
-            for (index, answer) in check.answers.iter_mut().enumerate() {
-                if answer.is_none() {
-                    // A place holder until the runtime has answered.
-                    *answer = Some(Checked::Queued);
-                    asked.push((*at, index, check.names[index].clone()));
-                }
-            }
-        }
-        for (at, index, name) in asked {
-            let id = self.call(Caller::Check(at, index));
-            let name = ImageRef::parse(&name).map_or(name, |image| image.runtime_name());
-            out.push(Command::Call(id, Call::Inspect(name)));
-        }
-        let empty: Vec<u64> = self
-            .checks
-            .iter()
-            .filter(|(_, c)| c.names.is_empty())
-            .map(|(at, _)| *at)
-            .collect();
-        for at in empty {
-            self.finish_check(at);
-        }
-    }
-
-    /// Slots are for pulls that run; one more opens for tasks never tried beside a long one.
-    fn start_pulls(&mut self, now: Tick, out: &mut Vec<Command>) {
-        loop {
-            let running: Vec<&Task> = self
-                .tasks
-                .values()
-                .filter(|task| task.call().is_some())
-                .collect();
-            let busy: BTreeSet<&str> = self.running_names();
-            let any_long = running.iter().any(|task| task.long(now));
-            let full = running.len() >= self.settings.max_parallel_pulls;
-            let extra = running.len() == self.settings.max_parallel_pulls && any_long;
-            if full && !extra {
-                return;
-            }
-            let next = self
-                .tasks
-                .iter()
-                .filter(|(_, task)| matches!(task.state, State::Waiting(at) if at <= now))
-                .filter(|(key, task)| {
-                    !busy.contains(key.image.as_str()) && (!full || task.started.is_none())
-                })
-                .min_by_key(|(_, task)| (std::cmp::Reverse(task.priority), task.age))
-                .map(|(key, _)| key.clone());
-            let Some(key) = next else { return };
-            self.begin(&key, now, out);
-        }
-    }
-
-    /// Images that the runtime works on: one pull or one removal at a time.
-    fn running_names(&self) -> BTreeSet<&str> {
-        let pulls = self.tasks.iter().filter(|(_, task)| task.call().is_some());
-        let mut names: BTreeSet<&str> = pulls.map(|(key, _)| key.image.as_str()).collect();
-        if let Some(removal) = self.removals.front()
-            && removal.call().is_some()
-        {
-            names.insert(&removal.names[removal.at].1);
-        }
-        names
-    }
-
-    fn begin(&mut self, key: &TaskKey, now: Tick, out: &mut Vec<Command>) {
-        let Some(task) = self.tasks.get(key) else {
-            return;
-        };
-        if !self.intents.stands(&key.image, task.newest, Wish::Pull) {
-            self.finish(key, &PullResult::Superseded, now);
-            return;
-        }
-        let id = self.call(Caller::Task(key.clone()));
-        if let Some(task) = self.tasks.get_mut(key) {
-            let call = task.begin(now);
-            task.calling(id, &call);
-            out.push(Command::Call(id, call));
-        }
-    }
-
-    fn start_removal(&mut self, out: &mut Vec<Command>) {
-        while let Some(removal) = self.removals.front() {
-            if removal.at >= removal.names.len() {
-                self.removals.pop_front();
-                continue;
-            }
-            if removal.call().is_some() {
-                return;
-            }
-            let normal = removal.names[removal.at].1.clone();
-            let authority = removal.authority;
-            if !self.intents.stands(&normal, authority, Wish::Remove) {
-                self.removed(RemoveResult::Superseded);
-                continue;
-            }
-            if self.running_names().contains(normal.as_str()) {
-                // A pull of it runs: its turn comes when that has ended.
-                return;
-            }
-            let id = self.call(Caller::Removal);
-            if let Some(removal) = self.removals.front_mut() {
-                removal.step = Step::Looking(id);
-                out.push(Command::Call(id, Call::Inspect(removal.runtime_name())));
-            }
-            return;
-        }
-    }
-
-    fn removed(&mut self, result: RemoveResult) {
-        let Some(removal) = self.removals.front_mut() else {
-            return;
-        };
-        let outcome = RemoveOutcome {
-            index: removal.at,
-            result,
-        };
-        removal.at += 1;
-        removal.step = Step::Begin;
-        let Some(stream) = removal.stream else { return };
-        if let Some(open) = self.open.get_mut(&stream) {
-            *open = open.saturating_sub(1);
-            self.replies.push(Command::Removed(stream, vec![outcome]));
-            self.done_if_empty(stream);
-        }
-    }
-
-    fn answered(&mut self, id: CallId, answer: Answer, now: Tick) {
-        match self.calls.remove(&id) {
-            Some(Caller::Task(key)) => self.task_answered(&key, answer, now),
-            Some(Caller::Removal) => self.removal_answered(answer),
-            Some(Caller::Check(at, index)) => self.check_answered(at, index, answer),
-            None => {}
-        }
-    }
-
-    fn task_answered(&mut self, key: &TaskKey, answer: Answer, now: Tick) {
-        let Some(task) = self.tasks.get_mut(key) else {
-            return;
-        };
-        match task.answered(answer, now) {
-            task::Next::Call(call) => {
-                let newest = task.newest;
-                if matches!(call, Call::Pull(..))
-                    && !self.intents.stands(&key.image, newest, Wish::Pull)
-                {
-                    self.finish(key, &PullResult::Superseded, now);
-                    return;
-                }
-                let id = self.call(Caller::Task(key.clone()));
-                if let Some(task) = self.tasks.get_mut(key) {
-                    task.calling(id, &call);
-                }
-                self.replies.push(Command::Call(id, call));
-            }
-            task::Next::Again(at) => task.state = State::Waiting(at),
-            task::Next::Finish(result) => self.finish(key, &result, now),
-        }
-    }
-
-    fn removal_answered(&mut self, answer: Answer) {
-        let Some(removal) = self.removals.front_mut() else {
-            return;
-        };
-        match removal.answered(
-            answer,
-            self.settings.runtime,
-            &self.settings.protected_images,
-        ) {
-            removal::Next::Finish(result) => self.removed(result),
-            removal::Next::Call(call) => {
-                let normal = removal.names[removal.at].1.clone();
-                let authority = removal.authority;
-                if matches!(call, Call::Remove(_))
-                    && !self.intents.stands(&normal, authority, Wish::Remove)
-                {
-                    self.removed(RemoveResult::Superseded);
-                    return;
-                }
-                let id = self.call(Caller::Removal);
-                if let Some(removal) = self.removals.front_mut() {
-                    removal.step = match std::mem::replace(&mut removal.step, Step::Begin) {
-                        Step::Asking(_, image) => Step::Asking(id, image),
-                        Step::Removing(_) => Step::Removing(id),
-                        _ => Step::Verifying(id),
-                    };
-                }
-                self.replies.push(Command::Call(id, call));
-            }
-        }
-    }
-
-    fn check_answered(&mut self, at: u64, index: usize, answer: Answer) {
-        let Some(check) = self.checks.get_mut(&at) else {
-            return;
-        };
-        let normal = normalized(&check.names[index]);
-        let saw = match answer {
-            Answer::Inspected(Ok(Some(image))) => Checked::Present(image),
-            Answer::Inspected(Ok(None)) => self
-                .tasks
-                .iter()
-                .filter(|(key, _)| key.image == normal)
-                .find_map(|(_, task)| match task.state {
-                    State::Waiting(_) => Some(Checked::Queued),
-                    State::Finished(..) => None,
-                    _ => Some(Checked::Pulling),
-                })
-                .unwrap_or(Checked::Absent),
-            Answer::Inspected(Err(error)) => Checked::Failed {
-                reason: failure::IMAGE_INSPECT_ERROR.to_owned(),
-                message: classify::cut(&error.message),
-            },
-            _ => Checked::Failed {
-                reason: failure::IMAGE_INSPECT_ERROR.to_owned(),
-                message: "the runtime answered another question".to_owned(),
-            },
-        };
-        check.answers[index] = Some(saw);
-        let waiting = self
-            .calls
-            .values()
-            .any(|caller| matches!(caller, Caller::Check(other, _) if *other == at));
-        if !waiting {
-            self.finish_check(at);
-        }
-    }
-
-    fn finish_check(&mut self, at: u64) {
-        if let Some(check) = self.checks.remove(&at) {
-            let answers = check
-                .answers
-                .into_iter()
-                .map(|answer| answer.unwrap_or(Checked::Absent))
-                .collect();
-            self.replies
-                .push(Command::Checked(check.stream, answers, self.term));
-            self.replies.push(Command::Done(check.stream));
-        }
-    }
-
-    fn finish(&mut self, key: &TaskKey, result: &PullResult, now: Tick) {
-        let Some(task) = self.tasks.get_mut(key) else {
-            return;
-        };
-        task.state = State::Finished(result.clone(), now.after(MEMORY));
-        let interests = std::mem::take(&mut task.interests);
-        let outcomes: Vec<_> = interests
-            .iter()
-            .map(|i| outcome(task, i, result.clone(), now).with(i.stream))
-            .collect();
-        for (to, outcome) in outcomes {
-            self.reply_one(to, outcome);
-        }
-        // What did not end by itself is no answer to a later request.
-        if matches!(result, PullResult::Cancelled | PullResult::Superseded) {
-            self.tasks.remove(key);
-        }
-    }
-
-    fn pass_deadlines(&mut self, now: Tick, out: &mut Vec<Command>) {
-        let mut unwanted = Vec::new();
-        for (key, task) in &mut self.tasks {
-            task.interests
-                .retain(|interest| interest.until.is_none_or(|until| until > now));
-            let wanted = !task.interests.is_empty();
-            let late = task.deadline_at().is_some_and(|at| at <= now);
-            match (&task.state, task.call()) {
-                (State::Finished(..) | State::Ending(..), _) => {}
-                (_, None) if !wanted => unwanted.push(key.clone()),
-                (_, Some(call)) if !wanted => {
-                    task.state = State::Ending(call, PullResult::Cancelled);
-                    out.push(Command::CancelCall(call));
-                }
-                (_, Some(call)) if late => {
-                    let result = task::failed(
-                        failure::DEADLINE_EXCEEDED,
-                        "the pull did not end within its deadline: set pullDeadline higher",
-                    );
-                    task.state = State::Ending(call, result);
-                    out.push(Command::CancelCall(call));
-                }
-                _ => {}
-            }
-        }
-        for key in unwanted {
-            self.tasks.remove(&key);
-        }
-    }
-
-    fn expire(&mut self, now: Tick) {
-        self.tasks
-            .retain(|_, task| !matches!(task.state, State::Finished(_, until) if until <= now));
-        self.intents.expire(now);
-    }
 }
 
 fn outcome(task: &Task, interest: &Interest, result: PullResult, now: Tick) -> PullOutcome {
@@ -673,11 +416,5 @@ fn outcome(task: &Task, interest: &Interest, result: PullResult, now: Tick) -> P
         image: task.image.clone(),
         attempts: task.attempts,
         took: Duration::from_millis(task.started.map_or(0, |at| now.0.saturating_sub(at.0))),
-    }
-}
-
-impl PullOutcome {
-    fn with(self, stream: Option<StreamId>) -> (Option<StreamId>, Self) {
-        (stream, self)
     }
 }

@@ -123,6 +123,22 @@ impl Removal {
         }
     }
 
+    /// The call that [`Removal::answered`] asked for.
+    pub fn called(&mut self, id: CallId) {
+        self.step = match std::mem::replace(&mut self.step, Step::Begin) {
+            Step::Asking(_, image) => Step::Asking(id, image),
+            Step::Removing(_) => Step::Removing(id),
+            Step::Begin | Step::Looking(_) | Step::Verifying(_) => Step::Verifying(id),
+        };
+    }
+
+    /// On to the next name.
+    pub fn next(&mut self) {
+        self.at += 1;
+        self.step = Step::Begin;
+        self.held.clear();
+    }
+
     /// What the runtime is asked about.
     pub fn runtime_name(&self) -> String {
         let name = &self.names[self.at].0;
@@ -138,8 +154,7 @@ impl Removal {
     ) -> Result<String, RemoveResult> {
         let (name, normal) = &self.names[self.at];
         let all = image.tags.iter().chain(&image.digests).chain([name]);
-        let protects =
-            |pattern: &&String| all.clone().any(|name| glob::matches(pattern, name));
+        let protects = |pattern: &&String| all.clone().any(|name| glob::matches(pattern, name));
         if let Some(pattern) = around.protected.iter().find(protects) {
             let why = format!("protected by --protected-images {pattern}");
             return Err(kept(failure::IN_USE, why));
@@ -193,12 +208,18 @@ impl Removal {
                 .chain(self.names.iter().map(|(_, name)| name))
                 .map(String::as_str),
         );
-        image.digests.iter().map(|digest| normalized(digest)).find(|digest| {
-            self.wanted.contains(digest)
-                || around.claimed.contains(digest)
-                || (around.runtime != Runtime::Crio
-                    && !known.clone().any(|name| repository(name) == repository(digest)))
-        })
+        image
+            .digests
+            .iter()
+            .map(|digest| normalized(digest))
+            .find(|digest| {
+                self.wanted.contains(digest)
+                    || around.claimed.contains(digest)
+                    || (around.runtime != Runtime::Crio
+                        && !known
+                            .clone()
+                            .any(|name| repository(name) == repository(digest)))
+            })
     }
 }
 
@@ -206,7 +227,9 @@ impl Removal {
 fn repository(name: &str) -> &str {
     let name = name.split_once('@').map_or(name, |(name, _)| name);
     let path = name.rfind('/').map_or(0, |slash| slash + 1);
-    name[path..].find(':').map_or(name, |colon| &name[..path + colon])
+    name[path..]
+        .find(':')
+        .map_or(name, |colon| &name[..path + colon])
 }
 
 fn bare(id: &str) -> &str {
@@ -217,7 +240,9 @@ fn uses(container: &Container, image: &Image) -> bool {
     let mut said = container.image.iter().filter(|said| !said.is_empty());
     said.any(|said| {
         // cri-dockerd writes docker://id and docker-pullable://name@digest.
-        let said = said.split_once("://").map_or(said.as_str(), |(_, said)| said);
+        let said = said
+            .split_once("://")
+            .map_or(said.as_str(), |(_, said)| said);
         let mut names = image.tags.iter().chain(&image.digests);
         bare(said) == bare(&image.id)
             || names.any(|name| name == said || normalized(name) == normalized(said))

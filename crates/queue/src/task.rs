@@ -234,7 +234,11 @@ impl Task {
             (State::Looking(_), Answer::Inspected(Ok(Some(image)))) => {
                 self.image = Some(image);
                 let ours = self.remembered || self.attempts > 0;
-                Next::Finish(if ours { PullResult::Pulled } else { PullResult::Present })
+                Next::Finish(if ours {
+                    PullResult::Pulled
+                } else {
+                    PullResult::Present
+                })
             }
             (State::Looking(_), Answer::Inspected(Ok(None))) => {
                 self.looked = Some(now);

@@ -1,6 +1,8 @@
 //! What a user of kube-fledged does, in their order, on a cluster of two nodes of which the second
 //! has the label tier=backend. One test at a time: they share the nodes.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 use std::{sync::Mutex, time::Duration};
 
 use kubefledged_e2e::{Cluster, demo};

@@ -180,8 +180,7 @@ impl Engine {
         }
         let timed: Vec<CacheIdx> = self.caches.keys().copied().collect();
         for cache in timed {
-            if Self::cache_wakeup(&self.caches[&cache]).is_some_and(|at| at <= now.tick)
-            {
+            if Self::cache_wakeup(&self.caches[&cache]).is_some_and(|at| at <= now.tick) {
                 self.dirty_caches.insert(cache);
             }
         }
@@ -215,11 +214,7 @@ impl Engine {
         }
         let nodes = self.wakes.first().map(|(at, _)| *at);
         let batches = self.deadlines.first().map(|(at, _)| *at);
-        let caches = self
-            .caches
-            .values()
-            .filter_map(Self::cache_wakeup)
-            .min();
+        let caches = self.caches.values().filter_map(Self::cache_wakeup).min();
         [nodes, batches, caches].into_iter().flatten().min()
     }
 

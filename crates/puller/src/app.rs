@@ -14,6 +14,7 @@ use prometheus_client::{
     metrics::{
         counter::Counter,
         family::Family,
+        gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
     registry::{Registry, Unit},
@@ -108,6 +109,7 @@ impl Bound {
             protected_images: args.protected_images.clone(),
             runtime: cri::runtime(&runtime_name),
         });
+        let up = metrics.cri_up.clone();
         let (driver, inputs) = Driver::new(queue, cri.clone(), metrics);
         let service = Service {
             node_name: args.node_name.as_str().into(),
@@ -127,7 +129,7 @@ impl Bound {
                 shutdown.clone().cancelled_owned(),
             );
         tasks.spawn(async move { serve.await.context("gRPC cannot be served") });
-        tasks.spawn(watch_runtime(cri, ready, shutdown.clone()));
+        tasks.spawn(watch_runtime(cri, ready, up, shutdown.clone()));
         let drive = driver.run(shutdown.clone());
         tasks.spawn(async move {
             drive.await;
@@ -151,27 +153,15 @@ async fn wait_for_runtime(
     shutdown: &CancellationToken,
 ) -> Option<(Cri, String)> {
     loop {
-        let found = async {
-            let socket = cri::find_socket(args.cri_socket_path.as_deref(), &args.host_run_dir)?;
-            let cri = Cri::new(socket.clone())?;
-            let version = cri
-                .version()
-                .await
-                .with_context(|| format!("no answer on {}", socket.display()))?;
-            anyhow::Ok((cri, version, socket))
-        };
-        match found.await {
-            Ok((cri, version, socket)) => {
-                tracing::info!(
-                    runtime = version.runtime_name,
-                    version = version.runtime_version,
-                    socket = %socket.display(),
-                    "runtime found"
-                );
-                ready.set_ready();
-                return Some((cri, version.runtime_name));
+        tokio::select! {
+            () = shutdown.cancelled() => return None,
+            found = find_runtime(args) => match found {
+                Ok(found) => {
+                    ready.set_ready();
+                    return Some(found);
+                }
+                Err(error) => ready.set_pending(format!("{error:#}")),
             }
-            Err(error) => ready.set_pending(format!("{error:#}")),
         }
         tokio::select! {
             () = shutdown.cancelled() => return None,
@@ -180,13 +170,46 @@ async fn wait_for_runtime(
     }
 }
 
-/// Readiness follows the runtime.
-async fn watch_runtime(cri: Cri, ready: Guard, shutdown: CancellationToken) -> anyhow::Result<()> {
-    loop {
+/// The first runtime that answers. Where Docker is installed, containerd's socket is there too,
+/// with CRI switched off.
+async fn find_runtime(args: &Args) -> anyhow::Result<(Cri, String)> {
+    let mut refusals = Vec::new();
+    for socket in cri::sockets(args.cri_socket_path.as_deref(), &args.host_run_dir)? {
+        let cri = Cri::new(socket.clone())?;
         match tokio::time::timeout(LOOK, cri.version()).await {
+            Ok(Ok(version)) => {
+                tracing::info!(
+                    runtime = version.runtime_name,
+                    version = version.runtime_version,
+                    socket = %socket.display(),
+                    "runtime found"
+                );
+                return Ok((cri, version.runtime_name));
+            }
+            Ok(Err(status)) => {
+                refusals.push(format!("{}: {}", socket.display(), status.message()));
+            }
+            Err(_) => refusals.push(format!("{}: no answer in time", socket.display())),
+        }
+    }
+    anyhow::bail!("no runtime answers: {}", refusals.join(", "))
+}
+
+/// Readiness follows the runtime.
+async fn watch_runtime(
+    cri: Cri,
+    ready: Guard,
+    up: Gauge,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    loop {
+        let answer = tokio::time::timeout(LOOK, cri.version()).await;
+        up.set(i64::from(matches!(answer, Ok(Ok(_)))));
+        match answer {
             Ok(Ok(_)) => ready.set_ready(),
             Ok(Err(status)) => {
-                ready.set_pending(format!("the runtime does not answer: {}", status.message()));
+                let why = format!("the runtime does not answer: {}", status.message());
+                ready.set_pending(why);
             }
             Err(_) => ready.set_pending("the runtime does not answer in time"),
         }
@@ -203,6 +226,7 @@ pub struct Metrics {
     pulls: Family<Vec<(&'static str, String)>, Counter>,
     durations: Histogram,
     removals: Family<Vec<(&'static str, String)>, Counter>,
+    cri_up: Gauge,
 }
 
 impl Metrics {
@@ -211,6 +235,7 @@ impl Metrics {
             pulls: Family::default(),
             durations: Histogram::new(exponential_buckets(0.1, 2.0, 14)),
             removals: Family::default(),
+            cri_up: Gauge::default(),
         };
         registry.register(
             "image_pulls",
@@ -227,6 +252,11 @@ impl Metrics {
             "image_removals",
             "Ended removals by result",
             metrics.removals.clone(),
+        );
+        registry.register(
+            "cri_up",
+            "Whether the container runtime answered when it was last asked",
+            metrics.cri_up.clone(),
         );
         metrics
     }

@@ -18,7 +18,7 @@ use tonic::{
     transport::{Channel, Endpoint, Uri},
 };
 
-/// Sockets below the node's /run, the first that is there.
+/// Sockets below the node's /run, the likeliest first.
 const SOCKETS: [&str; 7] = [
     "containerd/containerd.sock",
     "k3s/containerd/containerd.sock",
@@ -39,25 +39,26 @@ pub struct Cri {
     runtime: RuntimeServiceClient<Channel>,
 }
 
-/// The socket to use: the flag's, else the first one that is there.
+/// The sockets to try, in order: the flag's alone, else those that are there.
 ///
 /// # Errors
 /// None is there; says where it was looked for.
-pub fn find_socket(flag: Option<&Path>, run_dir: &Path) -> anyhow::Result<PathBuf> {
+pub fn sockets(flag: Option<&Path>, run_dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     if let Some(path) = flag {
-        return Ok(path.to_owned());
+        return Ok(vec![path.to_owned()]);
     }
-    SOCKETS
+    let found: Vec<PathBuf> = SOCKETS
         .iter()
         .map(|socket| run_dir.join(socket))
-        .find(|path| path.exists())
-        .ok_or_else(|| {
-            anyhow::anyhow!(
-                "no runtime socket below {}: set --cri-socket-path (looked for {})",
-                run_dir.display(),
-                SOCKETS.join(", ")
-            )
-        })
+        .filter(|path| path.exists())
+        .collect();
+    anyhow::ensure!(
+        !found.is_empty(),
+        "no runtime socket below {}: set --cri-socket-path (looked for {})",
+        run_dir.display(),
+        SOCKETS.join(", ")
+    );
+    Ok(found)
 }
 
 impl Cri {

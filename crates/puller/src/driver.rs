@@ -7,8 +7,8 @@ use std::{
 
 use kubefledged_proto::puller::Credential;
 use kubefledged_queue::{
-    Call, CallId, Checked, Command, CredentialId, Event, PullOutcome, PullResult, Queue,
-    RemoveOutcome, RemoveResult, StreamId, Tick,
+    Answer, Call, CallError, CallId, Checked, Command, CredentialId, Event, PullOutcome,
+    PullResult, Queue, RemoveOutcome, RemoveResult, StreamId, Tick,
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +17,10 @@ use crate::{app::Metrics, cri::Cri};
 
 /// How long a shutdown waits for runtime calls under way.
 const GRACE: Duration = Duration::from_secs(25);
+/// For a call that the runtime answers from what it knows. Pulls have deadlines in the queue.
+const LOOK_LIMIT: Duration = Duration::from_secs(30);
+/// For a removal: a big image is a lot of files.
+const REMOVE_LIMIT: Duration = Duration::from_secs(120);
 
 /// What comes in.
 #[derive(Debug)]
@@ -83,7 +87,8 @@ impl Driver {
         Tick(u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// Runs until the token is cancelled; then runtime calls under way may end.
+    /// Runs until the token is cancelled; then streams end, nothing new begins, and runtime calls
+    /// under way may end.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut commands = Vec::new();
         loop {
@@ -123,6 +128,9 @@ impl Driver {
             Input::Request(event, reply, credentials) => {
                 self.credentials.extend(credentials);
                 self.streams.extend(reply);
+                if let Event::Closed(stream) = &event {
+                    self.streams.remove(stream);
+                }
                 self.queue.handle(now, event);
             }
             Input::Answered(event) => {
@@ -185,30 +193,51 @@ impl Driver {
             _ => None,
         };
         let (cri, answers) = (self.cri.clone(), self.answers.clone());
-        let cancelled = match &call {
-            Call::Pull(..) => kubefledged_queue::Answer::Pulled,
-            _ => |result: Result<(), kubefledged_queue::CallError>| {
-                kubefledged_queue::Answer::Inspected(result.map(|()| None))
-            },
-        };
         tokio::spawn(async move {
+            let (limit, failed) = limit(&call);
             let answer = tokio::select! {
                 answer = cri.carry_out(call, credential) => answer,
                 // Dropping the call ends it in the runtime.
-                () = token.cancelled() => cancelled(Err(kubefledged_queue::CallError {
-                    code: "Cancelled".to_owned(),
-                    message: "cancelled by the puller".to_owned(),
-                })),
+                () = token.cancelled() => failed("Cancelled", "cancelled by the puller"),
+                () = tokio::time::sleep(limit) => {
+                    failed("DeadlineExceeded", "the runtime does not answer in time")
+                }
             };
             let _ = answers.send(Input::Answered(Event::Answered(id, answer)));
         });
     }
 
-    /// A credential lives as long as something may still need it.
+    /// A credential lives as long as a pull may need it.
     fn forget_credentials(&mut self) {
-        if self.queue.depth() == (0, 0) {
-            self.credentials.clear();
-        }
+        let Self {
+            queue, credentials, ..
+        } = self;
+        credentials.retain(|id, _| queue.needs(*id));
+    }
+}
+
+/// How long a call may take, and what its failure answers.
+fn limit(call: &Call) -> (Duration, fn(&str, &str) -> Answer) {
+    fn error<T>(code: &str, message: &str) -> Result<T, CallError> {
+        Err(CallError {
+            code: code.to_owned(),
+            message: message.to_owned(),
+        })
+    }
+
+    match call {
+        Call::Inspect(_) => (LOOK_LIMIT, |code, message| {
+            Answer::Inspected(error(code, message))
+        }),
+        Call::Containers => (LOOK_LIMIT, |code, message| {
+            Answer::Containers(error(code, message))
+        }),
+        Call::Remove(_) => (REMOVE_LIMIT, |code, message| {
+            Answer::Removed(error(code, message))
+        }),
+        Call::Pull(..) => (Duration::MAX, |code, message| {
+            Answer::Pulled(error(code, message))
+        }),
     }
 }
 

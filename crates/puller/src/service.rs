@@ -6,7 +6,6 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
     time::Duration,
 };
 
@@ -160,11 +159,7 @@ impl Drop for Replies {
 impl Replies {
     /// The one reply to a call that is no stream.
     async fn one(&mut self) -> Result<Reply, Status> {
-        match std::future::poll_fn(|cx: &mut Context<'_>| -> Poll<Option<Reply>> {
-            self.receiver.poll_recv(cx)
-        })
-        .await
-        {
+        match self.receiver.recv().await {
             Some(Reply::Refused(seen)) => Err(refused(seen)),
             Some(reply) => Ok(reply),
             None => Err(Status::unavailable("this puller is shutting down")),
@@ -442,6 +437,10 @@ fn checked_image((index, checked): (usize, queue::Checked)) -> CheckedImage {
         queue::Checked::Queued => image.set_state(ImageState::Queued),
         queue::Checked::Pulling => image.set_state(ImageState::Pulling),
         queue::Checked::Failed { reason, message } => {
+            image.set_state(ImageState::Failed);
+            (image.reason, image.message) = (reason, message);
+        }
+        queue::Checked::Unknown { reason, message } => {
             image.set_state(ImageState::Unspecified);
             (image.reason, image.message) = (reason, message);
         }

@@ -55,6 +55,12 @@ impl Intents {
         self.0.retain(|_, (.., at)| at.after(MEMORY) > now);
     }
 
+    /// How many.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// When the oldest wish is forgotten.
     pub fn next_expiry(&self) -> Option<Tick> {
         self.0.values().map(|(.., at)| at.after(MEMORY)).min()

@@ -180,6 +180,13 @@ impl Queue {
         open.any(|task| task.credentials.contains(&credential))
     }
 
+    /// Everything that is kept in memory.
+    #[cfg(test)]
+    pub(crate) fn remembers(&self) -> usize {
+        let work = self.tasks.len() + self.removals.len() + self.checks.len() + self.calls.len();
+        work + self.ending.len() + self.open.len() + self.intents.len()
+    }
+
     // === requests
 
     /// Refuses leaders that have been replaced.

@@ -132,6 +132,11 @@ impl Removal {
         };
     }
 
+    /// The runtime removes, or has removed, the name at hand.
+    pub fn acting(&self) -> bool {
+        matches!(self.step, Step::Removing(_) | Step::Verifying(_))
+    }
+
     /// On to the next name.
     pub fn next(&mut self) {
         self.at += 1;
@@ -190,11 +195,10 @@ impl Removal {
         around: &Circumstances<'_>,
     ) -> Option<String> {
         let ours = |other: &str| {
-            !self.wanted.contains(other)
-                && !around.claimed.contains(other)
-                && (other == normal
-                    || self.releasable.contains(other)
-                    || self.names.iter().any(|(_, name)| name == other))
+            let kept = self.wanted.contains(other) || around.claimed.contains(other);
+            let free =
+                self.releasable.contains(other) || self.names.iter().any(|(_, name)| name == other);
+            other == normal || (free && !kept)
         };
         let tags: Vec<String> = image.tags.iter().map(|tag| normalized(tag)).collect();
         if let Some(tag) = tags.iter().find(|tag| !ours(tag)) {

@@ -237,7 +237,7 @@ impl Queue {
 
     pub(super) fn answered(&mut self, id: CallId, answer: Answer, now: Tick) {
         match self.calls.remove(&id) {
-            Some(Caller::Task(key)) => self.task_answered(key, answer, now),
+            Some(Caller::Task(key)) => self.task_answered(&key, answer, now),
             Some(Caller::Ending) => drop(self.ending.remove(&id)),
             Some(Caller::Removal) => self.removal_answered(answer),
             Some(Caller::Check(at, index)) => self.check_answered(at, index, answer),
@@ -245,18 +245,22 @@ impl Queue {
         }
     }
 
-    fn task_answered(&mut self, key: TaskKey, answer: Answer, now: Tick) {
-        let Some(task) = self.tasks.get_mut(&key) else {
+    fn task_answered(&mut self, key: &TaskKey, answer: Answer, now: Tick) {
+        let Some(task) = self.tasks.get_mut(key) else {
             return;
         };
         match task.answered(answer, now) {
-            task::Next::Call(call) => self.call_for(&key, &call),
+            task::Next::Call(call) => self.call_for(key, &call),
             task::Next::Wait(at) => task.state = State::Waiting(at),
-            task::Next::Finish(result) => self.finish(&key, result, now),
+            task::Next::Finish(result) => self.finish(key, result, now),
         }
     }
 
     fn removal_answered(&mut self, answer: Answer) {
+        if !self.removal_stands() {
+            self.removed(RemoveResult::Superseded);
+            return;
+        }
         let Some(removal) = self.removals.front_mut() else {
             return;
         };
@@ -274,9 +278,6 @@ impl Queue {
         };
         match removal.answered(answer, &around) {
             removal::Next::Finish(result) => self.removed(result),
-            removal::Next::Call(Call::Remove(_)) if !self.removal_stands() => {
-                self.removed(RemoveResult::Superseded);
-            }
             removal::Next::Call(call) => {
                 let id = self.call(Caller::Removal, call);
                 if let Some(removal) = self.removals.front_mut() {
@@ -286,12 +287,13 @@ impl Queue {
         }
     }
 
-    /// Looked at again right before the runtime removes.
+    /// Looked at again before each step, so also right before the runtime removes. What it has
+    /// removed is removed.
     fn removal_stands(&self) -> bool {
         self.removals.front().is_some_and(|removal| {
             let (_, normal) = &removal.names[removal.at];
             let stands = self.intents.stands(normal, removal.authority, Wish::Remove);
-            stands && removal.stream.is_some()
+            removal.acting() || (stands && removal.stream.is_some())
         })
     }
 

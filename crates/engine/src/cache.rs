@@ -236,6 +236,8 @@ pub struct Cache {
     pub missing_secrets: Vec<String>,
     /// The status as last known lists every name of `applied`.
     pub names_recorded: bool,
+    /// State and begin of the operation that the last Kubernetes Event told of.
+    pub announced: (String, Option<Timestamp>),
     /// Under way.
     pub write: Option<Write>,
     /// No earlier write.
@@ -285,6 +287,7 @@ impl Cache {
             refresh_at: None,
             missing_secrets: Vec::new(),
             names_recorded: false,
+            announced: (object.status.status.clone(), object.status.start_time),
             write: None,
             write_after: Tick(0),
             stale: false,

@@ -8,7 +8,7 @@ use std::{
 
 use fixedbitset::FixedBitSet;
 use kubefledged_api_types::{
-    ImageCacheStatus, ImagePullPolicy,
+    ImagePullPolicy,
     names::{self, failure},
 };
 
@@ -256,6 +256,9 @@ impl Engine {
                 cache.object = object;
                 cache.stale = false;
                 cache.compare_names();
+                // The watch may be faster than the answer to our write.
+                let event = announce(cache);
+                self.events.extend(event);
                 self.dirty_caches.insert(at);
                 return;
             }
@@ -490,9 +493,9 @@ impl Engine {
                 if !older(&version, &cache.object.resource_version) {
                     cache.object.resource_version = version;
                 }
-                let before = std::mem::replace(&mut cache.object.status, write.status);
+                cache.object.status = write.status;
                 cache.compare_names();
-                let event = transition(cache, &before);
+                let event = announce(cache);
                 self.events.extend(event);
                 self.touch_all_nodes();
             }
@@ -858,12 +861,13 @@ fn older(version: &str, than: &str) -> bool {
 
 /// The Kubernetes Event that tells of a written change: one at the begin of an operation and one at
 /// its end.
-fn transition(cache: &Cache, before: &ImageCacheStatus) -> Option<Command> {
+fn announce(cache: &mut Cache) -> Option<Command> {
     let after = &cache.object.status;
-    let same = (&before.status, before.start_time) == (&after.status, after.start_time);
-    if same || after.status.is_empty() {
+    let now = (after.status.clone(), after.start_time);
+    if now == cache.announced || after.status.is_empty() {
         return None;
     }
+    cache.announced = now;
     Some(Command::EmitEvent {
         key: cache.object.key.clone(),
         uid: cache.object.uid.clone(),

@@ -23,6 +23,8 @@ struct World {
     log: Vec<String>,
     statuses: Vec<ImageCacheStatus>,
     pulls: BTreeMap<u64, Vec<String>>,
+    /// The watch tells of a write before the write is answered.
+    watch_is_faster: bool,
 }
 
 fn key() -> CacheKey {
@@ -80,6 +82,7 @@ impl World {
             log: Vec::new(),
             statuses: Vec::new(),
             pulls: BTreeMap::new(),
+            watch_is_faster: false,
         };
         for name in nodes {
             world.join(name, &[]);
@@ -203,6 +206,10 @@ impl World {
                 object.status = (*status).clone();
                 self.statuses.push(*status);
                 let version = object.resource_version.clone();
+                if self.watch_is_faster {
+                    let object = object.clone();
+                    self.tell(Event::CacheApplied(Box::new(object)));
+                }
                 self.tell(Event::StatusWritten(key, Ok(version)));
             }
             Command::ClearAnnotation {
@@ -332,6 +339,15 @@ fn a_new_cache_is_pulled_to_every_node_and_says_so() {
         ),
         (2, 0, 0)
     );
+    assert_eq!(world.count("event ImageCacheCreate"), 2);
+}
+
+#[test]
+fn begin_and_end_are_told_once_also_when_the_watch_is_faster_than_the_answer() {
+    let mut world = World::new(&["n1"]);
+    world.watch_is_faster = true;
+    world.create(spec(&[(&["r.test/a:1"], &[])]));
+    world.lead();
     assert_eq!(world.count("event ImageCacheCreate"), 2);
 }
 

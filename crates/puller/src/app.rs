@@ -204,7 +204,8 @@ async fn watch_runtime(
 ) -> anyhow::Result<()> {
     loop {
         let answer = tokio::time::timeout(LOOK, cri.version()).await;
-        up.set(i64::from(matches!(answer, Ok(Ok(_)))));
+        let answers = matches!(answer, Ok(Ok(_)));
+        up.set(answers.into());
         match answer {
             Ok(Ok(_)) => ready.set_ready(),
             Ok(Err(status)) => {
@@ -215,7 +216,7 @@ async fn watch_runtime(
         }
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(if answers { LOOK } else { RETRY }) => {}
         }
     }
 }

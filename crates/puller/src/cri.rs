@@ -194,9 +194,15 @@ fn image(image: CriImage) -> Image {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+/// What the runtime said has no source; what has one happened on the way to it, and tonic calls
+/// that `Unknown` when a connection breaks in the middle of a call.
 fn error(status: Status) -> CallError {
+    let code = match std::error::Error::source(&status) {
+        Some(_) => tonic::Code::Unavailable,
+        None => status.code(),
+    };
     CallError {
-        code: format!("{:?}", status.code()),
+        code: format!("{code:?}"),
         message: status.message().to_owned(),
     }
 }

@@ -50,6 +50,8 @@ pub enum Reply {
     Cancelled(u32),
     /// By this later term.
     Refused(u64),
+    /// Nothing more comes. A stream without this end was cut.
+    Done,
 }
 
 /// Owns the queue; everything that acts is a task of its own.
@@ -174,7 +176,10 @@ impl Driver {
                 self.reply(stream, Reply::Refused(term));
                 self.streams.remove(&stream);
             }
-            Command::Done(stream) => drop(self.streams.remove(&stream)),
+            Command::Done(stream) => {
+                self.reply(stream, Reply::Done);
+                self.streams.remove(&stream);
+            }
         }
     }
 

@@ -94,13 +94,11 @@ impl Service {
         credentials: Vec<(CredentialId, Credential)>,
     ) -> Result<Replies, Status> {
         if self.shutdown.is_cancelled() {
-            return Err(Status::unavailable("this puller is shutting down"));
+            return Err(leaving());
         }
         let (sender, receiver) = mpsc::unbounded_channel();
         let input = Input::Request(event, Some((stream, sender)), credentials);
-        self.inputs
-            .send(input)
-            .map_err(|_| Status::unavailable("this puller is shutting down"))?;
+        self.inputs.send(input).map_err(|_| leaving())?;
         Ok(Replies {
             stream,
             receiver,
@@ -121,9 +119,10 @@ impl Service {
             loop {
                 let message = tokio::select! {
                     () = sender.closed() => return,
-                    () = shutdown.cancelled() => Err(Status::unavailable("this puller is shutting down")),
+                    () = shutdown.cancelled() => Err(leaving()),
                     reply = replies.receiver.recv() => match reply {
-                        None => return,
+                        None => Err(leaving()),
+                        Some(Reply::Done) => return,
                         Some(Reply::Refused(seen)) => Err(refused(seen)),
                         Some(reply) => match convert(reply) {
                             Some(message) => Ok(message),
@@ -162,9 +161,13 @@ impl Replies {
         match self.receiver.recv().await {
             Some(Reply::Refused(seen)) => Err(refused(seen)),
             Some(reply) => Ok(reply),
-            None => Err(Status::unavailable("this puller is shutting down")),
+            None => Err(leaving()),
         }
     }
+}
+
+fn leaving() -> Status {
+    Status::unavailable("this puller is shutting down")
 }
 
 fn refused(seen: u64) -> Status {

@@ -9,6 +9,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
+    thread::JoinHandle,
 };
 
 use kubefledged_image::ImageRef;
@@ -19,7 +20,7 @@ use kubefledged_proto::cri::{
     RemoveImageResponse, VersionRequest, VersionResponse, image_service_server,
     runtime_service_server,
 };
-use tokio::{net::UnixListener, sync::watch, task::JoinHandle};
+use tokio::{net::UnixListener, sync::watch};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, transport::Server};
@@ -89,7 +90,7 @@ struct State {
 
 impl FakeRuntime {
     /// Serves on a socket of its own.
-    pub async fn start(removal: Removal) -> std::io::Result<Self> {
+    pub fn start(removal: Removal) -> std::io::Result<Self> {
         let number = NEXT_DIRECTORY.fetch_add(1, Ordering::Relaxed);
         let name = format!("kubefledged-cri-{}-{number}", std::process::id());
         let directory = std::env::temp_dir().join(name);
@@ -103,7 +104,7 @@ impl FakeRuntime {
             }),
             server: None,
         };
-        runtime.serve().await?;
+        runtime.serve()?;
         Ok(runtime)
     }
 
@@ -113,34 +114,34 @@ impl FakeRuntime {
     }
 
     /// Serves again after [`FakeRuntime::stop`]; images and containers are still there.
-    pub async fn serve(&mut self) -> std::io::Result<()> {
-        self.stop().await;
-        let listener = UnixListener::bind(self.socket())?;
+    pub fn serve(&mut self) -> std::io::Result<()> {
+        self.stop();
+        let listener = std::os::unix::net::UnixListener::bind(self.socket())?;
+        listener.set_nonblocking(true)?;
+        // An executor of its own: connections and calls end with it, as with a real process.
+        let executor = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         let token = CancellationToken::new();
-        let served = token.clone();
+        let stop = token.clone();
         let shared = self.shared.clone();
-        let task = tokio::spawn(async move {
-            let serving = Server::builder()
-                .add_service(runtime_service_server::RuntimeServiceServer::from_arc(
-                    shared.clone(),
-                ))
-                .add_service(image_service_server::ImageServiceServer::from_arc(shared))
-                .serve_with_incoming(UnixListenerStream::new(listener));
-            // No grace: a runtime that dies takes its calls with it.
-            tokio::select! {
-                _ = serving => {}
-                () = served.cancelled() => {}
-            }
+        let thread = std::thread::spawn(move || {
+            executor.block_on(async {
+                tokio::select! {
+                    served = serve(listener, shared) => drop(served),
+                    () = stop.cancelled() => {}
+                }
+            });
         });
-        self.server = Some((token, task));
+        self.server = Some((token, thread));
         Ok(())
     }
 
     /// The runtime goes away; calls under way break.
-    pub async fn stop(&mut self) {
-        if let Some((token, task)) = self.server.take() {
+    pub fn stop(&mut self) {
+        if let Some((token, thread)) = self.server.take() {
             token.cancel();
-            let _ = task.await;
+            let _ = thread.join();
         }
         let _ = std::fs::remove_file(self.socket());
     }
@@ -234,11 +235,20 @@ impl FakeRuntime {
 
 impl Drop for FakeRuntime {
     fn drop(&mut self) {
-        if let Some((token, _)) = self.server.take() {
-            token.cancel();
-        }
+        self.stop();
         let _ = std::fs::remove_dir_all(&self.directory);
     }
+}
+
+async fn serve(
+    listener: std::os::unix::net::UnixListener,
+    shared: Arc<Shared>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let incoming = UnixListenerStream::new(UnixListener::from_std(listener)?);
+    let runtime = runtime_service_server::RuntimeServiceServer::from_arc(shared.clone());
+    let images = image_service_server::ImageServiceServer::from_arc(shared);
+    let server = Server::builder().add_service(runtime).add_service(images);
+    Ok(server.serve_with_incoming(incoming).await?)
 }
 
 impl Shared {

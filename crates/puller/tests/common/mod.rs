@@ -1,0 +1,227 @@
+//! A whole puller beside a fake runtime, spoken to over real gRPC.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "only tests are here")]
+
+use std::net::SocketAddr;
+
+use clap::Parser as _;
+use kubefledged_proto::puller::{
+    Authority, BatchCancel, CancelPullsRequest, CheckImagesRequest, CheckImagesResponse,
+    Credential, ImagePull, PullImagesRequest, PullImagesResponse, PullOutcome, PullPolicy,
+    RemoveImagesRequest, RemoveOutcome, pull_images_response,
+    puller_service_client::PullerServiceClient, remove_images_response,
+};
+use kubefledged_puller::{app, args::Args};
+use kubefledged_testkit::{FakeRuntime, Removal, eventually};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Status, Streaming,
+    transport::{Channel, Endpoint},
+};
+
+pub const NODE: &str = "n1";
+
+pub struct Puller {
+    pub runtime: FakeRuntime,
+    pub client: PullerServiceClient<Channel>,
+    pub http: SocketAddr,
+    pub shutdown: CancellationToken,
+    pub task: JoinHandle<anyhow::Result<()>>,
+    grpc: u16,
+}
+
+impl Puller {
+    pub async fn start(removal: Removal) -> Self {
+        let runtime = FakeRuntime::start(removal).unwrap();
+        let socket = runtime.socket();
+        Self::beside(runtime, &["--cri-socket-path", socket.to_str().unwrap()]).await
+    }
+
+    pub async fn beside(runtime: FakeRuntime, more: &[&str]) -> Self {
+        let args = [
+            "kubefledged-puller",
+            "--node-name",
+            NODE,
+            "--pod-uid",
+            "uid-1",
+        ];
+        let ports = ["--listen-port", "0", "--http-port", "0"];
+        let args = Args::try_parse_from([&args[..], &ports, more].concat()).unwrap();
+        let bound = app::build(args).await.unwrap();
+        let (grpc, http) = (bound.grpc_address.port(), bound.http_address);
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(bound.run(shutdown.clone()));
+        let client = connect(grpc).await;
+        Self {
+            runtime,
+            client,
+            http,
+            shutdown,
+            task,
+            grpc,
+        }
+    }
+
+    /// Another controller.
+    pub async fn another_client(&self) -> PullerServiceClient<Channel> {
+        connect(self.grpc).await
+    }
+
+    pub async fn pull(&mut self, seq: u64, images: Vec<ImagePull>) -> Pulling {
+        self.pull_with(request(seq, images)).await
+    }
+
+    pub async fn pull_with(&mut self, request: PullImagesRequest) -> Pulling {
+        Pulling {
+            stream: self.client.pull_images(request).await.unwrap().into_inner(),
+            attached: None,
+        }
+    }
+
+    pub async fn remove(&mut self, seq: u64, names: &[&str]) -> Vec<RemoveOutcome> {
+        let request = RemoveImagesRequest {
+            authority: Some(authority(seq)),
+            references: texts(names),
+            ..RemoveImagesRequest::default()
+        };
+        let mut stream = self
+            .client
+            .remove_images(request)
+            .await
+            .unwrap()
+            .into_inner();
+        let mut outcomes = Vec::new();
+        while let Some(message) = stream.message().await.unwrap() {
+            if let Some(remove_images_response::Event::Outcomes(more)) = message.event {
+                outcomes.extend(more.outcomes);
+            }
+        }
+        outcomes.sort_by_key(|outcome| outcome.index);
+        outcomes
+    }
+
+    pub async fn check(&mut self, names: &[&str]) -> CheckImagesResponse {
+        let request = CheckImagesRequest {
+            node_name: NODE.to_owned(),
+            references: texts(names),
+        };
+        self.client
+            .check_images(request)
+            .await
+            .unwrap()
+            .into_inner()
+    }
+
+    pub async fn cancel(&mut self, seq: u64, batch_id: u64) -> u32 {
+        let request = CancelPullsRequest {
+            authority: Some(authority(seq)),
+            cancels: vec![BatchCancel {
+                batch_id,
+                references: Vec::new(),
+            }],
+        };
+        let response = self.client.cancel_pulls(request).await.unwrap();
+        response.into_inner().ended
+    }
+
+    /// Status line and body of a plain HTTP request.
+    pub async fn get(&self, path: &str) -> (String, String) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.http.port()))
+            .await
+            .unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.lines().next().unwrap().to_owned(), body.to_owned())
+    }
+}
+
+async fn connect(port: u16) -> PullerServiceClient<Channel> {
+    let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}")).unwrap();
+    let channel = eventually("the puller accepts connections", async || {
+        endpoint.connect().await.ok()
+    });
+    PullerServiceClient::new(channel.await)
+}
+
+/// The answers to one pull request.
+pub struct Pulling {
+    stream: Streaming<PullImagesResponse>,
+    pub attached: Option<u32>,
+}
+
+impl Pulling {
+    /// Waits until the queue has taken the request.
+    pub async fn accepted(&mut self) -> u32 {
+        let message = self.stream.message().await.unwrap().unwrap();
+        let Some(pull_images_response::Event::Accepted(accepted)) = message.event else {
+            panic!("{message:?} is not the first answer of a stream");
+        };
+        self.attached = Some(accepted.attached);
+        accepted.attached
+    }
+
+    /// All outcomes, by index.
+    pub async fn outcomes(self) -> Vec<PullOutcome> {
+        self.try_outcomes().await.unwrap()
+    }
+
+    pub async fn try_outcomes(mut self) -> Result<Vec<PullOutcome>, Status> {
+        let mut outcomes = Vec::new();
+        while let Some(message) = self.stream.message().await? {
+            if let Some(pull_images_response::Event::Outcomes(more)) = message.event {
+                outcomes.extend(more.outcomes);
+            }
+        }
+        outcomes.sort_by_key(|outcome| outcome.index);
+        Ok(outcomes)
+    }
+}
+
+pub fn texts(names: &[&str]) -> Vec<String> {
+    names.iter().map(ToString::to_string).collect()
+}
+
+/// In term 7; the batch has the number of the request.
+pub fn authority(seq: u64) -> Authority {
+    Authority {
+        node_name: NODE.to_owned(),
+        term: 7,
+        seq,
+        batch_id: seq,
+    }
+}
+
+pub fn request(seq: u64, images: Vec<ImagePull>) -> PullImagesRequest {
+    PullImagesRequest {
+        authority: Some(authority(seq)),
+        images,
+        ..PullImagesRequest::default()
+    }
+}
+
+pub fn image(reference: &str) -> ImagePull {
+    ImagePull {
+        reference: reference.to_owned(),
+        policy: PullPolicy::IfNotPresent.into(),
+        freshness: "ImageCacheCreate".to_owned(),
+        deadline_ms: 60_000,
+        ..ImagePull::default()
+    }
+}
+
+pub fn credential(username: &str, password: &str) -> Credential {
+    Credential {
+        username: username.to_owned(),
+        password: password.to_owned(),
+        ..Credential::default()
+    }
+}

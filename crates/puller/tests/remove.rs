@@ -1,0 +1,109 @@
+//! Removals, with the three ways in which runtimes remove.
+
+mod common;
+
+use common::{NODE, Puller, authority, texts};
+use kubefledged_proto::puller::{
+    RemoveImagesRequest, RemoveOutcome, RemoveResult, remove_images_response::Event,
+};
+use kubefledged_testkit::{Call, Removal};
+
+const A: &str = "registry.test/team/a:1";
+const B: &str = "registry.test/team/b:1";
+
+fn removals(puller: &Puller) -> Vec<Call> {
+    let calls = puller.runtime.calls().into_iter();
+    calls
+        .filter(|call| matches!(call, Call::Remove(_)))
+        .collect()
+}
+
+#[tokio::test]
+async fn an_image_goes_from_every_kind_of_runtime() {
+    for removal in [Removal::Whole, Removal::Name, Removal::Id] {
+        let mut puller = Puller::start(removal).await;
+        puller.runtime.hold(A);
+        puller.runtime.hold(B);
+        let outcomes = puller.remove(1, &[A, "registry.test/team/never:1"]).await;
+        let results: Vec<RemoveResult> = outcomes.iter().map(RemoveOutcome::result).collect();
+        assert_eq!(
+            results,
+            [RemoveResult::Removed, RemoveResult::Absent],
+            "{removal:?}"
+        );
+        assert!(!puller.runtime.holds(A), "{removal:?}");
+        assert!(puller.runtime.holds(B), "{removal:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_container_uses_what_somebody_pinned_and_the_sandbox_image_stay() {
+    let pause = "registry.k8s.io/pause:3.10";
+    for removal in [Removal::Whole, Removal::Name, Removal::Id] {
+        let mut puller = Puller::start(removal).await;
+        for name in [A, B, pause] {
+            puller.runtime.hold(name);
+        }
+        puller.runtime.run(A);
+        puller.runtime.pin(B);
+        let outcomes = puller.remove(1, &[A, B, pause]).await;
+        let told: Vec<_> = outcomes
+            .iter()
+            .map(|o| (o.result(), o.reason.as_str()))
+            .collect();
+        let kept = RemoveResult::Kept;
+        assert_eq!(
+            told,
+            [(kept, "InUse"), (kept, "Pinned"), (kept, "InUse")],
+            "{removal:?}"
+        );
+        assert!(removals(&puller).is_empty(), "{removal:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_image_with_a_name_that_is_not_ours_stays_and_cri_o_takes_our_name_off() {
+    for removal in [Removal::Whole, Removal::Name, Removal::Id] {
+        let mut puller = Puller::start(removal).await;
+        puller.runtime.hold(A);
+        puller.runtime.tag(A, "registry.test/other:1");
+        let outcomes = puller.remove(1, &[A]).await;
+        let told = (outcomes[0].result(), outcomes[0].reason.as_str());
+        if removal == Removal::Name {
+            assert_eq!(told, (RemoveResult::Removed, ""));
+            assert!(!puller.runtime.holds(A));
+        } else {
+            assert_eq!(told, (RemoveResult::Kept, "SharedImage"), "{removal:?}");
+            assert!(puller.runtime.holds(A));
+        }
+        assert!(puller.runtime.holds("registry.test/other:1"), "{removal:?}");
+    }
+}
+
+#[tokio::test]
+async fn two_names_that_nobody_wants_go_with_their_image() {
+    for removal in [Removal::Whole, Removal::Name, Removal::Id] {
+        let mut puller = Puller::start(removal).await;
+        puller.runtime.hold(A);
+        puller.runtime.tag(A, B);
+        let request = RemoveImagesRequest {
+            authority: Some(authority(1)),
+            references: texts(&[A]),
+            releasable: texts(&[B]),
+            ..RemoveImagesRequest::default()
+        };
+        let stream = puller.client.remove_images(request).await.unwrap();
+        let mut stream = stream.into_inner();
+        let mut results = Vec::new();
+        while let Some(message) = stream.message().await.unwrap() {
+            if let Some(Event::Outcomes(outcomes)) = message.event {
+                results.extend(outcomes.outcomes.iter().map(RemoveOutcome::result));
+            }
+        }
+        assert_eq!(results, [RemoveResult::Removed], "{removal:?} on {NODE}");
+        assert!(
+            !puller.runtime.holds(A) && !puller.runtime.holds(B),
+            "{removal:?}"
+        );
+    }
+}

@@ -78,6 +78,8 @@ deploy-using-yaml: ## Apply the plain manifests to your own cluster (KUBECTL=...
 	$(KUBECTL) -n $(NAMESPACE) rollout status deployment/kubefledged-controller --timeout=120s
 	$(KUBECTL) -n $(NAMESPACE) rollout status deployment/kubefledged-webhook-server --timeout=120s
 	$(KUBECTL) -n $(NAMESPACE) rollout status daemonset/kubefledged-puller --timeout=120s
+	$(KUBECTL) wait --for=jsonpath='{.webhooks[0].clientConfig.caBundle}' --timeout=60s \
+	  validatingwebhookconfiguration/kubefledged-webhook-server
 	$(KUBECTL) get pods -n $(NAMESPACE)
 
 remove-kubefledged: ## Remove what deploy-using-yaml applied; images stay on the nodes

@@ -18,4 +18,4 @@ pub use spec::{
     CacheSpecEntry, ImageCache, ImageCacheSpec, ImagePullPolicy, PullSecretReference, RefreshSpec,
 };
 pub use status::{AppliedImage, Failure, ImageCacheStatus, PurgeStatus};
-pub use time::Timestamp;
+pub use time::{Tick, Timestamp};

@@ -1,4 +1,5 @@
-//! Points in time as they stand in a status: RFC 3339, UTC, whole seconds.
+//! Points in time: as they stand in a status (RFC 3339, UTC, whole seconds), and as the pure crates
+//! measure waiting.
 
 use std::fmt;
 
@@ -8,6 +9,21 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 /// Seconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub i64);
+
+/// Milliseconds of a monotonic clock whose start does not matter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tick(pub u64);
+
+impl Tick {
+    /// This long after.
+    #[must_use]
+    pub fn after(self, wait: std::time::Duration) -> Self {
+        Self(
+            self.0
+                .saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
+        )
+    }
+}
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

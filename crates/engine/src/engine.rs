@@ -352,9 +352,9 @@ impl Engine {
             .iter()
             .flat_map(|list| &list.images)
             .any(|(_, _, policy)| *policy == ImagePullPolicy::Always);
-        self.stamp += 1;
         if (due && always) || (cache.refreshing.is_some() && missing && round_done) {
             cache.schedule_refresh(now.tick, &self.settings, Duration::ZERO);
+            self.stamp += 1;
             cache.begin(
                 Kind::Refresh,
                 self.stamp,
@@ -366,6 +366,7 @@ impl Engine {
             self.touch_all_nodes();
         } else if due {
             cache.schedule_refresh(now.tick, &self.settings, Duration::ZERO);
+            self.stamp += 1;
             cache.refreshing = Some(self.stamp);
             self.touch_all_nodes();
         } else if round_done {
@@ -404,11 +405,15 @@ impl Engine {
     /// Ends what is complete and writes what has changed.
     fn advance(&mut self, at: CacheIdx, now: Now, out: &mut Vec<Command>) {
         self.dirty_caches.remove(&at);
-        let (owing, silent) = self.owing_nodes();
+        let owes = self.caches.get(&at).is_some_and(|c| !c.owed.is_empty());
+        // Reads every node: only where something is owed.
+        let nodes = owes.then(|| self.owing_nodes());
         let Some(cache) = self.caches.get_mut(&at) else {
             return;
         };
-        cache.settle(&owing, &silent, now.wall);
+        if let Some((owing, silent)) = nodes {
+            cache.settle(&owing, &silent, now.wall);
+        }
         let unseen = cache.counts.unseen > 0;
         cache.first_round &= unseen;
         if cache.complete() {

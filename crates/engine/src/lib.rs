@@ -33,22 +33,8 @@ pub use event::{
 };
 pub use node::Ineligible;
 
+pub use kubefledged_api_types::Tick;
 use kubefledged_api_types::Timestamp;
-
-/// Milliseconds of a monotonic clock whose start does not matter.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Tick(pub u64);
-
-impl Tick {
-    /// This long after.
-    #[must_use]
-    pub fn after(self, wait: std::time::Duration) -> Self {
-        Self(
-            self.0
-                .saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
-        )
-    }
-}
 
 /// The moment of a call: what waiting is measured by, and what stands in a status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

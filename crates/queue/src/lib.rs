@@ -22,17 +22,4 @@ pub use event::{
 };
 pub use queue::{Queue, Settings};
 
-/// Milliseconds of a monotonic clock whose start does not matter.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Tick(pub u64);
-
-impl Tick {
-    /// This long after.
-    #[must_use]
-    pub fn after(self, wait: std::time::Duration) -> Self {
-        Self(
-            self.0
-                .saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
-        )
-    }
-}
+pub use kubefledged_api_types::Tick;

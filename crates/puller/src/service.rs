@@ -9,16 +9,17 @@ use std::{
     time::Duration,
 };
 
-use kubefledged_proto::puller::{
-    Accepted, CancelPullsRequest, CancelPullsResponse, CheckImagesRequest, CheckImagesResponse,
-    CheckedImage, Credential, GetInfoRequest, GetInfoResponse, Heartbeat, ImagePull, ImageState,
-    ListImagesRequest, ListImagesResponse, NodeImage, PullImagesRequest, PullImagesResponse,
-    PullOutcome, PullOutcomes, PullPolicy, PullResult, RemoveImagesRequest, RemoveImagesResponse,
-    RemoveOutcome, RemoveOutcomes, RemoveResult, Support, pull_images_response,
-    puller_service_server::PullerService, remove_images_response,
+use kubefledged_contract::{
+    SEEN_TERM,
+    puller::{self as contract, Malformed},
 };
-use kubefledged_queue as queue;
-use kubefledged_queue::{Authority, CredentialId, Event, Policy, PullRequest, StreamId};
+use kubefledged_proto::puller::{
+    CancelPullsRequest, CancelPullsResponse, CheckImagesRequest, CheckImagesResponse, Credential,
+    GetInfoRequest, GetInfoResponse, ListImagesRequest, ListImagesResponse, NodeImage,
+    PullImagesRequest, PullImagesResponse, RemoveImagesRequest, RemoveImagesResponse, Support,
+    puller_service_server::PullerService,
+};
+use kubefledged_queue::{CredentialId, Event, StreamId};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
@@ -31,8 +32,6 @@ use crate::{
 
 /// The controller takes 30 s of silence for a broken stream.
 const HEARTBEAT: Duration = Duration::from_secs(10);
-/// Metadata of a refusal: the term that was seen.
-const SEEN_TERM: &str = "kubefledged-seen-term";
 
 /// See the module.
 #[derive(Clone)]
@@ -62,28 +61,7 @@ impl Service {
 
     #[allow(clippy::result_large_err)] // tonic's own error
     fn check_node(&self, asked: &str) -> Result<(), Status> {
-        if asked == &*self.node_name {
-            return Ok(());
-        }
-        Err(Status::invalid_argument(format!(
-            "this is the puller of node {:?}, not of {asked:?}",
-            self.node_name
-        )))
-    }
-
-    #[allow(clippy::result_large_err)] // tonic's own error
-    fn authority(
-        &self,
-        authority: Option<kubefledged_proto::puller::Authority>,
-    ) -> Result<Authority, Status> {
-        let authority =
-            authority.ok_or_else(|| Status::invalid_argument("authority is missing"))?;
-        self.check_node(&authority.node_name)?;
-        Ok(Authority {
-            term: authority.term,
-            seq: authority.seq,
-            batch: authority.batch_id,
-        })
+        contract::check_node(&self.node_name, asked).map_err(|error| malformed(&error))
     }
 
     #[allow(clippy::result_large_err)] // tonic's own error
@@ -170,6 +148,10 @@ fn leaving() -> Status {
     Status::unavailable("this puller is shutting down")
 }
 
+fn malformed(error: &Malformed) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
 fn refused(seen: u64) -> Status {
     let mut status =
         Status::failed_precondition(format!("term {seen} was seen: a later leader is at work"));
@@ -206,7 +188,8 @@ impl PullerService for Service {
         request: Request<PullImagesRequest>,
     ) -> Result<Response<Self::PullImagesStream>, Status> {
         let request = request.into_inner();
-        let authority = self.authority(request.authority)?;
+        let authority = contract::authority(&self.node_name, request.authority)
+            .map_err(|error| malformed(&error))?;
         let credentials: Vec<(CredentialId, Credential)> = request
             .credentials
             .into_iter()
@@ -215,25 +198,17 @@ impl PullerService for Service {
         let images = request
             .images
             .into_iter()
-            .map(|image| pull_request(image, &credentials))
-            .collect::<Result<_, _>>()?;
+            .map(|image| contract::pull_request(image, &credentials, hash))
+            .collect::<Result<_, _>>()
+            .map_err(|error| malformed(&error))?;
         let stream = StreamId(self.number());
         let replies = self.send(stream, Event::Pull(stream, authority, images), credentials)?;
-        let convert = |reply| {
-            let event = match reply {
-                Reply::Accepted(attached) => {
-                    pull_images_response::Event::Accepted(Accepted { attached })
-                }
-                Reply::Pulled(outcomes) => pull_images_response::Event::Outcomes(PullOutcomes {
-                    outcomes: outcomes.into_iter().map(pull_outcome).collect(),
-                }),
-                _ => return None,
-            };
-            Some(PullImagesResponse { event: Some(event) })
+        let convert = |reply| match reply {
+            Reply::Accepted(attached) => Some(contract::accepted(attached)),
+            Reply::Pulled(outcomes) => Some(contract::pulled(outcomes)),
+            _ => None,
         };
-        let heartbeat = || PullImagesResponse {
-            event: Some(pull_images_response::Event::Heartbeat(Heartbeat {})),
-        };
+        let heartbeat = contract::pull_heartbeat;
         Ok(Response::new(self.outgoing(replies, convert, heartbeat)))
     }
 
@@ -241,28 +216,15 @@ impl PullerService for Service {
         &self,
         request: Request<RemoveImagesRequest>,
     ) -> Result<Response<Self::RemoveImagesStream>, Status> {
-        let request = request.into_inner();
-        let authority = self.authority(request.authority)?;
         let stream = StreamId(self.number());
-        let event = Event::Remove {
-            stream,
-            authority,
-            references: request.references,
-            wanted: request.wanted,
-            releasable: request.releasable,
-        };
+        let event = contract::remove_event(&self.node_name, stream, request.into_inner())
+            .map_err(|error| malformed(&error))?;
         let replies = self.send(stream, event, Vec::new())?;
         let convert = |reply| match reply {
-            Reply::Removed(outcomes) => Some(RemoveImagesResponse {
-                event: Some(remove_images_response::Event::Outcomes(RemoveOutcomes {
-                    outcomes: outcomes.into_iter().map(remove_outcome).collect(),
-                })),
-            }),
+            Reply::Removed(outcomes) => Some(contract::removed(outcomes)),
             _ => None,
         };
-        let heartbeat = || RemoveImagesResponse {
-            event: Some(remove_images_response::Event::Heartbeat(Heartbeat {})),
-        };
+        let heartbeat = contract::remove_heartbeat;
         Ok(Response::new(self.outgoing(replies, convert, heartbeat)))
     }
 
@@ -278,30 +240,17 @@ impl PullerService for Service {
         let Reply::Checked(answers, highest_term) = replies.one().await? else {
             return Err(Status::internal("the queue gave another answer"));
         };
-        Ok(Response::new(CheckImagesResponse {
-            images: answers.into_iter().enumerate().map(checked_image).collect(),
-            highest_term,
-            ..CheckImagesResponse::default()
-        }))
+        Ok(Response::new(contract::checked(answers, highest_term)))
     }
 
     async fn cancel_pulls(
         &self,
         request: Request<CancelPullsRequest>,
     ) -> Result<Response<CancelPullsResponse>, Status> {
-        let request = request.into_inner();
-        let authority = self.authority(request.authority)?;
-        let cancels = request
-            .cancels
-            .into_iter()
-            .map(|c| (c.batch_id, c.references))
-            .collect();
         let stream = StreamId(self.number());
-        let mut replies = self.send(
-            stream,
-            Event::Cancel(stream, authority, cancels),
-            Vec::new(),
-        )?;
+        let event = contract::cancel_event(&self.node_name, stream, request.into_inner())
+            .map_err(|error| malformed(&error))?;
+        let mut replies = self.send(stream, event, Vec::new())?;
         let Reply::Cancelled(ended) = replies.one().await? else {
             return Err(Status::internal("the queue gave another answer"));
         };
@@ -340,34 +289,8 @@ impl PullerService for Service {
     }
 }
 
-#[allow(clippy::result_large_err)] // tonic's own error
-fn pull_request(
-    image: ImagePull,
-    credentials: &[(CredentialId, Credential)],
-) -> Result<PullRequest, Status> {
-    let policy = match image.policy() {
-        PullPolicy::Always => Policy::Always,
-        PullPolicy::IfNotPresent | PullPolicy::Unspecified => Policy::IfNotPresent,
-    };
-    let chosen = image
-        .credentials
-        .iter()
-        .map(|index| credentials.get(*index as usize))
-        .collect::<Option<Vec<_>>>()
-        .ok_or_else(|| Status::invalid_argument("a credential index is out of range"))?;
-    Ok(PullRequest {
-        reference: image.reference,
-        policy,
-        freshness: image.freshness,
-        priority: image.priority,
-        deadline: (image.deadline_ms > 0).then(|| Duration::from_millis(image.deadline_ms.into())),
-        credential_hash: hash(chosen.iter().map(|(_, credential)| credential)),
-        credentials: chosen.into_iter().map(|(id, _)| *id).collect(),
-    })
-}
-
 /// Salted with this process's own random state: it tells nothing outside.
-fn hash<'a>(credentials: impl Iterator<Item = &'a Credential>) -> u64 {
+fn hash(credentials: &[&Credential]) -> u64 {
     use std::{
         hash::{BuildHasher as _, Hash as _, Hasher as _, RandomState},
         sync::LazyLock,
@@ -385,75 +308,4 @@ fn hash<'a>(credentials: impl Iterator<Item = &'a Credential>) -> u64 {
         (username, password, identity_token, registry_token).hash(&mut hasher);
     }
     hasher.finish()
-}
-
-fn number(index: usize) -> u32 {
-    u32::try_from(index).unwrap_or(u32::MAX)
-}
-
-fn pull_outcome(outcome: queue::PullOutcome) -> PullOutcome {
-    let (result, reason, message) = match outcome.result {
-        queue::PullResult::Present => (PullResult::Present, String::new(), String::new()),
-        queue::PullResult::Pulled => (PullResult::Pulled, String::new(), String::new()),
-        queue::PullResult::Cancelled => (PullResult::Cancelled, String::new(), String::new()),
-        queue::PullResult::Superseded => (PullResult::Superseded, String::new(), String::new()),
-        queue::PullResult::Failed { reason, message } => (PullResult::Failed, reason, message),
-    };
-    let image = outcome.image.unwrap_or_default();
-    PullOutcome {
-        index: number(outcome.index),
-        result: result.into(),
-        reason,
-        message,
-        image_id: image.id,
-        repo_digests: image.digests,
-        size_bytes: image.size,
-        attempts: outcome.attempts,
-        took_ms: u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX),
-        retry_after_ms: 0,
-    }
-}
-
-fn remove_outcome(outcome: queue::RemoveOutcome) -> RemoveOutcome {
-    let (result, reason, message) = match outcome.result {
-        queue::RemoveResult::Removed => (RemoveResult::Removed, String::new(), String::new()),
-        queue::RemoveResult::Absent => (RemoveResult::Absent, String::new(), String::new()),
-        queue::RemoveResult::Superseded => (RemoveResult::Superseded, String::new(), String::new()),
-        queue::RemoveResult::Kept { reason, message } => (RemoveResult::Kept, reason, message),
-        queue::RemoveResult::Failed { reason, message } => (RemoveResult::Failed, reason, message),
-    };
-    RemoveOutcome {
-        index: number(outcome.index),
-        result: result.into(),
-        reason,
-        message,
-    }
-}
-
-fn checked_image((index, checked): (usize, queue::Checked)) -> CheckedImage {
-    let mut image = CheckedImage {
-        index: number(index),
-        ..CheckedImage::default()
-    };
-    match checked {
-        queue::Checked::Absent => image.set_state(ImageState::Absent),
-        queue::Checked::Queued => image.set_state(ImageState::Queued),
-        queue::Checked::Pulling => image.set_state(ImageState::Pulling),
-        queue::Checked::Failed { reason, message } => {
-            image.set_state(ImageState::Failed);
-            (image.reason, image.message) = (reason, message);
-        }
-        queue::Checked::Unknown { reason, message } => {
-            image.set_state(ImageState::Unspecified);
-            (image.reason, image.message) = (reason, message);
-        }
-        queue::Checked::Present(seen) => {
-            image.set_state(ImageState::Present);
-            image.image_id = seen.id;
-            image.repo_digests = seen.digests;
-            image.pinned = seen.pinned;
-            image.size_bytes = seen.size;
-        }
-    }
-    image
 }

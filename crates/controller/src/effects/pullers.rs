@@ -8,17 +8,12 @@ use std::{
     time::Duration,
 };
 
-use kubefledged_api_types::ImagePullPolicy;
+use kubefledged_contract::{SEEN_TERM, controller as contract};
 use kubefledged_engine::{
-    Batch, BatchEnd, BatchId, CancelPulls, CredentialScope, Event, ImageOutcome, ImageResult,
-    PullItem, Work,
+    Batch, BatchEnd, BatchId, CancelPulls, CredentialScope, Event, PullItem, Work,
 };
-use kubefledged_image::ImageRef;
 use kubefledged_proto::puller::{
-    Authority, BatchCancel, CancelPullsRequest, CheckImagesRequest, Credential, ImagePull,
-    ImageState, PullImagesRequest, PullOutcome, PullPolicy, PullResult, RemoveImagesRequest,
-    RemoveOutcome, RemoveResult, Retention, pull_images_response,
-    puller_service_client::PullerServiceClient, remove_images_response,
+    CheckImagesRequest, RemoveImagesRequest, puller_service_client::PullerServiceClient,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -36,8 +31,6 @@ const UNARY_LIMIT: Duration = Duration::from_secs(30);
 /// A stream that is silent for so long is lost; the puller speaks every 10 s.
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 const MESSAGE_LIMIT: usize = 8 << 20;
-/// Metadata of a refusal: the term the puller has seen.
-const SEEN_TERM: &str = "kubefledged-seen-term";
 
 type PullerClient = PullerServiceClient<Channel>;
 
@@ -122,20 +115,11 @@ impl Inner {
                 wanted,
                 releasable,
             } => {
-                let request = RemoveImagesRequest {
-                    authority: Some(authority(batch)),
-                    references: texts(references),
-                    wanted: texts(wanted),
-                    releasable: texts(releasable),
-                    unpin_ours: false,
-                };
+                let request = contract::remove_request(batch, references, wanted, releasable);
                 remove(&mut client, batch.id, request, events).await
             }
             Work::Check { references } => {
-                let request = CheckImagesRequest {
-                    node_name: batch.node.to_string(),
-                    references: texts(references),
-                };
+                let request = contract::check_request(batch, references);
                 check(&mut client, batch.id, request, events).await
             }
         };
@@ -192,36 +176,13 @@ impl Inner {
         if !resolved.missing.is_empty() {
             let _ = events.send(missing).await;
         }
-        let mut sent: Vec<Credential> = Vec::new();
-        let images = images
-            .iter()
-            .map(|item| {
-                let matching = ImageRef::parse(&item.reference)
-                    .map(|image| {
-                        resolved
-                            .keyring
-                            .matching(&image)
-                            .into_iter()
-                            .cloned()
-                            .collect()
-                    })
-                    .unwrap_or_default();
-                image_pull(item, matching, &mut sent)
-            })
-            .collect();
-        let request = PullImagesRequest {
-            authority: Some(authority(batch)),
-            images,
-            credentials: sent,
-            progress_interval_ms: 0,
-        };
+        let request = contract::pull_request(batch, images, &resolved.keyring);
         let mut stream = client
             .pull_images(Request::new(request))
             .await?
             .into_inner();
         while let Some(message) = next(&mut stream).await? {
-            if let Some(pull_images_response::Event::Outcomes(outcomes)) = message.event {
-                let outcomes = outcomes.outcomes.into_iter().map(pull_outcome).collect();
+            if let Some(outcomes) = contract::pulled(message) {
                 let _ = events.send(Event::Outcomes(batch.id, outcomes)).await;
             }
         }
@@ -230,18 +191,7 @@ impl Inner {
 
     async fn cancel(&self, cancel: &CancelPulls) -> anyhow::Result<()> {
         let channel = self.channel(cancel.puller.address).await?;
-        let mut request = Request::new(CancelPullsRequest {
-            authority: Some(Authority {
-                node_name: cancel.node.to_string(),
-                term: cancel.term,
-                seq: cancel.seq,
-                batch_id: cancel.batch.0,
-            }),
-            cancels: vec![BatchCancel {
-                batch_id: cancel.batch.0,
-                references: texts(&cancel.references),
-            }],
-        });
+        let mut request = Request::new(contract::cancel_request(cancel));
         request.set_timeout(UNARY_LIMIT);
         client(&channel).cancel_pulls(request).await?;
         Ok(())
@@ -265,8 +215,7 @@ async fn remove(
         .await?
         .into_inner();
     while let Some(message) = next(&mut stream).await? {
-        if let Some(remove_images_response::Event::Outcomes(outcomes)) = message.event {
-            let outcomes = outcomes.outcomes.into_iter().map(remove_outcome).collect();
+        if let Some(outcomes) = contract::removed(message) {
             let _ = events.send(Event::Outcomes(id, outcomes)).await;
         }
     }
@@ -282,22 +231,7 @@ async fn check(
     let mut request = Request::new(request);
     request.set_timeout(UNARY_LIMIT);
     let response = client.check_images(request).await?.into_inner();
-    let outcomes = response
-        .images
-        .into_iter()
-        .map(|image| {
-            let result = match image.state() {
-                ImageState::Present => ImageResult::Present,
-                ImageState::Queued | ImageState::Pulling => ImageResult::Pulling,
-                ImageState::Absent | ImageState::Failed => ImageResult::Absent,
-                ImageState::Unspecified => failed(image.reason, image.message),
-            };
-            ImageOutcome {
-                index: index(image.index),
-                result,
-            }
-        })
-        .collect();
+    let outcomes = contract::checked(response);
     let _ = events.send(Event::Outcomes(id, outcomes)).await;
     Ok(BatchEnd::Done)
 }
@@ -307,86 +241,6 @@ async fn next<T>(stream: &mut Streaming<T>) -> Result<Option<T>, Status> {
     match tokio::time::timeout(SILENCE_LIMIT, stream.message()).await {
         Ok(message) => message,
         Err(_) => Err(Status::deadline_exceeded("the puller is silent")),
-    }
-}
-
-fn authority(batch: &Batch) -> Authority {
-    Authority {
-        node_name: batch.node.to_string(),
-        term: batch.term,
-        seq: batch.seq,
-        batch_id: batch.id.0,
-    }
-}
-
-fn texts(names: &[Arc<str>]) -> Vec<String> {
-    names.iter().map(ToString::to_string).collect()
-}
-
-fn index(index: u32) -> usize {
-    usize::try_from(index).unwrap_or(usize::MAX)
-}
-
-/// One image of a request. Each credential is sent once, however many images it is for.
-fn image_pull(item: &PullItem, matching: Vec<Credential>, sent: &mut Vec<Credential>) -> ImagePull {
-    let credentials = matching
-        .into_iter()
-        .map(|credential| {
-            let at = sent
-                .iter()
-                .position(|known| *known == credential)
-                .unwrap_or_else(|| {
-                    sent.push(credential);
-                    sent.len() - 1
-                });
-            u32::try_from(at).unwrap_or(u32::MAX)
-        })
-        .collect();
-    let policy = match item.policy {
-        ImagePullPolicy::IfNotPresent => PullPolicy::IfNotPresent,
-        ImagePullPolicy::Always => PullPolicy::Always,
-    };
-    ImagePull {
-        reference: item.reference.to_string(),
-        policy: policy.into(),
-        freshness: item.freshness.clone(),
-        priority: item.priority,
-        deadline_ms: u32::try_from(item.deadline.as_millis()).unwrap_or(u32::MAX),
-        no_progress_ms: 0,
-        retention: Retention::Leave.into(),
-        credentials,
-    }
-}
-
-fn failed(reason: String, message: String) -> ImageResult {
-    ImageResult::Failed { reason, message }
-}
-
-fn pull_outcome(outcome: PullOutcome) -> ImageOutcome {
-    let result = match outcome.result() {
-        PullResult::Present => ImageResult::Present,
-        PullResult::Pulled => ImageResult::Pulled,
-        PullResult::Cancelled => ImageResult::Cancelled,
-        PullResult::Superseded => ImageResult::Superseded,
-        PullResult::Failed | PullResult::Unspecified => failed(outcome.reason, outcome.message),
-    };
-    ImageOutcome {
-        index: index(outcome.index),
-        result,
-    }
-}
-
-fn remove_outcome(outcome: RemoveOutcome) -> ImageOutcome {
-    let result = match outcome.result() {
-        RemoveResult::Removed => ImageResult::Removed,
-        RemoveResult::Absent => ImageResult::Absent,
-        RemoveResult::Kept => ImageResult::Kept(outcome.reason),
-        RemoveResult::Superseded => ImageResult::Superseded,
-        RemoveResult::Failed | RemoveResult::Unspecified => failed(outcome.reason, outcome.message),
-    };
-    ImageOutcome {
-        index: index(outcome.index),
-        result,
     }
 }
 

@@ -1,0 +1,287 @@
+//! The controller's side: batches of the engine become requests, responses become outcomes.
+
+use std::sync::Arc;
+
+use kubefledged_api_types::ImagePullPolicy;
+use kubefledged_engine::{Batch, CancelPulls, ImageOutcome, ImageResult, PullItem};
+use kubefledged_image::{ImageRef, credentials::Keyring};
+use kubefledged_proto::puller::{
+    Authority, BatchCancel, CancelPullsRequest, CheckImagesRequest, CheckImagesResponse,
+    Credential, ImagePull, ImageState, PullImagesRequest, PullImagesResponse, PullOutcome,
+    PullPolicy, PullResult, RemoveImagesRequest, RemoveImagesResponse, RemoveOutcome, RemoveResult,
+    Retention, pull_images_response, remove_images_response,
+};
+
+/// A pull batch. Only credentials that match an image go along, each once.
+pub fn pull_request(
+    batch: &Batch,
+    images: &[PullItem],
+    keyring: &Keyring<Credential>,
+) -> PullImagesRequest {
+    let mut credentials: Vec<Credential> = Vec::new();
+    let images = images
+        .iter()
+        .map(|item| {
+            let matching = ImageRef::parse(&item.reference)
+                .map(|image| keyring.matching(&image))
+                .unwrap_or_default();
+            image_pull(item, matching, &mut credentials)
+        })
+        .collect();
+    PullImagesRequest {
+        authority: Some(authority(batch)),
+        images,
+        credentials,
+        progress_interval_ms: 0,
+    }
+}
+
+/// A removal batch.
+pub fn remove_request(
+    batch: &Batch,
+    references: &[Arc<str>],
+    wanted: &[Arc<str>],
+    releasable: &[Arc<str>],
+) -> RemoveImagesRequest {
+    RemoveImagesRequest {
+        authority: Some(authority(batch)),
+        references: texts(references),
+        wanted: texts(wanted),
+        releasable: texts(releasable),
+        unpin_ours: false,
+    }
+}
+
+/// A check batch.
+pub fn check_request(batch: &Batch, references: &[Arc<str>]) -> CheckImagesRequest {
+    CheckImagesRequest {
+        node_name: batch.node.to_string(),
+        references: texts(references),
+    }
+}
+
+/// The end of interests.
+pub fn cancel_request(cancel: &CancelPulls) -> CancelPullsRequest {
+    CancelPullsRequest {
+        authority: Some(Authority {
+            node_name: cancel.node.to_string(),
+            term: cancel.term,
+            seq: cancel.seq,
+            batch_id: cancel.batch.0,
+        }),
+        cancels: vec![BatchCancel {
+            batch_id: cancel.batch.0,
+            references: texts(&cancel.references),
+        }],
+    }
+}
+
+/// What a message of a pull stream tells; nothing where it tells of no image.
+pub fn pulled(message: PullImagesResponse) -> Option<Vec<ImageOutcome>> {
+    match message.event {
+        Some(pull_images_response::Event::Outcomes(outcomes)) => {
+            Some(outcomes.outcomes.into_iter().map(pull_outcome).collect())
+        }
+        _ => None,
+    }
+}
+
+/// What a message of a removal stream tells; nothing where it tells of no image.
+pub fn removed(message: RemoveImagesResponse) -> Option<Vec<ImageOutcome>> {
+    match message.event {
+        Some(remove_images_response::Event::Outcomes(outcomes)) => {
+            Some(outcomes.outcomes.into_iter().map(remove_outcome).collect())
+        }
+        _ => None,
+    }
+}
+
+/// What a check saw.
+pub fn checked(response: CheckImagesResponse) -> Vec<ImageOutcome> {
+    response
+        .images
+        .into_iter()
+        .map(|image| {
+            let result = match image.state() {
+                ImageState::Present => ImageResult::Present,
+                ImageState::Queued | ImageState::Pulling => ImageResult::Pulling,
+                ImageState::Absent | ImageState::Failed => ImageResult::Absent,
+                ImageState::Unspecified => failed(image.reason, image.message),
+            };
+            ImageOutcome {
+                index: index(image.index),
+                result,
+            }
+        })
+        .collect()
+}
+
+fn authority(batch: &Batch) -> Authority {
+    Authority {
+        node_name: batch.node.to_string(),
+        term: batch.term,
+        seq: batch.seq,
+        batch_id: batch.id.0,
+    }
+}
+
+fn texts(names: &[Arc<str>]) -> Vec<String> {
+    names.iter().map(ToString::to_string).collect()
+}
+
+fn index(index: u32) -> usize {
+    usize::try_from(index).unwrap_or(usize::MAX)
+}
+
+/// One image of a request. Each credential is sent once, however many images it is for.
+fn image_pull(
+    item: &PullItem,
+    matching: Vec<&Credential>,
+    sent: &mut Vec<Credential>,
+) -> ImagePull {
+    let credentials = matching
+        .into_iter()
+        .map(|credential| {
+            let at = sent
+                .iter()
+                .position(|known| known == credential)
+                .unwrap_or_else(|| {
+                    sent.push(credential.clone());
+                    sent.len() - 1
+                });
+            u32::try_from(at).unwrap_or(u32::MAX)
+        })
+        .collect();
+    let policy = match item.policy {
+        ImagePullPolicy::IfNotPresent => PullPolicy::IfNotPresent,
+        ImagePullPolicy::Always => PullPolicy::Always,
+    };
+    ImagePull {
+        reference: item.reference.to_string(),
+        policy: policy.into(),
+        freshness: item.freshness.clone(),
+        priority: item.priority,
+        deadline_ms: u32::try_from(item.deadline.as_millis()).unwrap_or(u32::MAX),
+        no_progress_ms: 0,
+        retention: Retention::Leave.into(),
+        credentials,
+    }
+}
+
+fn failed(reason: String, message: String) -> ImageResult {
+    ImageResult::Failed { reason, message }
+}
+
+fn pull_outcome(outcome: PullOutcome) -> ImageOutcome {
+    let result = match outcome.result() {
+        PullResult::Present => ImageResult::Present,
+        PullResult::Pulled => ImageResult::Pulled,
+        PullResult::Cancelled => ImageResult::Cancelled,
+        PullResult::Superseded => ImageResult::Superseded,
+        PullResult::Failed | PullResult::Unspecified => failed(outcome.reason, outcome.message),
+    };
+    ImageOutcome {
+        index: index(outcome.index),
+        result,
+    }
+}
+
+fn remove_outcome(outcome: RemoveOutcome) -> ImageOutcome {
+    let result = match outcome.result() {
+        RemoveResult::Removed => ImageResult::Removed,
+        RemoveResult::Absent => ImageResult::Absent,
+        RemoveResult::Kept => ImageResult::Kept(outcome.reason),
+        RemoveResult::Superseded => ImageResult::Superseded,
+        RemoveResult::Failed | RemoveResult::Unspecified => failed(outcome.reason, outcome.message),
+    };
+    ImageOutcome {
+        index: index(outcome.index),
+        result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use kubefledged_engine::{BatchId, CacheKey, CredentialScope, NodeName, Puller, Work};
+
+    use super::*;
+
+    fn item(reference: &str) -> PullItem {
+        PullItem {
+            reference: reference.into(),
+            policy: ImagePullPolicy::Always,
+            freshness: "t".to_owned(),
+            priority: 3,
+            deadline: Duration::from_secs(60),
+        }
+    }
+
+    fn batch(images: Vec<PullItem>) -> Batch {
+        Batch {
+            id: BatchId(7),
+            term: 2,
+            seq: 9,
+            node: NodeName("n1".into()),
+            puller: Puller {
+                instance: "pod".into(),
+                address: ([10, 0, 0, 1], 7443).into(),
+            },
+            cache: CacheKey {
+                namespace: "ns".into(),
+                name: "a".into(),
+            },
+            work: Work::Pull {
+                images,
+                credentials: CredentialScope {
+                    namespace: "ns".into(),
+                    secrets: Arc::new([]),
+                },
+            },
+        }
+    }
+
+    #[test]
+    fn only_matching_credentials_go_along_and_each_once() {
+        let credential = |user: &str| Credential {
+            username: user.to_owned(),
+            ..Credential::default()
+        };
+        let keyring = [
+            ("r.test", credential("u")),
+            ("other.test", credential("stranger")),
+        ];
+        let images = vec![
+            item("r.test/a:1"),
+            item("r.test/b:1"),
+            item("third.test/c:1"),
+        ];
+        let keyring: Keyring<Credential> = keyring.into_iter().collect();
+        let request = pull_request(&batch(images.clone()), &images, &keyring);
+        assert_eq!(request.credentials, [credential("u")]);
+        let chosen: Vec<&[u32]> = request.images.iter().map(|i| &*i.credentials).collect();
+        assert_eq!(chosen, [&[0][..], &[0], &[]]);
+        let authority = request.authority.unwrap();
+        assert_eq!(
+            (authority.term, authority.seq, authority.batch_id),
+            (2, 9, 7)
+        );
+    }
+
+    #[test]
+    fn a_look_that_could_not_be_had_is_no_absence() {
+        let image = kubefledged_proto::puller::CheckedImage {
+            reason: "ImageInspectError".to_owned(),
+            ..Default::default()
+        };
+        let response = CheckImagesResponse {
+            images: vec![image],
+            ..CheckImagesResponse::default()
+        };
+        assert!(matches!(
+            checked(response)[0].result,
+            ImageResult::Failed { .. }
+        ));
+    }
+}

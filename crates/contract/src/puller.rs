@@ -1,0 +1,246 @@
+//! The puller's side: requests become events of the queue, its replies become messages.
+
+use std::time::Duration;
+
+use kubefledged_proto::puller::{
+    Accepted, CancelPullsRequest, CheckImagesResponse, CheckedImage, Credential, Heartbeat,
+    ImagePull, ImageState, PullImagesResponse, PullOutcome, PullOutcomes, PullPolicy, PullResult,
+    RemoveImagesRequest, RemoveImagesResponse, RemoveOutcome, RemoveOutcomes, RemoveResult,
+    pull_images_response, remove_images_response,
+};
+use kubefledged_queue as queue;
+use kubefledged_queue::{Authority, CredentialId, Event, Policy, PullRequest, StreamId};
+
+/// A request that no puller can make sense of.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// A request that acts says on whose behalf.
+    #[error("authority is missing")]
+    Authority,
+    /// Pod IPs are reused and endpoints lag.
+    #[error("this is the puller of node {own:?}, not of {asked:?}")]
+    Node {
+        /// The puller's.
+        own: String,
+        /// The request's.
+        asked: String,
+    },
+    /// An image names a credential that did not come along.
+    #[error("a credential index is out of range")]
+    Credential,
+}
+
+/// Is this request for us?
+///
+/// # Errors
+/// It is for another node.
+pub fn check_node(own: &str, asked: &str) -> Result<(), Malformed> {
+    if asked == own {
+        return Ok(());
+    }
+    Err(Malformed::Node {
+        own: own.to_owned(),
+        asked: asked.to_owned(),
+    })
+}
+
+/// On whose behalf, and that it is for us.
+///
+/// # Errors
+/// It does not say, or it is for another node.
+pub fn authority(
+    own: &str,
+    authority: Option<kubefledged_proto::puller::Authority>,
+) -> Result<Authority, Malformed> {
+    let authority = authority.ok_or(Malformed::Authority)?;
+    check_node(own, &authority.node_name)?;
+    Ok(Authority {
+        term: authority.term,
+        seq: authority.seq,
+        batch: authority.batch_id,
+    })
+}
+
+/// One image of a pull request. `credentials`: all that came with the request, numbered; `hash`:
+/// equal for equal credentials.
+///
+/// # Errors
+/// It names a credential that did not come along.
+pub fn pull_request<'a>(
+    image: ImagePull,
+    credentials: &'a [(CredentialId, Credential)],
+    hash: impl FnOnce(&[&'a Credential]) -> u64,
+) -> Result<PullRequest, Malformed> {
+    let policy = match image.policy() {
+        PullPolicy::Always => Policy::Always,
+        PullPolicy::IfNotPresent | PullPolicy::Unspecified => Policy::IfNotPresent,
+    };
+    let chosen = image
+        .credentials
+        .iter()
+        .map(|index| credentials.get(*index as usize))
+        .collect::<Option<Vec<_>>>()
+        .ok_or(Malformed::Credential)?;
+    let contents: Vec<&Credential> = chosen.iter().map(|(_, credential)| credential).collect();
+    Ok(PullRequest {
+        reference: image.reference,
+        policy,
+        freshness: image.freshness,
+        priority: image.priority,
+        deadline: (image.deadline_ms > 0).then(|| Duration::from_millis(image.deadline_ms.into())),
+        credential_hash: hash(&contents),
+        credentials: chosen.into_iter().map(|(id, _)| *id).collect(),
+    })
+}
+
+/// A removal.
+///
+/// # Errors
+/// As of [`authority`].
+pub fn remove_event(
+    own: &str,
+    stream: StreamId,
+    request: RemoveImagesRequest,
+) -> Result<Event, Malformed> {
+    Ok(Event::Remove {
+        stream,
+        authority: authority(own, request.authority)?,
+        references: request.references,
+        wanted: request.wanted,
+        releasable: request.releasable,
+    })
+}
+
+/// The end of interests.
+///
+/// # Errors
+/// As of [`authority`].
+pub fn cancel_event(
+    own: &str,
+    stream: StreamId,
+    request: CancelPullsRequest,
+) -> Result<Event, Malformed> {
+    let authority = authority(own, request.authority)?;
+    let cancels = request.cancels.into_iter();
+    let cancels = cancels.map(|c| (c.batch_id, c.references)).collect();
+    Ok(Event::Cancel(stream, authority, cancels))
+}
+
+/// The first message of a pull stream.
+pub fn accepted(attached: u32) -> PullImagesResponse {
+    PullImagesResponse {
+        event: Some(pull_images_response::Event::Accepted(Accepted { attached })),
+    }
+}
+
+/// Outcomes of pulls.
+pub fn pulled(outcomes: Vec<queue::PullOutcome>) -> PullImagesResponse {
+    PullImagesResponse {
+        event: Some(pull_images_response::Event::Outcomes(PullOutcomes {
+            outcomes: outcomes.into_iter().map(pull_outcome).collect(),
+        })),
+    }
+}
+
+/// A sign of life of a pull stream.
+pub fn pull_heartbeat() -> PullImagesResponse {
+    PullImagesResponse {
+        event: Some(pull_images_response::Event::Heartbeat(Heartbeat {})),
+    }
+}
+
+/// Outcomes of removals.
+pub fn removed(outcomes: Vec<queue::RemoveOutcome>) -> RemoveImagesResponse {
+    RemoveImagesResponse {
+        event: Some(remove_images_response::Event::Outcomes(RemoveOutcomes {
+            outcomes: outcomes.into_iter().map(remove_outcome).collect(),
+        })),
+    }
+}
+
+/// A sign of life of a removal stream.
+pub fn remove_heartbeat() -> RemoveImagesResponse {
+    RemoveImagesResponse {
+        event: Some(remove_images_response::Event::Heartbeat(Heartbeat {})),
+    }
+}
+
+/// The answer to a check.
+pub fn checked(answers: Vec<queue::Checked>, highest_term: u64) -> CheckImagesResponse {
+    CheckImagesResponse {
+        images: answers.into_iter().enumerate().map(checked_image).collect(),
+        highest_term,
+        ..CheckImagesResponse::default()
+    }
+}
+
+fn number(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
+}
+
+fn pull_outcome(outcome: queue::PullOutcome) -> PullOutcome {
+    let (result, reason, message) = match outcome.result {
+        queue::PullResult::Present => (PullResult::Present, String::new(), String::new()),
+        queue::PullResult::Pulled => (PullResult::Pulled, String::new(), String::new()),
+        queue::PullResult::Cancelled => (PullResult::Cancelled, String::new(), String::new()),
+        queue::PullResult::Superseded => (PullResult::Superseded, String::new(), String::new()),
+        queue::PullResult::Failed { reason, message } => (PullResult::Failed, reason, message),
+    };
+    let image = outcome.image.unwrap_or_default();
+    PullOutcome {
+        index: number(outcome.index),
+        result: result.into(),
+        reason,
+        message,
+        image_id: image.id,
+        repo_digests: image.digests,
+        size_bytes: image.size,
+        attempts: outcome.attempts,
+        took_ms: u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX),
+        retry_after_ms: 0,
+    }
+}
+
+fn remove_outcome(outcome: queue::RemoveOutcome) -> RemoveOutcome {
+    let (result, reason, message) = match outcome.result {
+        queue::RemoveResult::Removed => (RemoveResult::Removed, String::new(), String::new()),
+        queue::RemoveResult::Absent => (RemoveResult::Absent, String::new(), String::new()),
+        queue::RemoveResult::Superseded => (RemoveResult::Superseded, String::new(), String::new()),
+        queue::RemoveResult::Kept { reason, message } => (RemoveResult::Kept, reason, message),
+        queue::RemoveResult::Failed { reason, message } => (RemoveResult::Failed, reason, message),
+    };
+    RemoveOutcome {
+        index: number(outcome.index),
+        result: result.into(),
+        reason,
+        message,
+    }
+}
+
+fn checked_image((index, checked): (usize, queue::Checked)) -> CheckedImage {
+    let mut image = CheckedImage {
+        index: number(index),
+        ..CheckedImage::default()
+    };
+    match checked {
+        queue::Checked::Absent => image.set_state(ImageState::Absent),
+        queue::Checked::Queued => image.set_state(ImageState::Queued),
+        queue::Checked::Pulling => image.set_state(ImageState::Pulling),
+        queue::Checked::Failed { reason, message } => {
+            image.set_state(ImageState::Failed);
+            (image.reason, image.message) = (reason, message);
+        }
+        queue::Checked::Unknown { reason, message } => {
+            image.set_state(ImageState::Unspecified);
+            (image.reason, image.message) = (reason, message);
+        }
+        queue::Checked::Present(seen) => {
+            image.set_state(ImageState::Present);
+            image.image_id = seen.id;
+            image.repo_digests = seen.digests;
+            image.pinned = seen.pinned;
+            image.size_bytes = seen.size;
+        }
+    }
+    image
+}

@@ -8,6 +8,7 @@ SHELL := /bin/bash
 ARCH := $(shell uname -m)
 TARGET := $(ARCH)-unknown-linux-gnu
 CARGO := cargo
+# CLUSTER_NAME=x in the environment: all targets work on a local cluster of that name beside others.
 CLUSTER := hack/cluster
 PROFILE ?= release
 NAMESPACE := kube-fledged

@@ -113,8 +113,16 @@ make_directory() {
     echo "$1" >>"$STATE/made-directories"
 }
 
+# A mount point of another cluster's nodes would take their mount with it: that cluster inherits the list.
 remove_made_directories() {
+    local other
     [[ -f $STATE/made-directories ]] || return 0
+    for other in "$STATES"*; do
+        if [[ $other != "$STATE" && -d $other/nodes ]]; then
+            cat "$STATE/made-directories" >>"$other/made-directories"
+            return
+        fi
+    done
     tac "$STATE/made-directories" | while read -r path; do
         rmdir "$path" 2>/dev/null || true # somebody uses it by now
     done
@@ -189,7 +197,7 @@ authentication:
   x509: {clientCAFile: $STATE/pki/ca.crt}
 authorization: {mode: Webhook}
 cgroupDriver: cgroupfs
-cgroupRoot: /kf-n$n
+cgroupRoot: /$CGROUP-n$n
 cgroupsPerQOS: false
 enforceNodeAllocatable: []
 failSwapOn: false
@@ -231,7 +239,7 @@ clear_node() {
     local n=$1 kind
     end_processes "$n"
     for kind in net mnt uts; do drop_namespace "$NS/n$n.$kind"; done
-    remove_cgroup "/kf-n$n"
+    remove_cgroup "/$CGROUP-n$n"
     # The node's overlays end with its mount namespace, which the kernel does a moment after the last process.
     retry 10 rm -rf --one-file-system "$STATE/nodes/n$n" || die "cannot delete $STATE/nodes/n$n"
 }

@@ -62,7 +62,7 @@ end_processes() {
     for file in "$STATE/nodes/n$n/pids"/*; do
         if is_alive "$file"; then kill -KILL "$(cut -d ' ' -f 1 "$file")" 2>/dev/null || true; fi
     done
-    retry 20 cgroup_emptied "/kf-n$n" || die "processes of node $n do not end: $(cgroup_pids "/kf-n$n" | paste -sd ' ')"
+    retry 20 cgroup_emptied "/$CGROUP-n$n" || die "processes of node $n do not end: $(cgroup_pids "/$CGROUP-n$n" | paste -sd ' ')"
 }
 
 cgroup_emptied() {
@@ -93,7 +93,7 @@ make_cgroup() {
     local root group file
     if has_cgroup_v2; then pass_controllers_on /sys/fs/cgroup; fi
     for root in $(cgroup_roots); do
-        for group in "$root/kf-n$1" "$root/kf-n$1/system"; do
+        for group in "$root/$CGROUP-n$1" "$root/$CGROUP-n$1/system"; do
             mkdir -p "$group"
             # A new cpuset is empty, and an empty one takes no process.
             for file in cpuset.cpus cpuset.mems; do
@@ -101,7 +101,7 @@ make_cgroup() {
             done
         done
     done
-    if has_cgroup_v2; then pass_controllers_on "/sys/fs/cgroup/kf-n$1"; fi
+    if has_cgroup_v2; then pass_controllers_on "/sys/fs/cgroup/$CGROUP-n$1"; fi
 }
 
 # Version 2 gives a group's children only the controllers that the group names.
@@ -109,7 +109,7 @@ pass_controllers_on() { sed -E 's/[a-z_]+/+&/g' "$1/cgroup.controllers" >"$1/cgr
 
 join_cgroup() {
     local root
-    for root in $(cgroup_roots); do echo "$2" >"$root/kf-n$1/system/cgroup.procs"; done
+    for root in $(cgroup_roots); do echo "$2" >"$root/$CGROUP-n$1/system/cgroup.procs"; done
 }
 
 cgroup_pids() {
@@ -130,8 +130,8 @@ remove_cgroup() {
 clear_stray_cgroups() {
     local n
     for ((n = 1; n <= MAX_NODES; n++)); do
-        [[ -n $(cgroup_roots | sed "s|\$|/kf-n$n|" | xargs ls -d 2>/dev/null) ]] || continue
-        retry 20 cgroup_emptied "/kf-n$n" || die "processes in cgroup /kf-n$n do not end"
-        remove_cgroup "/kf-n$n"
+        [[ -n $(cgroup_roots | sed "s|\$|/$CGROUP-n$n|" | xargs ls -d 2>/dev/null) ]] || continue
+        retry 20 cgroup_emptied "/$CGROUP-n$n" || die "processes in cgroup /$CGROUP-n$n do not end"
+        remove_cgroup "/$CGROUP-n$n"
     done
 }

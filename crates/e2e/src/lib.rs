@@ -15,7 +15,7 @@ use serde_json::Value;
 /// Between two looks while waiting.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// `hack/cluster`, which must be up and have the chart installed.
+/// `hack/cluster`, which must be up and have the chart installed; `CLUSTER_NAME` says which.
 #[derive(Clone, Debug)]
 pub struct Cluster {
     program: PathBuf,

@@ -38,11 +38,18 @@ in_node() {
 
 make_switch() {
     modprobe -qa overlay veth bridge br_netfilter 2>/dev/null || true # built in, or there is no module to load
+    allow_inotify
     touch "$NS/switch.net"
     unshare --net="$NS/switch.net" true
     in_switch ip link set lo up
     in_switch ip link add br0 type bridge
     in_switch ip link set br0 up
+}
+
+# A node takes a dozen instances; the usual limit is 128 for all of root's processes together.
+allow_inotify() {
+    local limit=/proc/sys/fs/inotify/max_user_instances
+    (($(<$limit) >= 1024)) || echo 1024 >$limit || say "$limit cannot be raised: many nodes will run out of it"
 }
 
 make_node() {

@@ -2,7 +2,9 @@
 
 pub mod certificates;
 pub mod credentials;
+mod dial;
 pub mod objects;
+mod pool;
 pub mod pullers;
 
 use kubefledged_engine::{Command, Event};
@@ -29,10 +31,12 @@ impl driver::Effects for Effects {
     fn carry_out(&self, command: Command) {
         match command {
             Command::StartBatch(batch) => {
-                self.pullers
-                    .start(*batch, self.events.clone(), &self.shutdown);
+                let pullers = self.pullers.clone();
+                tokio::spawn(pullers.run(*batch, self.events.clone(), self.shutdown.clone()));
             }
-            Command::CancelPulls(cancel) => self.pullers.cancel(cancel),
+            Command::CancelPulls(cancel) => {
+                tokio::spawn(self.pullers.clone().cancel(cancel, self.shutdown.clone()));
+            }
             Command::WriteStatus {
                 key,
                 resource_version,

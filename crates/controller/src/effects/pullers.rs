@@ -1,107 +1,143 @@
-//! Calls to the pullers: one connection per busy node, none when idle. One node's failure is one
-//! node's outcome.
+//! Calls to the pullers. One node's failure is one node's outcome.
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError, Weak},
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use kubefledged_contract::{SEEN_TERM, controller as contract};
 use kubefledged_engine::{
-    Batch, BatchEnd, BatchId, CancelPulls, CredentialScope, Event, PullItem, Work,
+    Batch, BatchEnd, BatchId, CancelPulls, CredentialScope, Event, NodeName, PullItem, Puller, Work,
 };
 use kubefledged_proto::puller::{
-    CheckImagesRequest, RemoveImagesRequest, puller_service_client::PullerServiceClient,
+    CheckImagesRequest, GetInfoRequest, GetInfoResponse, RemoveImagesRequest,
+    puller_service_client::PullerServiceClient,
 };
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    Code, Request, Status, Streaming,
-    transport::{Channel, Endpoint},
+use tonic::{Code, Request, Response, Status, Streaming, transport::Channel};
+
+use super::{
+    credentials::Credentials,
+    dial,
+    pool::{Borrowed, Dial, Pool},
 };
 
-use super::credentials::Credentials;
-
-/// For making a connection.
-const CONNECT_LIMIT: Duration = Duration::from_secs(2);
-/// For a call that is answered at once.
-const UNARY_LIMIT: Duration = Duration::from_secs(30);
+/// For a call that is answered at once, and for the first answer of a stream.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// A stream that is silent for so long is lost; the puller speaks every 10 s.
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 const MESSAGE_LIMIT: usize = 8 << 20;
 
 type PullerClient = PullerServiceClient<Channel>;
 
-/// See the module.
+/// See the module. Clones share everything.
 #[derive(Clone)]
 pub struct Pullers {
-    inner: Arc<Inner>,
+    pool: Pool<Dialer>,
+    credentials: Arc<Credentials>,
 }
 
-struct Inner {
-    credentials: Credentials,
-    /// Open connections; each lives as long as somebody uses it.
-    channels: Mutex<HashMap<SocketAddr, Weak<Channel>>>,
-    dials: Semaphore,
-    calls: Arc<Semaphore>,
+/// Connects, and sees to it that it is the puller that was meant: addresses of pods are used again,
+/// and endpoints lag.
+struct Dialer;
+
+/// The pod that an endpoint names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Target {
+    node: NodeName,
+    instance: Arc<str>,
+    address: SocketAddr,
+}
+
+impl Target {
+    fn new(node: &NodeName, puller: &Puller) -> Self {
+        Self {
+            node: node.clone(),
+            instance: puller.instance.clone(),
+            address: puller.address,
+        }
+    }
+}
+
+impl Dial for Dialer {
+    type Key = Target;
+    type Connection = PullerClient;
+
+    async fn dial(&self, target: &Target) -> Result<PullerClient, Arc<str>> {
+        let channel = dial::connect(target.address)
+            .await
+            .map_err(|error| Arc::from(sentence(&error)))?;
+        let mut client = PullerServiceClient::new(channel)
+            .max_decoding_message_size(MESSAGE_LIMIT)
+            .max_encoding_message_size(MESSAGE_LIMIT);
+        let mut request = Request::new(GetInfoRequest {
+            node_name: target.node.to_string(),
+        });
+        request.set_timeout(dial::CONNECT_LIMIT);
+        let info = client
+            .get_info(request)
+            .await
+            .map_err(|status| Arc::from(format!("GetInfo failed: {}", status.message())))?;
+        verify(target, &info.into_inner())?;
+        Ok(client)
+    }
+}
+
+fn verify(target: &Target, info: &GetInfoResponse) -> Result<(), Arc<str>> {
+    if *info.puller_instance == *target.instance {
+        return Ok(());
+    }
+    Err(format!(
+        "{} is the address of puller {} now, not of {}",
+        target.address, info.puller_instance, target.instance
+    )
+    .into())
 }
 
 impl Pullers {
-    /// At most so many connections being made, and so many calls, at a time.
-    pub fn new(credentials: Credentials, max_dials: usize, max_calls: usize) -> Self {
+    /// At most so many connections being made, and so many open, at a time.
+    pub fn new(credentials: Credentials, max_dials: usize, max_connections: usize) -> Self {
         Self {
-            inner: Arc::new(Inner {
-                credentials,
-                channels: Mutex::default(),
-                dials: Semaphore::new(max_dials.max(1)),
-                calls: Arc::new(Semaphore::new(max_calls.max(1))),
-            }),
+            pool: Pool::new(Dialer, max_dials, max_connections),
+            credentials: Arc::new(credentials),
         }
     }
 
-    /// Starts a batch; it answers by events, the last of which says how it ended.
-    pub fn start(&self, batch: Batch, events: mpsc::Sender<Event>, shutdown: &CancellationToken) {
-        let inner = self.inner.clone();
-        let shutdown = shutdown.clone();
-        tokio::spawn(async move {
-            let id = batch.id;
-            let Ok(_call) = inner.calls.clone().acquire_owned().await else {
-                return;
-            };
-            let end = tokio::select! {
-                () = shutdown.cancelled() => BatchEnd::Lost,
-                end = inner.carry_out(&batch, &events) => end,
-            };
-            if !matches!(end, BatchEnd::Done) {
-                tracing::debug!(node = %batch.node, imagecache = %batch.cache, ?end, "batch ended early");
-            }
-            let _ = events.send(Event::BatchEnded(id, end)).await;
-        });
+    /// Carries a batch out, while this process may act; it answers by events, the last of which
+    /// says how it ended.
+    pub async fn run(self, batch: Batch, events: mpsc::Sender<Event>, acting: CancellationToken) {
+        let end = tokio::select! {
+            () = acting.cancelled() => BatchEnd::Lost,
+            end = self.carry_out(&batch, &events) => end,
+        };
+        if !matches!(end, BatchEnd::Done) {
+            tracing::debug!(node = %batch.node, imagecache = %batch.cache, ?end, "batch ended early");
+        }
+        let _ = events.send(Event::BatchEnded(batch.id, end)).await;
     }
 
     /// Ends interests; what became of the pulls, their batch tells.
-    pub fn cancel(&self, cancel: CancelPulls) {
-        let inner = self.inner.clone();
-        tokio::spawn(async move {
-            if let Err(error) = inner.cancel(&cancel).await {
-                tracing::warn!(node = %cancel.node, %error, "cannot cancel pulls");
-            }
-        });
+    pub async fn cancel(self, cancel: CancelPulls, acting: CancellationToken) {
+        let result = tokio::select! {
+            () = acting.cancelled() => return,
+            result = self.send_cancel(&cancel) => result,
+        };
+        if let Err(error) = result {
+            tracing::warn!(node = %cancel.node, error = &*error, "cannot cancel pulls");
+        }
     }
-}
 
-impl Inner {
     async fn carry_out(&self, batch: &Batch, events: &mpsc::Sender<Event>) -> BatchEnd {
-        let channel = match self.channel(batch.puller.address).await {
-            Ok(channel) => channel,
+        let borrowed = match self
+            .pool
+            .borrow(&Target::new(&batch.node, &batch.puller))
+            .await
+        {
+            Ok(borrowed) => borrowed,
             Err(error) => {
-                tracing::debug!(node = %batch.node, %error, "cannot connect");
+                tracing::debug!(node = %batch.node, error = &*error, "cannot connect");
                 return BatchEnd::Unreachable;
             }
         };
-        let mut client = client(&channel);
+        let mut client = borrowed.connection().clone();
         let result = match &batch.work {
             Work::Pull {
                 images,
@@ -123,38 +159,7 @@ impl Inner {
                 check(&mut client, batch.id, request, events).await
             }
         };
-        match result {
-            Ok(end) => end,
-            Err(status) => ended_by(&status),
-        }
-    }
-
-    /// The connection to a puller, made when nobody has it open.
-    async fn channel(&self, address: SocketAddr) -> Result<Arc<Channel>, tonic::transport::Error> {
-        let open = || {
-            let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-            channels.retain(|_, channel| channel.strong_count() > 0);
-            channels.get(&address).and_then(Weak::upgrade)
-        };
-        if let Some(channel) = open() {
-            return Ok(channel);
-        }
-        let _dial = self.dials.acquire().await;
-        if let Some(channel) = open() {
-            return Ok(channel);
-        }
-        // The seam for mTLS: `connect_with_connector` with our own rustls connector.
-        let channel = Endpoint::from_shared(format!("http://{address}"))?
-            .connect_timeout(CONNECT_LIMIT)
-            .http2_keep_alive_interval(Duration::from_secs(30))
-            .keep_alive_timeout(Duration::from_secs(10))
-            .tcp_nodelay(true)
-            .connect()
-            .await?;
-        let channel = Arc::new(channel);
-        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        channels.insert(address, Arc::downgrade(&channel));
-        Ok(channel)
+        result.unwrap_or_else(|status| self.ended_by(&status, &borrowed))
     }
 
     async fn pull(
@@ -167,20 +172,14 @@ impl Inner {
     ) -> Result<BatchEnd, Status> {
         let resolved = match self.credentials.resolve(scope).await {
             Ok(resolved) => resolved,
-            Err(error) => {
-                let message = format!("cannot read imagePullSecrets: {error}");
-                return Ok(BatchEnd::CredentialsFailed(message));
-            }
+            Err(error) => return Ok(BatchEnd::CredentialsFailed(error.to_string())),
         };
-        let missing = Event::SecretsMissing(batch.cache.clone(), resolved.missing.clone());
         if !resolved.missing.is_empty() {
+            let missing = Event::SecretsMissing(batch.cache.clone(), resolved.missing.clone());
             let _ = events.send(missing).await;
         }
         let request = contract::pull_request(batch, images, &resolved.keyring);
-        let mut stream = client
-            .pull_images(Request::new(request))
-            .await?
-            .into_inner();
+        let mut stream = answered(client.pull_images(limited(request))).await?;
         while let Some(message) = next(&mut stream).await? {
             if let Some(outcomes) = contract::pulled(message) {
                 let _ = events.send(Event::Outcomes(batch.id, outcomes)).await;
@@ -189,19 +188,31 @@ impl Inner {
         Ok(BatchEnd::Done)
     }
 
-    async fn cancel(&self, cancel: &CancelPulls) -> anyhow::Result<()> {
-        let channel = self.channel(cancel.puller.address).await?;
-        let mut request = Request::new(contract::cancel_request(cancel));
-        request.set_timeout(UNARY_LIMIT);
-        client(&channel).cancel_pulls(request).await?;
+    async fn send_cancel(&self, cancel: &CancelPulls) -> Result<(), Arc<str>> {
+        let target = Target::new(&cancel.node, &cancel.puller);
+        let borrowed = self.pool.borrow(&target).await?;
+        let mut client = borrowed.connection().clone();
+        let request = limited(contract::cancel_request(cancel));
+        answered(client.cancel_pulls(request))
+            .await
+            .map_err(|status| Arc::from(status.message()))?;
         Ok(())
     }
-}
 
-fn client(channel: &Arc<Channel>) -> PullerClient {
-    PullerServiceClient::new(Channel::clone(channel))
-        .max_decoding_message_size(MESSAGE_LIMIT)
-        .max_encoding_message_size(MESSAGE_LIMIT)
+    fn ended_by(&self, status: &Status, borrowed: &Borrowed<Dialer>) -> BatchEnd {
+        tracing::debug!(code = ?status.code(), message = status.message(), "call failed");
+        if status.code() == Code::FailedPrecondition {
+            let seen_term = status.metadata().get(SEEN_TERM);
+            return BatchEnd::Refused {
+                seen_term: seen_term
+                    .and_then(|value| value.to_str().ok()?.parse().ok())
+                    .unwrap_or_default(),
+            };
+        }
+        // The next call makes sure anew whom it talks to.
+        self.pool.discard(borrowed);
+        BatchEnd::Lost
+    }
 }
 
 async fn remove(
@@ -210,10 +221,7 @@ async fn remove(
     request: RemoveImagesRequest,
     events: &mpsc::Sender<Event>,
 ) -> Result<BatchEnd, Status> {
-    let mut stream = client
-        .remove_images(Request::new(request))
-        .await?
-        .into_inner();
+    let mut stream = answered(client.remove_images(limited(request))).await?;
     while let Some(message) = next(&mut stream).await? {
         if let Some(outcomes) = contract::removed(message) {
             let _ = events.send(Event::Outcomes(id, outcomes)).await;
@@ -228,32 +236,41 @@ async fn check(
     request: CheckImagesRequest,
     events: &mpsc::Sender<Event>,
 ) -> Result<BatchEnd, Status> {
-    let mut request = Request::new(request);
-    request.set_timeout(UNARY_LIMIT);
-    let response = client.check_images(request).await?.into_inner();
+    let response = answered(client.check_images(limited(request))).await?;
     let outcomes = contract::checked(response);
     let _ = events.send(Event::Outcomes(id, outcomes)).await;
     Ok(BatchEnd::Done)
 }
 
+/// The puller knows the limit too, and does not work for nobody.
+fn limited<T>(request: T) -> Request<T> {
+    let mut request = Request::new(request);
+    request.set_timeout(ANSWER_LIMIT);
+    request
+}
+
+async fn answered<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
+    match timeout(ANSWER_LIMIT, call).await {
+        Ok(response) => Ok(response?.into_inner()),
+        Err(_) => Err(Status::deadline_exceeded("the puller does not answer")),
+    }
+}
+
 /// The next message; silence is a broken stream.
 async fn next<T>(stream: &mut Streaming<T>) -> Result<Option<T>, Status> {
-    match tokio::time::timeout(SILENCE_LIMIT, stream.message()).await {
+    match timeout(SILENCE_LIMIT, stream.message()).await {
         Ok(message) => message,
         Err(_) => Err(Status::deadline_exceeded("the puller is silent")),
     }
 }
 
-fn ended_by(status: &Status) -> BatchEnd {
-    tracing::debug!(code = ?status.code(), message = status.message(), "call failed");
-    match status.code() {
-        Code::FailedPrecondition => BatchEnd::Refused {
-            seen_term: status
-                .metadata()
-                .get(SEEN_TERM)
-                .and_then(|value| value.to_str().ok()?.parse().ok())
-                .unwrap_or_default(),
-        },
-        _ => BatchEnd::Lost,
+/// An error with what it comes from: the outermost says "transport error" alone.
+fn sentence(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
     }
+    text
 }

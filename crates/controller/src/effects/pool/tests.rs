@@ -1,0 +1,148 @@
+use std::sync::atomic::AtomicU32;
+
+use super::*;
+
+/// Names beginning with `dead` never answer; the rest answer after 10 ms, and the connection is the
+/// number of the dial.
+#[derive(Clone, Default)]
+struct Net {
+    dials: Arc<AtomicU32>,
+    open: Arc<AtomicUsize>,
+    dialing: Arc<AtomicUsize>,
+    most_dialing: Arc<AtomicUsize>,
+}
+
+struct Wire {
+    number: u32,
+    open: Arc<AtomicUsize>,
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Dial for Net {
+    type Key = String;
+    type Connection = Arc<Wire>;
+
+    async fn dial(&self, key: &String) -> Result<Arc<Wire>, Arc<str>> {
+        let _dialing = Waiting::begin(&self.dialing);
+        let now = self.dialing.load(Ordering::SeqCst);
+        self.most_dialing.fetch_max(now, Ordering::SeqCst);
+        if key.starts_with("dead") {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        if key.starts_with("refusing") {
+            return Err("refused".into());
+        }
+        self.open.fetch_add(1, Ordering::SeqCst);
+        Ok(Arc::new(Wire {
+            number: self.dials.fetch_add(1, Ordering::SeqCst),
+            open: self.open.clone(),
+        }))
+    }
+}
+
+fn pool(dials: usize, connections: usize) -> (Pool<Net>, Net) {
+    let net = Net::default();
+    (Pool::new(net.clone(), dials, connections), net)
+}
+
+fn key(name: &str) -> String {
+    name.to_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_who_need_a_node_share_one_connection() {
+    let (pool, net) = pool(4, 4);
+    let wanted = key("a");
+    let (a, b) = tokio::join!(pool.borrow(&wanted), pool.borrow(&wanted));
+    let (a, b) = (a.unwrap(), b.unwrap());
+    assert_eq!((a.connection().number, b.connection().number), (0, 0));
+    assert_eq!(net.dials.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_outlives_its_last_use_by_five_seconds() {
+    let (pool, net) = pool(4, 4);
+    drop(pool.borrow(&key("a")).await.unwrap());
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let again = pool.borrow(&key("a")).await.unwrap();
+    assert_eq!(again.connection().number, 0);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(net.open.load(Ordering::SeqCst), 1, "in use is not idle");
+    drop(again);
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert_eq!(net.open.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_makes_room_at_once_for_a_node_that_waits() {
+    let (pool, net) = pool(4, 1);
+    drop(pool.borrow(&key("a")).await.unwrap());
+    let start = Instant::now();
+    let b = pool.borrow(&key("b")).await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(1));
+    assert_eq!(net.open.load(Ordering::SeqCst), 1);
+    // And one that becomes idle while somebody waits.
+    let wanted = key("c");
+    let mut c = std::pin::pin!(pool.borrow(&wanted));
+    assert!(timeout(Duration::from_secs(9), &mut c).await.is_err());
+    drop(b);
+    assert_eq!(c.await.unwrap().connection().number, 2);
+    assert_eq!(net.open.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn five_hundred_dead_nodes_do_not_hold_up_a_living_one() {
+    let (pool, net) = pool(64, 512);
+    let mut dead = tokio::task::JoinSet::new();
+    for n in 0..500 {
+        let pool = pool.clone();
+        dead.spawn(async move { pool.borrow(&format!("dead{n}")).await.err() });
+    }
+    tokio::task::yield_now().await;
+    // One that comes after all of them in the first moment, and one when they are known.
+    for name in ["early", "late"] {
+        let start = Instant::now();
+        let _borrowed = pool.borrow(&key(name)).await.unwrap();
+        let took = start.elapsed();
+        let limit = if name == "early" { 2500 } else { 50 };
+        assert!(took < Duration::from_millis(limit), "{name} {took:?}");
+        tokio::time::sleep(Duration::from_secs(3)).await;
+    }
+    while let Some(ended) = dead.join_next().await {
+        let message = ended.unwrap().unwrap();
+        assert_eq!(&*message, "no connection within 2s");
+    }
+    assert!(net.most_dialing.load(Ordering::SeqCst) <= 64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dial_that_failed_is_tried_anew_by_whoever_comes_next() {
+    let (pool, net) = pool(2, 1);
+    for _ in 0..3 {
+        let refused = pool.borrow(&key("refusing")).await.err().unwrap();
+        assert_eq!(&*refused, "refused");
+    }
+    // The permit came back each time.
+    let _a = pool.borrow(&key("a")).await.unwrap();
+    assert_eq!(net.dials.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_discarded_connection_is_used_by_nobody_new() {
+    let (pool, net) = pool(2, 4);
+    let a = pool.borrow(&key("a")).await.unwrap();
+    pool.discard(&a);
+    let b = pool.borrow(&key("a")).await.unwrap();
+    assert_eq!(b.connection().number, 1);
+    assert_eq!(net.open.load(Ordering::SeqCst), 2);
+    drop(a);
+    // The old one is gone, and giving it back took nothing from the new one.
+    assert_eq!(net.open.load(Ordering::SeqCst), 1);
+    assert_eq!(pool.borrow(&key("a")).await.unwrap().connection().number, 1);
+}

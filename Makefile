@@ -15,7 +15,12 @@ NAMESPACE := kube-fledged
 REGISTRY := registry.test:5000
 # kubectl for deploy-using-yaml and remove-kubefledged: your own cluster's.
 KUBECTL ?= kubectl
-HELM = $(CLUSTER) helm
+HELM := hack/tool helm
+CHART := charts/kubefledged
+CONTROLLER_CRD = $(CARGO) run --quiet --locked --target $(TARGET) --package kubefledged-controller -- crd
+# Values without comments: the chart cannot read its own values.yaml.
+DEFAULTS := sed -e '/^ *\#/d' -e '/^$$/d' $(CHART)/values.yaml
+CHART_README = hack/tool helm-docs --log-level warning --sort-values-order file --chart-search-root $(CHART)
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,7 +31,7 @@ setup: ## Install what building needs, and say what is missing
 demo: setup cluster install ## A local cluster, the chart, and the sample ImageCache until it succeeds
 	@hack/demo
 
-test: setup lint unit cluster generated install e2e ## All that CI runs
+test: setup lint unit chart generated cluster install e2e ## All that CI runs
 	@echo "== make test passed"
 
 lint: ## Formatting and clippy; each pure crate alone
@@ -39,18 +44,20 @@ lint: ## Formatting and clippy; each pure crate alone
 unit: ## Unit and whole-process tests
 	$(CARGO) test --locked --target $(TARGET)
 
-chart: cluster ## Lint and render the chart
-	$(HELM) lint --strict charts/kubefledged
-	$(HELM) template kubefledged charts/kubefledged --kube-version 1.30.0 -n $(NAMESPACE) >/dev/null
+chart: ## Lint the chart
+	$(HELM) lint --strict $(CHART)
 
-generate: ## Write the files that are generated: the CRD and deploy/
-	$(CARGO) run --quiet --locked --target $(TARGET) --package kubefledged-controller -- crd >charts/kubefledged/files/crd.yaml
-	HELM="$(CURDIR)/hack/helm" deploy/generate
+generate: ## Write what is generated: the CRD, the chart's README and defaults, deploy/
+	$(CONTROLLER_CRD) >$(CHART)/files/crd.yaml
+	$(DEFAULTS) >$(CHART)/files/defaults.yaml
+	$(CHART_README)
+	HELM="$(HELM)" deploy/generate
 
-generated: chart ## Fail if a generated file is not what is committed
-	diff <($(CARGO) run --quiet --locked --target $(TARGET) --package kubefledged-controller -- crd) charts/kubefledged/files/crd.yaml \
-	  || { echo "charts/kubefledged/files/crd.yaml is old: make generate" >&2; exit 1; }
-	HELM="$(CURDIR)/hack/helm" deploy/generate --check
+generated: ## Fail if a generated file is not what is committed
+	diff <($(CONTROLLER_CRD)) $(CHART)/files/crd.yaml || { echo "$(CHART)/files/crd.yaml is old: make generate" >&2; exit 1; }
+	diff <($(DEFAULTS)) $(CHART)/files/defaults.yaml || { echo "$(CHART)/files/defaults.yaml is old: make generate" >&2; exit 1; }
+	diff <($(CHART_README) --dry-run) $(CHART)/README.md || { echo "$(CHART)/README.md is old: make generate" >&2; exit 1; }
+	HELM="$(HELM)" deploy/generate --check
 
 images: ## Static binaries and their images in dist/ (PROFILE=dev: quicker, larger)
 	hack/images $(PROFILE)
@@ -70,8 +77,9 @@ bench-real: ## 2 nodes x 24 images of 4 MB beside crictl, on the local cluster
 deploy-using-yaml: ## Apply the plain manifests to your own cluster (KUBECTL=...)
 	$(KUBECTL) apply -f deploy/kubefledged-namespace.yaml
 	$(KUBECTL) apply --server-side -f deploy/kubefledged-crd.yaml
+	for file in deploy/kubefledged-resourcequota-*.yaml deploy/kubefledged-clusterrole-*.yaml; do $(KUBECTL) apply -f $$file; done
 	for part in controller puller webhook-server; do \
-	  for kind in serviceaccount clusterrole clusterrolebinding role rolebinding service; do \
+	  for kind in serviceaccount clusterrolebinding role rolebinding service; do \
 	    file=deploy/kubefledged-$$kind-$$part.yaml; [ ! -f $$file ] || $(KUBECTL) apply -f $$file; done; done
 	$(KUBECTL) apply -f deploy/kubefledged-validatingwebhook.yaml
 	for file in deploy/kubefledged-deployment-*.yaml deploy/kubefledged-daemonset-*.yaml deploy/kubefledged-poddisruptionbudget-*.yaml; do \

@@ -49,8 +49,7 @@ kubefledged-webhook-server-tls
 
 {{/* Selectors are immutable: no version and no chart in them. */}}
 {{- define "kubefledged.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "kubefledged.name" .root }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+{{ include "kubefledged.commonSelector" .root }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
@@ -63,6 +62,12 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- with .root.Values.commonLabels }}
 {{ toYaml . }}
 {{- end }}
+{{- end }}
+
+{{/* Of what belongs to no component. */}}
+{{- define "kubefledged.commonSelector" -}}
+app.kubernetes.io/name: {{ include "kubefledged.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
 {{- define "kubefledged.image" -}}
@@ -98,10 +103,34 @@ annotations:
 {{/* Of a Deployment. No pod goes before its successor is ready; but on the node's network two pods
      cannot share a node, for their ports. */}}
 {{- define "kubefledged.strategy" -}}
+{{- if .values.updateStrategy }}
+{{- toYaml .values.updateStrategy }}
+{{- else }}
 type: RollingUpdate
 rollingUpdate:
   maxSurge: {{ ternary 0 1 .values.hostNetwork }}
   maxUnavailable: {{ ternary 1 0 .values.hostNetwork }}
+{{- end }}
+{{- end }}
+
+{{/* Of a Deployment with several replicas. */}}
+{{- define "kubefledged.podDisruptionBudget" -}}
+{{- if and .values.podDisruptionBudget.enabled (gt (int .values.replicas) 1) -}}
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata:
+  name: {{ include "kubefledged.fullname" .root }}-{{ .component }}
+  namespace: {{ include "kubefledged.namespace" .root }}
+  labels:
+    {{- include "kubefledged.labels" . | nindent 4 }}
+spec:
+  minAvailable: {{ .values.podDisruptionBudget.minAvailable }}
+  # A pod that is not ready does nothing: it must not block a drain.
+  unhealthyPodEvictionPolicy: AlwaysAllow
+  selector:
+    matchLabels:
+      {{- include "kubefledged.selectorLabels" . | nindent 6 }}
+{{- end }}
 {{- end }}
 
 {{/* What the pods of all components have in common, beside containers and volumes. */}}

@@ -1,12 +1,13 @@
 # shellcheck shell=bash
-# One node: its namespaces, its network, its containerd, kubelet and kube-proxy. Sourced by hack/cluster.
+# One node: its namespaces, its network, its kubelet and kube-proxy. Sourced by hack/cluster.
 #
 #   10.77.0.N      node N, on a bridge in a namespace of its own ("switch"); nothing is attached to the machine's network
 #   10.244.N.0/24  pods of node N
 #   10.96.0.0/16   Services
 
 # Bound over by private directories in every node, so that all paths are the default ones and a hostPath is the node's own.
-PRIVATE_DIRECTORIES=(run var/lib/containerd var/lib/kubelet var/lib/cni etc/cni/net.d etc/containerd var/log/pods var/log/containers)
+PRIVATE_DIRECTORIES=(run var/lib/containerd var/lib/containers var/lib/kubelet var/lib/cni var/tmp etc/cni/net.d etc/containerd etc/containers
+    var/log/pods var/log/containers)
 
 node_numbers() {
     local dir
@@ -33,7 +34,8 @@ in_network() {
 in_node() {
     local n=$1
     shift
-    nsenter --net="$NS/n$n.net" --mount="$NS/n$n.mnt" --uts="$NS/n$n.uts" -- "$@"
+    PATH=$(node_path "$n") CONTAINER_RUNTIME_ENDPOINT=unix://$(runtime_socket "$n") \
+        nsenter --net="$NS/n$n.net" --mount="$NS/n$n.mnt" --uts="$NS/n$n.uts" -- "$@"
 }
 
 make_switch() {
@@ -60,7 +62,7 @@ make_node() {
     unshare --net="$NS/n$n.net" --mount="$NS/n$n.mnt" --uts="$NS/n$n.uts" true
     make_network "$n"
     make_mounts "$n"
-    write_containerd_config "$n"
+    write_runtime_config "$n"
     write_cni_config "$n"
 }
 
@@ -93,14 +95,15 @@ make_mounts() {
     cat >"$dir/etc/hosts" <<HOSTS
 127.0.0.1 localhost
 10.77.0.$n n$n
-10.77.0.1 ${PLAIN%:*} ${PRIVATE%:*} ${DOWN%:*}
+10.77.0.1 ${PLAIN%:*} ${PRIVATE%:*} ${DOWN%:*} ${FAULTY%:*}
 HOSTS
     # shellcheck disable=SC2016
     in_node "$n" bash -euc '
-        dir=$1 name=$2
-        shift 2
+        dir=$1 name=$2 images=$3 disk=$4
+        shift 4
         hostname "$name"
         for path; do mount --bind "$dir/root/$path" "/$path"; done
+        if [[ -n $disk ]]; then mount -t tmpfs -o "size=$disk,mode=711" images "$images"; fi
         # Some systems make resolv.conf a symbolic link into /run, which is empty by now.
         resolv=$(readlink -m /etc/resolv.conf)
         mkdir -p "${resolv%/*}"
@@ -109,7 +112,7 @@ HOSTS
         mount --bind "$dir/etc/hosts" /etc/hosts
         mkdir -p /run/lock
         mount --make-rshared / # containers get their volumes by propagation
-    ' - "$dir" "n$n" "${PRIVATE_DIRECTORIES[@]}"
+    ' - "$dir" "n$n" "$(image_directory "$n")" "$(<"$STATE/disk")" "${PRIVATE_DIRECTORIES[@]}"
 }
 
 # Mount points must exist on the host too. Those we made are written down, for `down` to remove.
@@ -135,37 +138,6 @@ remove_made_directories() {
     done
 }
 
-# restrict_oom_score_adj: without CAP_SYS_RESOURCE, as in many virtual machines, runc may not lower a score and dies with "can't get
-# final child's PID from pipe: EOF". The "opt" plugin is off because it would make /opt/containerd on the host.
-write_containerd_config() {
-    local n=$1 etc=$STATE/nodes/n$1/root/etc/containerd registry
-    cat >"$etc/config.toml" <<CONFIG
-version = 2
-disabled_plugins = ["io.containerd.internal.v1.opt"]
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "$PAUSE_IMAGE"
-  restrict_oom_score_adj = true
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "/usr/lib/cni"
-    conf_dir = "/etc/cni/net.d"
-  [plugins."io.containerd.grpc.v1.cri".registry]
-    config_path = "/etc/containerd/certs.d"
-  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-    runtime_type = "io.containerd.runc.v2"
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-      SystemdCgroup = false
-CONFIG
-    # Plain HTTP under the registry's own name: credentials are sent only to the host that they are for.
-    for registry in "$PLAIN" "$PRIVATE" "$DOWN"; do
-        mkdir -p "$etc/certs.d/$registry"
-        cat >"$etc/certs.d/$registry/hosts.toml" <<HOSTS
-server = "http://$registry"
-[host."http://$registry"]
-  capabilities = ["pull", "resolve"]
-HOSTS
-    done
-}
-
 write_cni_config() {
     cat >"$STATE/nodes/n$1/root/etc/cni/net.d/10-pods.conflist" <<CONFIG
 {"cniVersion": "0.4.0", "name": "pods", "plugins": [
@@ -175,29 +147,27 @@ write_cni_config() {
 CONFIG
 }
 
-start_containerd() {
-    spawn "$1" containerd containerd
-}
-
 start_kubelet() {
     local n=$1 dir=$STATE/nodes/n$1
     write_kubelet_config "$n"
     write_kube_proxy_config "$n"
-    retry 20 test -S "$dir/root/run/containerd/containerd.sock" || die "containerd of node $n does not start: see $dir/log/containerd.log"
+    wait_for_runtime "$n"
     spawn "$n" kubelet kubelet --config="$dir/etc/kubelet.yaml" --kubeconfig="$dir/etc/kubelet.kubeconfig" \
         --node-ip="10.77.0.$n" --hostname-override="n$n"
     spawn "$n" kube-proxy kube-proxy --config="$dir/etc/kube-proxy.yaml"
 }
 
+# write_kubelet_config N [LINE...]: a line replaces ours of the same key.
+#
 # cgroupRoot with cgroupsPerQOS off: two kubelets that share /kubepods would each end the other's pods as orphans. Image garbage
 # collection is off: the disk is shared with the whole machine, and what a node has pulled must not depend on how full it is.
 write_kubelet_config() {
-    local n=$1 etc=$STATE/nodes/n$1/etc
+    local n=$1 etc=$STATE/nodes/n$1/etc line
     write_kubeconfig "$etc/kubelet.kubeconfig" "node-n$n"
     cat >"$etc/kubelet.yaml" <<CONFIG
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
-containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
+containerRuntimeEndpoint: unix://$(runtime_socket "$n")
 authentication:
   anonymous: {enabled: false}
   webhook: {enabled: true}
@@ -213,6 +183,11 @@ evictionHard: {memory.available: "50Mi"}
 imageGCHighThresholdPercent: 100
 volumePluginDir: /var/lib/kubelet/volume-plugins
 CONFIG
+    shift
+    for line; do
+        sed -i "/^${line%%:*}:/d" "$etc/kubelet.yaml"
+        echo "$line" >>"$etc/kubelet.yaml"
+    done
 }
 
 # The conntrack sysctls cannot be written in a namespace; zero leaves them alone.

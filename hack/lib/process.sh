@@ -38,22 +38,39 @@ is_alive() {
     [[ $boot == "$(boot_id)" && $(start_time "$pid") == "$started" ]]
 }
 
-# spawn N COMPONENT CMD...: starts a long-running process inside node N, in N's cgroup, and writes down its pid.
+# spawn N COMPONENT CMD...: starts a long-running process inside node N, in N's cgroup, and writes down its pid and its command.
 spawn() {
     local n=$1 component=$2 dir=$STATE/nodes/n$1
     shift 2
-    mkdir -p "$dir/pids" "$dir/log"
+    mkdir -p "$dir/pids" "$dir/log" "$dir/commands"
+    printf '%s\0' "$@" >"$dir/commands/$component"
     # exec all the way, so that $! is the component itself; setsid does not fork in a background job of a script. Descriptor 9 is the
     # lock, which a daemon would hold for ever.
     (
         join_cgroup "$n" "$BASHPID"
         ulimit -n 65536 2>/dev/null || true # many pods and watches; the limit here may already be the highest allowed
         cd /
-        PATH=$STATE/bin:$PATH exec setsid nsenter --net="$NS/n$n.net" --mount="$NS/n$n.mnt" --uts="$NS/n$n.uts" -- "$@"
+        PATH=$(node_path "$n") exec setsid nsenter --net="$NS/n$n.net" --mount="$NS/n$n.mnt" --uts="$NS/n$n.uts" -- "$@"
     ) </dev/null >>"$dir/log/$component.log" 2>&1 9>&- &
     echo "$! $(start_time $!) $(boot_id)" >"$dir/pids/$component"
     disown
 }
+
+# A built runtime's programs come before Debian's.
+node_path() { echo "$STATE/nodes/n$1/bin:$STATE/bin:$PATH"; }
+
+# respawn N COMPONENT [SECONDS]: kills it, lets it be dead for so long, and starts it again with the command that it had.
+respawn() {
+    local n=$1 component=$2 dir=$STATE/nodes/n$1 command
+    is_alive "$dir/pids/$component" || die "$component of node $n is dead already; start afresh with: hack/cluster up"
+    mapfile -d '' command <"$dir/commands/$component"
+    kill -KILL "$(cut -d ' ' -f 1 "$dir/pids/$component")"
+    retry 10 is_dead "$dir/pids/$component" || die "$component of node $n does not end"
+    sleep "${3:-0}"
+    spawn "$n" "$component" "${command[@]}"
+}
+
+is_dead() { ! is_alive "$1"; }
 
 # Ends the processes that spawn wrote down for node N, and then what they left in N's cgroup: containers and their shims. Nobody else
 # puts a process there. SIGKILL at once: nothing of them is wanted afterwards, and an API server takes a minute to end politely.

@@ -1,5 +1,8 @@
 # shellcheck shell=bash
-# Two registries on node 1, one of them behind a password, and how images get in and out. Sourced by hack/cluster.
+# The registries on node 1: a plain one, one behind a password, and one that fails as told; and how images get in and out. Sourced by
+# hack/cluster.
+
+FAULT_CONTROL=127.0.0.1:5004
 
 start_registries() {
     local password
@@ -13,7 +16,11 @@ start_registries() {
     )
     start_registry plain 5000 ''
     start_registry private 5001 "auth: {htpasswd: {realm: private.test, path: $STATE/htpasswd}}"
+    spawn 1 registry-faulty faulty serve 10.77.0.1:5003 10.77.0.1:5000 $FAULT_CONTROL
 }
+
+# fault [KIND...]: the plain registry's images under another name, with what goes wrong there; without arguments only told.
+set_fault() { in_network 1 "$STATE/bin/faulty" set $FAULT_CONTROL "$@"; }
 
 # The registry writes its access log to stdout and everything else to stderr; a shell inside tells them apart.
 start_registry() {
@@ -67,5 +74,5 @@ pushed_digest() {
 pull_on_node() {
     local creds=()
     if [[ $2 == "$PRIVATE"/* ]]; then creds=(--creds "demo:$(<"$STATE/registry-password")"); fi
-    in_node "$1" "$STATE/bin/crictl" pull "${creds[@]}" "$2"
+    in_node "$1" crictl pull "${creds[@]}" "$2"
 }

@@ -4,6 +4,7 @@
 KUBERNETES_VERSION=v1.34.4
 PACKAGES=(apache2-utils busybox-static conntrack containerd containernetworking-plugins docker-registry ethtool iproute2 iptables jq
     openssl runc skopeo socat)
+CRIO_PACKAGES=(conmon make)
 
 check_root() { ((EUID == 0)) || die "namespaces and mounts need root; run: sudo -E hack/cluster ..."; }
 
@@ -41,9 +42,10 @@ host_processes() {
     done
 }
 
+# install_packages PACKAGE...: those that are missing.
 install_packages() {
     local missing=() package
-    for package in "${PACKAGES[@]}"; do
+    for package; do
         dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
     done
     ((${#missing[@]})) || return 0
@@ -81,34 +83,48 @@ install_quietly() {
     done
 }
 
+TOOLS=(kubernetes etcd cli pause faulty)
+
 # Everything that decides what is built: the committed go.mod and go.sum, our own sources, and how they are compiled.
-tools_key() {
+# build_key FUNCTION MODULE...
+build_key() {
+    local function=$1
+    shift
     {
         uname -m
         echo "$KUBERNETES_VERSION"
-        declare -f build_tools build
-        find "$HACK/tools" -type f \( -name 'go.*' -o -name '*.go' \) | LC_ALL=C sort | xargs cat
+        declare -f "$function" build
+        (cd "$HACK/tools" && find "$@" -type f | LC_ALL=C sort | xargs cat)
     } | sha256sum | cut -c 1-12
 }
 
 build_tools() {
-    local key tmp
-    key=$(tools_key)
-    BIN=$CACHE/$key/bin
-    [[ -d $BIN ]] && return
-    # Built aside and renamed, so that an interrupted build leaves nothing half done.
+    BIN=$CACHE/$(build_key build_all "${TOOLS[@]}")/bin
+    build_cached "$BIN" build_all
+}
+
+build_all() {
+    say "building the tools: some 6 minutes on 2 cores the first time"
+    build kubernetes "$1" "$(kubernetes_version_flags)" tool ./crictl
+    build etcd "$1/etcd" '' go.etcd.io/etcd/server/v3
+    build cli "$1" "-X helm.sh/helm/v3/internal/version.version=$(module_version cli helm.sh/helm/v3)" tool
+    build pause "$1/pause" '' .
+    build faulty "$1/faulty" '' .
+}
+
+# build_cached BIN FUNCTION: FUNCTION fills a directory, which becomes BIN when it is done, so that an interrupted build leaves nothing
+# half done.
+build_cached() {
+    local tmp
+    [[ ! -d $1 ]] || return 0
     mkdir -p "$CACHE"
     rm -rf "$CACHE"/building.*
     tmp=$(mktemp -d "$CACHE/building.XXXXXX")
     mkdir "$tmp/bin"
-    say "building the tools: some 6 minutes on 2 cores the first time"
-    build kubernetes "$tmp/bin" "$(kubernetes_version_flags)" tool ./crictl
-    build etcd "$tmp/bin/etcd" '' go.etcd.io/etcd/server/v3
-    build cli "$tmp/bin" "-X helm.sh/helm/v3/internal/version.version=$(module_version cli helm.sh/helm/v3)" tool
-    build pause "$tmp/bin/pause" '' .
-    rm -rf "${CACHE:?}/$key"
-    mv "$tmp" "$CACHE/$key"
-    say "tools are in $BIN"
+    "$2" "$tmp/bin"
+    rm -rf "${1%/bin}"
+    mv "$tmp" "${1%/bin}"
+    say "built $1"
 }
 
 # build MODULE OUTPUT LDFLAGS PACKAGE...; -buildvcs=false, or the pause image would get another digest with every commit.
@@ -118,7 +134,7 @@ build() {
     say "building $module"
     (
         cd "$HACK/tools/$module"
-        CGO_ENABLED=0 GOWORK=off GOFLAGS="$(go env GOFLAGS) -mod=readonly -buildvcs=false" go build -trimpath -ldflags "-s -w $ldflags" -o "$output" "$@"
+        CGO_ENABLED=0 GOWORK=off GOFLAGS="$(go env GOFLAGS) -mod=readonly -buildvcs=false" go build -trimpath -tags "${TAGS:-}" -ldflags "-s -w $ldflags" -o "$output" "$@"
     ) || die "building hack/tools/$module failed (above); the Go modules must be reachable: see 'go env GOPROXY'"
 }
 

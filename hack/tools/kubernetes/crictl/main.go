@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -51,7 +52,7 @@ func main() {
 func run(argv []string) error {
 	global := flag.NewFlagSet("crictl", flag.ExitOnError)
 	global.Usage = func() { fmt.Fprintln(os.Stderr, usage) }
-	endpoint := global.String("r", "unix:///run/containerd/containerd.sock", "")
+	endpoint := global.String("r", cmp.Or(os.Getenv("CONTAINER_RUNTIME_ENDPOINT"), "unix:///run/containerd/containerd.sock"), "")
 	_ = global.Parse(argv)
 	if global.NArg() == 0 {
 		return errors.New(usage)

@@ -44,16 +44,25 @@ spawn() {
     shift 2
     mkdir -p "$dir/pids" "$dir/log" "$dir/commands"
     printf '%s\0' "$@" >"$dir/commands/$component"
-    # exec all the way, so that $! is the component itself; setsid does not fork in a background job of a script. Descriptor 9 is the
-    # lock, which a daemon would hold for ever.
+    # exec all the way, so that $! is the component itself; setsid does not fork in a background job of a script.
     (
+        close_descriptors
         join_cgroup "$n" "$BASHPID"
         ulimit -n 65536 2>/dev/null || true # many pods and watches; the limit here may already be the highest allowed
         cd /
         PATH=$(node_path "$n") exec setsid nsenter --net="$NS/n$n.net" --mount="$NS/n$n.mnt" --uts="$NS/n$n.uts" -- "$@"
-    ) </dev/null >>"$dir/log/$component.log" 2>&1 9>&- &
+    ) </dev/null >>"$dir/log/$component.log" 2>&1 &
     echo "$! $(start_time $!) $(boot_id)" >"$dir/pids/$component"
     disown
+}
+
+# A daemon would hold our lock, and whatever the caller has open, for ever. 255 is bash's own.
+close_descriptors() {
+    local fd
+    for fd in /proc/"$BASHPID"/fd/*; do
+        fd=${fd##*/}
+        if ((fd > 2 && fd < 255)); then exec {fd}>&-; fi
+    done
 }
 
 # A built runtime's programs come before Debian's.

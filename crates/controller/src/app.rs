@@ -14,7 +14,7 @@ use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     args::{Cli, Command, RunArgs},
@@ -27,7 +27,7 @@ use crate::{
         pullers::Pullers,
     },
     inputs::{self, caches::Caches, nodes::LeanNode, nodes::Nodes},
-    lease::{self, Candidate},
+    lease::{self, Candidate, Told},
 };
 
 /// What the command line asks for.
@@ -94,8 +94,14 @@ impl Bound {
         // Leadership passes through here, so that certificates know it too.
         let (to_engine, engine_inbox) = mpsc::channel(4096);
         tasks.spawn(relay(inbox, to_engine, led, readiness.register("watches")));
-        let lease = lease::run(candidate, events.clone(), raised, shutdown.clone());
-        let releasing = tokio::spawn(lease);
+        let (stand, standing) = watch::channel(None);
+        let acts = TaskTracker::new();
+        let told = Told {
+            standing: stand,
+            events: events.clone(),
+            acts: acts.clone(),
+        };
+        let releasing = tokio::spawn(lease::run(candidate, told, raised, shutdown.clone()));
 
         let certificates = Certificates {
             namespace: args.namespace.clone(),
@@ -117,7 +123,8 @@ impl Bound {
             objects: Objects::new(client, args.pod_name.clone()),
             events,
             raise_term,
-            shutdown: shutdown.clone(),
+            standing,
+            acts,
         };
         let drive = driver::run(
             Engine::new(args.settings()),

@@ -1,10 +1,11 @@
 //! Leader election by a Lease. [`evaluate`] decides; [`run`] reads, writes and waits.
 //!
 //! The Lease's transition count is the term: it fences the calls of a leader that has been replaced
-//! without knowing it. Expiry is measured from when this process saw the Lease change, so clocks of
-//! two machines need not agree.
+//! without knowing it. No clocks of two machines are compared: who waits measures from when it saw
+//! the Lease change, who leads from before it asked for the change. So a leader that cannot renew
+//! has stopped 3 s before anybody can take its place.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
@@ -15,15 +16,33 @@ use kube::{
     api::{ObjectMeta, PostParams},
 };
 use kubefledged_engine::Event;
-use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until, timeout, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// A holder that does not renew for so long has lost the Lease.
 pub const DURATION: Duration = Duration::from_secs(10);
-/// A leader that cannot renew for so long stands down.
-const RENEW_LIMIT: Duration = Duration::from_secs(7);
-/// Between tries.
+/// A leader that has not renewed for so long stands down.
+pub const RENEW_LIMIT: Duration = Duration::from_secs(7);
+/// Between renewals, and between tries of one.
 const RETRY: Duration = Duration::from_secs(2);
+/// Between looks of who stands by: a Lease that is given back is taken within it.
+const LOOK: Duration = Duration::from_secs(1);
+/// For one look of who stands by.
+const LOOK_LIMIT: Duration = Duration::from_secs(5);
+/// For what is under way to end, and again for giving the Lease back, before the process ends.
+const RELEASE_LIMIT: Duration = Duration::from_secs(1);
+
+/// A time of leadership.
+#[derive(Clone, Debug)]
+pub struct Term {
+    /// Rises with every change of leader.
+    pub number: u64,
+    /// Cancelled when it is over: whatever acts must stop.
+    pub acting: CancellationToken,
+}
 
 /// What a Lease says, as far as the decision needs it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,17 +72,16 @@ pub enum Verdict {
     Stand,
 }
 
-/// Decides from the Lease, how long it has not changed, and the highest term that a puller has seen.
+/// Decides from the Lease, how long it has not changed, and the highest term that anybody has seen:
+/// a Lease that was deleted and made anew begins at a low one, and pullers refuse those.
 pub fn evaluate(held: Option<&Held>, me: &str, unchanged: Duration, seen_term: u64) -> Verdict {
+    let above = |term: u64| term.max(seen_term).saturating_add(1);
     let Some(held) = held else {
-        return Verdict::Take {
-            term: seen_term + 1,
-        };
+        return Verdict::Take { term: above(0) };
     };
     if held.holder == me {
-        // A Lease that was deleted and made anew begins at a low term: go on above the old one.
         let term = if held.transitions < seen_term {
-            seen_term + 1
+            above(0)
         } else {
             held.transitions
         };
@@ -71,7 +89,7 @@ pub fn evaluate(held: Option<&Held>, me: &str, unchanged: Duration, seen_term: u
     }
     if held.holder.is_empty() || unchanged >= DURATION {
         return Verdict::Take {
-            term: held.transitions.max(seen_term) + 1,
+            term: above(held.transitions),
         };
     }
     Verdict::Stand
@@ -87,58 +105,121 @@ pub struct Candidate {
     pub identity: String,
 }
 
+/// Who is told.
+pub struct Told {
+    /// The term while we lead: whoever acts looks here first.
+    pub standing: watch::Sender<Option<Term>>,
+    /// The engine.
+    pub events: mpsc::Sender<Event>,
+    /// What acts under a term, to be waited for before the Lease is given back.
+    pub acts: TaskTracker,
+}
+
 /// Takes part until the token is cancelled; then gives the Lease back.
 pub async fn run(
     candidate: Candidate,
-    events: mpsc::Sender<Event>,
+    told: Told,
     mut raised: watch::Receiver<u64>,
     shutdown: CancellationToken,
 ) {
     let mut observed: Option<(Held, Instant)> = None;
+    // Since when: before the request that won or renewed it was sent.
     let mut leading: Option<(u64, Instant)> = None;
-    loop {
-        let seen_term = *raised.borrow_and_update();
-        match candidate.round(&mut observed, seen_term).await {
-            Ok(Some(term)) => {
+    while !shutdown.is_cancelled() {
+        let asked = Instant::now();
+        let until = leading.map_or(asked + LOOK_LIMIT, |(_, renewed)| renewed + RENEW_LIMIT);
+        let led = leading.map_or(0, |(term, _)| term);
+        let seen_term = led.max(*raised.borrow_and_update());
+        let round = candidate.round(&mut observed, seen_term);
+        let round = tokio::select! {
+            () = shutdown.cancelled() => break,
+            round = timeout_at(until, round) => round,
+        };
+        let mut wait = if leading.is_some() { RETRY } else { LOOK };
+        match round {
+            Ok(Ok(Round::Leads(term))) => {
                 if leading.is_none_or(|(led, _)| led != term) {
-                    tracing::info!(term, identity = candidate.identity, "leading");
-                    let _ = events.send(Event::Leadership(Some(term))).await;
+                    told.lead(term, &candidate.identity).await;
                 }
-                leading = Some((term, Instant::now()));
+                leading = Some((term, asked));
+                wait = RETRY;
             }
-            Ok(None) => stand_down(&mut leading, &events, "somebody else leads").await,
-            Err(error) => {
-                tracing::warn!(%error, "cannot reach the Lease, trying again");
-                if leading.is_some_and(|(_, renewed)| renewed.elapsed() > RENEW_LIMIT) {
-                    stand_down(&mut leading, &events, "the Lease could not be renewed").await;
+            Ok(Ok(Round::Stands)) => {
+                if leading.take().is_some() {
+                    told.stand_down("somebody else leads").await;
                 }
             }
+            // Look again: who was it?
+            Ok(Ok(Round::Raced)) => wait = Duration::from_millis(100),
+            Ok(Err(error)) => tracing::warn!(%error, "cannot reach the Lease, trying again"),
+            Err(_) => tracing::warn!(error = "no answer", "cannot reach the Lease, trying again"),
+        }
+        let mut next = Instant::now() + wait;
+        if let Some((_, renewed)) = leading {
+            let limit = renewed + RENEW_LIMIT;
+            if limit <= Instant::now() {
+                leading = None;
+                told.stand_down("the Lease could not be renewed").await;
+            }
+            next = next.min(limit);
         }
         tokio::select! {
-            () = shutdown.cancelled() => break,
-            () = tokio::time::sleep(RETRY) => {}
+            () = shutdown.cancelled() => {}
+            () = sleep_until(next) => {}
             changed = raised.changed() => if changed.is_err() { break },
         }
     }
     if leading.is_some() {
-        candidate.release().await;
+        told.stand_down("this process ends").await;
+        told.acts.close();
+        // Nothing of ours is under way when the next one begins.
+        let _ = timeout(RELEASE_LIMIT, told.acts.wait()).await;
+        if timeout(RELEASE_LIMIT, candidate.release()).await.is_err() {
+            tracing::warn!("cannot release the Lease: no answer");
+        }
     }
 }
 
-async fn stand_down(leading: &mut Option<(u64, Instant)>, events: &mpsc::Sender<Event>, why: &str) {
-    if leading.take().is_some() {
-        tracing::info!(why, "standing by");
-        let _ = events.send(Event::Leadership(None)).await;
+impl Told {
+    async fn lead(&self, term: u64, identity: &str) {
+        tracing::info!(term, identity, "leading");
+        let standing = Term {
+            number: term,
+            acting: CancellationToken::new(),
+        };
+        self.replace(Some(standing));
+        let _ = self.events.send(Event::Leadership(Some(term))).await;
     }
+
+    async fn stand_down(&self, why: &str) {
+        tracing::info!(why, "standing by");
+        self.replace(None);
+        let _ = self.events.send(Event::Leadership(None)).await;
+    }
+
+    /// Ends what acts at once, however long the queue to the engine is.
+    fn replace(&self, term: Option<Term>) {
+        if let Some(over) = self.standing.send_replace(term) {
+            over.acting.cancel();
+        }
+    }
+}
+
+/// What came of a look.
+enum Round {
+    Leads(u64),
+    Stands,
+    /// Somebody wrote between our look and our write.
+    Raced,
 }
 
 impl Candidate {
-    /// One look and, where it is ours to write, one write. The term, if we lead.
+    /// One look and, where it is ours to write, one write.
     async fn round(
         &self,
         observed: &mut Option<(Held, Instant)>,
         seen_term: u64,
-    ) -> Result<Option<u64>, kube::Error> {
+    ) -> Result<Round, kube::Error> {
         let lease = self.api.get_opt(&self.name).await?;
         let held = lease.as_ref().map(read);
         if let Some(held) = &held
@@ -149,16 +230,13 @@ impl Candidate {
         let unchanged = observed
             .as_ref()
             .map_or(Duration::ZERO, |(_, since)| since.elapsed());
-        let verdict = evaluate(held.as_ref(), &self.identity, unchanged, seen_term);
-        let term = match verdict {
-            Verdict::Stand => return Ok(None),
+        let term = match evaluate(held.as_ref(), &self.identity, unchanged, seen_term) {
+            Verdict::Stand => return Ok(Round::Stands),
             Verdict::Renew { term } | Verdict::Take { term } => term,
         };
-        let written = self.write(lease, &self.identity, term).await;
-        match written {
-            Ok(()) => Ok(Some(term)),
-            // Somebody was faster.
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
+        match self.write(lease, &self.identity, term).await {
+            Ok(()) => Ok(Round::Leads(term)),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(Round::Raced),
             Err(error) => Err(error),
         }
     }
@@ -230,50 +308,4 @@ fn read(lease: &Lease) -> Held {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn held(holder: &str, transitions: u64) -> Held {
-        Held {
-            holder: holder.to_owned(),
-            transitions,
-            renewed: "r".to_owned(),
-        }
-    }
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    #[test]
-    fn a_free_lease_is_taken_in_a_higher_term() {
-        assert_eq!(evaluate(None, "me", SECOND, 0), Verdict::Take { term: 1 });
-        assert_eq!(
-            evaluate(Some(&held("", 4)), "me", SECOND, 0),
-            Verdict::Take { term: 5 }
-        );
-        assert_eq!(
-            evaluate(Some(&held("you", 4)), "me", DURATION, 0),
-            Verdict::Take { term: 5 }
-        );
-    }
-
-    #[test]
-    fn a_living_leader_is_left_alone_and_our_own_lease_is_renewed_in_its_term() {
-        assert_eq!(
-            evaluate(Some(&held("you", 4)), "me", SECOND, 9),
-            Verdict::Stand
-        );
-        assert_eq!(
-            evaluate(Some(&held("me", 4)), "me", SECOND, 4),
-            Verdict::Renew { term: 4 }
-        );
-    }
-
-    #[test]
-    fn a_deleted_lease_does_not_lock_the_fleet_out() {
-        assert_eq!(evaluate(None, "me", SECOND, 7), Verdict::Take { term: 8 });
-        assert_eq!(
-            evaluate(Some(&held("me", 1)), "me", SECOND, 7),
-            Verdict::Renew { term: 8 }
-        );
-    }
-}
+mod tests;

@@ -9,9 +9,13 @@ pub mod pullers;
 
 use kubefledged_engine::{Command, Event};
 use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::driver;
+use crate::{driver, lease::Term};
+
+/// A puller that says it has seen a higher term is not believed: terms are counted in a Lease's
+/// `leaseTransitions`, which ends there.
+const HIGHEST_TERM: u64 = i32::MAX as u64 - 1;
 
 /// All hands.
 pub struct Effects {
@@ -23,54 +27,79 @@ pub struct Effects {
     pub events: mpsc::Sender<Event>,
     /// A term that a puller has seen; the Lease is taken above it.
     pub raise_term: watch::Sender<u64>,
-    /// Ends what is under way.
-    pub shutdown: CancellationToken,
+    /// Whether this process may act. What is under way ends with the term.
+    pub standing: watch::Receiver<Option<Term>>,
+    /// What is under way.
+    pub acts: TaskTracker,
 }
 
 impl driver::Effects for Effects {
     fn carry_out(&self, command: Command) {
-        match command {
-            Command::StartBatch(batch) => {
-                let pullers = self.pullers.clone();
-                tokio::spawn(pullers.run(*batch, self.events.clone(), self.shutdown.clone()));
-            }
-            Command::CancelPulls(cancel) => {
-                tokio::spawn(self.pullers.clone().cancel(cancel, self.shutdown.clone()));
-            }
-            Command::WriteStatus {
-                key,
-                resource_version,
-                status,
-            } => {
-                self.objects
-                    .write_status(key, resource_version, *status, self.events.clone());
-            }
-            Command::ClearAnnotation {
-                key,
-                annotation,
-                value,
-            } => {
-                self.objects
-                    .clear_annotation(key, annotation, value, self.events.clone());
-            }
-            Command::EmitEvent {
-                key,
-                uid,
-                severity,
-                reason,
-                action,
-                message,
-            } => {
-                let event = objects::event(severity, reason, action, message);
-                self.objects.emit(&key, uid, event);
-            }
-            Command::RaiseTerm { seen_term } => {
-                self.raise_term.send_if_modified(|term| {
-                    let higher = seen_term > *term;
-                    *term = (*term).max(seen_term);
-                    higher
-                });
-            }
+        if let Command::RaiseTerm { seen_term } = command {
+            return self.raise_term(seen_term);
         }
+        // Decided before leadership ended: the engine has been told, and forgets what it asked for.
+        let Some(term) = self.standing.borrow().clone() else {
+            return;
+        };
+        let acting = term.acting.clone();
+        let act = self.act(command, term.number);
+        self.acts.spawn(async move {
+            tokio::select! {
+                () = acting.cancelled() => {}
+                () = act => {}
+            }
+        });
+    }
+}
+
+impl Effects {
+    fn act(&self, command: Command, term: u64) -> impl Future<Output = ()> + Send + 'static {
+        let pullers = self.pullers.clone();
+        let objects = self.objects.clone();
+        let events = self.events.clone();
+        async move {
+            let answer = match command {
+                // Of an earlier term of this same process.
+                Command::StartBatch(batch) if batch.term != term => return,
+                Command::StartBatch(batch) => pullers.run(*batch, &events).await,
+                Command::CancelPulls(cancel) => return pullers.cancel(cancel).await,
+                Command::WriteStatus {
+                    key,
+                    resource_version,
+                    status,
+                } => objects.write_status(key, resource_version, *status).await,
+                Command::ClearAnnotation {
+                    key,
+                    annotation,
+                    value,
+                } => objects.clear_annotation(key, annotation, value).await,
+                Command::EmitEvent {
+                    key,
+                    uid,
+                    severity,
+                    reason,
+                    action,
+                    message,
+                } => {
+                    let event = objects::event(severity, reason, action, message);
+                    return objects.emit(key, uid, event).await;
+                }
+                Command::RaiseTerm { .. } => return,
+            };
+            let _ = events.send(answer).await;
+        }
+    }
+
+    fn raise_term(&self, seen_term: u64) {
+        if seen_term > HIGHEST_TERM {
+            tracing::error!(seen_term, "a puller claims a term that cannot be");
+            return;
+        }
+        self.raise_term.send_if_modified(|term| {
+            let higher = seen_term > *term;
+            *term = (*term).max(seen_term);
+            higher
+        });
     }
 }

@@ -1,5 +1,7 @@
 //! Writes to `ImageCaches`, and Events on them.
 
+use std::{sync::Arc, time::Duration};
+
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Api, Client, Resource as _, ResourceExt as _,
@@ -9,15 +11,23 @@ use kube::{
 use kubefledged_api_types::{ImageCache, ImageCacheStatus};
 use kubefledged_engine::{CacheKey, Event, Severity, WriteError};
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::{sync::Semaphore, time::timeout};
 
 /// Field manager of the controller's writes.
 pub const FIELD_MANAGER: &str = "kubefledged-controller";
+/// For one request.
+const LIMIT: Duration = Duration::from_secs(10);
+/// Kubernetes Events that may be on their way at a time. More are dropped: they tell, they decide nothing.
+const MOST_EVENTS: usize = 64;
+/// Before the second and the third try to publish one.
+const EVENT_RETRIES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 
-/// See the module.
+/// See the module. Clones share everything.
+#[derive(Clone)]
 pub struct Objects {
     client: Client,
     recorder: Recorder,
+    publishing: Arc<Semaphore>,
 }
 
 impl Objects {
@@ -30,6 +40,7 @@ impl Objects {
         Self {
             recorder: Recorder::new(client.clone(), reporter),
             client,
+            publishing: Arc::new(Semaphore::new(MOST_EVENTS)),
         }
     }
 
@@ -38,64 +49,65 @@ impl Objects {
     }
 
     /// Replaces the whole status, if the object is still the one it was decided from.
-    pub fn write_status(
+    pub async fn write_status(
         &self,
         key: CacheKey,
         resource_version: String,
         status: ImageCacheStatus,
-        events: mpsc::Sender<Event>,
-    ) {
-        let api = self.api(&key);
-        tokio::spawn(async move {
-            let patch = json!([
-                {"op": "replace", "path": "/metadata/resourceVersion", "value": resource_version},
-                {"op": "add", "path": "/status", "value": status},
-            ]);
-            let result = match patch_of(patch) {
-                Ok(patch) => api
-                    .patch_status(&key.name, &params(), &patch)
-                    .await
+    ) -> Event {
+        let patch = json!([
+            {"op": "replace", "path": "/metadata/resourceVersion", "value": resource_version},
+            {"op": "add", "path": "/status", "value": status},
+        ]);
+        let result = match patch_of(patch) {
+            Ok(patch) => {
+                let api = self.api(&key);
+                let written = limited(api.patch_status(&key.name, &params(), &patch)).await;
+                written
                     .map(|object| object.resource_version().unwrap_or_default())
-                    .map_err(|error| write_error(&error)),
-                Err(error) => Err(error),
-            };
-            if let Err(WriteError::Failed(error)) = &result {
-                tracing::warn!(imagecache = %key, error, "cannot write the status, trying again");
+                    .map_err(WriteError::from)
             }
-            let _ = events.send(Event::StatusWritten(key, result)).await;
-        });
+            Err(error) => Err(error),
+        };
+        if let Err(WriteError::Failed(error)) = &result {
+            tracing::warn!(imagecache = %key, error, "cannot write the status, trying again");
+        }
+        Event::StatusWritten(key, result)
     }
 
     /// Removes an annotation if its value is still this one: a newer request is never eaten.
-    pub fn clear_annotation(
+    pub async fn clear_annotation(
         &self,
         key: CacheKey,
         annotation: &'static str,
         value: String,
-        events: mpsc::Sender<Event>,
-    ) {
-        let api = self.api(&key);
-        tokio::spawn(async move {
-            let pointer = format!("/metadata/annotations/{}", annotation.replace('/', "~1"));
-            let patch = json!([
-                {"op": "test", "path": pointer, "value": value},
-                {"op": "remove", "path": pointer},
-            ]);
-            let result = match patch_of(patch) {
-                Ok(patch) => match api.patch(&key.name, &params(), &patch).await {
+    ) -> Event {
+        let pointer = format!("/metadata/annotations/{}", annotation.replace('/', "~1"));
+        let patch = json!([
+            {"op": "test", "path": pointer, "value": value},
+            {"op": "remove", "path": pointer},
+        ]);
+        let result = match patch_of(patch) {
+            Ok(patch) => {
+                let api = self.api(&key);
+                match limited(api.patch(&key.name, &params(), &patch)).await {
                     Ok(object) => Ok(Some(object.resource_version().unwrap_or_default())),
                     // The test did not hold: it has another value, or is gone.
-                    Err(kube::Error::Api(status)) if status.code == 422 => Ok(None),
-                    Err(error) => Err(write_error(&error)),
-                },
-                Err(error) => Err(error),
-            };
-            let _ = events.send(Event::AnnotationCleared(key, result)).await;
-        });
+                    Err(refused) if refused.code == 422 => Ok(None),
+                    Err(refused) => Err(refused.into()),
+                }
+            }
+            Err(error) => Err(error),
+        };
+        Event::AnnotationCleared(key, result)
     }
 
-    /// Tells people. Lost Events are logged and not repeated.
-    pub fn emit(&self, key: &CacheKey, uid: String, event: KubeEvent) {
+    /// Tells people. What cannot be told after three tries is logged.
+    pub async fn emit(&self, key: CacheKey, uid: String, event: KubeEvent) {
+        let Ok(_publishing) = self.publishing.try_acquire() else {
+            tracing::warn!(imagecache = %key, reason = event.reason, "too many Events at once, one is dropped");
+            return;
+        };
         let reference = ObjectReference {
             api_version: Some(ImageCache::api_version(&()).into_owned()),
             kind: Some(ImageCache::kind(&()).into_owned()),
@@ -104,12 +116,19 @@ impl Objects {
             uid: Some(uid),
             ..ObjectReference::default()
         };
-        let recorder = self.recorder.clone();
-        tokio::spawn(async move {
-            if let Err(error) = recorder.publish(&event, &reference).await {
-                tracing::warn!(reason = event.reason, %error, "cannot publish an Event");
-            }
-        });
+        let mut retries = EVENT_RETRIES.into_iter();
+        loop {
+            let error = match timeout(LIMIT, self.recorder.publish(&event, &reference)).await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "no answer".to_owned(),
+            };
+            let Some(wait) = retries.next() else {
+                tracing::warn!(imagecache = %key, reason = event.reason, error, "cannot publish an Event");
+                return;
+            };
+            tokio::time::sleep(wait).await;
+        }
     }
 }
 
@@ -140,10 +159,36 @@ fn patch_of(operations: serde_json::Value) -> Result<Patch<ImageCache>, WriteErr
         .map_err(|error| WriteError::Failed(error.to_string()))
 }
 
-fn write_error(error: &kube::Error) -> WriteError {
-    match error {
-        kube::Error::Api(status) if status.code == 409 => WriteError::Conflict,
-        kube::Error::Api(status) if status.code == 404 => WriteError::Gone,
-        other => WriteError::Failed(other.to_string()),
+/// What the API server said.
+struct Refused {
+    /// 0: it did not answer.
+    code: u16,
+    message: String,
+}
+
+async fn limited<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Refused> {
+    match timeout(LIMIT, call).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(Refused {
+            code: match &error {
+                kube::Error::Api(status) => status.code,
+                _ => 0,
+            },
+            message: error.to_string(),
+        }),
+        Err(_) => Err(Refused {
+            code: 0,
+            message: format!("the API server did not answer within {LIMIT:?}"),
+        }),
+    }
+}
+
+impl From<Refused> for WriteError {
+    fn from(refused: Refused) -> Self {
+        match refused.code {
+            409 => Self::Conflict,
+            404 => Self::Gone,
+            _ => Self::Failed(refused.message),
+        }
     }
 }

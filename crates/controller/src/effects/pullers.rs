@@ -11,7 +11,6 @@ use kubefledged_proto::puller::{
     puller_service_client::PullerServiceClient,
 };
 use tokio::{sync::mpsc, time::timeout};
-use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming, transport::Channel};
 
 use super::{
@@ -101,26 +100,18 @@ impl Pullers {
         }
     }
 
-    /// Carries a batch out, while this process may act; it answers by events, the last of which
-    /// says how it ended.
-    pub async fn run(self, batch: Batch, events: mpsc::Sender<Event>, acting: CancellationToken) {
-        let end = tokio::select! {
-            () = acting.cancelled() => BatchEnd::Lost,
-            end = self.carry_out(&batch, &events) => end,
-        };
+    /// Carries a batch out. It tells by events; the answer says how it ended.
+    pub async fn run(&self, batch: Batch, events: &mpsc::Sender<Event>) -> Event {
+        let end = self.carry_out(&batch, events).await;
         if !matches!(end, BatchEnd::Done) {
             tracing::debug!(node = %batch.node, imagecache = %batch.cache, ?end, "batch ended early");
         }
-        let _ = events.send(Event::BatchEnded(batch.id, end)).await;
+        Event::BatchEnded(batch.id, end)
     }
 
     /// Ends interests; what became of the pulls, their batch tells.
-    pub async fn cancel(self, cancel: CancelPulls, acting: CancellationToken) {
-        let result = tokio::select! {
-            () = acting.cancelled() => return,
-            result = self.send_cancel(&cancel) => result,
-        };
-        if let Err(error) = result {
+    pub async fn cancel(&self, cancel: CancelPulls) {
+        if let Err(error) = self.send_cancel(&cancel).await {
             tracing::warn!(node = %cancel.node, error = &*error, "cannot cancel pulls");
         }
     }

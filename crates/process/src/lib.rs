@@ -1,5 +1,5 @@
 //! What every kubefledged process needs and none is about: flags for logs and probes, readiness,
-//! shutdown, listeners.
+//! shutdown, listeners, TLS whose certificates change.
 
 #![deny(missing_docs)]
 
@@ -8,6 +8,7 @@ pub mod log;
 pub mod net;
 pub mod readiness;
 pub mod shutdown;
+pub mod tls;
 
 pub use admin::AdminArgs;
 pub use log::LogArgs;

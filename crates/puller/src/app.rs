@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::Context as _;
-use kubefledged_process::{Guard, Readiness, admin, log, net, shutdown};
+use kubefledged_process::{
+    Guard, Readiness, admin, log, net, shutdown,
+    tls::{self, Failures},
+};
 use kubefledged_proto::puller::puller_service_server::PullerServiceServer;
 use kubefledged_queue::{PullOutcome, Queue, RemoveResult, Settings};
 use prometheus_client::{
@@ -19,12 +22,13 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
-use tokio::{net::TcpListener, task::JoinSet};
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     args::Args,
+    authorize::{Authorize, Connection, Roles},
     cri::{self, Cri},
     driver::{Driver, pull_label, removal_label},
     service::Service,
@@ -89,10 +93,12 @@ impl Bound {
         let readiness = Readiness::default();
         let mut registry = Registry::with_prefix("kubefledged");
         let metrics = Metrics::register(&mut registry);
+        let failures = Failures::register(&mut registry);
 
         let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
         // Probes answer first: liveness does not depend on the runtime.
         let ready = readiness.register("runtime");
+        let certificates = readiness.register("certificates");
         let admin = admin::serve(
             http,
             readiness,
@@ -100,6 +106,14 @@ impl Bound {
             shutdown.clone(),
         );
         tasks.spawn(async move { admin.await.context("probes and metrics cannot be served") });
+
+        let (served, identity) = watch::channel(None);
+        let follow =
+            tls::files::follow(args.tls_dir.clone(), served, certificates, shutdown.clone());
+        tasks.spawn(async move {
+            follow.await;
+            Ok(())
+        });
 
         let Some((cri, runtime_name)) = wait_for_runtime(&args, &ready, &shutdown).await else {
             return Ok(());
@@ -119,15 +133,16 @@ impl Bound {
             inputs,
             shutdown: shutdown.clone(),
             counter: Arc::new(AtomicU64::new(1)),
+            identity: identity.clone(),
         };
-        // The seam for mTLS: a stream of connections; a rustls acceptor goes in between.
+        let connections = tls::incoming(grpc, identity, failures, shutdown.clone());
+        let connections =
+            ReceiverStream::new(connections).map(|stream| stream.map(Connection::new));
         let serve = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .layer(Authorize(Roles::of(&args.namespace)))
             .add_service(PullerServiceServer::new(service))
-            .serve_with_incoming_shutdown(
-                TcpListenerStream::new(grpc),
-                shutdown.clone().cancelled_owned(),
-            );
+            .serve_with_incoming_shutdown(connections, shutdown.clone().cancelled_owned());
         tasks.spawn(async move { serve.await.context("gRPC cannot be served") });
         tasks.spawn(watch_runtime(cri, ready, up, shutdown.clone()));
         let drive = driver.run(shutdown.clone());

@@ -15,6 +15,12 @@ pub struct Args {
     /// UID of this pod
     #[arg(long, env = "POD_UID", default_value = "")]
     pub pod_uid: String,
+    /// Namespace of this pod; part of the name in the certificates of those who may call
+    #[arg(long, env = "POD_NAMESPACE", default_value = "kube-fledged")]
+    pub namespace: String,
+    /// Where the Secret with tls.crt, tls.key and ca.crt is mounted; read again when it changes
+    #[arg(long, default_value = "/etc/kubefledged/tls")]
+    pub tls_dir: PathBuf,
     /// Port of the gRPC service; 0 takes a free one
     #[arg(long, default_value_t = 7443)]
     pub listen_port: u16,

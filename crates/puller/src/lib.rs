@@ -3,6 +3,7 @@
 
 pub mod app;
 pub mod args;
+pub mod authorize;
 pub mod cri;
 pub mod driver;
 pub mod service;

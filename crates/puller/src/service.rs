@@ -13,6 +13,7 @@ use kubefledged_contract::{
     SEEN_TERM,
     puller::{self as contract, Malformed},
 };
+use kubefledged_process::tls::Served;
 use kubefledged_proto::puller::{
     CancelPullsRequest, CancelPullsResponse, CheckImagesRequest, CheckImagesResponse, Credential,
     GetInfoRequest, GetInfoResponse, ListImagesRequest, ListImagesResponse, NodeImage,
@@ -20,7 +21,7 @@ use kubefledged_proto::puller::{
     puller_service_server::PullerService,
 };
 use kubefledged_queue::{CredentialId, Event, StreamId};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -50,6 +51,8 @@ pub struct Service {
     pub shutdown: CancellationToken,
     /// For streams and credentials.
     pub counter: Arc<AtomicU64>,
+    /// What is served with; the leader asks for it during a rotation.
+    pub identity: watch::Receiver<Option<Arc<Served>>>,
 }
 
 type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -171,6 +174,10 @@ impl PullerService for Service {
     ) -> Result<Response<GetInfoResponse>, Status> {
         self.check_node(&request.into_inner().node_name)?;
         let version = self.cri.version().await?;
+        let served = self.identity.borrow().clone();
+        let (trusted, serial) = served.map_or_else(Default::default, |served| {
+            (served.trusted.clone(), served.serial.clone())
+        });
         Ok(Response::new(GetInfoResponse {
             node_name: self.node_name.to_string(),
             puller_instance: self.instance.to_string(),
@@ -179,6 +186,8 @@ impl PullerService for Service {
             max_parallel_pulls: self.max_parallel_pulls,
             pin_support: Support::No.into(),
             progress_support: Support::No.into(),
+            trusted_ca_fingerprints: trusted,
+            leaf_serial: serial,
             ..GetInfoResponse::default()
         }))
     }

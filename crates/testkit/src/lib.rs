@@ -2,8 +2,10 @@
 
 #![deny(missing_docs)]
 
+pub mod certificates;
 pub mod runtime;
 mod wait;
 
+pub use certificates::{Ca, Leaf, SecretDirectory, Usage};
 pub use runtime::{Call, FakeRuntime, Login, Removal};
 pub use wait::eventually;

@@ -3,9 +3,10 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "only tests are here")]
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use clap::Parser as _;
+use kubefledged_process::tls::{Connector, Failures, Identity, names};
 use kubefledged_proto::puller::{
     Authority, BatchCancel, CancelPullsRequest, CheckImagesRequest, CheckImagesResponse,
     Credential, ImagePull, PullImagesRequest, PullImagesResponse, PullOutcome, PullPolicy,
@@ -13,10 +14,11 @@ use kubefledged_proto::puller::{
     puller_service_client::PullerServiceClient, remove_images_response,
 };
 use kubefledged_puller::{app, args::Args};
-use kubefledged_testkit::{FakeRuntime, Removal, eventually};
+use kubefledged_testkit::{Ca, FakeRuntime, Leaf, Removal, SecretDirectory, Usage, eventually};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    sync::watch,
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -26,14 +28,39 @@ use tonic::{
 };
 
 pub const NODE: &str = "n1";
+/// The default of `--namespace`.
+pub const NAMESPACE: &str = "kube-fledged";
+
+/// The installation's CA, and what the puller has mounted.
+pub struct Certificates {
+    pub ca: Ca,
+    pub directory: SecretDirectory,
+}
+
+impl Default for Certificates {
+    fn default() -> Self {
+        let (ca, directory) = (Ca::default(), SecretDirectory::new().unwrap());
+        directory.write(&puller_leaf(&ca), &[&ca]).unwrap();
+        Self { ca, directory }
+    }
+}
+
+pub fn puller_leaf(ca: &Ca) -> Leaf {
+    ca.issue(&[&names::puller(NAMESPACE)], Usage::Server)
+}
+
+pub fn controller_leaf(ca: &Ca) -> Leaf {
+    ca.issue(&[&names::controller(NAMESPACE)], Usage::Client)
+}
 
 pub struct Puller {
     pub runtime: FakeRuntime,
+    pub certificates: Certificates,
     pub client: PullerServiceClient<Channel>,
     pub http: SocketAddr,
     pub shutdown: CancellationToken,
     pub task: JoinHandle<anyhow::Result<()>>,
-    grpc: u16,
+    pub grpc: u16,
 }
 
 impl Puller {
@@ -52,14 +79,17 @@ impl Puller {
             "uid-1",
         ];
         let ports = ["--listen-port", "0", "--http-port", "0"];
-        let args = Args::try_parse_from([&args[..], &ports, more].concat()).unwrap();
+        let certificates = Certificates::default();
+        let tls = ["--tls-dir", certificates.directory.path().to_str().unwrap()];
+        let args = Args::try_parse_from([&args[..], &ports, &tls, more].concat()).unwrap();
         let bound = app::build(args).await.unwrap();
         let (grpc, http) = (bound.grpc_address.port(), bound.http_address);
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(bound.run(shutdown.clone()));
-        let client = connect(grpc).await;
+        let client = connect(grpc, &certificates.ca).await;
         Self {
             runtime,
+            certificates,
             client,
             http,
             shutdown,
@@ -70,7 +100,7 @@ impl Puller {
 
     /// Another controller.
     pub async fn another_client(&self) -> PullerServiceClient<Channel> {
-        connect(self.grpc).await
+        connect(self.grpc, &self.certificates.ca).await
     }
 
     pub async fn pull(&mut self, seq: u64, images: Vec<ImagePull>) -> Pulling {
@@ -144,12 +174,32 @@ impl Puller {
     }
 }
 
-async fn connect(port: u16) -> PullerServiceClient<Channel> {
-    let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}")).unwrap();
+/// As the controller, with a certificate of this CA.
+async fn connect(port: u16, ca: &Ca) -> PullerServiceClient<Channel> {
+    let leaf = controller_leaf(ca);
     let channel = eventually("the puller accepts connections", async || {
-        endpoint.connect().await.ok()
+        dial(port, &leaf, ca).await.ok()
     });
     PullerServiceClient::new(channel.await)
+}
+
+/// As whoever has this leaf, trusting this CA.
+pub async fn dial(
+    port: u16,
+    leaf: &Leaf,
+    trusted: &Ca,
+) -> Result<Channel, tonic::transport::Error> {
+    let identity = Identity::from_pem(
+        leaf.certificate.as_bytes(),
+        leaf.key.as_bytes(),
+        trusted.pem().as_bytes(),
+    );
+    let config = Arc::new(identity.unwrap().client().unwrap());
+    let (_, current) = watch::channel(Some(config));
+    let connector =
+        Connector::new(current, names::puller(NAMESPACE), Failures::default()).unwrap();
+    let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}")).unwrap();
+    endpoint.connect_with_connector(connector).await
 }
 
 /// The answers to one pull request.

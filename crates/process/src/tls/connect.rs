@@ -1,0 +1,77 @@
+//! The client's side: dials an address and expects a name there.
+
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls_pki_types::{InvalidDnsNameError, ServerName};
+use tokio::{net::TcpStream, sync::watch};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tower_service::Service;
+
+use super::{Failures, Reason};
+
+/// Dials with the newest identity. Whatever the address is, the server must have one fixed name.
+/// The time limit is the caller's.
+#[derive(Clone)]
+pub struct Connector {
+    current: watch::Receiver<Option<Arc<ClientConfig>>>,
+    name: ServerName<'static>,
+    failures: Failures,
+}
+
+impl Connector {
+    /// Expects servers to be called `name`.
+    pub fn new(
+        current: watch::Receiver<Option<Arc<ClientConfig>>>,
+        name: String,
+        failures: Failures,
+    ) -> Result<Self, InvalidDnsNameError> {
+        Ok(Self {
+            current,
+            name: ServerName::try_from(name)?,
+            failures,
+        })
+    }
+
+    async fn connect(self, uri: Uri) -> io::Result<TlsStream<TcpStream>> {
+        let address: SocketAddr = uri
+            .authority()
+            .and_then(|authority| authority.as_str().parse().ok())
+            .ok_or_else(|| io::Error::other(format!("{uri} has no address and port")))?;
+        let config = self.current.borrow().clone();
+        let config = config.ok_or_else(|| {
+            io::Error::other("there is no client certificate yet: see the log of the leader")
+        })?;
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let connector = TlsConnector::from(config);
+        connector
+            .connect(self.name.clone(), stream)
+            .await
+            .inspect_err(|error| self.failures.count(Reason::of(error), error, &address))
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<TlsStream<TcpStream>>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let connector = self.clone();
+        Box::pin(async move { connector.connect(uri).await.map(TokioIo::new) })
+    }
+}

@@ -1,0 +1,229 @@
+//! Who may call what: a layer in front of every service, by the path of the call and the name in
+//! the peer's certificate. What is not in the table is refused.
+
+use std::{
+    future::{Ready, ready},
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures::future::Either;
+use http::{Request, Response};
+use kubefledged_process::tls::{self, identity::dns_names, names};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tonic::{Status, body::Body, transport::server::Connected};
+use tower::{Layer, Service};
+
+/// Whose certificate it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// May do everything.
+    Controller,
+    /// A person who looks: nothing changes by it.
+    Debug,
+}
+
+/// The names that have a role.
+#[derive(Clone, Debug)]
+pub struct Roles {
+    controller: String,
+    debug: String,
+}
+
+impl Roles {
+    /// Of the installation in this namespace.
+    pub fn of(namespace: &str) -> Self {
+        Self {
+            controller: names::controller(namespace),
+            debug: names::debug(namespace),
+        }
+    }
+
+    /// The certificate must have one name, and exactly this one. A puller's own has none of them.
+    fn role(&self, names: &[String]) -> Option<Role> {
+        match names {
+            [name] if *name == self.controller => Some(Role::Controller),
+            [name] if *name == self.debug => Some(Role::Debug),
+            _ => None,
+        }
+    }
+}
+
+/// Whether a role may call the method with this path.
+fn allows(role: Role, path: &str) -> bool {
+    match path {
+        "/kubefledged.puller.v1.PullerService/PullImages"
+        | "/kubefledged.puller.v1.PullerService/RemoveImages"
+        | "/kubefledged.puller.v1.PullerService/CancelPulls" => role == Role::Controller,
+        "/kubefledged.puller.v1.PullerService/GetInfo"
+        | "/kubefledged.puller.v1.PullerService/CheckImages"
+        | "/kubefledged.puller.v1.PullerService/ListImages"
+        | "/grpc.health.v1.Health/Check"
+        | "/grpc.health.v1.Health/Watch"
+        | "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+        | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => true,
+        _ => false,
+    }
+}
+
+/// A connection and the names in its peer's certificate, read once.
+pub struct Connection {
+    stream: tls::Stream,
+    peer: Peer,
+}
+
+/// Names in the certificate of whoever is at the other end.
+#[derive(Clone, Debug, Default)]
+pub struct Peer(Arc<[String]>);
+
+impl Connection {
+    /// The certificate has been verified in the handshake.
+    pub fn new(stream: tls::Stream) -> Self {
+        let certificates = stream.get_ref().1.peer_certificates();
+        let leaf = certificates.and_then(|chain| chain.first());
+        let peer = Peer(leaf.map(dns_names).unwrap_or_default().into());
+        Self { stream, peer }
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Authorize(pub Roles);
+
+impl<S> Layer<S> for Authorize {
+    type Service = Authorized<S>;
+
+    fn layer(&self, inner: S) -> Authorized<S> {
+        Authorized {
+            roles: self.0.clone(),
+            inner,
+        }
+    }
+}
+
+/// A service behind [`Authorize`].
+#[derive(Clone, Debug)]
+pub struct Authorized<S> {
+    roles: Roles,
+    inner: S,
+}
+
+impl<S, B> Service<Request<B>> for Authorized<S>
+where
+    S: Service<Request<B>, Response = Response<Body>>,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Either<S::Future, Ready<Result<Self::Response, S::Error>>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let peer = request.extensions().get::<Peer>().cloned();
+        let names = peer.unwrap_or_default().0;
+        let path = request.uri().path();
+        if self.roles.role(&names).is_some_and(|role| allows(role, path)) {
+            return Either::Left(self.inner.call(request));
+        }
+        let peer = names.join(",");
+        tracing::warn!(peer, path, "call refused");
+        let refusal = Status::permission_denied(format!(
+            "a certificate for {peer:?} does not allow {path:?}"
+        ));
+        Either::Right(ready(Ok(refusal.into_http())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn role(names: &[&str]) -> Option<Role> {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        Roles::of("ns").role(&names)
+    }
+
+    #[test]
+    fn a_role_is_one_exact_name() {
+        let controller = "controller.ns.kubefledged.internal";
+        assert_eq!(role(&[controller]), Some(Role::Controller));
+        assert_eq!(role(&["debug.ns.kubefledged.internal"]), Some(Role::Debug));
+        for names in [
+            &[][..],
+            &["puller.ns.kubefledged.internal"],
+            &["controller.other.kubefledged.internal"],
+            &["*.ns.kubefledged.internal"],
+            &["CONTROLLER.ns.kubefledged.internal"],
+            &[controller, controller],
+            &[controller, "debug.ns.kubefledged.internal"],
+        ] {
+            assert_eq!(role(names), None, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn whoever_looks_changes_nothing_and_what_is_unknown_is_refused() {
+        let service = "/kubefledged.puller.v1.PullerService";
+        for method in ["PullImages", "RemoveImages", "CancelPulls"] {
+            let path = format!("{service}/{method}");
+            assert!(allows(Role::Controller, &path));
+            assert!(!allows(Role::Debug, &path));
+        }
+        for method in ["GetInfo", "CheckImages", "ListImages"] {
+            let path = format!("{service}/{method}");
+            assert!(allows(Role::Controller, &path));
+            assert!(allows(Role::Debug, &path));
+        }
+        for path in [
+            "",
+            "/",
+            "/kubefledged.puller.v1.PullerService/",
+            "/kubefledged.puller.v1.PullerService/Format",
+            "/kubefledged.puller.v1.PullerService/PullImages/",
+            "//kubefledged.puller.v1.PullerService/GetInfo",
+            "/kubefledged.puller.v2.PullerService/GetInfo",
+        ] {
+            assert!(!allows(Role::Controller, path), "{path}");
+        }
+    }
+}

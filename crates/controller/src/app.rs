@@ -3,11 +3,17 @@
 use std::sync::{Arc, Mutex};
 
 use anyhow::Context as _;
-use k8s_openapi::api::{coordination::v1::Lease, discovery::v1::EndpointSlice};
+use k8s_openapi::{
+    api::{coordination::v1::Lease, discovery::v1::EndpointSlice},
+    jiff::Timestamp,
+};
 use kube::{Api, Client, core::DeserializeGuard, runtime::watcher};
 use kubefledged_api_types::ImageCache;
 use kubefledged_engine::{Engine, Event, Source};
-use kubefledged_process::{Readiness, admin, log, net, shutdown};
+use kubefledged_process::{
+    Readiness, admin, log, net, shutdown,
+    tls::{self, Connector, Failures},
+};
 use prometheus_client::registry::Registry;
 use tokio::{
     net::TcpListener,
@@ -18,10 +24,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     args::{Cli, Command, RunArgs},
+    certificates::{self, Keeper},
     crd, driver,
     effects::{
         Effects,
-        certificates::{self, Certificates},
         credentials::Credentials,
         objects::Objects,
         pullers::Pullers,
@@ -76,7 +82,10 @@ impl Bound {
         let (led, leading) = watch::channel(false);
         let mut tasks: JoinSet<&'static str> = JoinSet::new();
 
-        let registry = Arc::new(Mutex::new(Registry::default()));
+        let mut registry = Registry::with_prefix("kubefledged");
+        let certificates = certificates::Metrics::register(&mut registry);
+        let failures = Failures::register(&mut registry);
+        let registry = Arc::new(Mutex::new(registry));
         let admin = admin::serve(http, readiness.clone(), registry, shutdown.clone());
         tasks.spawn(async move {
             if let Err(error) = admin.await {
@@ -103,12 +112,19 @@ impl Bound {
         };
         let releasing = tokio::spawn(lease::run(candidate, told, raised, shutdown.clone()));
 
-        let certificates = Certificates {
-            namespace: args.namespace.clone(),
-            service: args.webhook_service.clone(),
-            configuration: args.webhook_configuration.clone(),
-        };
-        let keep = certificates::run(client.clone(), certificates, leading, shutdown.clone());
+        let (identity, current) = watch::channel(None);
+        let name = tls::names::puller(&args.namespace);
+        let connector = Connector::new(current, name, failures)
+            .context("--namespace is not the name of one")?;
+        let keeper = Keeper::new(
+            args.certificates(),
+            client.clone(),
+            certificates,
+            identity,
+            connector.clone(),
+            Arc::new(|| Timestamp::now().as_second()),
+        );
+        let keep = keeper.run(leading, shutdown.clone());
         tasks.spawn(async move {
             keep.await;
             "certificates"
@@ -116,6 +132,7 @@ impl Bound {
 
         let effects = Effects {
             pullers: Pullers::new(
+                connector,
                 Credentials::new(client.clone()),
                 args.max_dials,
                 args.max_connections,

@@ -6,6 +6,8 @@ use kubefledged_api_types::{GoDuration, ImagePullPolicy};
 use kubefledged_engine::Settings;
 use kubefledged_process::LogArgs;
 
+use crate::certificates::{self, Mode};
+
 /// Keeps container images on Kubernetes nodes before a pod needs them.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
@@ -56,6 +58,17 @@ pub struct RunArgs {
     /// `ValidatingWebhookConfiguration` whose caBundle is kept right; empty: none
     #[arg(long, default_value = "kubefledged-webhook-server")]
     pub webhook_configuration: String,
+
+    /// Who makes the certificates
+    #[arg(long, value_enum, default_value_t = Mode::Managed, help_heading = "Certificates")]
+    pub certificate_mode: Mode,
+    /// The Secrets with certificates are called <prefix>-ca, <prefix>-puller-tls,
+    /// <prefix>-controller-tls, <prefix>-webhook-server-tls and <prefix>-debug-tls
+    #[arg(long, default_value = "kubefledged", help_heading = "Certificates")]
+    pub secret_prefix: String,
+    /// Our Deployment: the Secrets made here belong to it and go with it
+    #[arg(long, default_value = "kubefledged-controller", help_heading = "Certificates")]
+    pub deployment_name: String,
 
     /// Longest time for one attempt at one image on one node (Go duration)
     #[arg(long, default_value = "5m", help_heading = "Images")]
@@ -148,6 +161,20 @@ impl ObsoleteArgs {
 }
 
 impl RunArgs {
+    /// What the keeper of certificates needs of the flags.
+    pub fn certificates(&self) -> certificates::Settings {
+        certificates::Settings {
+            mode: self.certificate_mode,
+            namespace: self.namespace.clone(),
+            prefix: self.secret_prefix.clone(),
+            deployment: self.deployment_name.clone(),
+            webhook_service: self.webhook_service.clone(),
+            webhook_configuration: self.webhook_configuration.clone(),
+            puller_service: self.puller_service.clone(),
+            pod_name: self.pod_name.clone(),
+        }
+    }
+
     /// What the engine needs of the flags.
     pub fn settings(&self) -> Settings {
         Settings {

@@ -1,8 +1,7 @@
 //! The engine's commands, carried out. Each runs in its own task and answers by events.
 
-pub mod certificates;
 pub mod credentials;
-mod dial;
+pub(crate) mod dial;
 pub mod objects;
 mod pool;
 pub mod pullers;

@@ -6,6 +6,7 @@ use kubefledged_contract::{SEEN_TERM, controller as contract};
 use kubefledged_engine::{
     Batch, BatchEnd, BatchId, CancelPulls, CredentialScope, Event, NodeName, PullItem, Puller, Work,
 };
+use kubefledged_process::tls::Connector;
 use kubefledged_proto::puller::{
     CheckImagesRequest, GetInfoRequest, GetInfoResponse, RemoveImagesRequest,
     puller_service_client::PullerServiceClient,
@@ -36,7 +37,7 @@ pub struct Pullers {
 
 /// Connects, and sees to it that it is the puller that was meant: addresses of pods are used again,
 /// and endpoints lag.
-struct Dialer;
+struct Dialer(Connector);
 
 /// The pod that an endpoint names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -61,7 +62,7 @@ impl Dial for Dialer {
     type Connection = PullerClient;
 
     async fn dial(&self, target: &Target) -> Result<PullerClient, Arc<str>> {
-        let channel = dial::connect(target.address)
+        let channel = dial::connect(self.0.clone(), target.address)
             .await
             .map_err(|error| Arc::from(sentence(&error)))?;
         let mut client = PullerServiceClient::new(channel)
@@ -93,9 +94,14 @@ fn verify(target: &Target, info: &GetInfoResponse) -> Result<(), Arc<str>> {
 
 impl Pullers {
     /// At most so many connections being made, and so many open, at a time.
-    pub fn new(credentials: Credentials, max_dials: usize, max_connections: usize) -> Self {
+    pub fn new(
+        connector: Connector,
+        credentials: Credentials,
+        max_dials: usize,
+        max_connections: usize,
+    ) -> Self {
         Self {
-            pool: Pool::new(Dialer, max_dials, max_connections),
+            pool: Pool::new(Dialer(connector), max_dials, max_connections),
             credentials: Arc::new(credentials),
         }
     }

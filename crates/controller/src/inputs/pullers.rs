@@ -62,7 +62,8 @@ impl Pullers {
     }
 }
 
-fn ready(slice: &EndpointSlice) -> Vec<(NodeName, Puller)> {
+/// The ready pullers of one slice.
+pub(crate) fn ready(slice: &EndpointSlice) -> Vec<(NodeName, Puller)> {
     let ports = slice.ports.iter().flatten();
     let Some(port) = ports
         .filter(|port| port.name.as_deref() == Some("grpc"))

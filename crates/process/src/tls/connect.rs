@@ -42,15 +42,15 @@ impl Connector {
         })
     }
 
-    async fn connect(self, uri: Uri) -> io::Result<TlsStream<TcpStream>> {
+    async fn connect(mut self, uri: Uri) -> io::Result<TlsStream<TcpStream>> {
         let address: SocketAddr = uri
             .authority()
             .and_then(|authority| authority.as_str().parse().ok())
             .ok_or_else(|| io::Error::other(format!("{uri} has no address and port")))?;
-        let config = self.current.borrow().clone();
-        let config = config.ok_or_else(|| {
-            io::Error::other("there is no client certificate yet: see the log of the leader")
-        })?;
+        // A leader that has just begun makes it in a moment.
+        let current = self.current.wait_for(Option::is_some).await;
+        let config = current.ok().and_then(|current| current.clone());
+        let config = config.ok_or_else(|| io::Error::other("there is no client certificate"))?;
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let connector = TlsConnector::from(config);

@@ -1,0 +1,438 @@
+//! Looks at everything, mends what is not as it should be, and looks again: at a change of one of
+//! its objects, and every minute by the wall clock, which a sleeping machine's timers do not know.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use futures::{
+    FutureExt as _, StreamExt as _,
+    stream::{BoxStream, SelectAll},
+};
+use k8s_openapi::api::{
+    admissionregistration::v1::ValidatingWebhookConfiguration, core::v1::Secret,
+    discovery::v1::EndpointSlice,
+};
+use kube::{
+    Api, Client,
+    runtime::{WatchStreamExt as _, watcher},
+};
+use kubefledged_process::tls::{Connector, Identity};
+use rustls::ClientConfig;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    events::Expiry,
+    fleet::{Expected, Fleet},
+    issue,
+    metrics::Metrics,
+    parsed::{Certificate, Pair},
+    roles::Role,
+    rotation::{self, Authority, Plan, Signer, Situation, Step},
+    secrets::{self, Found, Secrets},
+    webhook,
+};
+
+/// Between two looks when nothing happens.
+const LOOK: Duration = Duration::from_secs(60);
+/// While a CA is being replaced.
+const LOOK_CLOSELY: Duration = Duration::from_secs(5);
+/// Changes within it are looked at together.
+const TOGETHER: Duration = Duration::from_millis(100);
+/// After a failure.
+const RETRY: Duration = Duration::from_secs(2);
+/// At least so long everything has been published before the next step: what nobody can be asked
+/// about, such as the API server's view of caBundle, is known everywhere by then.
+pub const FLOOR: i64 = 30;
+
+/// Who makes certificates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// The leader: nothing else is needed
+    Managed,
+    /// cert-manager, by the chart's Certificates; its cainjector writes caBundle
+    CertManager,
+    /// Somebody else, into the same Secrets; the leader writes caBundle
+    Provided,
+}
+
+/// What is kept right.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Who makes them.
+    pub mode: Mode,
+    /// Of the Secrets and the Services.
+    pub namespace: String,
+    /// Common part of the Secrets' names.
+    pub prefix: String,
+    /// Owner of the Secrets.
+    pub deployment: String,
+    /// The webhook's Service.
+    pub webhook_service: String,
+    /// Empty: no webhook.
+    pub webhook_configuration: String,
+    /// Headless Service of the pullers.
+    pub puller_service: String,
+    /// Reports Events.
+    pub pod_name: String,
+}
+
+/// Seconds since the epoch.
+pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// See the module.
+pub struct Keeper {
+    settings: Settings,
+    client: Client,
+    secrets: Secrets,
+    fleet: Fleet,
+    expiry: Expiry,
+    metrics: Metrics,
+    clock: Clock,
+    /// What the controller dials pullers with.
+    identity: watch::Sender<Option<Arc<ClientConfig>>>,
+    /// The PEM that it was made of.
+    presented: String,
+    /// Since when everything that is published has been the same.
+    published_since: Option<i64>,
+}
+
+type Leaves = Vec<(Role, Found)>;
+
+impl Keeper {
+    /// `identity` is set as soon as there is one; `connector` is for the pullers.
+    pub fn new(
+        settings: Settings,
+        client: Client,
+        metrics: Metrics,
+        identity: watch::Sender<Option<Arc<ClientConfig>>>,
+        connector: Connector,
+        clock: Clock,
+    ) -> Self {
+        let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), &settings.namespace);
+        let deployment = settings.deployment.clone();
+        Self {
+            secrets: Secrets::new(client.clone(), &settings.namespace, deployment),
+            fleet: Fleet::new(slices, settings.puller_service.clone(), connector),
+            expiry: Expiry::new(client.clone(), &settings.namespace, &settings.pod_name),
+            settings,
+            client,
+            metrics,
+            clock,
+            identity,
+            presented: String::new(),
+            published_since: None,
+        }
+    }
+
+    /// Looks while this process leads.
+    pub async fn run(mut self, mut leading: watch::Receiver<bool>, shutdown: CancellationToken) {
+        loop {
+            if *leading.borrow_and_update() {
+                self.published_since = None;
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    changed = leading.changed() => if changed.is_err() { return },
+                    () = self.keep() => {}
+                }
+                self.metrics.clear();
+            } else {
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    changed = leading.changed() => if changed.is_err() { return },
+                }
+            }
+        }
+    }
+
+    /// For ever.
+    async fn keep(&mut self) {
+        let mut changes = self.changes();
+        loop {
+            let wait = match self.look().await {
+                Ok(wait) => wait,
+                Err(error) => {
+                    tracing::warn!(
+                        error = format!("{error:#}"),
+                        "cannot keep certificates right, trying again"
+                    );
+                    RETRY
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                Some(()) = changes.next() => {
+                    // One change is seldom alone.
+                    tokio::time::sleep(TOGETHER).await;
+                    while let Some(Some(())) = changes.next().now_or_never() {}
+                }
+            }
+        }
+    }
+
+    /// Says when one of the objects changes. Each is watched by its name: that needs no right to
+    /// see others.
+    fn changes(&self) -> SelectAll<BoxStream<'static, ()>> {
+        let mut names: Vec<String> = Role::ALL.map(|role| self.secret(role)).into();
+        if self.settings.mode == Mode::Managed {
+            names.push(self.ca_secret());
+        }
+        let mut changes = SelectAll::new();
+        for name in names {
+            let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.settings.namespace);
+            let watch = watcher::watch_object(api, &name).default_backoff();
+            changes.push(watch.map(|_| ()).boxed());
+        }
+        let configuration = &self.settings.webhook_configuration;
+        if !configuration.is_empty() && self.settings.mode != Mode::CertManager {
+            let api: Api<ValidatingWebhookConfiguration> = Api::all(self.client.clone());
+            let watch = watcher::watch_object(api, configuration).default_backoff();
+            changes.push(watch.map(|_| ()).boxed());
+        }
+        changes
+    }
+
+    /// One look. How long until the next.
+    pub async fn look(&mut self) -> anyhow::Result<Duration> {
+        match self.settings.mode {
+            Mode::Managed => self.manage().await,
+            Mode::CertManager => self.follow().await,
+            Mode::Provided => {
+                let wait = self.follow().await?;
+                let webhook = self.read(&self.secret(Role::Webhook)).await?;
+                anyhow::ensure!(
+                    self.settings.webhook_configuration.is_empty() || !webhook.bundle().is_empty(),
+                    "Secret {} has no ca.crt: the API server must know whom to trust",
+                    self.secret(Role::Webhook)
+                );
+                self.publish(&webhook.bundle()).await?;
+                Ok(wait)
+            }
+        }
+    }
+
+    /// Certificates that somebody else makes are read only.
+    async fn follow(&mut self) -> anyhow::Result<Duration> {
+        for role in Role::ALL {
+            let name = self.secret(role);
+            let found = self.read(&name).await?;
+            if role == Role::Controller {
+                let pair = found.pair().with_context(|| format!("Secret {name}"))?;
+                self.present(&pair, &found.bundle())?;
+            }
+            if let Ok(pair) = found.pair() {
+                self.tell_expiry(role.label(), &name, &found, &pair.certificate)
+                    .await;
+            }
+        }
+        Ok(LOOK)
+    }
+
+    async fn manage(&mut self) -> anyhow::Result<Duration> {
+        let now = (self.clock)();
+        let ca_secret = self.ca_secret();
+        let found_ca = self.read(&ca_secret).await?;
+        let mut leaves: Leaves = Vec::new();
+        for role in Role::ALL {
+            leaves.push((role, self.read(&self.secret(role)).await?));
+        }
+        let authority = found_ca
+            .authority(now)
+            .inspect_err(|error| {
+                if found_ca.exists() {
+                    let error = format!("{error:#}");
+                    tracing::warn!(secret = ca_secret, error, "no CA can be read");
+                }
+            })
+            .ok();
+        let settled = self.is_settled(authority.as_ref(), &leaves, now).await?;
+        let inherited = inherited(&leaves, now);
+        let plan = rotation::plan(&Situation {
+            now,
+            authority: authority.as_ref(),
+            inherited: &inherited,
+            leaves: &self.parsed(&leaves),
+            requested: found_ca.rotation_is_requested(),
+            settled,
+        });
+        let authority = apply(plan.step, authority, inherited, now)?;
+        let began = matches!(plan.step, Step::Begin | Step::Create);
+        let mut written = self
+            .secrets
+            .write(
+                &ca_secret,
+                &found_ca,
+                secrets::of_authority(&authority),
+                began.then_some(secrets::ROTATE),
+            )
+            .await
+            .with_context(|| format!("write Secret {ca_secret}"))?;
+        if plan.step != Step::Keep {
+            tracing::info!(step = ?plan.step, trusted = authority.trusted().count(), "CA");
+        }
+        // The bundle is never less than what is presented: it goes first.
+        written |= self.publish(&authority.bundle()).await?;
+        written |= self.write_leaves(&authority, &leaves, &plan, now).await?;
+        if written {
+            self.published_since = None;
+        } else {
+            self.published_since.get_or_insert(now);
+        }
+        let newest = &authority.newest.certificate;
+        self.tell_expiry("ca", &ca_secret, &found_ca, newest).await;
+        let pending = plan.step == Step::Forget || written;
+        Ok(if authority.is_rotating() || pending {
+            LOOK_CLOSELY
+        } else {
+            LOOK
+        })
+    }
+
+    /// Whether the next step may be taken.
+    async fn is_settled(
+        &mut self,
+        authority: Option<&Authority>,
+        leaves: &Leaves,
+        now: i64,
+    ) -> anyhow::Result<bool> {
+        let waited = self.published_since.is_some_and(|since| now - since >= FLOOR);
+        let Some(authority) = authority.filter(|authority| waited && authority.is_rotating())
+        else {
+            return Ok(waited);
+        };
+        let puller = leaves.iter().find(|(role, _)| *role == Role::Puller);
+        let puller = puller.and_then(|(_, found)| found.pair().ok());
+        let mut trusted: Vec<String> = authority.trusted().map(Certificate::fingerprint).collect();
+        trusted.sort();
+        let expected = Expected {
+            trusted,
+            serial: puller
+                .map(|pair| pair.certificate.serial())
+                .unwrap_or_default(),
+        };
+        let behind = self.fleet.behind(expected).await;
+        Ok(behind.context("list the pullers")? == 0)
+    }
+
+    async fn write_leaves(
+        &mut self,
+        authority: &Authority,
+        leaves: &Leaves,
+        plan: &Plan,
+        now: i64,
+    ) -> anyhow::Result<bool> {
+        let bundle = authority.bundle();
+        let mut written = false;
+        for (role, found) in leaves {
+            let name = self.secret(*role);
+            let due = plan.issue.iter().find(|(other, _)| other == role);
+            let pair = match due {
+                Some((_, signer)) => {
+                    let ca = match (signer, &authority.previous) {
+                        (Signer::Previous, Some(previous)) => previous,
+                        _ => &authority.newest,
+                    };
+                    issue::leaf(ca, *role, &self.names(*role), now)?
+                }
+                None => found.pair()?,
+            };
+            let data = secrets::of_leaf(&pair, &bundle);
+            let wrote = self.secrets.write(&name, found, data, None).await;
+            written |= wrote.with_context(|| format!("write Secret {name}"))?;
+            if *role == Role::Controller {
+                self.present(&pair, &bundle)?;
+            }
+            self.tell_expiry(role.label(), &name, found, &pair.certificate)
+                .await;
+        }
+        Ok(written)
+    }
+
+    /// From now on pullers are dialed with this.
+    fn present(&mut self, pair: &Pair, bundle: &str) -> anyhow::Result<()> {
+        let presented = format!("{}{bundle}", pair.certificate.pem);
+        if presented == self.presented {
+            return Ok(());
+        }
+        let certificate = pair.certificate.pem.as_bytes();
+        let identity = Identity::from_pem(certificate, pair.key.as_bytes(), bundle.as_bytes())?;
+        self.identity
+            .send_replace(Some(Arc::new(identity.client()?)));
+        self.presented = presented;
+        Ok(())
+    }
+
+    async fn publish(&self, bundle: &str) -> anyhow::Result<bool> {
+        webhook::publish(&self.client, &self.settings.webhook_configuration, bundle)
+            .await
+            .context("write caBundle")
+    }
+
+    async fn tell_expiry(
+        &mut self,
+        label: &'static str,
+        secret: &str,
+        found: &Found,
+        certificate: &Certificate,
+    ) {
+        self.metrics.ends(label, certificate.not_after);
+        let now = (self.clock)();
+        self.expiry.look(secret, found.uid(), certificate, now).await;
+    }
+
+    async fn read(&self, name: &str) -> anyhow::Result<Found> {
+        let found = self.secrets.read(name).await;
+        found.with_context(|| format!("read Secret {name}"))
+    }
+
+    fn ca_secret(&self) -> String {
+        format!("{}-ca", self.settings.prefix)
+    }
+
+    fn secret(&self, role: Role) -> String {
+        role.secret(&self.settings.prefix)
+    }
+
+    fn names(&self, role: Role) -> Vec<String> {
+        role.names(&self.settings.namespace, &self.settings.webhook_service)
+    }
+
+    fn parsed(&self, leaves: &Leaves) -> Vec<(Role, Vec<String>, Option<Certificate>)> {
+        let parsed = leaves.iter().map(|(role, found)| {
+            let leaf = found.pair().ok().map(|pair| pair.certificate);
+            (*role, self.names(*role), leaf)
+        });
+        parsed.collect()
+    }
+}
+
+/// CAs beside the leaves that signed one of them.
+fn inherited(leaves: &Leaves, now: i64) -> Vec<Certificate> {
+    let mut inherited: Vec<Certificate> = Vec::new();
+    for (role, found) in leaves {
+        let Ok(leaf) = found.pair() else { continue };
+        for ca in Certificate::parse_all(&found.bundle()).unwrap_or_default() {
+            if ca.issued(&leaf.certificate, *role, now) && !inherited.contains(&ca) {
+                inherited.push(ca);
+            }
+        }
+    }
+    inherited
+}
+
+fn apply(
+    step: Step,
+    authority: Option<Authority>,
+    inherited: Vec<Certificate>,
+    now: i64,
+) -> anyhow::Result<Authority> {
+    match (step, authority) {
+        (Step::Create, _) | (_, None) => Ok(Authority {
+            newest: issue::ca(now)?,
+            previous: None,
+            old: inherited,
+        }),
+        (Step::Begin, Some(authority)) => Ok(authority.succeeded_by(issue::ca(now)?)),
+        (step, Some(authority)) => Ok(authority.after(step)),
+    }
+}

@@ -33,13 +33,23 @@
 {{ default .Release.Namespace .Values.namespaceOverride }}
 {{- end }}
 
-{{/* The controller writes these Secrets; their names are its own. */}}
+{{/* Secrets with certificates: in mode managed the controller writes them. */}}
 {{- define "kubefledged.caSecret" -}}
-kubefledged-ca
+{{ include "kubefledged.fullname" . }}-ca
+{{- end }}
+
+{{- define "kubefledged.leafSecrets" -}}
+{{- range list "puller" "controller" "webhook-server" "debug" }}
+- {{ include "kubefledged.fullname" $ }}-{{ . }}-tls
+{{- end }}
 {{- end }}
 
 {{- define "kubefledged.webhookSecret" -}}
-kubefledged-webhook-server-tls
+{{ include "kubefledged.webhook" . }}-tls
+{{- end }}
+
+{{- define "kubefledged.pullerSecret" -}}
+{{ include "kubefledged.puller" . }}-tls
 {{- end }}
 
 {{- define "kubefledged.serviceAccountName" -}}

@@ -26,12 +26,7 @@ use crate::{
     args::{Cli, Command, RunArgs},
     certificates::{self, Keeper},
     crd, driver,
-    effects::{
-        Effects,
-        credentials::Credentials,
-        objects::Objects,
-        pullers::Pullers,
-    },
+    effects::{Effects, credentials::Credentials, objects::Objects, pullers::Pullers},
     inputs::{self, caches::Caches, nodes::LeanNode, nodes::Nodes},
     lease::{self, Candidate, Told},
 };

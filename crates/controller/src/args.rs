@@ -67,7 +67,11 @@ pub struct RunArgs {
     #[arg(long, default_value = "kubefledged", help_heading = "Certificates")]
     pub secret_prefix: String,
     /// Our Deployment: the Secrets made here belong to it and go with it
-    #[arg(long, default_value = "kubefledged-controller", help_heading = "Certificates")]
+    #[arg(
+        long,
+        default_value = "kubefledged-controller",
+        help_heading = "Certificates"
+    )]
     pub deployment_name: String,
 
     /// Longest time for one attempt at one image on one node (Go duration)

@@ -162,7 +162,11 @@ where
         let peer = request.extensions().get::<Peer>().cloned();
         let names = peer.unwrap_or_default().0;
         let path = request.uri().path();
-        if self.roles.role(&names).is_some_and(|role| allows(role, path)) {
+        if self
+            .roles
+            .role(&names)
+            .is_some_and(|role| allows(role, path))
+        {
             return Either::Left(self.inner.call(request));
         }
         let peer = names.join(",");

@@ -30,7 +30,10 @@ async fn answers(puller: &Puller, leaf: &Leaf) -> Vec<(&'static str, Option<Code
         let mut client = PullerServiceClient::new(channel);
         let node_name = NODE.to_owned();
         match name {
-            "GetInfo" => client.get_info(GetInfoRequest { node_name }).await.map(drop),
+            "GetInfo" => client
+                .get_info(GetInfoRequest { node_name })
+                .await
+                .map(drop),
             "CheckImages" => client
                 .check_images(CheckImagesRequest {
                     node_name,
@@ -155,7 +158,9 @@ async fn a_pullers_own_certificate_and_a_foreign_ca_do_not_get_in() {
 #[tokio::test]
 async fn plain_text_is_refused_and_counted() {
     let puller = Puller::start(Removal::Whole).await;
-    let mut stream = TcpStream::connect(("127.0.0.1", puller.grpc)).await.unwrap();
+    let mut stream = TcpStream::connect(("127.0.0.1", puller.grpc))
+        .await
+        .unwrap();
     stream
         .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         .await
@@ -178,7 +183,11 @@ async fn whoever_does_not_speak_holds_nobody_up() {
     let puller = Puller::start(Removal::Whole).await;
     let mut silent = Vec::new();
     for _ in 0..40 {
-        silent.push(TcpStream::connect(("127.0.0.1", puller.grpc)).await.unwrap());
+        silent.push(
+            TcpStream::connect(("127.0.0.1", puller.grpc))
+                .await
+                .unwrap(),
+        );
     }
     let leaf = controller_leaf(&puller.certificates.ca);
     let answered = tokio::time::timeout(Duration::from_secs(3), codes(&puller, &leaf)).await;
@@ -205,7 +214,9 @@ async fn a_new_ca_is_taken_up_while_a_pull_runs() {
     })
     .await;
     // A client that has not heard of it yet still has the certificate of the old CA.
-    let channel = dial(puller.grpc, &controller_leaf(old), &new).await.unwrap();
+    let channel = dial(puller.grpc, &controller_leaf(old), &new)
+        .await
+        .unwrap();
     let node_name = NODE.to_owned();
     let asked = PullerServiceClient::new(channel)
         .get_info(GetInfoRequest { node_name })

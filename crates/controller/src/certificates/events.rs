@@ -87,7 +87,12 @@ mod tests {
     fn warnings_begin_five_days_before_a_leafs_end_and_two_weeks_before_a_cas() {
         let now = 1_700_000_000;
         let ca = issue::ca(now).unwrap();
-        let leaf = issue::leaf(&ca, super::super::roles::Role::Debug, &["a.b".to_owned()], now);
+        let leaf = issue::leaf(
+            &ca,
+            super::super::roles::Role::Debug,
+            &["a.b".to_owned()],
+            now,
+        );
         let leaf = leaf.unwrap().certificate;
         assert!(!is_about_to_end(&leaf, leaf.not_after - 6 * DAY));
         assert!(is_about_to_end(&leaf, leaf.not_after - 5 * DAY));

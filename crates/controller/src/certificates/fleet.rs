@@ -61,7 +61,10 @@ impl Fleet {
             self.expected = expected;
         }
         let label = format!("kubernetes.io/service-name={}", self.service);
-        let slices = self.slices.list(&ListParams::default().labels(&label)).await?;
+        let slices = self
+            .slices
+            .list(&ListParams::default().labels(&label))
+            .await?;
         let asked = slices
             .items
             .iter()

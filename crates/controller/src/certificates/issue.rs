@@ -114,7 +114,10 @@ mod tests {
         let ca = ca(NOW).unwrap();
         let leaf = leaf_of(&ca, Role::Puller, NOW).certificate;
         assert!(ca.certificate.issued(&leaf, Role::Puller, NOW - BACKDATE));
-        assert!(!ca.certificate.issued(&leaf, Role::Puller, NOW - BACKDATE - 1));
+        assert!(
+            !ca.certificate
+                .issued(&leaf, Role::Puller, NOW - BACKDATE - 1)
+        );
         assert_eq!(leaf.not_after, NOW + LEAF_LIFE);
         let late = leaf_of(&ca, Role::Puller, NOW + CA_LIFE - DAY).certificate;
         assert_eq!(late.not_after, ca.certificate.not_after);
@@ -146,7 +149,8 @@ mod tests {
             assert_eq!(key.key_size(), 256);
             let is_ca = certificate == &ca.certificate;
             let constraints = parsed.basic_constraints().unwrap();
-            let constraints = constraints.map(|found| (found.value.ca, found.value.path_len_constraint));
+            let constraints =
+                constraints.map(|found| (found.value.ca, found.value.path_len_constraint));
             assert_eq!(constraints, is_ca.then_some((true, Some(0))));
         }
     }

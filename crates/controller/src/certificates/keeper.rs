@@ -295,7 +295,9 @@ impl Keeper {
         leaves: &Leaves,
         now: i64,
     ) -> anyhow::Result<bool> {
-        let waited = self.published_since.is_some_and(|since| now - since >= FLOOR);
+        let waited = self
+            .published_since
+            .is_some_and(|since| now - since >= FLOOR);
         let Some(authority) = authority.filter(|authority| waited && authority.is_rotating())
         else {
             return Ok(waited);
@@ -377,7 +379,9 @@ impl Keeper {
     ) {
         self.metrics.ends(label, certificate.not_after);
         let now = (self.clock)();
-        self.expiry.look(secret, found.uid(), certificate, now).await;
+        self.expiry
+            .look(secret, found.uid(), certificate, now)
+            .await;
     }
 
     async fn read(&self, name: &str) -> anyhow::Result<Found> {

@@ -62,9 +62,9 @@ impl Certificate {
         );
         Ok(Self {
             pem,
+            der,
             not_before,
             not_after,
-            der,
         })
     }
 

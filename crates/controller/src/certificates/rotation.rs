@@ -209,9 +209,7 @@ fn create(situation: &Situation<'_>) -> Plan {
     let missing = situation.leaves.iter().filter(|leaf| !kept(leaf));
     Plan {
         step: Step::Create,
-        issue: missing
-            .map(|(role, ..)| (*role, Signer::Newest))
-            .collect(),
+        issue: missing.map(|(role, ..)| (*role, Signer::Newest)).collect(),
     }
 }
 
@@ -289,7 +287,9 @@ mod tests {
             for (role, _, leaf) in &self.leaves {
                 let leaf = leaf.as_ref().unwrap();
                 let authority = self.authority.as_ref().unwrap();
-                let verified = authority.trusted().any(|ca| ca.issued(leaf, *role, self.now));
+                let verified = authority
+                    .trusted()
+                    .any(|ca| ca.issued(leaf, *role, self.now));
                 assert!(verified, "{role:?}");
             }
         }
@@ -381,10 +381,7 @@ mod tests {
         // One leaf was not written.
         world.leaves[0].2 = old;
         assert_eq!(world.look(false), nothing());
-        assert_eq!(
-            world.look(true).issue,
-            [(Role::ALL[0], Signer::Newest)]
-        );
+        assert_eq!(world.look(true).issue, [(Role::ALL[0], Signer::Newest)]);
         assert_eq!(world.look(true).step, Step::Forget);
     }
 
@@ -396,7 +393,10 @@ mod tests {
         world.now += DAY;
         assert_eq!(world.look(true).issue, all(Signer::Newest));
         world.leaves[2].1 = vec!["other.svc".to_owned()];
-        assert_eq!(world.look(true).issue, [(world.leaves[2].0, Signer::Newest)]);
+        assert_eq!(
+            world.look(true).issue,
+            [(world.leaves[2].0, Signer::Newest)]
+        );
         assert_eq!(world.look(true), nothing());
     }
 

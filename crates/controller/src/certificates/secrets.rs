@@ -146,7 +146,10 @@ impl Found {
 
     /// Somebody asked for a new CA.
     pub fn rotation_is_requested(&self) -> bool {
-        let annotations = self.secret.as_ref().map(|s| s.metadata.annotations.as_ref());
+        let annotations = self
+            .secret
+            .as_ref()
+            .map(|s| s.metadata.annotations.as_ref());
         annotations
             .flatten()
             .is_some_and(|annotations| annotations.contains_key(ROTATE))

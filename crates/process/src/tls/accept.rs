@@ -52,7 +52,10 @@ pub fn incoming(
                     continue;
                 }
             };
-            let config = current.borrow().as_ref().map(|served| served.config.clone());
+            let config = current
+                .borrow()
+                .as_ref()
+                .map(|served| served.config.clone());
             let (sender, failures) = (sender.clone(), failures.clone());
             tokio::spawn(async move {
                 let stream = match config {
@@ -72,7 +75,10 @@ pub fn incoming(
     receiver
 }
 
-async fn handshake(acceptor: &TlsAcceptor, stream: TcpStream) -> Result<Stream, (Reason, io::Error)> {
+async fn handshake(
+    acceptor: &TlsAcceptor,
+    stream: TcpStream,
+) -> Result<Stream, (Reason, io::Error)> {
     let accepted = async {
         stream.set_nodelay(true)?;
         acceptor.accept(stream).await

@@ -196,8 +196,7 @@ pub async fn dial(
     );
     let config = Arc::new(identity.unwrap().client().unwrap());
     let (_, current) = watch::channel(Some(config));
-    let connector =
-        Connector::new(current, names::puller(NAMESPACE), Failures::default()).unwrap();
+    let connector = Connector::new(current, names::puller(NAMESPACE), Failures::default()).unwrap();
     let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}")).unwrap();
     endpoint.connect_with_connector(connector).await
 }

@@ -107,8 +107,11 @@ async fn readiness_follows_the_runtime_and_liveness_does_not() {
     let mut puller = Puller::start(Removal::Whole).await;
     let ready = async |puller: &Puller| puller.get("/readyz").await.0.contains("200");
     eventually("ready", async || ready(&puller).await.then_some(())).await;
-    let (_, metrics) = puller.get("/metrics").await;
-    assert!(metrics.contains("kubefledged_cri_up 1"), "{metrics}");
+    eventually("the runtime is up", async || {
+        let (_, metrics) = puller.get("/metrics").await;
+        metrics.contains("kubefledged_cri_up 1").then_some(())
+    })
+    .await;
     puller.runtime.stop();
     eventually("not ready", async || (!ready(&puller).await).then_some(())).await;
     assert!(puller.get("/livez").await.0.contains("200"));

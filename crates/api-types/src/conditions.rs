@@ -1,4 +1,5 @@
-//! Conditions tell of the present; `status.status` tells of the last operation.
+//! Conditions tell of the present; `status.status` tells of the last operation. Reasons are closed
+//! enums: add, never rename.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -32,50 +33,116 @@ pub struct Condition {
     pub observed_generation: Option<i64>,
 }
 
-/// Reasons of Ready. Add, never rename.
-pub mod ready {
+/// Reasons of Ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ready {
     /// Every eligible node holds every image.
-    pub const ALL_IMAGES_PRESENT: &str = "AllImagesPresent";
+    AllImagesPresent,
+    /// Not all, but as many nodes as `spec.minReadyNodes` asks for.
+    EnoughNodesReady,
     /// No node is eligible: a pool scaled to zero must not block a roll-out.
-    pub const NO_ELIGIBLE_NODES: &str = "NoEligibleNodes";
-    /// Some node misses some image.
-    pub const IMAGES_MISSING: &str = "ImagesMissing";
+    NoEligibleNodes,
+    /// Too many nodes miss an image.
+    ImagesMissing,
     /// Purged; it wants nothing.
-    pub const PURGED: &str = "Purged";
+    Purged,
     /// Nothing was looked at yet.
-    pub const NOT_YET_CHECKED: &str = "NotYetChecked";
-    /// A new leader has not finished its first round.
-    pub const UNKNOWN: &str = "Unknown";
+    NotYetChecked,
+    /// A new leader has not finished its first round, and nothing was written before.
+    Unknown,
 }
 
-/// Reasons of Progressing. Add, never rename.
-pub mod progressing {
+/// Reasons of Progressing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Progressing {
     /// Images are being pulled.
-    pub const PULLING: &str = "Pulling";
+    Pulling,
     /// Images that nobody wants are being removed.
-    pub const REMOVING: &str = "Removing";
+    Removing,
     /// A refresh runs.
-    pub const REFRESHING: &str = "Refreshing";
-    /// A purge runs.
-    pub const PURGING: &str = "Purging";
+    Refreshing,
+    /// A purge runs, or the object is being deleted.
+    Purging,
     /// Nodes whose puller does not answer yet.
-    pub const WAITING_FOR_NODES: &str = "WaitingForNodes";
+    WaitingForNodes,
+    /// Pulls wait for a registry.
+    Throttled,
+    /// `spec.suspend` is true.
+    Suspended,
     /// Nothing to do.
-    pub const IDLE: &str = "Idle";
+    Idle,
 }
 
-/// Reasons of Degraded. Add, never rename.
-pub mod degraded {
+/// Reasons of Degraded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Degraded {
     /// Some pull failed.
-    pub const PULL_FAILED: &str = "PullFailed";
+    PullFailed,
     /// Some removal failed.
-    pub const REMOVAL_FAILED: &str = "RemovalFailed";
+    RemovalFailed,
     /// Removals still owed by nodes that did not answer for a day were given up.
-    pub const REMOVAL_ABANDONED: &str = "RemovalAbandoned";
+    RemovalAbandoned,
     /// Some node's puller does not answer.
-    pub const PULLER_UNAVAILABLE: &str = "PullerUnavailable";
+    PullerUnavailable,
+    /// Images vanish again and again soon after their pull.
+    LostToGarbageCollection,
+    /// Some node's runtime cannot protect images.
+    RetentionUnsupported,
+    /// The pull secrets cannot be read.
+    CredentialsUnavailable,
+    /// Some node's image file system is too full.
+    DiskPressure,
     /// Some image could not be refreshed; the old one is there.
-    pub const REFRESH_FAILED: &str = "RefreshFailed";
+    RefreshFailed,
     /// Nothing is wrong.
-    pub const NONE: &str = "None";
+    None,
+}
+
+impl Ready {
+    /// As it stands in the condition.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AllImagesPresent => "AllImagesPresent",
+            Self::EnoughNodesReady => "EnoughNodesReady",
+            Self::NoEligibleNodes => "NoEligibleNodes",
+            Self::ImagesMissing => "ImagesMissing",
+            Self::Purged => "Purged",
+            Self::NotYetChecked => "NotYetChecked",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+impl Progressing {
+    /// As it stands in the condition.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pulling => "Pulling",
+            Self::Removing => "Removing",
+            Self::Refreshing => "Refreshing",
+            Self::Purging => "Purging",
+            Self::WaitingForNodes => "WaitingForNodes",
+            Self::Throttled => "Throttled",
+            Self::Suspended => "Suspended",
+            Self::Idle => "Idle",
+        }
+    }
+}
+
+impl Degraded {
+    /// As it stands in the condition.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PullFailed => "PullFailed",
+            Self::RemovalFailed => "RemovalFailed",
+            Self::RemovalAbandoned => "RemovalAbandoned",
+            Self::PullerUnavailable => "PullerUnavailable",
+            Self::LostToGarbageCollection => "LostToGarbageCollection",
+            Self::RetentionUnsupported => "RetentionUnsupported",
+            Self::CredentialsUnavailable => "CredentialsUnavailable",
+            Self::DiskPressure => "DiskPressure",
+            Self::RefreshFailed => "RefreshFailed",
+            Self::None => "None",
+        }
+    }
 }

@@ -5,17 +5,24 @@
 
 #![deny(missing_docs)]
 
+pub mod affinity;
 pub mod conditions;
 pub mod duration;
 pub mod names;
+pub mod share;
 pub mod spec;
 pub mod status;
 pub mod time;
 pub mod validation;
 
+pub use affinity::{
+    NodeAffinity, NodeSelector, NodeSelectorOperator, NodeSelectorRequirement, NodeSelectorTerm,
+};
 pub use duration::GoDuration;
+pub use share::NodeShare;
 pub use spec::{
-    CacheSpecEntry, ImageCache, ImageCacheSpec, ImagePullPolicy, PullSecretReference, RefreshSpec,
+    CacheSpecEntry, DeletionPolicy, ImageCache, ImageCacheSpec, ImagePullPolicy,
+    PullSecretReference, RefreshSpec, Retention,
 };
 pub use status::{AppliedImage, Failure, ImageCacheStatus, PurgeStatus};
 pub use time::{Tick, Timestamp};

@@ -7,6 +7,8 @@ pub const GROUP: &str = "kubefledged.io";
 pub const REFRESH_ANNOTATION: &str = "kubefledged.io/refresh-imagecache";
 /// Asks for a purge. Values as for [`REFRESH_ANNOTATION`].
 pub const PURGE_ANNOTATION: &str = "kubefledged.io/purge-imagecache";
+/// Holds an object until its images, or our pins on them, are gone from the nodes.
+pub const FINALIZER: &str = "kubefledged.io/purge";
 /// A node with this label (any value but `false`) gets no images.
 pub const EXCLUDE_LABEL: &str = "kubefledged.io/exclude";
 /// The label whose value stands as `node` in `status.failures`, as in kube-fledged.
@@ -20,6 +22,10 @@ pub mod status {
     pub const SUCCEEDED: &str = "Succeeded";
     /// Some image failed on some node.
     pub const FAILED: &str = "Failed";
+    /// A deleted or superseded operation whose end had to be written.
+    pub const ABORTED: &str = "Aborted";
+    /// kube-fledged wrote it; never written by us.
+    pub const UNKNOWN: &str = "Unknown";
     /// No list matched any node.
     pub const NOTHING_DONE: &str = "NoImagesPulledOrDeleted";
 }
@@ -34,6 +40,8 @@ pub mod reason {
     pub const REFRESH: &str = "ImageCacheRefresh";
     /// A purge.
     pub const PURGE: &str = "ImageCachePurge";
+    /// The object is being deleted.
+    pub const DELETE: &str = "ImageCacheDelete";
     /// A stored spec that cannot be used at all.
     pub const INVALID: &str = "CacheSpecValidationFailed";
 }
@@ -61,6 +69,9 @@ pub mod message {
     /// Something could not be removed.
     pub const DELETE_FAILED: &str =
         "Image deletion failed for some images. Please see \"failures\" section";
+    /// An operation ended before it was done.
+    pub const ABORTED: &str =
+        "Image cache processing aborted. Image cache will get refreshed during next refresh cycle";
     /// No node to work on.
     pub const NOTHING_DONE: &str =
         "No images were pulled or deleted because nodeSelector specified did not match any nodes";

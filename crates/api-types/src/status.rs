@@ -17,10 +17,11 @@ pub const MAX_FAILURE_MESSAGE: usize = 256;
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ImageCacheStatus {
-    /// State of the last operation: Processing, Succeeded, Failed or NoImagesPulledOrDeleted.
+    /// State of the last operation: Processing, Succeeded, Failed, NoImagesPulledOrDeleted or Aborted.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub status: String,
-    /// The last operation: ImageCacheCreate, ImageCacheUpdate, ImageCacheRefresh, ImageCachePurge.
+    /// The last operation: ImageCacheCreate, ImageCacheUpdate, ImageCacheRefresh, ImageCachePurge,
+    /// ImageCacheDelete, or CacheSpecValidationFailed.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
     /// The last operation in a sentence.

@@ -1,9 +1,11 @@
 //! The controller's side: batches of the engine become requests, responses become outcomes.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use kubefledged_api_types::ImagePullPolicy;
-use kubefledged_engine::{Batch, CancelPulls, ImageOutcome, ImageResult, PullItem};
+use kubefledged_engine::{
+    Batch, CancelPulls, CheckReport, Disk, ImageOutcome, ImageResult, Pin, PullItem, Seen,
+};
 use kubefledged_image::{ImageRef, credentials::Keyring};
 use kubefledged_proto::puller::{
     Authority, BatchCancel, CancelPullsRequest, CheckImagesRequest, CheckImagesResponse,
@@ -48,7 +50,7 @@ pub fn remove_request(
         references: texts(references),
         wanted: texts(wanted),
         releasable: texts(releasable),
-        unpin_ours: false,
+        unpin_ours: true,
     }
 }
 
@@ -96,9 +98,19 @@ pub fn removed(message: RemoveImagesResponse) -> Option<Vec<ImageOutcome>> {
     }
 }
 
-/// What a check saw.
-pub fn checked(response: CheckImagesResponse) -> Vec<ImageOutcome> {
-    response
+/// What a check saw, and what it says of the node.
+pub fn checked(response: CheckImagesResponse) -> (Vec<ImageOutcome>, CheckReport) {
+    let report = CheckReport {
+        pinned_by_us: response.pinned_by_us.into_iter().map(Arc::from).collect(),
+        highest_term: response.highest_term,
+        disk: response.disk.map(|disk| Disk {
+            capacity: disk.capacity_bytes,
+            available: disk.available_bytes,
+            watermark_percent: 100,
+        }),
+        can_pin: None,
+    };
+    let outcomes = response
         .images
         .into_iter()
         .map(|image| {
@@ -108,12 +120,18 @@ pub fn checked(response: CheckImagesResponse) -> Vec<ImageOutcome> {
                 ImageState::Absent | ImageState::Failed => ImageResult::Absent,
                 ImageState::Unspecified => failed(image.reason, image.message),
             };
+            let seen = (result == ImageResult::Present).then_some(Seen {
+                image_id: image.image_id,
+                repo_digests: image.repo_digests,
+                pinned: image.pinned,
+            });
             ImageOutcome {
-                index: index(image.index),
-                result,
+                seen,
+                ..ImageOutcome::new(index(image.index), result)
             }
         })
-        .collect()
+        .collect();
+    (outcomes, report)
 }
 
 fn authority(batch: &Batch) -> Authority {
@@ -156,16 +174,25 @@ fn image_pull(
         ImagePullPolicy::IfNotPresent => PullPolicy::IfNotPresent,
         ImagePullPolicy::Always => PullPolicy::Always,
     };
+    let retention = match item.retention {
+        Pin::Leave => Retention::Leave,
+        Pin::Off => Retention::Default,
+        Pin::On => Retention::Pinned,
+    };
     ImagePull {
         reference: item.reference.to_string(),
         policy: policy.into(),
-        freshness: item.freshness.clone(),
+        freshness: item.freshness.to_string(),
         priority: item.priority,
-        deadline_ms: u32::try_from(item.deadline.as_millis()).unwrap_or(u32::MAX),
+        deadline_ms: millis(item.deadline.unwrap_or(item.fallback_deadline)),
         no_progress_ms: 0,
-        retention: Retention::Leave.into(),
+        retention: retention.into(),
         credentials,
     }
+}
+
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
 fn failed(reason: String, message: String) -> ImageResult {
@@ -180,9 +207,16 @@ fn pull_outcome(outcome: PullOutcome) -> ImageOutcome {
         PullResult::Superseded => ImageResult::Superseded,
         PullResult::Failed | PullResult::Unspecified => failed(outcome.reason, outcome.message),
     };
+    let there = matches!(result, ImageResult::Present | ImageResult::Pulled);
     ImageOutcome {
-        index: index(outcome.index),
-        result,
+        seen: there.then_some(Seen {
+            image_id: outcome.image_id,
+            repo_digests: outcome.repo_digests,
+            pinned: false,
+        }),
+        retry_after: (outcome.retry_after_ms > 0)
+            .then(|| Duration::from_millis(outcome.retry_after_ms.into())),
+        ..ImageOutcome::new(index(outcome.index), result)
     }
 }
 
@@ -194,16 +228,11 @@ fn remove_outcome(outcome: RemoveOutcome) -> ImageOutcome {
         RemoveResult::Superseded => ImageResult::Superseded,
         RemoveResult::Failed | RemoveResult::Unspecified => failed(outcome.reason, outcome.message),
     };
-    ImageOutcome {
-        index: index(outcome.index),
-        result,
-    }
+    ImageOutcome::new(index(outcome.index), result)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use kubefledged_engine::{BatchId, CacheKey, CredentialScope, NodeName, Puller, Work};
 
     use super::*;
@@ -212,9 +241,11 @@ mod tests {
         PullItem {
             reference: reference.into(),
             policy: ImagePullPolicy::Always,
-            freshness: "t".to_owned(),
+            freshness: "t".into(),
             priority: 3,
-            deadline: Duration::from_secs(60),
+            deadline: Some(Duration::from_secs(60)),
+            fallback_deadline: Duration::from_secs(300),
+            retention: Pin::Leave,
         }
     }
 
@@ -228,15 +259,16 @@ mod tests {
                 instance: "pod".into(),
                 address: ([10, 0, 0, 1], 7443).into(),
             },
-            cache: CacheKey {
+            cache: Some(CacheKey {
                 namespace: "ns".into(),
                 name: "a".into(),
-            },
+            }),
             work: Work::Pull {
                 images,
                 credentials: CredentialScope {
                     namespace: "ns".into(),
                     secrets: Arc::new([]),
+                    service_account: None,
                 },
             },
         }
@@ -280,7 +312,7 @@ mod tests {
             ..CheckImagesResponse::default()
         };
         assert!(matches!(
-            checked(response)[0].result,
+            checked(response).0[0].result,
             ImageResult::Failed { .. }
         ));
     }

@@ -7,8 +7,7 @@ use k8s_openapi::{
     api::{coordination::v1::Lease, discovery::v1::EndpointSlice},
     jiff::Timestamp,
 };
-use kube::{Api, Client, core::DeserializeGuard, runtime::watcher};
-use kubefledged_api_types::ImageCache;
+use kube::{Api, Client, runtime::watcher};
 use kubefledged_engine::{Engine, Event, Source};
 use kubefledged_process::{
     Readiness, admin, log, net, shutdown,
@@ -27,7 +26,7 @@ use crate::{
     certificates::{self, Keeper},
     crd, driver,
     effects::{Effects, credentials::Credentials, objects::Objects, pullers::Pullers},
-    inputs::{self, caches::Caches, nodes::LeanNode, nodes::Nodes},
+    inputs::{self, caches::Caches, caches::StoredCache, nodes::LeanNode, nodes::Nodes},
     lease::{self, Candidate, Told},
 };
 
@@ -195,7 +194,7 @@ fn watch_inputs(
     args: &RunArgs,
     events: &mpsc::Sender<Event>,
 ) {
-    let caches: Api<DeserializeGuard<ImageCache>> = Api::all(client.clone());
+    let caches: Api<StoredCache> = Api::all(client.clone());
     let config = watcher::Config::default();
     let watch = inputs::watch(
         caches,

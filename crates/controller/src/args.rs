@@ -190,7 +190,7 @@ impl RunArgs {
             },
             check_interval: self.check_interval.0,
             puller_grace: self.puller_grace.0,
-            seed: 0,
+            ..Settings::default()
         }
     }
 }

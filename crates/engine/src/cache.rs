@@ -269,6 +269,7 @@ impl Cache {
             scope: CredentialScope {
                 namespace: object.key.namespace.clone(),
                 secrets: Arc::new([]),
+                service_account: None,
             },
             told,
             operation: None,
@@ -354,6 +355,7 @@ impl Cache {
                 .iter()
                 .map(|secret| secret.name.clone())
                 .collect(),
+            service_account: spec.service_account_name.as_deref().map(Arc::from),
         };
         self.spec = spec;
     }

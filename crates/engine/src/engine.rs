@@ -28,12 +28,19 @@ pub struct Settings {
     pub refresh_interval: Duration,
     /// For one attempt at one image.
     pub pull_deadline: Duration,
+    /// Whether `pull_deadline` binds also where the progress of a pull can be seen: somebody has
+    /// set it.
+    pub pull_deadline_binds: bool,
     /// For images with a tag other than `:latest` in lists that say nothing.
     pub image_pull_policy: ImagePullPolicy,
     /// Time between looks at a node.
     pub check_interval: Duration,
     /// How long a puller may be silent before its node counts as unreachable.
     pub puller_grace: Duration,
+    /// How long a deleted object waits for its images to be removed.
+    pub purge_deadline: Duration,
+    /// Most pulls from one registry that run at a time.
+    pub max_registry_pulls: u32,
     /// Spreads what would otherwise happen at once.
     pub seed: u64,
 }
@@ -43,9 +50,12 @@ impl Default for Settings {
         Self {
             refresh_interval: Duration::from_secs(15 * 60),
             pull_deadline: Duration::from_secs(5 * 60),
+            pull_deadline_binds: false,
             image_pull_policy: ImagePullPolicy::IfNotPresent,
             check_interval: Duration::from_secs(5 * 60),
             puller_grace: Duration::from_secs(2 * 60),
+            purge_deadline: Duration::from_secs(10 * 60),
+            max_registry_pulls: 512,
             seed: 0,
         }
     }
@@ -145,9 +155,8 @@ impl Engine {
             Event::CacheApplied(object) => self.cache_applied(*object),
             // What an invalid one wanted is not known any more: nothing is pulled, and nothing
             // removed.
-            Event::CacheDeleted(key) | Event::CacheInvalid { key, message: _ } => {
-                self.cache_deleted(&key);
-            }
+            Event::CacheDeleted(key) => self.cache_deleted(&key),
+            Event::CacheInvalid(invalid) => self.cache_deleted(&invalid.key),
             Event::NodeApplied(name, facts) => self.node_applied(name, facts),
             Event::NodeDeleted(name) => self.node_deleted(&name),
             Event::PullerChanged(name, puller) => self.puller_changed(name, puller),
@@ -155,6 +164,7 @@ impl Engine {
             Event::Leadership(term) => self.leadership(term),
             Event::Outcomes(batch, outcomes) => self.outcomes(now, batch, outcomes),
             Event::BatchEnded(batch, end) => self.batch_ended(now, batch, end),
+            Event::Checked(..) | Event::SecretsUnusable(..) | Event::FinalizerWritten(..) => {}
             Event::SecretsMissing(key, names) => self.secrets_missing(&key, names),
             Event::StatusWritten(key, result) => self.status_written(now, &key, result),
             Event::AnnotationCleared(key, result) => self.annotation_cleared(now, &key, result),
@@ -729,7 +739,7 @@ impl Engine {
         };
         let (idx, at, stamp) = (live.node, live.cache, live.stamp);
         let node = &mut self.nodes[idx];
-        for ImageOutcome { index, result } in outcomes {
+        for ImageOutcome { index, result, .. } in outcomes {
             match &mut live.work {
                 LiveWork::Pull { images } => {
                     let Some(image) = images.get_mut(index).filter(|image| image.open) else {

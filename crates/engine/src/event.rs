@@ -54,6 +54,29 @@ pub struct CacheObject {
     pub purge: Option<String>,
     /// Deleted, and held by somebody's finalizer.
     pub deleting: bool,
+    /// Our finalizer (`names::FINALIZER`) stands on it.
+    pub finalizer: bool,
+}
+
+/// An `ImageCache` whose spec cannot be used at all.
+#[derive(Clone, Debug)]
+pub struct InvalidCache {
+    /// Namespace and name.
+    pub key: CacheKey,
+    /// Another object of the same name has another one.
+    pub uid: String,
+    /// What a status write is decided from.
+    pub resource_version: String,
+    /// Rises with every change of the spec.
+    pub generation: i64,
+    /// What was written last, as far as it can be read.
+    pub status: ImageCacheStatus,
+    /// Our finalizer stands on it.
+    pub finalizer: bool,
+    /// Deleted, and held by somebody's finalizer.
+    pub deleting: bool,
+    /// Why it cannot be used.
+    pub message: String,
 }
 
 /// The part of a Node that decisions need.
@@ -85,13 +108,8 @@ pub enum Event {
     CacheApplied(Box<CacheObject>),
     /// An `ImageCache` is gone.
     CacheDeleted(CacheKey),
-    /// A stored `ImageCache` cannot be read at all.
-    CacheInvalid {
-        /// Which.
-        key: CacheKey,
-        /// Why.
-        message: String,
-    },
+    /// A stored `ImageCache` cannot be used at all.
+    CacheInvalid(Box<InvalidCache>),
     /// A Node is there, or a fact about it changed.
     NodeApplied(NodeName, NodeFacts),
     /// A Node is gone.
@@ -104,15 +122,22 @@ pub enum Event {
     Leadership(Option<u64>),
     /// What became of some images of a batch.
     Outcomes(BatchId, Vec<ImageOutcome>),
+    /// What a check said beyond its images; told before the batch ends.
+    Checked(BatchId, CheckReport),
     /// Nothing more comes from this batch.
     BatchEnded(BatchId, BatchEnd),
     /// These imagePullSecrets do not exist; the pulls went on without them.
     SecretsMissing(CacheKey, Vec<String>),
+    /// These secrets cannot be used, and why; the pulls went on without them.
+    SecretsUnusable(CacheKey, Vec<(String, String)>),
     /// Answer to [`Command::WriteStatus`]: the new resource version.
     StatusWritten(CacheKey, Result<String, WriteError>),
     /// Answer to [`Command::ClearAnnotation`]: the new resource version, or nothing where the
     /// annotation had another value or was gone.
     AnnotationCleared(CacheKey, Result<Option<String>, WriteError>),
+    /// Answer to [`Command::SetFinalizer`]: the new resource version, or nothing where the object
+    /// was as wished already.
+    FinalizerWritten(CacheKey, Result<Option<String>, WriteError>),
 }
 
 /// Where inputs come from.
@@ -140,10 +165,80 @@ pub enum WriteError {
 /// What became of one image of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageOutcome {
-    /// Of the image in the batch.
+    /// Of the image in the batch. In a removal the ids of `unpin` follow the names.
     pub index: usize,
     /// What became of it.
     pub result: ImageResult,
+    /// The image as the runtime has it, where it is there and was looked at.
+    pub seen: Option<Seen>,
+    /// What became of the wish to pin it.
+    pub pin: PinResult,
+    /// What the registry asked to wait.
+    pub retry_after: Option<Duration>,
+}
+
+impl ImageOutcome {
+    /// An outcome without details.
+    pub fn new(index: usize, result: ImageResult) -> Self {
+        Self {
+            index,
+            result,
+            seen: None,
+            pin: PinResult::NotAsked,
+            retry_after: None,
+        }
+    }
+}
+
+/// An image as a runtime has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Its id; differs between runtimes.
+    pub image_id: String,
+    /// Its names with digests: equal ones are the same image in the registry.
+    pub repo_digests: Vec<String>,
+    /// Protected from garbage collection, by us or by somebody else.
+    pub pinned: bool,
+}
+
+/// What became of the wish to pin an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum PinResult {
+    /// There was none, or the image is not there.
+    #[default]
+    NotAsked,
+    /// It is protected, by us or by somebody else.
+    Pinned,
+    /// This runtime does not let us.
+    Unsupported,
+    /// The disk is above the watermark: nothing new is pinned.
+    DiskPressure,
+    /// What the runtime said.
+    Failed(String),
+}
+
+/// What a check says of the node, beyond its images.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckReport {
+    /// Ids that carry our pin.
+    pub pinned_by_us: Vec<Arc<str>>,
+    /// Whether images can be pinned; `None`: not known yet.
+    pub can_pin: Option<bool>,
+    /// The highest term the puller has seen; 0 after its start.
+    pub highest_term: u64,
+    /// The file system of the images, where the puller can see it.
+    pub disk: Option<Disk>,
+}
+
+/// The file system that holds a node's images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// All of it, in bytes.
+    pub capacity: u64,
+    /// Free, in bytes.
+    pub available: u64,
+    /// Above this share in use nothing is pulled or pinned.
+    pub watermark_percent: u8,
 }
 
 /// What became of one image on one node.
@@ -199,9 +294,11 @@ pub struct CredentialScope {
     pub namespace: Arc<str>,
     /// Their names, in the order of the spec.
     pub secrets: Arc<[String]>,
+    /// A `ServiceAccount` of the namespace whose secrets follow.
+    pub service_account: Option<Arc<str>>,
 }
 
-/// One call to one node. It belongs to one cache.
+/// One call to one node.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// Answers name it.
@@ -214,8 +311,8 @@ pub struct Batch {
     pub node: NodeName,
     /// Where its puller listens.
     pub puller: Puller,
-    /// For which cache.
-    pub cache: CacheKey,
+    /// For which cache; a check and a removal are for all that want something of the node.
+    pub cache: Option<CacheKey>,
     /// What to do.
     pub work: Work,
 }
@@ -238,6 +335,8 @@ pub enum Work {
         wanted: Vec<Arc<str>>,
         /// What no cache wants any more.
         releasable: Vec<Arc<str>>,
+        /// Ids from which our pin is taken; nothing is removed.
+        unpin: Vec<Arc<str>>,
     },
     /// Ask what the runtime holds.
     Check {
@@ -253,12 +352,28 @@ pub struct PullItem {
     pub reference: Arc<str>,
     /// Whether a present image will do.
     pub policy: ImagePullPolicy,
-    /// Two pulls with the same token are one.
-    pub freshness: String,
+    /// Two pulls with the same token are one. Empty: the present image is as good as a fresh one.
+    pub freshness: Arc<str>,
     /// Higher first.
     pub priority: i32,
-    /// For one attempt, from its first runtime call.
-    pub deadline: Duration,
+    /// For one attempt, from its first runtime call; binds everywhere.
+    pub deadline: Option<Duration>,
+    /// The same, where `deadline` is not set and the progress of the pull cannot be seen.
+    pub fallback_deadline: Duration,
+    /// What to do about protection from garbage collection.
+    pub retention: Pin,
+}
+
+/// What a pull does about protection from garbage collection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pin {
+    /// Nothing.
+    #[default]
+    Leave,
+    /// Take our pin off.
+    Off,
+    /// Pin it.
+    On,
 }
 
 /// End the interest of a batch in some of its pulls.
@@ -311,6 +426,15 @@ pub enum Command {
         annotation: &'static str,
         /// Its value.
         value: String,
+    },
+    /// Put our finalizer on an object, or take it off. Answered by [`Event::FinalizerWritten`].
+    SetFinalizer {
+        /// Whose.
+        key: CacheKey,
+        /// An object of the same name with another UID is left alone.
+        uid: String,
+        /// Put it on.
+        present: bool,
     },
     /// A Kubernetes Event on the object. Not answered.
     EmitEvent {

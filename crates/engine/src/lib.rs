@@ -27,9 +27,9 @@ mod tests;
 
 pub use engine::{Engine, Settings};
 pub use event::{
-    Batch, BatchEnd, BatchId, CacheKey, CacheObject, CancelPulls, Command, CredentialScope, Event,
-    ImageOutcome, ImageResult, NodeFacts, NodeName, PullItem, Puller, Severity, Source, Work,
-    WriteError,
+    Batch, BatchEnd, BatchId, CacheKey, CacheObject, CancelPulls, CheckReport, Command,
+    CredentialScope, Disk, Event, ImageOutcome, ImageResult, InvalidCache, NodeFacts, NodeName,
+    Pin, PinResult, PullItem, Puller, Seen, Severity, Source, Work, WriteError,
 };
 pub use node::Ineligible;
 

@@ -205,6 +205,7 @@ impl Engine {
                 references,
                 wanted: wanted.into_iter().collect(),
                 releasable: releasable.into_iter().collect(),
+                unpin: Vec::new(),
             };
             self.start(
                 idx,
@@ -372,12 +373,14 @@ impl Engine {
                     policy: want.policy,
                     // A repeat is another pull: the puller remembers how the first one ended.
                     freshness: if tries == 0 {
-                        base.clone()
+                        base.clone().into()
                     } else {
-                        format!("{base}#{}:{tries}", self.stamp)
+                        format!("{base}#{}:{tries}", self.stamp).into()
                     },
                     priority: want.priority,
-                    deadline: want.deadline,
+                    deadline: Some(want.deadline),
+                    fallback_deadline: want.deadline,
+                    retention: crate::Pin::Leave,
                 }
             })
             .collect();
@@ -443,7 +446,7 @@ impl Engine {
             seq: self.seq,
             node: name,
             puller,
-            cache,
+            cache: Some(cache),
             work,
         })));
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kubefledged_api_types::{
     Failure, ImageCacheStatus, Timestamp,
-    conditions::{self, Condition, degraded, progressing, ready},
+    conditions::{self, Condition, Degraded, Progressing, Ready},
     names::failure,
     status::{ImageCounts, MAX_FAILURE_MESSAGE, MAX_FAILURES},
 };
@@ -114,20 +114,20 @@ fn condition(
 fn ready(cache: &Cache) -> Verdict {
     let nodes = &cache.counts.nodes;
     let (status, reason) = if cache.purged || cache.runs(Kind::Purge) {
-        ("False", ready::PURGED)
+        ("False", Ready::Purged)
     } else if nodes.desired == 0 {
-        ("True", ready::NO_ELIGIBLE_NODES)
+        ("True", Ready::NoEligibleNodes)
     } else if nodes.ready == nodes.desired {
-        ("True", ready::ALL_IMAGES_PRESENT)
+        ("True", Ready::AllImagesPresent)
     } else if cache.counts.unseen == nodes.desired {
-        ("Unknown", ready::NOT_YET_CHECKED)
+        ("Unknown", Ready::NotYetChecked)
     } else {
-        ("False", ready::IMAGES_MISSING)
+        ("False", Ready::ImagesMissing)
     };
     Verdict {
         type_: conditions::READY,
         status,
-        reason,
+        reason: reason.as_str(),
         message: format!(
             "{} of {} eligible nodes hold every image",
             nodes.ready, nodes.desired
@@ -138,30 +138,30 @@ fn ready(cache: &Cache) -> Verdict {
 fn progressing(cache: &Cache) -> Verdict {
     let nodes = &cache.counts.nodes;
     let reason = if cache.runs(Kind::Purge) {
-        progressing::PURGING
+        Progressing::Purging
     } else if cache.runs(Kind::Refresh) {
-        progressing::REFRESHING
+        Progressing::Refreshing
     } else if nodes.pulling > 0 || cache.operation.is_some() {
-        progressing::PULLING
+        Progressing::Pulling
     } else if cache
         .owed
         .values()
         .any(|owed| owed.kept.is_empty() && owed.failed.is_empty())
     {
-        progressing::REMOVING
+        Progressing::Removing
     } else if nodes.pending > 0 {
-        progressing::WAITING_FOR_NODES
+        Progressing::WaitingForNodes
     } else {
-        progressing::IDLE
+        Progressing::Idle
     };
     Verdict {
         type_: conditions::PROGRESSING,
-        status: if reason == progressing::IDLE {
+        status: if reason == Progressing::Idle {
             "False"
         } else {
             "True"
         },
-        reason,
+        reason: reason.as_str(),
         message: format!("{} nodes pulling, {} waiting", nodes.pulling, nodes.pending),
     }
 }
@@ -170,7 +170,7 @@ fn degraded(cache: &Cache) -> Verdict {
     let counts = &cache.counts;
     let (reason, message) = if counts.nodes.failed > 0 {
         (
-            degraded::PULL_FAILED,
+            Degraded::PullFailed,
             format!(
                 "{} nodes miss an image that could not be pulled",
                 counts.nodes.failed
@@ -178,7 +178,7 @@ fn degraded(cache: &Cache) -> Verdict {
         )
     } else if counts.nodes.unreachable > 0 {
         (
-            degraded::PULLER_UNAVAILABLE,
+            Degraded::PullerUnavailable,
             format!(
                 "the puller of {} nodes does not answer",
                 counts.nodes.unreachable
@@ -186,31 +186,31 @@ fn degraded(cache: &Cache) -> Verdict {
         )
     } else if counts.failing > 0 {
         (
-            degraded::REFRESH_FAILED,
+            Degraded::RefreshFailed,
             format!("{} present images could not be refreshed", counts.failing),
         )
     } else if cache.owed.values().any(|owed| !owed.failed.is_empty()) {
         (
-            degraded::REMOVAL_FAILED,
+            Degraded::RemovalFailed,
             "images could not be removed".to_owned(),
         )
     } else if cache.abandoned {
         (
-            degraded::REMOVAL_ABANDONED,
+            Degraded::RemovalAbandoned,
             "nodes that did not answer for 24h still hold images that are no longer wanted"
                 .to_owned(),
         )
     } else {
-        (degraded::NONE, String::new())
+        (Degraded::None, String::new())
     };
     Verdict {
         type_: conditions::DEGRADED,
-        status: if reason == degraded::NONE {
+        status: if reason == Degraded::None {
             "False"
         } else {
             "True"
         },
-        reason,
+        reason: reason.as_str(),
         message,
     }
 }

@@ -128,6 +128,7 @@ impl World {
             refresh: None,
             purge: None,
             deleting: false,
+            finalizer: false,
         });
         change(object);
         object.resource_version = version;
@@ -183,10 +184,7 @@ impl World {
                     .iter()
                     .enumerate()
                     .filter(|(_, name)| cancel.references.iter().any(|r| **r == ***name))
-                    .map(|(index, _)| ImageOutcome {
-                        index,
-                        result: ImageResult::Cancelled,
-                    })
+                    .map(|(index, _)| ImageOutcome::new(index, ImageResult::Cancelled))
                     .collect();
                 self.tell(Event::Outcomes(cancel.batch, outcomes));
                 self.tell(Event::BatchEnded(cancel.batch, BatchEnd::Done));
@@ -232,6 +230,7 @@ impl World {
             Command::EmitEvent {
                 reason, message, ..
             } => self.log.push(format!("event {reason}: {message}")),
+            Command::SetFinalizer { .. } => unreachable!("nothing is held yet"),
             Command::RaiseTerm { seen_term } => self.log.push(format!("raise {seen_term}")),
         }
     }
@@ -271,7 +270,7 @@ impl World {
                 Work::Check { .. } if held.contains(name) => ImageResult::Present,
                 _ => ImageResult::Absent,
             };
-            outcomes.push(ImageOutcome { index, result });
+            outcomes.push(ImageOutcome::new(index, result));
         }
         self.pulls.insert(batch.id.0, names);
         self.tell(Event::Outcomes(batch.id, outcomes));

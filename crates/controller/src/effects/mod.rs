@@ -73,6 +73,9 @@ impl Effects {
                     annotation,
                     value,
                 } => objects.clear_annotation(key, annotation, value).await,
+                Command::SetFinalizer { key, uid, present } => {
+                    objects.set_finalizer(key, uid, present).await
+                }
                 Command::EmitEvent {
                     key,
                     uid,

@@ -8,7 +8,7 @@ use kube::{
     api::{Patch, PatchParams},
     runtime::events::{Event as KubeEvent, EventType, Recorder, Reporter},
 };
-use kubefledged_api_types::{ImageCache, ImageCacheStatus};
+use kubefledged_api_types::{ImageCache, ImageCacheStatus, names::FINALIZER};
 use kubefledged_engine::{CacheKey, Event, Severity, WriteError};
 use serde_json::json;
 use tokio::{sync::Semaphore, time::timeout};
@@ -102,6 +102,15 @@ impl Objects {
         Event::AnnotationCleared(key, result)
     }
 
+    /// Puts our finalizer on an object or takes it off, beside those of others.
+    pub async fn set_finalizer(&self, key: CacheKey, uid: String, present: bool) -> Event {
+        let result = finalize(&self.api(&key), &key, &uid, present).await;
+        if let Err(WriteError::Failed(error)) = &result {
+            tracing::warn!(imagecache = %key, error, "cannot write the finalizer, trying again");
+        }
+        Event::FinalizerWritten(key, result)
+    }
+
     /// Tells people. What cannot be told after three tries is logged.
     pub async fn emit(&self, key: CacheKey, uid: String, event: KubeEvent) {
         let Ok(_publishing) = self.publishing.try_acquire() else {
@@ -144,6 +153,36 @@ pub fn event(severity: Severity, reason: String, action: String, message: String
         note: Some(message),
         secondary: None,
     }
+}
+
+/// The metadata alone is read: an object whose spec cannot be used is finalized too.
+async fn finalize(
+    api: &Api<ImageCache>,
+    key: &CacheKey,
+    uid: &str,
+    present: bool,
+) -> Result<Option<String>, WriteError> {
+    let object = limited(api.get_metadata(&key.name)).await?;
+    if object.uid().as_deref() != Some(uid) {
+        return Err(WriteError::Gone);
+    }
+    let mut finalizers = object.finalizers().to_vec();
+    let known = finalizers.iter().any(|name| name == FINALIZER);
+    if known == present {
+        return Ok(None);
+    }
+    if present {
+        finalizers.push(FINALIZER.to_owned());
+    } else {
+        finalizers.retain(|name| name != FINALIZER);
+    }
+    let patch = patch_of(json!([
+        {"op": "test", "path": "/metadata/uid", "value": uid},
+        {"op": "replace", "path": "/metadata/resourceVersion", "value": object.resource_version()},
+        {"op": "add", "path": "/metadata/finalizers", "value": finalizers},
+    ]))?;
+    let written = limited(api.patch_metadata(&key.name, &params(), &patch)).await?;
+    Ok(written.resource_version())
 }
 
 fn params() -> PatchParams {

@@ -110,7 +110,7 @@ impl Pullers {
     pub async fn run(&self, batch: Batch, events: &mpsc::Sender<Event>) -> Event {
         let end = self.carry_out(&batch, events).await;
         if !matches!(end, BatchEnd::Done) {
-            tracing::debug!(node = %batch.node, imagecache = %batch.cache, ?end, "batch ended early");
+            tracing::debug!(node = %batch.node, imagecache = ?batch.cache, ?end, "batch ended early");
         }
         Event::BatchEnded(batch.id, end)
     }
@@ -147,6 +147,7 @@ impl Pullers {
                 references,
                 wanted,
                 releasable,
+                unpin: _,
             } => {
                 let request = contract::remove_request(batch, references, wanted, releasable);
                 remove(&mut client, batch.id, request, events).await
@@ -171,8 +172,8 @@ impl Pullers {
             Ok(resolved) => resolved,
             Err(error) => return Ok(BatchEnd::CredentialsFailed(error.to_string())),
         };
-        if !resolved.missing.is_empty() {
-            let missing = Event::SecretsMissing(batch.cache.clone(), resolved.missing.clone());
+        if let Some(cache) = batch.cache.clone().filter(|_| !resolved.missing.is_empty()) {
+            let missing = Event::SecretsMissing(cache, resolved.missing.clone());
             let _ = events.send(missing).await;
         }
         let request = contract::pull_request(batch, images, &resolved.keyring);
@@ -234,7 +235,8 @@ async fn check(
     events: &mpsc::Sender<Event>,
 ) -> Result<BatchEnd, Status> {
     let response = answered(client.check_images(limited(request))).await?;
-    let outcomes = contract::checked(response);
+    let (outcomes, report) = contract::checked(response);
+    let _ = events.send(Event::Checked(id, report)).await;
     let _ = events.send(Event::Outcomes(id, outcomes)).await;
     Ok(BatchEnd::Done)
 }

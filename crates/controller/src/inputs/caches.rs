@@ -1,48 +1,71 @@
 //! `ImageCaches`, each parsed on its own: one that cannot be read does not stall the watch.
 
-use kube::{ResourceExt as _, core::DeserializeGuard};
+use std::borrow::Cow;
+
+use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use kube::{Resource, ResourceExt as _};
 use kubefledged_api_types::{
-    ImageCache,
-    names::{PURGE_ANNOTATION, REFRESH_ANNOTATION},
+    ImageCache, ImageCacheStatus,
+    names::{FINALIZER, PURGE_ANNOTATION, REFRESH_ANNOTATION},
 };
-use kubefledged_engine::{CacheKey, CacheObject, Event};
+use kubefledged_engine::{CacheKey, CacheObject, Event, InvalidCache};
+use serde::Deserialize;
+use serde_json::Value;
 
 use super::Input;
+
+/// An `ImageCache` whose parts are not looked into yet.
+#[derive(Clone, Debug, Deserialize)]
+pub struct StoredCache {
+    metadata: ObjectMeta,
+    #[serde(default)]
+    spec: Value,
+    #[serde(default)]
+    status: Value,
+}
+
+impl Resource for StoredCache {
+    type DynamicType = ();
+    type Scope = NamespaceResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        ImageCache::kind(&())
+    }
+    fn group((): &()) -> Cow<'_, str> {
+        ImageCache::group(&())
+    }
+    fn version((): &()) -> Cow<'_, str> {
+        ImageCache::version(&())
+    }
+    fn plural((): &()) -> Cow<'_, str> {
+        ImageCache::plural(&())
+    }
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Caches;
 
 impl Input for Caches {
-    type Object = DeserializeGuard<ImageCache>;
+    type Object = StoredCache;
     type Key = CacheKey;
 
     fn key(&self, object: &Self::Object) -> Option<CacheKey> {
-        let (namespace, name) = match &object.0 {
-            Ok(cache) => (cache.namespace()?, cache.name_any()),
-            Err(invalid) => (
-                invalid.metadata.namespace.clone()?,
-                invalid.metadata.name.clone()?,
-            ),
-        };
         Some(CacheKey {
-            namespace: namespace.into(),
-            name: name.into(),
+            namespace: object.namespace()?.into(),
+            name: object.metadata.name.as_deref()?.into(),
         })
     }
 
     fn applied(&mut self, object: Self::Object, tell: &mut Vec<Event>) {
         let Some(key) = self.key(&object) else { return };
-        match object.0 {
-            Ok(cache) => tell.push(Event::CacheApplied(Box::new(convert(key, cache)))),
-            Err(invalid) => {
-                tracing::warn!(imagecache = %key, error = %invalid.error, "cannot read this ImageCache");
-                tell.push(Event::CacheInvalid {
-                    key,
-                    message: invalid.error,
-                });
-            }
-        }
+        tell.push(convert(key, object));
     }
 
     fn deleted(&mut self, key: &CacheKey, tell: &mut Vec<Event>) {
@@ -50,17 +73,121 @@ impl Input for Caches {
     }
 }
 
-fn convert(key: CacheKey, mut cache: ImageCache) -> CacheObject {
-    let mut annotations = cache.metadata.annotations.take().unwrap_or_default();
-    CacheObject {
-        key,
-        uid: cache.metadata.uid.unwrap_or_default(),
-        resource_version: cache.metadata.resource_version.unwrap_or_default(),
-        generation: cache.metadata.generation.unwrap_or_default(),
-        spec: cache.spec,
-        status: cache.status.unwrap_or_default(),
-        refresh: annotations.remove(REFRESH_ANNOTATION),
-        purge: annotations.remove(PURGE_ANNOTATION),
-        deleting: cache.metadata.deletion_timestamp.is_some(),
+fn convert(key: CacheKey, stored: StoredCache) -> Event {
+    let StoredCache {
+        mut metadata,
+        spec,
+        status,
+    } = stored;
+    let status = read_status(&key, status);
+    let uid = metadata.uid.unwrap_or_default();
+    let resource_version = metadata.resource_version.unwrap_or_default();
+    let generation = metadata.generation.unwrap_or_default();
+    let deleting = metadata.deletion_timestamp.is_some();
+    let finalizer = metadata
+        .finalizers
+        .iter()
+        .flatten()
+        .any(|name| name == FINALIZER);
+    let mut annotations = metadata.annotations.take().unwrap_or_default();
+    match serde_json::from_value(spec) {
+        Ok(spec) => Event::CacheApplied(Box::new(CacheObject {
+            key,
+            uid,
+            resource_version,
+            generation,
+            spec,
+            status,
+            refresh: annotations.remove(REFRESH_ANNOTATION),
+            purge: annotations.remove(PURGE_ANNOTATION),
+            deleting,
+            finalizer,
+        })),
+        Err(error) => {
+            tracing::warn!(imagecache = %key, %error, "cannot use the spec of this ImageCache");
+            Event::CacheInvalid(Box::new(InvalidCache {
+                key,
+                uid,
+                resource_version,
+                generation,
+                status,
+                finalizer,
+                deleting,
+                message: format!("spec: {error}"),
+            }))
+        }
+    }
+}
+
+/// A status that cannot be read counts as never written.
+fn read_status(key: &CacheKey, status: Value) -> ImageCacheStatus {
+    if status.is_null() {
+        return ImageCacheStatus::default();
+    }
+    serde_json::from_value(status).unwrap_or_else(|error| {
+        tracing::warn!(imagecache = %key, %error, "cannot read the status of this ImageCache");
+        ImageCacheStatus::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(spec: &Value, status: &Value) -> StoredCache {
+        serde_json::from_value(serde_json::json!({
+            "metadata": {
+                "namespace": "ns", "name": "a", "uid": "u", "resourceVersion": "7", "generation": 3,
+                "annotations": {"kubefledged.io/refresh-imagecache": ""},
+                "finalizers": ["other", "kubefledged.io/purge"],
+            },
+            "spec": spec, "status": status,
+        }))
+        .unwrap()
+    }
+
+    fn told(object: StoredCache) -> Event {
+        let mut tell = Vec::new();
+        Caches.applied(object, &mut tell);
+        assert_eq!(tell.len(), 1);
+        tell.remove(0)
+    }
+
+    #[test]
+    fn an_object_is_told_with_its_annotations_and_our_finalizer() {
+        let spec = serde_json::json!({"cacheSpec": [{"images": ["a:1"]}]});
+        let Event::CacheApplied(cache) = told(stored(&spec, &Value::Null)) else {
+            panic!("it is valid");
+        };
+        assert_eq!(
+            (cache.generation, cache.finalizer, cache.deleting),
+            (3, true, false)
+        );
+        assert_eq!((cache.refresh.as_deref(), cache.purge), (Some(""), None));
+    }
+
+    #[test]
+    fn a_spec_that_cannot_be_used_is_told_with_the_reason_and_with_what_was_applied() {
+        let spec = serde_json::json!({"cacheSpec": "nonsense"});
+        let status = serde_json::json!({"appliedImages": [{"name": "a:1"}]});
+        let Event::CacheInvalid(invalid) = told(stored(&spec, &status)) else {
+            panic!("it is not valid");
+        };
+        assert!(
+            invalid.message.contains("invalid type"),
+            "{}",
+            invalid.message
+        );
+        assert_eq!(invalid.status.applied_images[0].name, "a:1");
+    }
+
+    #[test]
+    fn a_status_that_cannot_be_read_hinders_nothing() {
+        let spec = serde_json::json!({"cacheSpec": []});
+        let status = serde_json::json!({"failures": 7});
+        assert!(matches!(
+            told(stored(&spec, &status)),
+            Event::CacheApplied(_)
+        ));
     }
 }

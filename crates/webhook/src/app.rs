@@ -8,14 +8,16 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use kube::Client;
-use kubefledged_process::{Guard, Readiness, admin, net};
+use kubefledged_process::{
+    Guard, Readiness, admin, net,
+    tls::{self, Failures, Served},
+};
 use prometheus_client::registry::Registry;
-use rustls::ServerConfig;
-use tokio::{net::TcpListener, time::sleep};
+use tokio::{net::TcpListener, sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    certificate::{self, Slot},
+    certificate::{Keeper, Names},
     handlers::{self, Metrics},
     server,
 };
@@ -23,10 +25,8 @@ use crate::{
 /// What the process is told.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Namespace of the Secret.
-    pub namespace: String,
-    /// Name of the Secret.
-    pub tls_secret_name: String,
+    /// Where the certificate is, and whom the API server trusts.
+    pub names: Names,
     /// Port for the apiserver; 0 takes a free one.
     pub listen_port: u16,
     /// Port of probes and metrics; 0 takes a free one.
@@ -44,8 +44,9 @@ pub struct Bound {
     registry: Arc<Mutex<Registry>>,
     metrics: Metrics,
     stopping: Guard,
-    slot: Slot,
-    tls: ServerConfig,
+    keeper: Keeper,
+    current: watch::Receiver<Option<Arc<Served>>>,
+    failures: Failures,
     tls_listener: TcpListener,
     http_listener: TcpListener,
 }
@@ -55,9 +56,16 @@ pub async fn build(config: Config, client: Client) -> anyhow::Result<Bound> {
     let readiness = Readiness::default();
     let stopping = readiness.register("shutdown");
     stopping.set_ready();
-    let (slot, resolver) = certificate::slot(readiness.register("certificate"));
+    let (served, current) = watch::channel(None);
+    let keeper = Keeper::new(
+        config.names.clone(),
+        served,
+        readiness.register("certificate"),
+        readiness.register("configuration"),
+    );
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
+    let failures = Failures::register(registry.sub_registry_with_prefix("kubefledged"));
     let tls_listener = listen(config.listen_port, "--listen-port").await?;
     let http_listener = listen(config.http_port, "--http-port").await?;
     Ok(Bound {
@@ -67,8 +75,9 @@ pub async fn build(config: Config, client: Client) -> anyhow::Result<Bound> {
         registry: Arc::new(Mutex::new(registry)),
         metrics,
         stopping,
-        slot,
-        tls: server::tls_config(resolver).context("set up TLS")?,
+        keeper,
+        current,
+        failures,
         tls_listener,
         http_listener,
     })
@@ -100,8 +109,9 @@ impl Bound {
             registry,
             metrics,
             stopping,
-            slot,
-            tls,
+            keeper,
+            current,
+            failures,
             tls_listener,
             http_listener,
         } = self;
@@ -113,14 +123,14 @@ impl Bound {
             sleep(config.shutdown_delay).await;
             stop_serving.cancel();
         };
-        let serving = server::serve(tls_listener, tls, router, stop_serving.clone());
+        let incoming = tls::incoming(tls_listener, current, failures, stop_serving.clone());
+        let serving = server::serve(incoming, router, stop_serving.clone());
         // Probes are answered and the certificate is followed to the very end.
         let probes = admin::serve(http_listener, readiness, registry, CancellationToken::new());
-        let certificates =
-            certificate::follow(client, &config.namespace, &config.tls_secret_name, &slot);
+        let certificates = Box::pin(keeper.follow(client));
         tokio::select! {
             ((), ()) = async { tokio::join!(delay, serving) } => Ok(()),
-            () = certificates => bail!("the watch of the certificate's Secret has ended"),
+            () = certificates => bail!("the watch of the certificate or of the configuration has ended"),
             result = probes => {
                 result.context("serve probes and metrics")?;
                 bail!("the server of probes and metrics has ended")

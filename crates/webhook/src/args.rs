@@ -4,7 +4,7 @@ use clap::Parser;
 use kubefledged_api_types::GoDuration;
 use kubefledged_process::{AdminArgs, LogArgs};
 
-use crate::app::Config;
+use crate::{app::Config, certificate::Names};
 
 /// The admission webhook: refuses an image cache that cannot work, warns of what will surprise
 #[derive(Parser, Debug)]
@@ -17,6 +17,10 @@ pub struct Args {
     /// Name of the Secret with the server's certificate, of type kubernetes.io/tls
     #[arg(long, default_value = "kubefledged-webhook-server-tls")]
     pub tls_secret_name: String,
+    /// `ValidatingWebhookConfiguration` that must publish a CA of the certificate before this is
+    /// ready; empty: none
+    #[arg(long, default_value = "kubefledged-webhook-server")]
+    pub webhook_configuration: String,
     /// Port for the apiserver (TLS); 0 takes a free one
     #[arg(long, default_value_t = 10250)]
     pub listen_port: u16,
@@ -60,6 +64,7 @@ impl From<Args> for Config {
         let Args {
             namespace,
             tls_secret_name,
+            webhook_configuration,
             listen_port,
             shutdown_delay,
             admin: AdminArgs { http_port },
@@ -69,8 +74,11 @@ impl From<Args> for Config {
             key_file: _,
         } = args;
         Self {
-            namespace,
-            tls_secret_name,
+            names: Names {
+                namespace,
+                secret: tls_secret_name,
+                configuration: webhook_configuration,
+            },
             listen_port,
             http_port,
             shutdown_delay: shutdown_delay.0,
@@ -89,7 +97,7 @@ mod tests {
     #[test]
     fn no_flag_is_needed() {
         let config = Config::from(parse(&[]).unwrap());
-        assert_eq!(config.tls_secret_name, "kubefledged-webhook-server-tls");
+        assert_eq!(config.names.secret, "kubefledged-webhook-server-tls");
         assert_eq!((config.listen_port, config.http_port), (10250, 8081));
     }
 

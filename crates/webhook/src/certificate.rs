@@ -1,254 +1,395 @@
 //! The server's certificate: read from a Secret by the API, and replaced while connections run.
+//! And whether the API server takes it: the CA in the webhook's configuration must have signed it.
 //!
-//! The controller's leader writes the Secret. A volume would show a new one up to a minute late,
-//! and an optional volume would let the pod start without; a watch does neither.
+//! The controller's leader, or cert-manager, writes both. A volume would show a new Secret up to a
+//! minute late, and an optional volume would let the pod start without; a watch does neither.
 
-use std::{fmt, sync::Arc};
+use std::{sync::Arc, time::Duration};
 
-use futures::{Stream, StreamExt as _, pin_mut};
-use k8s_openapi::api::core::v1::Secret;
+use futures::{Stream, StreamExt as _};
+use k8s_openapi::api::{
+    admissionregistration::v1::ValidatingWebhookConfiguration, core::v1::Secret,
+};
 use kube::{
     Api, Client,
     runtime::{WatchStreamExt as _, watcher},
 };
-use kubefledged_process::Guard;
-use rustls::{
-    server::{ClientHello, ResolvesServerCert},
-    sign::CertifiedKey,
+use kubefledged_process::{
+    Guard,
+    tls::{Identity, IdentityError, Served, keys},
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject as _};
-use tokio::sync::watch;
+use rustls_pki_types::UnixTime;
+use tokio::{sync::watch, time::interval};
 
-const CERTIFICATE_KEY: &str = "tls.crt";
-const PRIVATE_KEY_KEY: &str = "tls.key";
+/// Between two looks at the clock: a certificate may end while nothing changes.
+const LOOK: Duration = Duration::from_secs(60);
 
-/// Why a Secret gives no certificate.
-#[derive(Debug, thiserror::Error)]
-pub enum CertificateError {
-    /// A key of the Secret is not there.
-    #[error("the Secret has no {0}")]
-    Missing(&'static str),
-    /// What should be PEM is not.
-    #[error("{0} of the Secret is no PEM: {1}")]
-    Pem(&'static str, pem::Error),
-    /// A chain of nothing.
-    #[error("{CERTIFICATE_KEY} of the Secret holds no certificate")]
-    NoCertificate,
-    /// The key cannot be used, or belongs to another certificate.
-    #[error("certificate and private key of the Secret cannot be used together: {0}")]
-    KeyPair(#[from] rustls::Error),
+/// Where certificate and configuration stand.
+#[derive(Clone, Debug)]
+pub struct Names {
+    /// Namespace of the Secret.
+    pub namespace: String,
+    /// Of type kubernetes.io/tls.
+    pub secret: String,
+    /// The `ValidatingWebhookConfiguration`. Empty: nobody asks what it publishes.
+    pub configuration: String,
 }
 
-/// Hands out the newest certificate, to each handshake anew.
-#[derive(Clone)]
-pub struct Resolver(watch::Receiver<Option<Arc<CertifiedKey>>>);
+/// The newest certificate, and whether it is one that the API server takes.
+pub struct Keeper {
+    names: Names,
+    served: watch::Sender<Option<Arc<Served>>>,
+    certificate: Guard,
+    published: Guard,
+    identity: Option<Identity>,
+    bundles: Option<Bundles>,
+}
 
-impl fmt::Debug for Resolver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Resolver").finish_non_exhaustive()
+/// caBundle of each webhook.
+type Bundles = Vec<Option<Vec<u8>>>;
+
+impl Keeper {
+    /// The first guard is ready as soon as there is a certificate, and stays so: an old one is
+    /// better than none. The second follows what the API server would say to it.
+    pub fn new(
+        names: Names,
+        served: watch::Sender<Option<Arc<Served>>>,
+        certificate: Guard,
+        published: Guard,
+    ) -> Self {
+        certificate.set_pending("waiting for the Secret");
+        let mut keeper = Self {
+            names,
+            served,
+            certificate,
+            published,
+            identity: None,
+            bundles: None,
+        };
+        keeper.judge(UnixTime::now());
+        keeper
     }
-}
 
-impl ResolvesServerCert for Resolver {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.0.borrow().clone()
+    /// Follows both by their names. Ends only if a watch does, which it should not.
+    pub async fn follow(self, client: Client) {
+        let Names {
+            namespace,
+            secret,
+            configuration,
+        } = &self.names;
+        let secrets = Api::<Secret>::namespaced(client.clone(), namespace);
+        let secrets = watcher::watch_object(secrets, secret).default_backoff();
+        if configuration.is_empty() {
+            self.follow_streams(secrets, futures::stream::pending())
+                .await;
+        } else {
+            let api = Api::<ValidatingWebhookConfiguration>::all(client);
+            let configurations = watcher::watch_object(api, configuration).default_backoff();
+            self.follow_streams(secrets, configurations).await;
+        }
     }
-}
 
-/// Where a new certificate is put.
-pub struct Slot {
-    sender: watch::Sender<Option<Arc<CertifiedKey>>>,
-    guard: Guard,
-}
-
-/// A slot and the resolver that serves from it. The guard is ready as soon as there is a
-/// certificate, and stays so: an old one is better than none.
-pub fn slot(guard: Guard) -> (Slot, Resolver) {
-    let (sender, receiver) = watch::channel(None);
-    guard.set_pending("waiting for the Secret");
-    (Slot { sender, guard }, Resolver(receiver))
-}
-
-impl Slot {
-    /// Takes what stands in the Secret, if it can be used and is another one.
-    fn offer(&self, secret: &Secret) {
-        match certified_key(secret) {
-            Ok(new) => {
-                let replaced = self.sender.send_if_modified(|current| {
-                    let same = current
-                        .as_ref()
-                        .is_some_and(|current| current.cert == new.cert);
-                    if !same {
-                        *current = Some(Arc::new(new));
-                    }
-                    !same
-                });
-                if replaced {
-                    tracing::info!("certificate loaded");
-                }
-                self.guard.set_ready();
+    async fn follow_streams(
+        mut self,
+        secrets: impl Stream<Item = watcher::Result<Option<Secret>>>,
+        configurations: impl Stream<Item = watcher::Result<Option<ValidatingWebhookConfiguration>>>,
+    ) {
+        let mut secrets = std::pin::pin!(secrets);
+        let mut configurations = std::pin::pin!(configurations);
+        let mut clock = interval(LOOK);
+        loop {
+            tokio::select! {
+                // Tried again, with back-off, by the stream.
+                secret = secrets.next() => match secret {
+                    Some(Ok(Some(secret))) => self.offer(&secret),
+                    Some(Ok(None)) => self.secret_is_gone(),
+                    Some(Err(error)) => self.complain(&error),
+                    None => return,
+                },
+                configuration = configurations.next() => match configuration {
+                    Some(Ok(found)) => self.bundles = Some(bundles(found)),
+                    Some(Err(error)) => tracing::warn!(%error, "cannot read the configuration"),
+                    None => return,
+                },
+                _ = clock.tick() => {}
             }
-            Err(error) => self.complain(&error),
+            self.judge(UnixTime::now());
+        }
+    }
+
+    /// Takes what stands in the Secret, if it can be used.
+    fn offer(&mut self, secret: &Secret) {
+        let taken = identity(secret).and_then(|identity| Ok((identity.server()?, identity)));
+        match taken {
+            Ok((served, identity)) => {
+                let serial = |served: &Option<Arc<Served>>| {
+                    served.as_ref().map(|served| served.serial.clone())
+                };
+                if serial(&self.served.borrow()).as_ref() != Some(&served.serial) {
+                    tracing::info!(serial = served.serial, "certificate loaded");
+                }
+                self.served.send_replace(Some(Arc::new(served)));
+                self.identity = Some(identity);
+                self.certificate.set_ready();
+            }
+            Err(error) => self.complain(&format!("Secret {}: {error}", self.names.secret)),
         }
     }
 
     fn complain(&self, error: &impl std::fmt::Display) {
         tracing::warn!(%error, "no new certificate");
-        if self.sender.borrow().is_none() {
-            self.guard.set_pending(error.to_string());
+        if self.identity.is_none() {
+            self.certificate.set_pending(error.to_string());
         }
     }
 
-    fn is_gone(&self, name: &str) {
-        let has_one = self.sender.borrow().is_some();
-        tracing::info!(
-            secret = name,
-            has_one,
-            "the certificate's Secret is not there"
-        );
+    fn secret_is_gone(&self) {
+        let secret = self.names.secret.as_str();
+        let has_one = self.identity.is_some();
+        tracing::info!(secret, has_one, "the certificate's Secret is not there");
         if !has_one {
-            self.guard.set_pending(format!(
-                "waiting for Secret {name}: the controller's leader writes it"
+            self.certificate.set_pending(format!(
+                "waiting for Secret {secret}: the controller's leader writes it"
             ));
         }
     }
-}
 
-/// Keeps the slot at what the Secret holds. Ends only if the watch does, which it should not.
-pub async fn follow(client: Client, namespace: &str, name: &str, slot: &Slot) {
-    let secrets = Api::<Secret>::namespaced(client, namespace);
-    follow_stream(
-        watcher::watch_object(secrets, name).default_backoff(),
-        name,
-        slot,
-    )
-    .await;
-}
-
-async fn follow_stream(
-    secrets: impl Stream<Item = watcher::Result<Option<Secret>>>,
-    name: &str,
-    slot: &Slot,
-) {
-    pin_mut!(secrets);
-    while let Some(next) = secrets.next().await {
-        match next {
-            Ok(Some(secret)) => slot.offer(&secret),
-            Ok(None) => slot.is_gone(name),
-            // Tried again, with back-off, by the stream.
-            Err(error) => slot.complain(&error),
+    /// Whether an API server that reads the configuration takes the certificate now.
+    fn judge(&mut self, now: UnixTime) {
+        match self.verdict(now) {
+            Ok(()) => self.published.set_ready(),
+            Err(why) => self.published.set_pending(why),
         }
     }
-}
 
-fn certified_key(secret: &Secret) -> Result<CertifiedKey, CertificateError> {
-    let chain = CertificateDer::pem_slice_iter(entry(secret, CERTIFICATE_KEY)?)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| CertificateError::Pem(CERTIFICATE_KEY, error))?;
-    if chain.is_empty() {
-        return Err(CertificateError::NoCertificate);
+    fn verdict(&self, now: UnixTime) -> Result<(), String> {
+        let name = &self.names.configuration;
+        if name.is_empty() {
+            return Ok(());
+        }
+        let identity = self
+            .identity
+            .as_ref()
+            .ok_or("there is no certificate yet")?;
+        let bundles = self.bundles.as_ref();
+        let bundles =
+            bundles.ok_or_else(|| format!("waiting for ValidatingWebhookConfiguration {name}"))?;
+        if bundles.is_empty() {
+            return Err(format!(
+                "ValidatingWebhookConfiguration {name} is not there, or has no webhook"
+            ));
+        }
+        for bundle in bundles {
+            let bundle = bundle.as_ref().ok_or_else(|| {
+                format!("{name} has no caBundle: the controller's leader writes it")
+            })?;
+            identity
+                .is_served_under(bundle, now)
+                .map_err(|why| format!("caBundle of {name} does not fit the certificate: {why}"))?;
+        }
+        Ok(())
     }
-    let key = PrivateKeyDer::from_pem_slice(entry(secret, PRIVATE_KEY_KEY)?)
-        .map_err(|error| CertificateError::Pem(PRIVATE_KEY_KEY, error))?;
-    let provider = rustls::crypto::ring::default_provider();
-    Ok(CertifiedKey::from_der(chain, key, &provider)?)
 }
 
-fn entry<'a>(secret: &'a Secret, key: &'static str) -> Result<&'a [u8], CertificateError> {
-    let data = secret.data.as_ref().and_then(|data| data.get(key));
-    data.map(|bytes| bytes.0.as_slice())
-        .ok_or(CertificateError::Missing(key))
+fn identity(secret: &Secret) -> Result<Identity, IdentityError> {
+    let entry = |key| {
+        let data = secret.data.as_ref().and_then(|data| data.get(key));
+        data.map(|bytes| bytes.0.as_slice())
+            .ok_or(IdentityError::Missing(key))
+    };
+    Identity::from_pem(entry(keys::CERTIFICATE)?, entry(keys::KEY)?, b"")
+}
+
+fn bundles(configuration: Option<ValidatingWebhookConfiguration>) -> Bundles {
+    let webhooks = configuration.and_then(|found| found.webhooks);
+    let bundles = webhooks.into_iter().flatten().map(|webhook| {
+        let bundle = webhook.client_config.ca_bundle.map(|bundle| bundle.0);
+        bundle.filter(|bundle| !bundle.is_empty())
+    });
+    bundles.collect()
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use std::collections::BTreeMap;
 
-    use futures::stream;
+    use futures::{FutureExt as _, stream};
     use k8s_openapi::ByteString;
-    use kubefledged_process::Readiness;
+    use kubefledged_process::{Readiness, tls::identity::certificates};
+    use kubefledged_testkit::{Ca, Leaf, Usage};
 
     use super::*;
 
-    /// Name of a server, its Secret, and the certificate as its client's trust anchor.
-    pub(crate) fn self_signed(name: &str) -> (Secret, CertificateDer<'static>) {
-        let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
-        let secret = secret(&made.cert.pem(), &made.signing_key.serialize_pem());
-        (secret, made.cert.der().clone())
+    fn leaf(ca: &Ca) -> Leaf {
+        ca.issue(&["svc.ns.svc"], Usage::Server)
     }
 
-    fn secret(certificate: &str, key: &str) -> Secret {
-        let data = [("tls.crt", certificate), ("tls.key", key)];
-        let data = data.map(|(key, text)| (key.to_owned(), ByteString(text.into())));
+    fn secret(leaf: &Leaf) -> Secret {
+        let data = [("tls.crt", &leaf.certificate), ("tls.key", &leaf.key)];
+        let data = data.map(|(key, text)| (key.to_owned(), ByteString(text.clone().into())));
         Secret {
             data: Some(BTreeMap::from(data)),
             ..Secret::default()
         }
     }
 
-    /// What is served after the Secret went through these states, and whether that is ready.
-    async fn after(states: Vec<Option<Secret>>) -> (Option<CertificateDer<'static>>, bool) {
+    fn configuration(bundle: &str) -> ValidatingWebhookConfiguration {
+        let bundle = (!bundle.is_empty()).then(|| ByteString(bundle.into()));
+        serde_json::from_value(serde_json::json!({
+            "metadata": {},
+            "webhooks": [{
+                "name": "a.b.c", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+                "clientConfig": {"caBundle": bundle},
+            }],
+        }))
+        .unwrap()
+    }
+
+    /// Serial of what is served, and what is pending, after both went through these states.
+    fn after(
+        secrets: Vec<Option<Secret>>,
+        configurations: Vec<Option<ValidatingWebhookConfiguration>>,
+    ) -> (Option<String>, Vec<(&'static str, String)>) {
         let readiness = Readiness::default();
-        let (slot, resolver) = slot(readiness.register("certificate"));
-        follow_stream(stream::iter(states.into_iter().map(Ok)), "tls", &slot).await;
-        let served = resolver.0.borrow().as_ref().map(|key| key.cert[0].clone());
-        (served, readiness.pending().is_empty())
-    }
-
-    #[tokio::test]
-    async fn readiness_waits_for_a_certificate() {
-        let (secret, certificate) = self_signed("a.test");
-        assert_eq!(after(vec![]).await, (None, false));
-        assert_eq!(after(vec![None]).await, (None, false));
-        assert_eq!(
-            after(vec![None, Some(secret)]).await,
-            (Some(certificate), true)
+        let (served, current) = watch::channel(None);
+        let names = Names {
+            namespace: "ns".to_owned(),
+            secret: "tls".to_owned(),
+            configuration: "guard".to_owned(),
+        };
+        let keeper = Keeper::new(
+            names,
+            served,
+            readiness.register("certificate"),
+            readiness.register("configuration"),
         );
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let secrets = stream::iter(secrets.into_iter().map(Ok)).chain(stream::pending());
+            let configurations =
+                stream::iter(configurations.into_iter().map(Ok)).chain(stream::pending());
+            let mut following = std::pin::pin!(keeper.follow_streams(secrets, configurations));
+            for _ in 0..100 {
+                assert!((&mut following).now_or_never().is_none());
+            }
+        });
+        let serial = current
+            .borrow()
+            .as_ref()
+            .map(|served| served.serial.clone());
+        (serial, readiness.pending())
     }
 
-    #[tokio::test]
-    async fn the_newest_certificate_is_served() {
-        let (first, _) = self_signed("a.test");
-        let (second, certificate) = self_signed("a.test");
-        let states = vec![Some(first), Some(second)];
-        assert_eq!(after(states).await, (Some(certificate), true));
+    fn serial(leaf: &Leaf) -> Option<String> {
+        let chain = certificates(leaf.certificate.as_bytes(), "tls.crt").unwrap();
+        kubefledged_process::tls::identity::serial(&chain[0]).ok()
     }
 
-    #[tokio::test]
-    async fn a_secret_that_breaks_or_goes_leaves_the_certificate_in_place() {
-        let (good, certificate) = self_signed("a.test");
+    fn why(pending: &[(&'static str, String)], name: &str) -> String {
+        let found = pending.iter().find(|(other, _)| *other == name);
+        found.map(|(_, why)| why.clone()).unwrap_or_default()
+    }
+
+    #[test]
+    fn it_is_ready_when_the_published_ca_has_signed_the_certificate() {
+        let ca = Ca::default();
+        let leaf = leaf(&ca);
+        let published = Some(configuration(&ca.pem()));
+        let (served, pending) = after(vec![None, Some(secret(&leaf))], vec![published]);
+        assert_eq!((served, pending), (serial(&leaf), vec![]));
+    }
+
+    #[test]
+    fn it_is_ready_while_two_cas_are_published() {
+        let (old, new) = (Ca::default(), Ca::default());
+        let published = Some(configuration(&format!("{}{}", new.pem(), old.pem())));
+        let (_, pending) = after(vec![Some(secret(&leaf(&old)))], vec![published]);
+        assert_eq!(pending, []);
+    }
+
+    #[test]
+    fn what_is_published_wrongly_or_not_at_all_is_named() {
+        let (ca, other) = (Ca::default(), Ca::default());
+        for (published, expected) in [
+            (vec![], "waiting for ValidatingWebhookConfiguration guard"),
+            (
+                vec![None],
+                "ValidatingWebhookConfiguration guard is not there",
+            ),
+            (vec![Some(configuration(""))], "guard has no caBundle"),
+            (
+                vec![Some(configuration("nonsense"))],
+                "caBundle of guard does not fit the certificate",
+            ),
+            (
+                vec![Some(configuration(&other.pem()))],
+                "caBundle of guard does not fit the certificate",
+            ),
+            (
+                vec![Some(configuration(&ca.pem())), Some(configuration(""))],
+                "guard has no caBundle",
+            ),
+        ] {
+            let (_, pending) = after(vec![Some(secret(&leaf(&ca)))], published);
+            let why = why(&pending, "configuration");
+            assert!(why.starts_with(expected), "{why}");
+            assert_eq!(pending.len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_certificate_for_dialing_is_none_for_serving() {
+        let ca = Ca::default();
+        let client = ca.issue(&["svc.ns.svc"], Usage::Client);
+        let published = Some(configuration(&ca.pem()));
+        let (_, pending) = after(vec![Some(secret(&client))], vec![published]);
+        assert_eq!(pending.len(), 1);
+    }
+
+    #[test]
+    fn the_newest_certificate_is_served_and_stays_when_its_secret_breaks_or_goes() {
+        let ca = Ca::default();
+        let (first, second) = (leaf(&ca), leaf(&ca));
+        let mut mixed = leaf(&ca);
+        mixed.key = leaf(&ca).key;
         let states = vec![
-            Some(good),
-            Some(secret("", "")),
+            Some(secret(&first)),
+            Some(secret(&second)),
+            Some(secret(&mixed)),
             Some(Secret::default()),
             None,
         ];
-        assert_eq!(after(states).await, (Some(certificate), true));
+        let (served, pending) = after(states, vec![Some(configuration(&ca.pem()))]);
+        assert_eq!((served, pending), (serial(&second), vec![]));
     }
 
-    #[tokio::test]
-    async fn what_keeps_a_certificate_out_is_said_by_readyz() {
-        let (a, _) = self_signed("a.test");
-        let (mut mixed, _) = self_signed("a.test");
-        let key = a.data.unwrap()["tls.key"].clone();
-        mixed
-            .data
-            .as_mut()
-            .unwrap()
-            .insert("tls.key".to_owned(), key);
-        for (secret, why) in [
-            (Secret::default(), "the Secret has no tls.crt"),
-            (secret("", ""), "tls.crt of the Secret holds no certificate"),
+    #[test]
+    fn what_keeps_a_certificate_out_is_said_by_readyz() {
+        let ca = Ca::default();
+        let mut mixed = leaf(&ca);
+        mixed.key = leaf(&ca).key;
+        let mut empty = leaf(&ca);
+        empty.certificate.clear();
+        for (state, expected) in [
+            (None, "waiting for Secret tls"),
+            (Some(Secret::default()), "Secret tls: tls.crt is missing"),
             (
-                mixed,
-                "certificate and private key of the Secret cannot be used together",
+                Some(secret(&empty)),
+                "Secret tls: tls.crt holds no certificate",
+            ),
+            (
+                Some(secret(&mixed)),
+                "Secret tls: certificate and private key cannot be used together",
             ),
         ] {
-            let readiness = Readiness::default();
-            let (slot, _resolver) = slot(readiness.register("certificate"));
-            slot.offer(&secret);
-            let pending = readiness.pending();
-            assert!(pending[0].1.starts_with(why), "{pending:?}");
+            let (served, pending) = after(vec![state], vec![]);
+            let why = why(&pending, "certificate");
+            assert!(why.starts_with(expected), "{why}");
+            assert_eq!(served, None);
         }
     }
 }

@@ -2,7 +2,8 @@
 //! and warns of what will surprise.
 //!
 //! [`admission`] decides and is pure. [`certificate`] keeps the server's certificate the one that
-//! stands in the Secret, [`server`] speaks TLS with it, [`handlers`] and [`app`] connect them.
+//! stands in the Secret and tells whether the API server takes it, [`server`] speaks HTTP,
+//! [`handlers`] and [`app`] connect them.
 
 #![deny(missing_docs)]
 

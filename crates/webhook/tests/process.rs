@@ -9,10 +9,14 @@ use std::{collections::BTreeMap, convert::Infallible, net::SocketAddr, sync::Arc
 use http::{Request, Response, StatusCode};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{Client, client::Body};
-use kubefledged_webhook::app::{self, Config};
+use kubefledged_testkit::{Ca, Leaf, Usage};
+use kubefledged_webhook::{
+    app::{self, Config},
+    certificate::Names,
+};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -25,18 +29,15 @@ use tokio_util::sync::CancellationToken;
 
 const HOST: &str = "kubefledged-webhook-server.kube-fledged.svc";
 const SECRET: &str = "kubefledged-webhook-server-tls";
+const CONFIGURATION: &str = "kubefledged-webhook-server";
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A Secret and the certificate in it, as its client's trust anchor.
-fn self_signed(version: &str) -> (Secret, CertificateDer<'static>) {
-    let made = rcgen::generate_simple_self_signed([HOST.to_owned()]).unwrap();
-    let data = [
-        ("tls.crt".to_owned(), ByteString(made.cert.pem().into())),
-        (
-            "tls.key".to_owned(),
-            ByteString(made.signing_key.serialize_pem().into()),
-        ),
-    ];
+/// A Secret, and the CA that signed the certificate in it.
+fn signed(version: &str) -> (Secret, Ca) {
+    let ca = Ca::default();
+    let Leaf { certificate, key } = ca.issue(&[HOST], Usage::Server);
+    let data = [("tls.crt", certificate), ("tls.key", key)]
+        .map(|(name, text)| (name.to_owned(), ByteString(text.into())));
     let mut secret = Secret {
         data: Some(BTreeMap::from(data)),
         ..Secret::default()
@@ -44,31 +45,55 @@ fn self_signed(version: &str) -> (Secret, CertificateDer<'static>) {
     secret.metadata.name = Some(SECRET.to_owned());
     secret.metadata.namespace = Some("kube-fledged".to_owned());
     secret.metadata.resource_version = Some(version.to_owned());
-    (secret, made.cert.der().clone())
+    (secret, ca)
 }
 
-/// An apiserver that lists no Secret, and by its watch shows one more for each permit.
-fn apiserver(secrets: Vec<Secret>, permits: Arc<Semaphore>) -> Client {
+/// A configuration that publishes these CAs.
+fn publishing(cas: &[&Ca]) -> Value {
+    let bundle: String = cas.iter().map(|ca| ca.pem()).collect();
+    json!({
+        "metadata": {"name": CONFIGURATION, "resourceVersion": "1"},
+        "webhooks": [{
+            "name": "a.b.c", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+            "clientConfig": {"caBundle": ByteString(bundle.into())},
+        }],
+    })
+}
+
+/// An apiserver that lists no Secret, and by its watch shows one more for each permit. It has one
+/// configuration, which does not change.
+fn apiserver(secrets: Vec<Secret>, configuration: Value, permits: Arc<Semaphore>) -> Client {
     let secrets = Arc::new(std::sync::Mutex::new(secrets.into_iter()));
     let service = tower::service_fn(move |request: Request<Body>| {
         let (secrets, permits) = (secrets.clone(), permits.clone());
+        let configuration = configuration.clone();
         async move {
             let query = request.uri().query().unwrap_or_default();
-            assert_eq!(
-                request.uri().path(),
-                "/api/v1/namespaces/kube-fledged/secrets"
-            );
-            // Without it the Role's resourceNames would not match.
-            let selector = format!("fieldSelector=metadata.name%3D{SECRET}");
-            assert!(query.contains(&selector), "{query}");
-            let body = if query.contains("watch=true") {
-                permits.acquire().await.unwrap().forget();
-                let secret = secrets.lock().unwrap().next().unwrap();
-                json!({"type": "MODIFIED", "object": secret}).to_string() + "\n"
-            } else {
-                json!({"kind": "SecretList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"},
-                       "items": []})
+            let watches = query.contains("watch=true");
+            let list = |items: Vec<Value>| {
+                json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"},
+                       "items": items})
                 .to_string()
+            };
+            // Without the selectors the resourceNames of our roles would not match.
+            let selects =
+                |name: &str| query.contains(&format!("fieldSelector=metadata.name%3D{name}"));
+            let body = match request.uri().path() {
+                "/api/v1/namespaces/kube-fledged/secrets" if selects(SECRET) && watches => {
+                    permits.acquire().await.unwrap().forget();
+                    let secret = secrets.lock().unwrap().next().unwrap();
+                    json!({"type": "MODIFIED", "object": secret}).to_string() + "\n"
+                }
+                "/api/v1/namespaces/kube-fledged/secrets" if selects(SECRET) => list(vec![]),
+                "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
+                    if selects(CONFIGURATION) =>
+                {
+                    if watches {
+                        std::future::pending::<()>().await;
+                    }
+                    list(vec![configuration])
+                }
+                path => unreachable!("{path}?{query}"),
             };
             Ok::<_, Infallible>(Response::new(Body::from(body.into_bytes())))
         }
@@ -85,15 +110,19 @@ struct Process {
 }
 
 impl Process {
-    async fn start(secrets: Vec<Secret>) -> Self {
+    async fn start(secrets: Vec<Secret>, configuration: Value) -> Self {
         let permits = Arc::new(Semaphore::new(0));
-        Self::start_with(apiserver(secrets, permits.clone()), permits).await
+        let client = apiserver(secrets, configuration, permits.clone());
+        Self::start_with(client, permits).await
     }
 
     async fn start_with(client: Client, permits: Arc<Semaphore>) -> Self {
         let config = Config {
-            namespace: "kube-fledged".to_owned(),
-            tls_secret_name: SECRET.to_owned(),
+            names: Names {
+                namespace: "kube-fledged".to_owned(),
+                secret: SECRET.to_owned(),
+                configuration: CONFIGURATION.to_owned(),
+            },
             listen_port: 0,
             http_port: 0,
             shutdown_delay: Duration::ZERO,
@@ -109,12 +138,9 @@ impl Process {
         }
     }
 
-    async fn connect(
-        &self,
-        trusted: &CertificateDer<'static>,
-    ) -> std::io::Result<TlsStream<TcpStream>> {
+    async fn connect(&self, trusted: &Ca) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
-        roots.add(trusted.clone()).unwrap();
+        roots.add(CertificateDer::from(trusted.der())).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -129,7 +155,7 @@ impl Process {
     }
 
     /// Connects again until the server has the certificate.
-    async fn served(&self, trusted: &CertificateDer<'static>) -> TlsStream<TcpStream> {
+    async fn served(&self, trusted: &Ca) -> TlsStream<TcpStream> {
         timeout(PATIENCE, async {
             loop {
                 if let Ok(stream) = self.connect(trusted).await {
@@ -140,6 +166,16 @@ impl Process {
         })
         .await
         .unwrap()
+    }
+
+    async fn readyz_says(&self, what: &str) {
+        timeout(PATIENCE, async {
+            while !self.readyz().await.contains(what) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .unwrap();
     }
 
     async fn readyz(&self) -> String {
@@ -169,20 +205,21 @@ async fn ask(stream: &mut TlsStream<TcpStream>, path: &str) -> String {
 
 #[tokio::test]
 async fn it_is_ready_with_its_first_certificate_and_takes_the_next_without_a_restart() {
-    let (first, first_certificate) = self_signed("2");
-    let (second, second_certificate) = self_signed("3");
-    let process = Process::start(vec![first, second]).await;
+    let (first, first_ca) = signed("2");
+    let (second, second_ca) = signed("3");
+    let configuration = publishing(&[&first_ca, &second_ca]);
+    let process = Process::start(vec![first, second], configuration).await;
 
-    assert!(process.connect(&first_certificate).await.is_err());
+    assert!(process.connect(&first_ca).await.is_err());
     assert!(process.readyz().await.starts_with("HTTP/1.1 503"));
 
     process.permits.add_permits(1);
-    let mut open = process.served(&first_certificate).await;
-    assert!(process.readyz().await.starts_with("HTTP/1.1 200"));
+    let mut open = process.served(&first_ca).await;
+    process.readyz_says("HTTP/1.1 200").await;
 
     process.permits.add_permits(1);
-    drop(process.served(&second_certificate).await);
-    assert!(process.connect(&first_certificate).await.is_err());
+    drop(process.served(&second_ca).await);
+    assert!(process.connect(&first_ca).await.is_err());
     let answer = ask(&mut open, "/validate-image-cache").await;
     assert!(
         answer.starts_with("HTTP/1.1 400"),
@@ -198,11 +235,23 @@ async fn it_is_ready_with_its_first_certificate_and_takes_the_next_without_a_res
 }
 
 #[tokio::test]
-async fn a_request_under_way_is_answered_after_shutdown_was_asked_for() {
-    let (secret, certificate) = self_signed("2");
-    let process = Process::start(vec![secret]).await;
+async fn a_certificate_that_the_api_server_would_not_take_is_served_but_not_ready() {
+    let (secret, ca) = signed("2");
+    let process = Process::start(vec![secret], publishing(&[&Ca::default()])).await;
     process.permits.add_permits(1);
-    let mut stream = process.served(&certificate).await;
+    drop(process.served(&ca).await);
+    process
+        .readyz_says("configuration: caBundle of kubefledged-webhook-server does not fit")
+        .await;
+    process.running.abort();
+}
+
+#[tokio::test]
+async fn a_request_under_way_is_answered_after_shutdown_was_asked_for() {
+    let (secret, ca) = signed("2");
+    let process = Process::start(vec![secret], publishing(&[&ca])).await;
+    process.permits.add_permits(1);
+    let mut stream = process.served(&ca).await;
     stream
         .write_all(
             b"POST /validate-image-cache HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\
@@ -244,12 +293,6 @@ async fn an_apiserver_that_refuses_the_secret_is_named_by_readyz() {
     });
     let client = Client::new(service, "kube-fledged");
     let process = Process::start_with(client, Arc::new(Semaphore::new(0))).await;
-    timeout(PATIENCE, async {
-        while !process.readyz().await.contains("secrets is forbidden") {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await
-    .unwrap();
+    process.readyz_says("secrets is forbidden").await;
     process.running.abort();
 }

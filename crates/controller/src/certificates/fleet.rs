@@ -32,6 +32,7 @@ pub struct Fleet {
     service: String,
     connector: Connector,
     expected: Expected,
+    told: (usize, usize, usize),
     /// By pod.
     confirmed: HashSet<Arc<str>>,
 }
@@ -50,6 +51,7 @@ impl Fleet {
             service,
             connector,
             expected: Expected::default(),
+            told: (0, 0, 0),
             confirmed: HashSet::new(),
         }
     }
@@ -95,7 +97,10 @@ impl Fleet {
             }
         }
         let confirmed = self.confirmed.len();
-        tracing::info!(confirmed, behind, silent, "a CA is being rotated");
+        if self.told != (confirmed, behind, silent) {
+            self.told = (confirmed, behind, silent);
+            tracing::info!(confirmed, behind, silent, "a CA is being rotated");
+        }
         Ok(behind)
     }
 }

@@ -4,7 +4,12 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 2] = ["kubefledged/puller/v1/puller.proto", "runtime/v1/api.proto"];
+const FILES: [&str; 4] = [
+    "kubefledged/puller/v1/puller.proto",
+    "runtime/v1/api.proto",
+    "containerd/images.proto",
+    "containerd/content.proto",
+];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = PathBuf::from("../../proto");

@@ -51,6 +51,7 @@ pub fn remove_request(
         wanted: texts(wanted),
         releasable: texts(releasable),
         unpin_ours: true,
+        unpin: Vec::new(),
     }
 }
 
@@ -184,10 +185,11 @@ fn image_pull(
         policy: policy.into(),
         freshness: item.freshness.to_string(),
         priority: item.priority,
-        deadline_ms: millis(item.deadline.unwrap_or(item.fallback_deadline)),
+        deadline_ms: item.deadline.map_or(0, millis),
         no_progress_ms: 0,
         retention: retention.into(),
         credentials,
+        fallback_deadline_ms: millis(item.fallback_deadline),
     }
 }
 

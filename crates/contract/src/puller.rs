@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use kubefledged_proto::puller::{
-    Accepted, CancelPullsRequest, CheckImagesResponse, CheckedImage, Credential, Heartbeat,
-    ImagePull, ImageState, PullImagesResponse, PullOutcome, PullOutcomes, PullPolicy, PullResult,
-    RemoveImagesRequest, RemoveImagesResponse, RemoveOutcome, RemoveOutcomes, RemoveResult,
-    pull_images_response, remove_images_response,
+    Accepted, CancelPullsRequest, CheckImagesResponse, CheckedImage, Credential, DiskUsage,
+    Heartbeat, ImageProgress, ImagePull, ImageState, PinResult, PullImagesResponse, PullOutcome,
+    PullOutcomes, PullPolicy, PullProgress, PullResult, RemoveImagesRequest, RemoveImagesResponse,
+    RemoveOutcome, RemoveOutcomes, RemoveResult, Retention, Support, pull_images_response,
+    remove_images_response,
 };
 use kubefledged_queue as queue;
 use kubefledged_queue::{Authority, CredentialId, Event, Policy, PullRequest, StreamId};
@@ -62,13 +63,14 @@ pub fn authority(
 }
 
 /// One image of a pull request. `credentials`: all that came with the request, numbered; `hash`:
-/// equal for equal credentials.
+/// equal for equal credentials; `progress_interval_ms`: the request's.
 ///
 /// # Errors
 /// It names a credential that did not come along.
 pub fn pull_request<'a>(
     image: ImagePull,
     credentials: &'a [(CredentialId, Credential)],
+    progress_interval_ms: u32,
     hash: impl FnOnce(&[&'a Credential]) -> u64,
 ) -> Result<PullRequest, Malformed> {
     let policy = match image.policy() {
@@ -82,12 +84,22 @@ pub fn pull_request<'a>(
         .collect::<Option<Vec<_>>>()
         .ok_or(Malformed::Credential)?;
     let contents: Vec<&Credential> = chosen.iter().map(|(_, credential)| credential).collect();
+    let limit = |ms: u32| (ms > 0).then(|| Duration::from_millis(ms.into()));
+    let retention = match image.retention() {
+        Retention::Pinned => queue::Retention::Pinned,
+        Retention::Default => queue::Retention::Default,
+        Retention::Leave | Retention::Unspecified => queue::Retention::Leave,
+    };
     Ok(PullRequest {
         reference: image.reference,
         policy,
         freshness: image.freshness,
         priority: image.priority,
-        deadline: (image.deadline_ms > 0).then(|| Duration::from_millis(image.deadline_ms.into())),
+        deadline: limit(image.deadline_ms),
+        fallback_deadline: limit(image.fallback_deadline_ms),
+        no_progress: limit(image.no_progress_ms),
+        retention,
+        progress: limit(progress_interval_ms),
         credential_hash: hash(&contents),
         credentials: chosen.into_iter().map(|(id, _)| *id).collect(),
     })
@@ -108,6 +120,8 @@ pub fn remove_event(
         references: request.references,
         wanted: request.wanted,
         releasable: request.releasable,
+        unpin_ours: request.unpin_ours,
+        unpin: request.unpin,
     })
 }
 
@@ -142,6 +156,20 @@ pub fn pulled(outcomes: Vec<queue::PullOutcome>) -> PullImagesResponse {
     }
 }
 
+/// How far pulls are.
+pub fn progress(images: Vec<queue::Progress>) -> PullImagesResponse {
+    let images = images.into_iter().map(|image| ImageProgress {
+        index: number(image.index),
+        done_bytes: image.bytes.done,
+        total_bytes: image.bytes.total,
+    });
+    PullImagesResponse {
+        event: Some(pull_images_response::Event::Progress(PullProgress {
+            images: images.collect(),
+        })),
+    }
+}
+
 /// A sign of life of a pull stream.
 pub fn pull_heartbeat() -> PullImagesResponse {
     PullImagesResponse {
@@ -166,11 +194,27 @@ pub fn remove_heartbeat() -> RemoveImagesResponse {
 }
 
 /// The answer to a check.
-pub fn checked(answers: Vec<queue::Checked>, highest_term: u64) -> CheckImagesResponse {
+pub fn checked(report: queue::Report) -> CheckImagesResponse {
+    let images = report.images.into_iter().enumerate();
     CheckImagesResponse {
-        images: answers.into_iter().enumerate().map(checked_image).collect(),
-        highest_term,
-        ..CheckImagesResponse::default()
+        images: images.map(checked_image).collect(),
+        pinned_by_us: report.pinned_by_us,
+        highest_term: report.highest_term,
+        disk: report.disk.map(|disk| DiskUsage {
+            capacity_bytes: disk.capacity,
+            available_bytes: disk.available,
+            watermark_percent: report.watermark.into(),
+        }),
+        pin_support: support(report.pins).into(),
+    }
+}
+
+/// Whether something can be done.
+pub fn support(support: queue::Support) -> Support {
+    match support {
+        queue::Support::Unknown => Support::Unknown,
+        queue::Support::Yes => Support::Yes,
+        queue::Support::No => Support::No,
     }
 }
 
@@ -187,6 +231,16 @@ fn pull_outcome(outcome: queue::PullOutcome) -> PullOutcome {
         queue::PullResult::Failed { reason, message } => (PullResult::Failed, reason, message),
     };
     let image = outcome.image.unwrap_or_default();
+    let (pin, pin_message) = match outcome.pin {
+        queue::PinResult::NotAsked => (PinResult::Unspecified, String::new()),
+        queue::PinResult::Pinned => (PinResult::Pinned, String::new()),
+        queue::PinResult::Unsupported => {
+            let why = "protection from garbage collection is not supported by this runtime";
+            (PinResult::Unsupported, why.to_owned())
+        }
+        queue::PinResult::DiskPressure(why) => (PinResult::DiskPressure, why),
+        queue::PinResult::Failed(why) => (PinResult::Failed, why),
+    };
     PullOutcome {
         index: number(outcome.index),
         result: result.into(),
@@ -198,6 +252,8 @@ fn pull_outcome(outcome: queue::PullOutcome) -> PullOutcome {
         attempts: outcome.attempts,
         took_ms: u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX),
         retry_after_ms: 0,
+        pin: pin.into(),
+        pin_message,
     }
 }
 

@@ -15,6 +15,20 @@ pub mod cri {
     tonic::include_proto!("runtime.v1");
 }
 
+/// The part of containerd's own interface that the puller uses.
+pub mod containerd {
+    /// References to images and their labels.
+    pub mod images {
+        #![allow(clippy::pedantic, missing_docs)]
+        tonic::include_proto!("containerd.services.images.v1");
+    }
+    /// Blobs.
+    pub mod content {
+        #![allow(clippy::pedantic, missing_docs)]
+        tonic::include_proto!("containerd.services.content.v1");
+    }
+}
+
 // Each Debug destructures exhaustively: a new field breaks the build, not the secrecy.
 
 impl std::fmt::Debug for puller::Credential {

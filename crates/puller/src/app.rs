@@ -8,20 +8,12 @@ use std::{
 
 use anyhow::Context as _;
 use kubefledged_process::{
-    Guard, Readiness, admin, log, net, shutdown,
+    Readiness, admin, log, net, shutdown,
     tls::{self, Failures},
 };
 use kubefledged_proto::puller::puller_service_server::PullerServiceServer;
-use kubefledged_queue::{PullOutcome, Queue, RemoveResult, Settings};
-use prometheus_client::{
-    metrics::{
-        counter::Counter,
-        family::Family,
-        gauge::Gauge,
-        histogram::{Histogram, exponential_buckets},
-    },
-    registry::{Registry, Unit},
-};
+use kubefledged_queue::{Queue, Settings};
+use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
@@ -29,15 +21,21 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     args::Args,
     authorize::{Authorize, Connection, Roles},
-    cri::{self, Cri},
-    driver::{Driver, pull_label, removal_label},
+    containerd::Containerd,
+    cri::Cri,
+    disk,
+    driver::Driver,
+    metrics::Metrics,
+    node::{Abilities, Node},
+    plugins::Plugins,
+    runtime,
     service::Service,
 };
 
-/// Between looks at the runtime.
-const LOOK: Duration = Duration::from_secs(5);
-/// While it does not answer.
-const RETRY: Duration = Duration::from_secs(1);
+/// Of one request.
+const MESSAGE_LIMIT: usize = 8 << 20;
+/// Requests that are read or answered at a time on one connection; streams count until they begin.
+const REQUESTS: usize = 8;
 
 /// What the command line asks for.
 pub fn main(args: Args) -> anyhow::Result<()> {
@@ -59,6 +57,7 @@ pub struct Bound {
     /// Where probes and metrics are served.
     pub http_address: SocketAddr,
     args: Args,
+    plugins: Plugins,
     grpc: TcpListener,
     http: TcpListener,
 }
@@ -69,6 +68,7 @@ pub async fn build(args: Args) -> anyhow::Result<Bound> {
         !args.node_name.is_empty(),
         "--node-name is empty: set NODE_NAME from spec.nodeName"
     );
+    let plugins = plugins(&args)?;
     let grpc = net::bind(args.listen_port)
         .await
         .context("cannot listen on --listen-port")?;
@@ -79,16 +79,47 @@ pub async fn build(args: Args) -> anyhow::Result<Bound> {
         grpc_address: grpc.local_addr()?,
         http_address: http.local_addr()?,
         args,
+        plugins,
         grpc,
         http,
     })
+}
+
+fn plugins(args: &Args) -> anyhow::Result<Plugins> {
+    match (
+        &args.credential_provider_config,
+        &args.credential_provider_bin_dir,
+    ) {
+        (Some(config), Some(directory)) => Plugins::load(config, directory),
+        _ => Ok(Plugins::default()),
+    }
+}
+
+fn settings(args: &Args, node: &Node) -> Settings {
+    Settings {
+        max_parallel_pulls: args.max_parallel_pulls.into(),
+        protected_images: args.protected_images.clone(),
+        own_images: args.own_images.clone(),
+        disk_watermark: node
+            .disk
+            .as_ref()
+            .map(|_| args.disk_watermark)
+            .filter(|at| *at < 100),
+        no_progress: args.no_progress_limit.0,
+        credential_providers: !node.plugins.is_empty(),
+        ..Settings::default()
+    }
 }
 
 impl Bound {
     /// Runs until the token is cancelled.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let Self {
-            args, grpc, http, ..
+            args,
+            plugins,
+            grpc,
+            http,
+            ..
         } = self;
         let readiness = Readiness::default();
         let mut registry = Registry::with_prefix("kubefledged");
@@ -96,6 +127,7 @@ impl Bound {
         let failures = Failures::register(&mut registry);
 
         let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
+        plugins.try_out().await;
         // Probes answer first: liveness does not depend on the runtime.
         let ready = readiness.register("runtime");
         let certificates = readiness.register("certificates");
@@ -115,24 +147,30 @@ impl Bound {
             Ok(())
         });
 
-        let Some((cri, runtime_name)) = wait_for_runtime(&args, &ready, &shutdown).await else {
+        let (flag, run_dir) = (args.cri_socket_path.as_deref(), &args.host_run_dir);
+        let Some(channel) = runtime::wait(flag, run_dir, &ready, &shutdown).await else {
             return Ok(());
         };
-        let queue = Queue::new(Settings {
-            max_parallel_pulls: args.max_parallel_pulls.into(),
-            protected_images: args.protected_images.clone(),
-            runtime: cri::runtime(&runtime_name),
-        });
+        let node = Node {
+            cri: Cri::new(channel.clone()),
+            containerd: Containerd::new(channel),
+            disk: disk::path(args.image_fs_path.as_deref()),
+            plugins,
+        };
+        let counter = Arc::new(AtomicU64::new(1));
+        let (told, abilities) = watch::channel(Abilities::default());
         let up = metrics.cri_up.clone();
-        let (driver, inputs) = Driver::new(queue, cri.clone(), metrics);
+        let queue = Queue::new(settings(&args, &node));
+        let (driver, inputs) = Driver::new(queue, node.clone(), metrics, told, counter.clone());
         let service = Service {
             node_name: args.node_name.as_str().into(),
             instance: args.pod_uid.as_str().into(),
             max_parallel_pulls: args.max_parallel_pulls.into(),
-            cri: cri.clone(),
-            inputs,
+            node: node.clone(),
+            abilities,
+            inputs: inputs.clone(),
             shutdown: shutdown.clone(),
-            counter: Arc::new(AtomicU64::new(1)),
+            counter,
             identity: identity.clone(),
         };
         let connections = tls::incoming(grpc, identity, failures, shutdown.clone());
@@ -141,10 +179,12 @@ impl Bound {
         let serve = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .layer(Authorize(Roles::of(&args.namespace)))
-            .add_service(PullerServiceServer::new(service))
+            // Requests are read whole: so many of the largest at a time.
+            .concurrency_limit_per_connection(REQUESTS)
+            .add_service(PullerServiceServer::new(service).max_decoding_message_size(MESSAGE_LIMIT))
             .serve_with_incoming_shutdown(connections, shutdown.clone().cancelled_owned());
         tasks.spawn(async move { serve.await.context("gRPC cannot be served") });
-        tasks.spawn(watch_runtime(cri, ready, up, shutdown.clone()));
+        tasks.spawn(runtime::watch(node, ready, up, inputs, shutdown.clone()));
         let drive = driver.run(shutdown.clone());
         tasks.spawn(async move {
             drive.await;
@@ -158,138 +198,5 @@ impl Bound {
             );
         }
         Ok(())
-    }
-}
-
-/// Waits until a runtime answers. None: the process ends before.
-async fn wait_for_runtime(
-    args: &Args,
-    ready: &Guard,
-    shutdown: &CancellationToken,
-) -> Option<(Cri, String)> {
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => return None,
-            found = find_runtime(args) => match found {
-                Ok(found) => {
-                    ready.set_ready();
-                    return Some(found);
-                }
-                Err(error) => ready.set_pending(format!("{error:#}")),
-            }
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => return None,
-            () = tokio::time::sleep(RETRY) => {}
-        }
-    }
-}
-
-/// The first runtime that answers. Where Docker is installed, containerd's socket is there too,
-/// with CRI switched off.
-async fn find_runtime(args: &Args) -> anyhow::Result<(Cri, String)> {
-    let mut refusals = Vec::new();
-    for socket in cri::sockets(args.cri_socket_path.as_deref(), &args.host_run_dir)? {
-        let cri = Cri::new(socket.clone())?;
-        match tokio::time::timeout(LOOK, cri.version()).await {
-            Ok(Ok(version)) => {
-                tracing::info!(
-                    runtime = version.runtime_name,
-                    version = version.runtime_version,
-                    socket = %socket.display(),
-                    "runtime found"
-                );
-                return Ok((cri, version.runtime_name));
-            }
-            Ok(Err(status)) => {
-                refusals.push(format!("{}: {}", socket.display(), status.message()));
-            }
-            Err(_) => refusals.push(format!("{}: no answer in time", socket.display())),
-        }
-    }
-    anyhow::bail!("no runtime answers: {}", refusals.join(", "))
-}
-
-/// Readiness follows the runtime.
-async fn watch_runtime(
-    cri: Cri,
-    ready: Guard,
-    up: Gauge,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
-    loop {
-        let answer = tokio::time::timeout(LOOK, cri.version()).await;
-        let answers = matches!(answer, Ok(Ok(_)));
-        up.set(answers.into());
-        match answer {
-            Ok(Ok(_)) => ready.set_ready(),
-            Ok(Err(status)) => {
-                let why = format!("the runtime does not answer: {}", status.message());
-                ready.set_pending(why);
-            }
-            Err(_) => ready.set_pending("the runtime does not answer in time"),
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => return Ok(()),
-            () = tokio::time::sleep(if answers { LOOK } else { RETRY }) => {}
-        }
-    }
-}
-
-/// What is counted.
-#[derive(Clone, Debug)]
-pub struct Metrics {
-    pulls: Family<Vec<(&'static str, String)>, Counter>,
-    durations: Histogram,
-    removals: Family<Vec<(&'static str, String)>, Counter>,
-    cri_up: Gauge,
-}
-
-impl Metrics {
-    fn register(registry: &mut Registry) -> Self {
-        let metrics = Self {
-            pulls: Family::default(),
-            durations: Histogram::new(exponential_buckets(0.1, 2.0, 14)),
-            removals: Family::default(),
-            cri_up: Gauge::default(),
-        };
-        registry.register(
-            "image_pulls",
-            "Ended pulls by result and reason",
-            metrics.pulls.clone(),
-        );
-        registry.register_with_unit(
-            "image_pull_duration",
-            "From the first runtime call to the end of a pull",
-            Unit::Seconds,
-            metrics.durations.clone(),
-        );
-        registry.register(
-            "image_removals",
-            "Ended removals by result",
-            metrics.removals.clone(),
-        );
-        registry.register(
-            "cri_up",
-            "Whether the container runtime answered when it was last asked",
-            metrics.cri_up.clone(),
-        );
-        metrics
-    }
-
-    /// A pull ended.
-    pub fn pulled(&self, outcome: &PullOutcome) {
-        let (result, reason) = pull_label(&outcome.result);
-        let labels = vec![("result", result.to_owned()), ("reason", reason.to_owned())];
-        self.pulls.get_or_create(&labels).inc();
-        if outcome.attempts > 0 {
-            self.durations.observe(outcome.took.as_secs_f64());
-        }
-    }
-
-    /// A removal ended.
-    pub fn removed(&self, result: &RemoveResult) {
-        let labels = vec![("result", removal_label(result).to_owned())];
-        self.removals.get_or_create(&labels).inc();
     }
 }

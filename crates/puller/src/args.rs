@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Parser;
+use kubefledged_api_types::GoDuration;
 use kubefledged_process::LogArgs;
 
 /// Pulls and removes container images on one node, as the controller asks.
@@ -33,6 +34,17 @@ pub struct Args {
     /// The runtime's socket, as seen in this container; not set: looked for
     #[arg(long, help_heading = "Runtime")]
     pub cri_socket_path: Option<PathBuf>,
+    /// A path on the file system of the images, to see how full it is; not set: the root of this
+    /// container, where that tells
+    #[arg(long, help_heading = "Runtime")]
+    pub image_fs_path: Option<PathBuf>,
+    /// Share of that file system in use, in percent, from which on nothing is pulled or pinned; 100
+    /// switches the guard off
+    #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u8).range(1..=100), help_heading = "Images")]
+    pub disk_watermark: u8,
+    /// Longest time in which no byte of a pull arrives, where that can be seen, such as 2m
+    #[arg(long, default_value = "2m", help_heading = "Images")]
+    pub no_progress_limit: GoDuration,
     /// Pulls at a time
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64), help_heading = "Images")]
     pub max_parallel_pulls: u8,
@@ -44,6 +56,24 @@ pub struct Args {
         help_heading = "Images"
     )]
     pub protected_images: Vec<String>,
+    /// Images of kubefledged itself, which are never removed either, separated by commas
+    #[arg(long, value_delimiter = ',', help_heading = "Images")]
+    pub own_images: Vec<String>,
+    /// The kubelet's CredentialProviderConfig: logins of this node, for images without
+    /// imagePullSecrets of their own
+    #[arg(
+        long,
+        requires = "credential_provider_bin_dir",
+        help_heading = "Credentials"
+    )]
+    pub credential_provider_config: Option<PathBuf>,
+    /// Where its plugins lie
+    #[arg(
+        long,
+        requires = "credential_provider_config",
+        help_heading = "Credentials"
+    )]
+    pub credential_provider_bin_dir: Option<PathBuf>,
     /// Logs.
     #[command(flatten)]
     pub log: LogArgs,

@@ -1,20 +1,27 @@
 //! The node's container runtime, over its unix socket. The connection is made anew when the runtime
 //! restarts.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use hyper_util::rt::TokioIo;
 use kubefledged_proto::cri::{
-    AuthConfig, Image as CriImage, ImageSpec, ImageStatusRequest, ListContainersRequest,
-    ListImagesRequest, PodSandboxConfig, PullImageRequest, RemoveImageRequest, VersionRequest,
-    VersionResponse, image_service_client::ImageServiceClient,
+    AuthConfig, Container as CriContainer, Image as CriImage, ImageSpec, ImageStatusRequest,
+    ListContainersRequest, ListImagesRequest, PodSandboxConfig, PullImageRequest,
+    RemoveImageRequest, StatusRequest, StreamContainersRequest, StreamImagesRequest,
+    VersionRequest, VersionResponse, image_service_client::ImageServiceClient,
     runtime_service_client::RuntimeServiceClient,
 };
 use kubefledged_proto::puller::Credential;
-use kubefledged_queue::{Answer, Call, CallError, Container, Image, Runtime};
+use kubefledged_queue::{Container, Image, Runtime};
 use tokio::net::UnixStream;
 use tonic::{
-    Status,
+    Code, Response, Status, Streaming,
     transport::{Channel, Endpoint, Uri},
 };
 
@@ -37,6 +44,8 @@ const MESSAGE_LIMIT: usize = 16 << 20;
 pub struct Cri {
     images: ImageServiceClient<Channel>,
     runtime: RuntimeServiceClient<Channel>,
+    /// Long lists come as streams, as far as is known.
+    streams: Arc<AtomicBool>,
 }
 
 /// The sockets to try, in order: the flag's alone, else those that are there.
@@ -61,21 +70,25 @@ pub fn sockets(flag: Option<&Path>, run_dir: &Path) -> anyhow::Result<Vec<PathBu
     Ok(found)
 }
 
+/// A connection to a socket, made when the first call is, and again after a loss.
+pub fn connect(socket: PathBuf) -> Channel {
+    let connector = tower::service_fn(move |_: Uri| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    // The address is not used; HTTP/2 wants one.
+    Endpoint::from_static("http://cri.invalid").connect_with_connector_lazy(connector)
+}
+
 impl Cri {
-    /// Connects when the first call is made, and again after a loss.
-    pub fn new(socket: PathBuf) -> anyhow::Result<Self> {
-        let connector = tower::service_fn(move |_: Uri| {
-            let socket = socket.clone();
-            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-        });
-        // The address is not used; HTTP/2 wants one.
-        let channel =
-            Endpoint::from_static("http://cri.invalid").connect_with_connector_lazy(connector);
-        Ok(Self {
+    /// On a connection.
+    pub fn new(channel: Channel) -> Self {
+        Self {
             images: ImageServiceClient::new(channel.clone())
                 .max_decoding_message_size(MESSAGE_LIMIT),
             runtime: RuntimeServiceClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT),
-        })
+            streams: Arc::new(AtomicBool::new(true)),
+        }
     }
 
     /// Who the runtime is.
@@ -86,28 +99,66 @@ impl Cri {
         Ok(self.runtime.clone().version(request).await?.into_inner())
     }
 
+    /// The image of every pod's sandbox, if the runtime tells: it keeps its configuration among what
+    /// it says when asked to be verbose.
+    pub async fn sandbox_image(&self) -> Option<String> {
+        let request = StatusRequest { verbose: true };
+        let status = self.runtime.clone().status(request).await;
+        let info = status.ok()?.into_inner().info;
+        info.values().find_map(|text| {
+            let value = serde_json::from_str(text).ok()?;
+            sandbox_image(&value)
+        })
+    }
+
     /// All images it holds.
     pub async fn list_images(&self) -> Result<Vec<CriImage>, Status> {
-        Ok(self
+        if self.streams() {
+            match collect(
+                self.images.clone().stream_images(StreamImagesRequest {}),
+                |page| page.images,
+            )
+            .await
+            {
+                Err(status) if status.code() == Code::Unimplemented => self.no_streams(),
+                answer => return answer,
+            }
+        }
+        let answer = self
             .images
             .clone()
             .list_images(ListImagesRequest {})
-            .await?
-            .into_inner()
-            .images)
+            .await?;
+        Ok(answer.into_inner().images)
     }
 
-    /// Carries out one call of the queue.
-    pub async fn carry_out(&self, call: Call, credential: Option<Credential>) -> Answer {
-        match call {
-            Call::Inspect(name) => Answer::Inspected(self.inspect(name).await.map_err(error)),
-            Call::Pull(name, _) => Answer::Pulled(self.pull(name, credential).await.map_err(error)),
-            Call::Containers => Answer::Containers(self.containers().await.map_err(error)),
-            Call::Remove(target) => Answer::Removed(self.remove(target).await.map_err(error)),
+    async fn list_containers(&self) -> Result<Vec<CriContainer>, Status> {
+        if self.streams() {
+            let request = StreamContainersRequest {};
+            match collect(self.runtime.clone().stream_containers(request), |page| {
+                page.containers
+            })
+            .await
+            {
+                Err(status) if status.code() == Code::Unimplemented => self.no_streams(),
+                answer => return answer,
+            }
         }
+        let request = ListContainersRequest {};
+        let answer = self.runtime.clone().list_containers(request).await?;
+        Ok(answer.into_inner().containers)
     }
 
-    async fn inspect(&self, name: String) -> Result<Option<Image>, Status> {
+    fn streams(&self) -> bool {
+        self.streams.load(Ordering::Relaxed)
+    }
+
+    fn no_streams(&self) {
+        self.streams.store(false, Ordering::Relaxed);
+    }
+
+    /// Is this image there?
+    pub async fn inspect(&self, name: String) -> Result<Option<Image>, Status> {
         let request = ImageStatusRequest {
             image: Some(spec(name)),
             verbose: false,
@@ -121,7 +172,8 @@ impl Cri {
         Ok(response.image.map(image))
     }
 
-    async fn pull(&self, name: String, credential: Option<Credential>) -> Result<(), Status> {
+    /// Pulls it. What the runtime answers is not looked at: `inspect` decides.
+    pub async fn pull(&self, name: String, credential: Option<Credential>) -> Result<(), Status> {
         let auth = credential.map(|credential| AuthConfig {
             username: credential.username,
             password: credential.password,
@@ -141,24 +193,25 @@ impl Cri {
         Ok(())
     }
 
-    async fn containers(&self) -> Result<Vec<Container>, Status> {
-        let response = self
-            .runtime
-            .clone()
-            .list_containers(ListContainersRequest {})
-            .await?
-            .into_inner();
-        let said = |c: kubefledged_proto::cri::Container| Container {
+    /// All containers, in any state.
+    pub async fn containers(&self) -> Result<Vec<Container>, Status> {
+        let said = |c: CriContainer| Container {
             image: vec![
                 c.image_ref,
                 c.image_id,
                 c.image.map_or_else(String::new, |spec| spec.image),
             ],
         };
-        Ok(response.containers.into_iter().map(said).collect())
+        Ok(self
+            .list_containers()
+            .await?
+            .into_iter()
+            .map(said)
+            .collect())
     }
 
-    async fn remove(&self, target: String) -> Result<(), Status> {
+    /// Removes a name or an id.
+    pub async fn remove(&self, target: String) -> Result<(), Status> {
         let request = RemoveImageRequest {
             image: Some(spec(target)),
         };
@@ -174,6 +227,30 @@ pub fn runtime(name: &str) -> Runtime {
         "docker" => Runtime::Docker,
         _ => Runtime::Containerd,
     }
+}
+
+/// All pages of a stream.
+async fn collect<P, T>(
+    call: impl Future<Output = Result<Response<Streaming<P>>, Status>>,
+    items: fn(P) -> Vec<T>,
+) -> Result<Vec<T>, Status> {
+    let mut stream = call.await?.into_inner();
+    let mut all = Vec::new();
+    while let Some(page) = stream.message().await? {
+        all.extend(items(page));
+    }
+    Ok(all)
+}
+
+/// Wherever it stands in a runtime's configuration.
+fn sandbox_image(config: &serde_json::Value) -> Option<String> {
+    const NAMES: [&str; 3] = ["sandboxImage", "sandbox_image", "pause_image"];
+    let object = config.as_object()?;
+    let here = NAMES.iter().find_map(|name| object.get(*name)?.as_str());
+    let here = here
+        .filter(|image| !image.is_empty())
+        .map(ToOwned::to_owned);
+    here.or_else(|| object.values().find_map(sandbox_image))
 }
 
 fn spec(image: String) -> ImageSpec {
@@ -193,16 +270,22 @@ fn image(image: CriImage) -> Image {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-/// What the runtime said has no source; what has one happened on the way to it, and tonic calls
-/// that `Unknown` when a connection breaks in the middle of a call.
-fn error(status: Status) -> CallError {
-    let code = match std::error::Error::source(&status) {
-        Some(_) => tonic::Code::Unavailable,
-        None => status.code(),
-    };
-    CallError {
-        code: format!("{code:?}"),
-        message: status.message().to_owned(),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sandbox_image_is_found_wherever_the_runtime_keeps_it() {
+        for config in [
+            r#"{"sandboxImage":"r.test/pause:1","systemdCgroup":false}"#,
+            r#"{"a":{},"pinned":{"b":{"sandbox_image":"r.test/pause:1"}}}"#,
+        ] {
+            let config = serde_json::from_str(config).unwrap();
+            assert_eq!(sandbox_image(&config).as_deref(), Some("r.test/pause:1"));
+        }
+        assert_eq!(
+            sandbox_image(&serde_json::json!({"sandboxImage": "", "x": 1})),
+            None
+        );
     }
 }

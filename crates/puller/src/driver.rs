@@ -2,23 +2,33 @@
 
 use std::{
     collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use kubefledged_proto::puller::Credential;
 use kubefledged_queue::{
-    Answer, Call, CallError, CallId, Checked, Command, CredentialId, Event, PullOutcome,
-    PullResult, Queue, RemoveOutcome, RemoveResult, StreamId, Tick,
+    Answer, Call, CallId, Command, CredentialId, Event, Progress, PullOutcome, PullResult, Queue,
+    RemoveOutcome, RemoveResult, Report, StreamId, Support, Tick,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{app::Metrics, cri::Cri};
+use crate::{
+    metrics::Metrics,
+    node::{Abilities, Node},
+};
 
 /// How long a shutdown waits for runtime calls under way.
 const GRACE: Duration = Duration::from_secs(25);
-/// For a call that the runtime answers from what it knows. Pulls have deadlines in the queue.
+/// For a call that the runtime answers from what it knows. Pulls have deadlines in the queue,
+/// credential providers one of their own.
 const LOOK_LIMIT: Duration = Duration::from_secs(30);
+/// Between looks for credentials that nobody needs any more, while pulls are under way.
+const FORGET: Duration = Duration::from_secs(10);
 /// For a removal: a big image is a lot of files.
 const REMOVE_LIMIT: Duration = Duration::from_secs(120);
 
@@ -32,7 +42,9 @@ pub enum Input {
         Vec<(CredentialId, Credential)>,
     ),
     /// The runtime answered.
-    Answered(Event),
+    Answered(CallId, Answer),
+    /// The node's credential providers answered, and what went wrong.
+    Credentials(CallId, Vec<Credential>, Option<String>),
 }
 
 /// What goes out to one request.
@@ -44,12 +56,16 @@ pub enum Reply {
     Pulled(Vec<PullOutcome>),
     /// Of removals.
     Removed(Vec<RemoveOutcome>),
-    /// Of a check, and the highest term seen.
-    Checked(Vec<Checked>, u64),
+    /// Of pulls.
+    Progress(Vec<Progress>),
+    /// Of a check.
+    Checked(Report),
     /// So many interests ended.
     Cancelled(u32),
     /// By this later term.
     Refused(u64),
+    /// It was too much; nothing of it was taken.
+    Overloaded,
     /// Nothing more comes. A stream without this end was cut.
     Done,
 }
@@ -57,30 +73,42 @@ pub enum Reply {
 /// Owns the queue; everything that acts is a task of its own.
 pub struct Driver {
     queue: Queue,
-    cri: Cri,
+    node: Node,
     metrics: Metrics,
+    abilities: watch::Sender<Abilities>,
+    counter: Arc<AtomicU64>,
     inbox: mpsc::UnboundedReceiver<Input>,
     answers: mpsc::UnboundedSender<Input>,
     streams: HashMap<StreamId, mpsc::UnboundedSender<Reply>>,
     calls: HashMap<CallId, CancellationToken>,
     credentials: HashMap<CredentialId, Credential>,
     start: Instant,
+    forgot: Instant,
 }
 
 impl Driver {
-    /// A driver and where its inputs go.
-    pub fn new(queue: Queue, cri: Cri, metrics: Metrics) -> (Self, mpsc::UnboundedSender<Input>) {
+    /// A driver and where its inputs go. `counter` numbers credentials.
+    pub fn new(
+        queue: Queue,
+        node: Node,
+        metrics: Metrics,
+        abilities: watch::Sender<Abilities>,
+        counter: Arc<AtomicU64>,
+    ) -> (Self, mpsc::UnboundedSender<Input>) {
         let (sender, inbox) = mpsc::unbounded_channel();
         let driver = Self {
             queue,
-            cri,
+            node,
             metrics,
+            abilities,
+            counter,
             inbox,
             answers: sender.clone(),
             streams: HashMap::new(),
             calls: HashMap::new(),
             credentials: HashMap::new(),
             start: Instant::now(),
+            forgot: Instant::now(),
         };
         (driver, sender)
     }
@@ -117,8 +145,10 @@ impl Driver {
         let deadline = tokio::time::Instant::now() + GRACE;
         while !self.calls.is_empty() {
             match tokio::time::timeout_at(deadline, self.inbox.recv()).await {
-                Ok(Some(Input::Answered(Event::Answered(id, _)))) => drop(self.calls.remove(&id)),
-                Ok(Some(_)) => {}
+                Ok(Some(Input::Answered(id, _) | Input::Credentials(id, ..))) => {
+                    self.calls.remove(&id);
+                }
+                Ok(Some(Input::Request(..))) => {}
                 Ok(None) | Err(_) => break,
             }
         }
@@ -130,17 +160,51 @@ impl Driver {
             Input::Request(event, reply, credentials) => {
                 self.credentials.extend(credentials);
                 self.streams.extend(reply);
-                if let Event::Closed(stream) = &event {
-                    self.streams.remove(stream);
+                match &event {
+                    Event::Closed(stream) => drop(self.streams.remove(stream)),
+                    Event::Runtime(facts) => self.tell_progress(facts.progress),
+                    _ => {}
                 }
                 self.queue.handle(now, event);
+                self.tell_pins();
             }
-            Input::Answered(event) => {
-                if let Event::Answered(id, _) = &event {
-                    self.calls.remove(id);
-                }
-                self.queue.handle(now, event);
+            Input::Answered(id, answer) => self.answered(now, id, answer),
+            Input::Credentials(id, credentials, trouble) => {
+                let number = || CredentialId(self.counter.fetch_add(1, Ordering::Relaxed));
+                let credentials = credentials.into_iter().map(|c| (number(), c));
+                let credentials: Vec<(CredentialId, Credential)> = credentials.collect();
+                let ids = credentials.iter().map(|(id, _)| *id).collect();
+                self.credentials.extend(credentials);
+                self.answered(now, id, Answer::Credentials(ids, trouble));
             }
+        }
+    }
+
+    fn answered(&mut self, now: Tick, id: CallId, answer: Answer) {
+        self.calls.remove(&id);
+        self.queue.handle(now, Event::Answered(id, answer));
+        self.tell_pins();
+    }
+
+    fn tell_progress(&self, seen: bool) {
+        let progress = if seen { Support::Yes } else { Support::No };
+        self.abilities
+            .send_modify(|known| known.progress = progress);
+    }
+
+    /// Whether pins work here is found out by the first one; a runtime that cannot is named once.
+    fn tell_pins(&self) {
+        let pins = self.queue.pins();
+        let changed = self.abilities.send_if_modified(|known| {
+            let changed = known.pins != pins;
+            known.pins = pins;
+            changed
+        });
+        if changed && pins == Support::No {
+            tracing::warn!(
+                "protection from garbage collection is not supported by this runtime: images of caches \
+                 with retention Pinned are as easily removed by the kubelet as others"
+            );
         }
     }
 
@@ -165,15 +229,18 @@ impl Driver {
                 }
                 self.reply(stream, Reply::Removed(outcomes));
             }
-            Command::Checked(stream, answers, term) => {
-                self.reply(stream, Reply::Checked(answers, term));
-            }
+            Command::Progress(stream, images) => self.reply(stream, Reply::Progress(images)),
+            Command::Checked(stream, report) => self.reply(stream, Reply::Checked(report)),
             Command::Cancelled(stream, count) => {
                 self.reply(stream, Reply::Cancelled(count));
                 self.streams.remove(&stream);
             }
             Command::Refused(stream, term) => {
                 self.reply(stream, Reply::Refused(term));
+                self.streams.remove(&stream);
+            }
+            Command::Overloaded(stream) => {
+                self.reply(stream, Reply::Overloaded);
                 self.streams.remove(&stream);
             }
             Command::Done(stream) => {
@@ -197,23 +264,32 @@ impl Driver {
             Call::Pull(_, Some(credential)) => self.credentials.get(credential).cloned(),
             _ => None,
         };
-        let (cri, answers) = (self.cri.clone(), self.answers.clone());
+        let (node, answers) = (self.node.clone(), self.answers.clone());
         tokio::spawn(async move {
-            let (limit, failed) = limit(&call);
-            let answer = tokio::select! {
-                answer = cri.carry_out(call, credential) => answer,
+            let limit = limit(&call);
+            let failed = |code, message| node.failed(&call, code, message);
+            let input = tokio::select! {
+                input = node.carry_out(id, call.clone(), credential) => input,
                 // Dropping the call ends it in the runtime.
-                () = token.cancelled() => failed("Cancelled", "cancelled by the puller"),
+                () = token.cancelled() => {
+                    Input::Answered(id, failed("Cancelled", "cancelled by the puller"))
+                }
                 () = tokio::time::sleep(limit) => {
-                    failed("DeadlineExceeded", "the runtime does not answer in time")
+                    let why = "the runtime does not answer in time";
+                    Input::Answered(id, failed("DeadlineExceeded", why))
                 }
             };
-            let _ = answers.send(Input::Answered(Event::Answered(id, answer)));
+            let _ = answers.send(input);
         });
     }
 
-    /// A credential lives as long as a pull may need it.
+    /// A credential lives as long as a pull may need it, and some seconds longer: all pulls are
+    /// looked at for it.
     fn forget_credentials(&mut self) {
+        if self.credentials.is_empty() || (!self.queue.idle() && self.forgot.elapsed() < FORGET) {
+            return;
+        }
+        self.forgot = Instant::now();
         let Self {
             queue, credentials, ..
         } = self;
@@ -221,28 +297,17 @@ impl Driver {
     }
 }
 
-/// How long a call may take, and what its failure answers.
-fn limit(call: &Call) -> (Duration, fn(&str, &str) -> Answer) {
-    fn error<T>(code: &str, message: &str) -> Result<T, CallError> {
-        Err(CallError {
-            code: code.to_owned(),
-            message: message.to_owned(),
-        })
-    }
-
+/// How long a call may take.
+fn limit(call: &Call) -> Duration {
     match call {
-        Call::Inspect(_) => (LOOK_LIMIT, |code, message| {
-            Answer::Inspected(error(code, message))
-        }),
-        Call::Containers => (LOOK_LIMIT, |code, message| {
-            Answer::Containers(error(code, message))
-        }),
-        Call::Remove(_) => (REMOVE_LIMIT, |code, message| {
-            Answer::Removed(error(code, message))
-        }),
-        Call::Pull(..) => (Duration::MAX, |code, message| {
-            Answer::Pulled(error(code, message))
-        }),
+        Call::Remove(_) => REMOVE_LIMIT,
+        Call::Pull(..) | Call::Credentials(_) => Duration::MAX,
+        Call::Inspect(_)
+        | Call::Containers
+        | Call::FsInfo
+        | Call::Pins
+        | Call::Pin(..)
+        | Call::Progress(_) => LOOK_LIMIT,
     }
 }
 

@@ -17,7 +17,7 @@ use kubefledged_process::tls::Served;
 use kubefledged_proto::puller::{
     CancelPullsRequest, CancelPullsResponse, CheckImagesRequest, CheckImagesResponse, Credential,
     GetInfoRequest, GetInfoResponse, ListImagesRequest, ListImagesResponse, NodeImage,
-    PullImagesRequest, PullImagesResponse, RemoveImagesRequest, RemoveImagesResponse, Support,
+    PullImagesRequest, PullImagesResponse, RemoveImagesRequest, RemoveImagesResponse,
     puller_service_server::PullerService,
 };
 use kubefledged_queue::{CredentialId, Event, StreamId};
@@ -27,8 +27,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    cri::Cri,
     driver::{Input, Reply},
+    node::{Abilities, Node},
 };
 
 /// The controller takes 30 s of silence for a broken stream.
@@ -44,7 +44,9 @@ pub struct Service {
     /// Pulls at a time.
     pub max_parallel_pulls: u32,
     /// For what is only asked.
-    pub cri: Cri,
+    pub node: Node,
+    /// What is known of the runtime.
+    pub abilities: watch::Receiver<Abilities>,
     /// To the driver.
     pub inputs: mpsc::UnboundedSender<Input>,
     /// Streams end then, so that they do not hold the server open.
@@ -105,6 +107,7 @@ impl Service {
                         None => Err(leaving()),
                         Some(Reply::Done) => return,
                         Some(Reply::Refused(seen)) => Err(refused(seen)),
+                        Some(Reply::Overloaded) => Err(overloaded()),
                         Some(reply) => match convert(reply) {
                             Some(message) => Ok(message),
                             None => continue,
@@ -141,6 +144,7 @@ impl Replies {
     async fn one(&mut self) -> Result<Reply, Status> {
         match self.receiver.recv().await {
             Some(Reply::Refused(seen)) => Err(refused(seen)),
+            Some(Reply::Overloaded) => Err(overloaded()),
             Some(reply) => Ok(reply),
             None => Err(leaving()),
         }
@@ -149,6 +153,13 @@ impl Replies {
 
 fn leaving() -> Status {
     Status::unavailable("this puller is shutting down")
+}
+
+fn overloaded() -> Status {
+    Status::resource_exhausted(
+        "too many images are asked for at a time; nothing of this request was taken, send it later or \
+         in parts",
+    )
 }
 
 fn malformed(error: &Malformed) -> Status {
@@ -173,7 +184,8 @@ impl PullerService for Service {
         request: Request<GetInfoRequest>,
     ) -> Result<Response<GetInfoResponse>, Status> {
         self.check_node(&request.into_inner().node_name)?;
-        let version = self.cri.version().await?;
+        let version = self.node.cri.version().await?;
+        let abilities = *self.abilities.borrow();
         let served = self.identity.borrow().clone();
         let (trusted, serial) = served.map_or_else(Default::default, |served| {
             (served.trusted.clone(), served.serial.clone())
@@ -184,8 +196,9 @@ impl PullerService for Service {
             runtime_name: version.runtime_name,
             runtime_version: version.runtime_version,
             max_parallel_pulls: self.max_parallel_pulls,
-            pin_support: Support::No.into(),
-            progress_support: Support::No.into(),
+            pin_support: contract::support(abilities.pins).into(),
+            progress_support: contract::support(abilities.progress).into(),
+            features: self.node.features(),
             trusted_ca_fingerprints: trusted,
             leaf_serial: serial,
             ..GetInfoResponse::default()
@@ -204,10 +217,11 @@ impl PullerService for Service {
             .into_iter()
             .map(|c| (CredentialId(self.number()), c))
             .collect();
+        let interval = request.progress_interval_ms;
         let images = request
             .images
             .into_iter()
-            .map(|image| contract::pull_request(image, &credentials, hash))
+            .map(|image| contract::pull_request(image, &credentials, interval, hash))
             .collect::<Result<_, _>>()
             .map_err(|error| malformed(&error))?;
         let stream = StreamId(self.number());
@@ -215,6 +229,7 @@ impl PullerService for Service {
         let convert = |reply| match reply {
             Reply::Accepted(attached) => Some(contract::accepted(attached)),
             Reply::Pulled(outcomes) => Some(contract::pulled(outcomes)),
+            Reply::Progress(images) => Some(contract::progress(images)),
             _ => None,
         };
         let heartbeat = contract::pull_heartbeat;
@@ -246,10 +261,10 @@ impl PullerService for Service {
         let stream = StreamId(self.number());
         let mut replies =
             self.send(stream, Event::Check(stream, request.references), Vec::new())?;
-        let Reply::Checked(answers, highest_term) = replies.one().await? else {
+        let Reply::Checked(report) = replies.one().await? else {
             return Err(Status::internal("the queue gave another answer"));
         };
-        Ok(Response::new(contract::checked(answers, highest_term)))
+        Ok(Response::new(contract::checked(report)))
     }
 
     async fn cancel_pulls(
@@ -274,6 +289,7 @@ impl PullerService for Service {
 
         self.check_node(&request.into_inner().node_name)?;
         let images: Vec<NodeImage> = self
+            .node
             .cri
             .list_images()
             .await?

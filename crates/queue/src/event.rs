@@ -1,6 +1,6 @@
 //! What goes into the queue and what comes out.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 /// One request and its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,16 +26,30 @@ pub struct Authority {
 }
 
 /// Whether a present image will do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Policy {
     /// It will.
+    #[default]
     IfNotPresent,
     /// The registry is asked.
     Always,
 }
 
+/// What to do about protection from the kubelet's garbage collection. Where several want the same
+/// pull, the strongest wish wins: the last of these.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Retention {
+    /// Do not touch.
+    #[default]
+    Leave,
+    /// Take our pin off.
+    Default,
+    /// Pin it.
+    Pinned,
+}
+
 /// One image of a pull request.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct PullRequest {
     /// As the user wrote it.
     pub reference: String,
@@ -47,7 +61,15 @@ pub struct PullRequest {
     pub priority: i32,
     /// For one attempt, counted from its slot; `None`: only a last limit of six hours.
     pub deadline: Option<Duration>,
-    /// Tried in this order; empty: anonymous.
+    /// Used without a deadline, while the bytes of the pull cannot be seen arriving.
+    pub fallback_deadline: Option<Duration>,
+    /// Longest time in which no byte arrives; `None`: that of the settings.
+    pub no_progress: Option<Duration>,
+    /// Protection from garbage collection.
+    pub retention: Retention,
+    /// How often progress is told, at most once per second; `None`: never.
+    pub progress: Option<Duration>,
+    /// Tried in this order; empty: those of the node, and without any anonymously.
     pub credentials: Vec<CredentialId>,
     /// The same for the same credentials.
     pub credential_hash: u64,
@@ -70,6 +92,10 @@ pub enum Event {
         wanted: Vec<String>,
         /// What may go together with `references`.
         releasable: Vec<String>,
+        /// Take our pins off images that nothing in `wanted` names, also where they are kept.
+        unpin_ours: bool,
+        /// Ids from which our pin is taken; their outcomes follow those of `references`.
+        unpin: Vec<String>,
     },
     /// Tell which images are there.
     Check(StreamId, Vec<String>),
@@ -79,6 +105,53 @@ pub enum Event {
     Closed(StreamId),
     /// A runtime call was answered.
     Answered(CallId, Answer),
+    /// The runtime is known now, or is another.
+    Runtime(RuntimeFacts),
+}
+
+/// Whether something can be done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Support {
+    /// Not tried yet.
+    #[default]
+    Unknown,
+    /// It can.
+    Yes,
+    /// It cannot.
+    No,
+}
+
+/// What decides about a node's runtime.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuntimeFacts {
+    /// How it removes.
+    pub runtime: Runtime,
+    /// Never removed.
+    pub sandbox_image: Option<String>,
+    /// Whether images can be pinned; where it is unknown, the first pin tries.
+    pub pins: Support,
+    /// Whether the bytes of a pull can be seen arriving.
+    pub progress: bool,
+}
+
+/// The file system that holds the images, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Disk {
+    /// All of it.
+    pub capacity: u64,
+    /// Free for us.
+    pub available: u64,
+}
+
+/// Bytes of the compressed layers of an image that is being pulled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bytes {
+    /// Arrived.
+    pub done: u64,
+    /// Of so many.
+    pub total: u64,
+    /// Some layer is being fetched right now; none is while layers are unpacked.
+    pub active: bool,
 }
 
 /// An image as the runtime knows it.
@@ -123,6 +196,16 @@ pub enum Answer {
     Containers(Result<Vec<Container>, CallError>),
     /// To [`Call::Remove`].
     Removed(Result<(), CallError>),
+    /// To [`Call::Credentials`]: what the node's credential providers gave, and what went wrong.
+    Credentials(Vec<CredentialId>, Option<String>),
+    /// To [`Call::FsInfo`].
+    Disk(Result<Disk, CallError>),
+    /// To [`Call::Pins`]: ids.
+    Pins(Result<Vec<String>, CallError>),
+    /// To [`Call::Pin`]. Success says nothing of its effect.
+    Pinned(Result<(), CallError>),
+    /// To [`Call::Progress`]: by name, for the pulls that could be seen.
+    Progress(Result<BTreeMap<String, Bytes>, CallError>),
 }
 
 /// One runtime call.
@@ -136,6 +219,16 @@ pub enum Call {
     Containers,
     /// Remove this name or id.
     Remove(String),
+    /// Credentials that this node has for an image. Asked for when those of the request are used up.
+    Credentials(String),
+    /// How full is the file system of the images?
+    FsInfo,
+    /// Which ids carry a pin of ours?
+    Pins,
+    /// Put our pin on an id, or take it off.
+    Pin(String, bool),
+    /// How far are the pulls of these names?
+    Progress(Vec<String>),
 }
 
 /// What became of a pull.
@@ -158,6 +251,22 @@ pub enum PullResult {
     Superseded,
 }
 
+/// What became of the wish to pin an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum PinResult {
+    /// There was none, or the image is not there.
+    #[default]
+    NotAsked,
+    /// It is protected, by us or by somebody else.
+    Pinned,
+    /// This runtime does not let us.
+    Unsupported,
+    /// The disk is above the watermark: nothing new is pinned.
+    DiskPressure(String),
+    /// What the runtime said.
+    Failed(String),
+}
+
 /// What became of one image of a pull request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PullOutcome {
@@ -167,6 +276,8 @@ pub struct PullOutcome {
     pub result: PullResult,
     /// As the runtime has it now.
     pub image: Option<Image>,
+    /// What became of the wish to pin it.
+    pub pin: PinResult,
     /// Runtime pull calls made.
     pub attempts: u32,
     /// From the task's slot; zero where it needed none.
@@ -234,6 +345,32 @@ pub enum Checked {
     },
 }
 
+/// The whole answer to a check.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// In the order of its names.
+    pub images: Vec<Checked>,
+    /// Ids that carry our pin.
+    pub pinned_by_us: Vec<String>,
+    /// The highest term seen.
+    pub highest_term: u64,
+    /// How full the file system of the images is, if that can be seen.
+    pub disk: Option<Disk>,
+    /// Percentage in use from which on nothing is pulled or pinned.
+    pub watermark: u8,
+    /// Whether images can be pinned here.
+    pub pins: Support,
+}
+
+/// How far the pull of one image of a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Of the image in the request.
+    pub index: usize,
+    /// How far.
+    pub bytes: Bytes,
+}
+
 /// Something to do.
 #[derive(Clone, Debug)]
 pub enum Command {
@@ -247,12 +384,16 @@ pub enum Command {
     Pulled(StreamId, Vec<PullOutcome>),
     /// Outcomes of a removal.
     Removed(StreamId, Vec<RemoveOutcome>),
-    /// The whole answer to a check, in the order of its names, and the highest term seen.
-    Checked(StreamId, Vec<Checked>, u64),
+    /// How far pulls of a request are; never the same twice.
+    Progress(StreamId, Vec<Progress>),
+    /// The whole answer to a check.
+    Checked(StreamId, Report),
     /// The whole answer to a cancel: so many interests ended.
     Cancelled(StreamId, u32),
     /// The request comes from a leader that has been replaced in this term.
     Refused(StreamId, u64),
+    /// The request is more than is kept in memory; nothing of it was taken.
+    Overloaded(StreamId),
     /// Nothing more comes.
     Done(StreamId),
 }

@@ -7,6 +7,9 @@ use crate::{Authority, Tick};
 
 /// How long a wish is remembered.
 const MEMORY: Duration = Duration::from_secs(3600);
+/// How many are, some 200 bytes each. Beyond it the oldest are forgotten: a removal more than so many
+/// names late would be needed to do harm.
+const MOST: usize = 20_000;
 
 /// Which way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +22,11 @@ pub enum Wish {
 
 /// The newest wishes by normalized name.
 #[derive(Debug, Default)]
-pub struct Intents(BTreeMap<String, (u64, u64, Wish, Tick)>);
+pub struct Intents {
+    newest: BTreeMap<String, (u64, u64, Wish, Tick)>,
+    /// None is older.
+    oldest: Option<Tick>,
+}
 
 impl Intents {
     /// Notes a wish. False: a newer one of the other kind stands.
@@ -28,41 +35,42 @@ impl Intents {
             return false;
         }
         let newest = (authority.term, authority.seq, wish, now);
-        let entry = self.0.entry(name.to_owned()).or_insert(newest);
+        let entry = self.newest.entry(name.to_owned()).or_insert(newest);
         if (entry.0, entry.1) <= (newest.0, newest.1) {
             *entry = newest;
+        }
+        self.oldest.get_or_insert(now);
+        if self.newest.len() > MOST {
+            let oldest = self.newest.values().map(|(.., at)| *at).min();
+            self.newest
+                .retain(|_, (.., at)| Some(*at) > oldest || *at == now);
         }
         true
     }
 
     /// Is no newer wish of the other kind known?
     pub fn stands(&self, name: &str, authority: Authority, wish: Wish) -> bool {
-        self.0.get(name).is_none_or(|(term, seq, known, _)| {
+        self.newest.get(name).is_none_or(|(term, seq, known, _)| {
             *known == wish || (*term, *seq) < (authority.term, authority.seq)
         })
     }
 
-    /// Names that were asked for after this removal.
-    pub fn pulled_since(&self, removal: Authority) -> impl Iterator<Item = &String> {
-        self.0
-            .iter()
-            .filter(move |(name, _)| !self.stands(name, removal, Wish::Remove))
-            .map(|(name, _)| name)
-    }
-
     /// Forgets what is old.
     pub fn expire(&mut self, now: Tick) {
-        self.0.retain(|_, (.., at)| at.after(MEMORY) > now);
+        if self.next_expiry().is_some_and(|at| at <= now) {
+            self.newest.retain(|_, (.., at)| at.after(MEMORY) > now);
+            self.oldest = self.newest.values().map(|(.., at)| *at).min();
+        }
     }
 
     /// How many.
     #[cfg(test)]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.newest.len()
     }
 
-    /// When the oldest wish is forgotten.
+    /// When to look for wishes to forget.
     pub fn next_expiry(&self) -> Option<Tick> {
-        self.0.values().map(|(.., at)| at.after(MEMORY)).min()
+        self.oldest.map(|at| at.after(MEMORY))
     }
 }

@@ -8,6 +8,7 @@
 mod classify;
 mod event;
 mod intent;
+mod keep;
 mod queue;
 mod removal;
 mod task;
@@ -16,9 +17,9 @@ mod tests;
 
 pub use classify::{Class, Remedy, classify};
 pub use event::{
-    Answer, Authority, Call, CallError, CallId, Checked, Command, Container, CredentialId, Event,
-    Image, Policy, PullOutcome, PullRequest, PullResult, RemoveOutcome, RemoveResult, Runtime,
-    StreamId,
+    Answer, Authority, Bytes, Call, CallError, CallId, Checked, Command, Container, CredentialId,
+    Disk, Event, Image, PinResult, Policy, Progress, PullOutcome, PullRequest, PullResult,
+    RemoveOutcome, RemoveResult, Report, Retention, Runtime, RuntimeFacts, StreamId, Support,
 };
 pub use queue::{Queue, Settings};
 

@@ -1,6 +1,10 @@
 //! The queue itself: who asks for what, and who is told. What runs next is in `run`.
 
+mod answer;
+mod check;
+mod index;
 mod run;
+mod watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -11,12 +15,15 @@ use kubefledged_api_types::names::failure;
 use kubefledged_image::ImageRef;
 
 use crate::{
-    Authority, CallId, Checked, Command, CredentialId, Event, PullOutcome, PullRequest, PullResult,
-    Runtime, StreamId, Tick,
+    Authority, CallId, Command, CredentialId, Event, PinResult, PullOutcome, PullRequest,
+    PullResult, Runtime, RuntimeFacts, StreamId, Support, Tick,
     intent::{Intents, Wish},
-    removal::{Removal, Step, normalized},
+    removal::{Item, Removal, normalized},
     task::{self, Interest, State, Task, TaskKey},
 };
+use check::Check;
+use index::Tasks;
+use watch::DiskLook;
 
 /// How long the end of a pull is remembered.
 const MEMORY: Duration = Duration::from_secs(600);
@@ -30,8 +37,20 @@ pub struct Settings {
     pub max_parallel_pulls: usize,
     /// Globs of image names that are never removed.
     pub protected_images: Vec<String>,
-    /// How removals work here.
+    /// Our own images, which are never removed.
+    pub own_images: Vec<String>,
+    /// How removals work here, until [`Event::Runtime`] says more.
     pub runtime: Runtime,
+    /// Share of the disk in use, in percent, from which on nothing is pulled or pinned; `None`: the
+    /// disk is not looked at.
+    pub disk_watermark: Option<u8>,
+    /// Longest time in which no byte of a pull arrives, where that can be seen.
+    pub no_progress: Duration,
+    /// The node has credential providers.
+    pub credential_providers: bool,
+    /// Images of all requests together that are kept at a time, some 1 KiB each. A request that
+    /// would exceed it is refused as a whole.
+    pub most_open: usize,
 }
 
 impl Default for Settings {
@@ -39,18 +58,14 @@ impl Default for Settings {
         Self {
             max_parallel_pulls: 2,
             protected_images: vec!["*/pause*".to_owned()],
+            own_images: Vec::new(),
             runtime: Runtime::Containerd,
+            disk_watermark: None,
+            no_progress: Duration::from_secs(120),
+            credential_providers: false,
+            most_open: 16_384,
         }
     }
-}
-
-#[derive(Debug)]
-struct Check {
-    stream: StreamId,
-    names: Vec<String>,
-    /// Of the names that the runtime was asked about.
-    asked: usize,
-    answers: BTreeMap<usize, Checked>,
 }
 
 #[derive(Debug)]
@@ -59,15 +74,22 @@ enum Caller {
     /// Nobody: the pull was ended.
     Ending,
     Removal,
+    /// One name of a check.
     Check(u64, usize),
+    /// The pins of a check.
+    CheckPins(u64),
+    Disk,
+    Progress,
 }
 
 /// See the crate's documentation.
 #[derive(Debug)]
 pub struct Queue {
     settings: Settings,
+    facts: RuntimeFacts,
+    disk: DiskLook,
     term: u64,
-    tasks: BTreeMap<TaskKey, Task>,
+    tasks: Tasks,
     /// The first is at hand.
     removals: VecDeque<Removal>,
     checks: BTreeMap<u64, Check>,
@@ -77,6 +99,11 @@ pub struct Queue {
     intents: Intents,
     /// Open outcomes by stream.
     open: BTreeMap<StreamId, usize>,
+    looking_at_bytes: bool,
+    /// When the first interest of an older term ends.
+    interests_end: Option<Tick>,
+    /// Some task may have lost its last interest.
+    interests_left: bool,
     replies: Vec<Command>,
     counter: u64,
     polled: Tick,
@@ -85,32 +112,36 @@ pub struct Queue {
 impl Queue {
     /// An empty queue that has seen no term.
     pub fn new(settings: Settings) -> Self {
+        let facts = RuntimeFacts {
+            runtime: settings.runtime,
+            ..RuntimeFacts::default()
+        };
         Self {
             settings,
+            facts,
+            disk: DiskLook::default(),
             term: 0,
-            tasks: BTreeMap::new(),
+            tasks: Tasks::default(),
             removals: VecDeque::new(),
             checks: BTreeMap::new(),
             calls: BTreeMap::new(),
             ending: BTreeMap::new(),
             intents: Intents::default(),
             open: BTreeMap::new(),
+            looking_at_bytes: false,
+            interests_end: None,
+            interests_left: false,
             replies: Vec::new(),
             counter: 0,
             polled: Tick(0),
         }
     }
 
-    /// The runtime is known now, or is another.
-    pub fn set_runtime(&mut self, runtime: Runtime) {
-        self.settings.runtime = runtime;
-    }
-
     /// Takes in what happened.
     pub fn handle(&mut self, now: Tick, event: Event) {
         match event {
             Event::Pull(stream, authority, images) => {
-                if self.admit(stream, authority, now) {
+                if self.admit(stream, authority, now) && self.has_room(stream, images.len()) {
                     self.take_pulls(stream, authority, images, now);
                 }
             }
@@ -120,12 +151,29 @@ impl Queue {
                 references,
                 wanted,
                 releasable,
+                unpin_ours,
+                unpin,
             } => {
-                if self.admit(stream, authority, now) {
-                    self.take_removal(stream, authority, references, &wanted, &releasable, now);
+                let size = references.len() + unpin.len() + wanted.len() + releasable.len();
+                if self.admit(stream, authority, now) && self.has_room(stream, size) {
+                    let names = references.into_iter().map(|name| {
+                        let normal = normalized(&name);
+                        Item::Name(name, normal)
+                    });
+                    let items = names.chain(unpin.into_iter().map(Item::Pin)).collect();
+                    let set = |names: Vec<String>| names.iter().map(|n| normalized(n)).collect();
+                    let mut removal = Removal::new(stream, authority, items);
+                    removal.wanted = set(wanted);
+                    removal.releasable = set(releasable);
+                    removal.unpin_ours = unpin_ours;
+                    self.take_removal(stream, removal, now);
                 }
             }
-            Event::Check(stream, names) => self.take_check(stream, names),
+            Event::Check(stream, names) => {
+                if self.has_room(stream, names.len()) {
+                    self.take_check(stream, names, now);
+                }
+            }
             Event::Cancel(stream, authority, cancels) => {
                 if self.admit(stream, authority, now) {
                     self.cancel(stream, authority, cancels, now);
@@ -133,6 +181,7 @@ impl Queue {
             }
             Event::Closed(stream) => self.closed(stream),
             Event::Answered(call, answer) => self.answered(call, answer, now),
+            Event::Runtime(facts) => self.facts = facts,
         }
     }
 
@@ -141,43 +190,63 @@ impl Queue {
         self.polled = now;
         self.end_interests(now);
         self.end_tasks(now);
+        self.look_at_disk(now);
         self.start_removal();
         self.start_looks(now);
         self.start_pulls(now);
+        self.look_at_bytes(now);
         self.forget(now);
         out.append(&mut self.replies);
     }
 
     /// When [`Queue::poll`] has something to do although nothing happens.
     pub fn next_wakeup(&self) -> Option<Tick> {
-        let tasks = self.tasks.values().flat_map(|task| {
+        let tasks = self.tasks.active().flat_map(|(_, task)| {
             let waiting = match task.state {
-                State::Waiting(at) | State::Finished(_, at) => Some(at),
+                State::Waiting(at) => Some(at),
                 _ => None,
             };
-            let interests = task.interests.iter().filter_map(|known| known.until).min();
-            [waiting, task.deadline_at(), task.long_at(), interests]
+            let bytes = task.watch_at().filter(|_| self.facts.progress);
+            [waiting, task.deadline_at(), task.long_at(), bytes]
         });
+        let ends = [
+            self.interests_end,
+            self.tasks.next_end(),
+            self.intents.next_expiry(),
+        ];
         tasks
-            .chain([self.intents.next_expiry()])
+            .chain(ends)
             .flatten()
             // What was due at the last poll waits for something else than time: a slot, an answer.
             .filter(|at| *at > self.polled)
             .min()
     }
 
+    /// Nothing is under way and nothing waits.
+    pub fn idle(&self) -> bool {
+        !self.tasks.any_open() && self.calls.is_empty() && self.removals.is_empty()
+    }
+
     /// Tasks that wait and that run.
     pub fn depth(&self) -> (usize, usize) {
-        let open = self.tasks.values().filter(|task| !task.finished());
-        let (running, waiting): (Vec<&Task>, Vec<&Task>) =
-            open.partition(|task| task.call().is_some());
-        (waiting.len(), running.len() + self.ending.len())
+        let open = self.tasks.iter().filter(|(_, task)| !task.finished());
+        let running = self
+            .tasks
+            .active()
+            .filter(|(_, task)| task.call().is_some());
+        let running = running.count();
+        (open.count() - running, running + self.ending.len())
+    }
+
+    /// Whether images can be pinned here, as far as that was tried.
+    pub fn pins(&self) -> Support {
+        self.facts.pins
     }
 
     /// Whether a pull may still need this credential.
     pub fn needs(&self, credential: CredentialId) -> bool {
-        let mut open = self.tasks.values().filter(|task| !task.finished());
-        open.any(|task| task.credentials.contains(&credential))
+        let mut open = self.tasks.iter().filter(|(_, task)| !task.finished());
+        open.any(|(_, task)| task.credentials.contains(&credential))
     }
 
     /// Everything that is kept in memory.
@@ -189,6 +258,32 @@ impl Queue {
 
     // === requests
 
+    /// Refuses what would take too much memory.
+    fn has_room(&mut self, stream: StreamId, more: usize) -> bool {
+        let most = self.settings.most_open;
+        let mut load = self.load() + more;
+        // What is only remembered makes room.
+        while load > most && self.tasks.forget_oldest() {
+            load -= 1;
+        }
+        let refused = load > most;
+        if refused {
+            self.replies.push(Command::Overloaded(stream));
+        }
+        !refused
+    }
+
+    /// Images of requests that are kept in memory.
+    fn load(&self) -> usize {
+        let tasks = self
+            .tasks
+            .iter()
+            .map(|(_, task)| task.interests.len().max(1));
+        let removals = self.removals.iter().map(Removal::size);
+        let checks = self.checks.values().map(Check::size);
+        tasks.chain(removals).chain(checks).sum()
+    }
+
     /// Refuses leaders that have been replaced.
     fn admit(&mut self, stream: StreamId, authority: Authority, now: Tick) -> bool {
         if authority.term < self.term {
@@ -197,8 +292,14 @@ impl Queue {
         }
         if authority.term > self.term {
             self.term = authority.term;
-            for interest in self.tasks.values_mut().flat_map(|task| &mut task.interests) {
-                interest.until.get_or_insert(now.after(TERM_GRACE));
+            let end = now.after(TERM_GRACE);
+            for interest in self
+                .tasks
+                .interests()
+                .flat_map(|(_, task)| &mut task.interests)
+            {
+                interest.until.get_or_insert(end);
+                self.interests_end.get_or_insert(end);
             }
         }
         true
@@ -219,6 +320,7 @@ impl Queue {
                 index,
                 result,
                 image: None,
+                pin: PinResult::NotAsked,
                 attempts: 0,
                 took: Duration::ZERO,
             };
@@ -246,13 +348,15 @@ impl Queue {
                 stream: Some(stream),
                 index,
                 until: None,
+                progress: request.progress,
             };
             self.counter += 1;
             let mut task = Task::new(image.runtime_name(), &request, self.counter);
-            match self.tasks.get_mut(&key) {
+            match self.tasks.get(&key) {
                 Some(known) if !known.finished() => {
                     attached += 1;
-                    known.share(&request, interest);
+                    self.tasks
+                        .change(&key, |known| known.share(&request, interest));
                     continue;
                 }
                 Some(known) => match &known.state {
@@ -261,7 +365,7 @@ impl Queue {
                     State::Finished(result @ PullResult::Failed { .. }, _) if !known.heard => {
                         attached += 1;
                         outcomes.push(outcome(known, &interest, result.clone(), now));
-                        known.heard = true;
+                        self.tasks.hear(&key);
                         continue;
                     }
                     // Done already, if garbage collection has not taken it since.
@@ -274,75 +378,46 @@ impl Queue {
                 None => {}
             }
             task.interests.push(interest);
-            self.tasks.insert(key, task);
+            self.tasks.insert(&key, task);
         }
         self.replies.push(Command::Accepted(stream, attached));
         self.reply_pulled(stream, outcomes);
         self.done_if_empty(stream);
     }
 
-    fn take_removal(
-        &mut self,
-        stream: StreamId,
-        authority: Authority,
-        references: Vec<String>,
-        wanted: &[String],
-        releasable: &[String],
-        now: Tick,
-    ) {
-        self.open.insert(stream, references.len());
-        let names: Vec<_> = references
-            .into_iter()
-            .map(|name| {
-                let normal = normalized(&name);
-                (name, normal)
-            })
-            .collect();
-        for (_, normal) in &names {
+    fn take_removal(&mut self, stream: StreamId, removal: Removal, now: Tick) {
+        self.open.insert(stream, removal.items.len());
+        for item in &removal.items {
             // Where a newer pull stands, the removal finds out when its turn comes.
-            if self.intents.note(normal, authority, Wish::Remove, now) {
-                self.supersede(normal, authority, now);
+            if let Item::Name(_, normal) = item
+                && self
+                    .intents
+                    .note(normal, removal.authority, Wish::Remove, now)
+            {
+                self.supersede(normal, removal.authority, now);
             }
         }
-        self.removals.push_back(Removal {
-            stream: Some(stream),
-            authority,
-            names,
-            wanted: wanted.iter().map(|name| normalized(name)).collect(),
-            releasable: releasable.iter().map(|name| normalized(name)).collect(),
-            at: 0,
-            step: Step::Begin,
-            held: BTreeSet::new(),
-        });
+        self.removals.push_back(removal);
         self.done_if_empty(stream);
     }
 
     /// A newer removal ends pulls of its name at once, also those that run.
     fn supersede(&mut self, image: &str, removal: Authority, now: Tick) {
+        let keys: Vec<TaskKey> = self.tasks.of(image).map(|(key, _)| key.clone()).collect();
         let mut told = Vec::new();
-        for (key, task) in &mut self.tasks {
-            if key.image == image {
+        for key in keys {
+            self.tasks.change(&key, |task| {
                 for interest in task.supersede(removal) {
                     let outcome = outcome(task, &interest, PullResult::Superseded, now);
                     told.push((interest.stream, outcome));
                 }
+            });
+            if self.tasks.get(&key).is_some_and(Task::finished) {
+                self.tasks.remove(&key);
             }
         }
-        self.tasks
-            .retain(|key, task| key.image != image || !task.finished());
+        self.interests_left = true;
         self.tell(told);
-    }
-
-    fn take_check(&mut self, stream: StreamId, names: Vec<String>) {
-        self.counter += 1;
-        let check = Check {
-            stream,
-            names,
-            asked: 0,
-            answers: BTreeMap::new(),
-        };
-        self.checks.insert(self.counter, check);
-        self.finish_check(self.counter);
     }
 
     fn cancel(
@@ -355,13 +430,14 @@ impl Queue {
         let mut told = Vec::new();
         for (batch, names) in cancels {
             let names: BTreeSet<String> = names.into_iter().collect();
-            for task in self.tasks.values_mut() {
+            for (_, task) in self.tasks.interests() {
                 for interest in task.cancel(authority.term, batch, &names) {
                     let outcome = outcome(task, &interest, PullResult::Cancelled, now);
                     told.push((interest.stream, outcome));
                 }
             }
         }
+        self.interests_left = true;
         let count = u32::try_from(told.len()).unwrap_or(u32::MAX);
         self.tell(told);
         self.replies.push(Command::Cancelled(stream, count));
@@ -369,7 +445,11 @@ impl Queue {
 
     fn closed(&mut self, stream: StreamId) {
         self.open.remove(&stream);
-        for interest in self.tasks.values_mut().flat_map(|task| &mut task.interests) {
+        for interest in self
+            .tasks
+            .interests()
+            .flat_map(|(_, task)| &mut task.interests)
+        {
             if interest.stream == Some(stream) {
                 interest.stream = None;
             }
@@ -421,6 +501,7 @@ fn outcome(task: &Task, interest: &Interest, result: PullResult, now: Tick) -> P
         index: interest.index,
         result,
         image: task.image.clone(),
+        pin: task.pin.clone(),
         attempts: task.attempts,
         took: Duration::from_millis(task.started.map_or(0, |at| now.0.saturating_sub(at.0))),
     }

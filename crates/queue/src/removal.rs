@@ -6,8 +6,8 @@ use kubefledged_api_types::names::failure;
 use kubefledged_image::{ImageRef, glob};
 
 use crate::{
-    Answer, Authority, Call, CallError, CallId, Container, Image, RemoveResult, Runtime, StreamId,
-    classify,
+    Answer, Authority, Call, CallError, CallId, Container, Image, RemoveResult, Runtime,
+    RuntimeFacts, StreamId, Support, classify,
 };
 
 /// Where the current name stands.
@@ -16,13 +16,26 @@ pub enum Step {
     /// Not begun.
     Begin,
     /// The runtime is asked whether the name is there.
-    Looking(CallId),
+    Looking,
     /// The runtime is asked who uses it.
-    Asking(CallId, Image),
+    Asking(Image),
+    /// It is pinned: is that us? What speaks against its removal is known.
+    Owning(Image, Result<String, RemoveResult>),
+    /// Our pin is taken off. What comes then, if it is known; otherwise all is looked at again.
+    Unpinning(Option<RemoveResult>),
     /// The runtime removes it.
-    Removing(CallId),
+    Removing,
     /// The runtime is asked whether it is gone.
-    Verifying(CallId),
+    Verifying,
+}
+
+/// What is to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// A name: as written, and normalized.
+    Name(String, String),
+    /// Only our pin on this id.
+    Pin(String),
 }
 
 /// One request.
@@ -32,29 +45,36 @@ pub struct Removal {
     pub stream: Option<StreamId>,
     /// Whose request.
     pub authority: Authority,
-    /// As written, and normalized.
-    pub names: Vec<(String, String)>,
+    /// What is to go.
+    pub items: Vec<Item>,
     /// Normalized.
     pub wanted: BTreeSet<String>,
     /// Normalized.
     pub releasable: BTreeSet<String>,
-    /// Which name is at hand.
+    /// Take our pins off.
+    pub unpin_ours: bool,
+    /// Which item is at hand.
     pub at: usize,
     /// Where it stands.
     pub step: Step,
+    /// Its call.
+    pub call: Option<CallId>,
     /// While the runtime removes: all names that may go, normalized. No pull of one may begin.
     pub held: BTreeSet<String>,
+    /// Our pin was taken off the one at hand.
+    unpinned: bool,
 }
 
 /// What else decides about a name.
-#[derive(Debug)]
 pub struct Circumstances<'a> {
-    /// How removals work here.
-    pub runtime: Runtime,
+    /// What runs here.
+    pub facts: &'a RuntimeFacts,
     /// Globs of names that always stay.
     pub protected: &'a [String],
-    /// Names that a pull of ours is about to make or has made since, normalized.
-    pub claimed: &'a BTreeSet<String>,
+    /// Our own images.
+    pub own: &'a [String],
+    /// Whether a pull of ours is about to make this normalized name, or has made it since.
+    pub claimed: &'a dyn Fn(&str) -> bool,
 }
 
 /// What follows for the name at hand.
@@ -71,45 +91,94 @@ pub fn normalized(name: &str) -> String {
     ImageRef::parse(name).map_or_else(|_| name.to_owned(), |image| image.normalized())
 }
 
+impl Item {
+    /// For comparison.
+    pub fn normal(&self) -> &str {
+        match self {
+            Self::Name(_, normal) => normal,
+            Self::Pin(id) => id,
+        }
+    }
+}
+
 impl Removal {
-    /// The call under way.
-    pub fn call(&self) -> Option<CallId> {
-        match self.step {
-            Step::Begin => None,
-            Step::Looking(id) | Step::Asking(id, _) | Step::Removing(id) | Step::Verifying(id) => {
-                Some(id)
+    /// One that has not begun.
+    pub fn new(stream: StreamId, authority: Authority, items: Vec<Item>) -> Self {
+        Self {
+            stream: Some(stream),
+            authority,
+            items,
+            wanted: BTreeSet::new(),
+            releasable: BTreeSet::new(),
+            unpin_ours: false,
+            at: 0,
+            step: Step::Begin,
+            call: None,
+            held: BTreeSet::new(),
+            unpinned: false,
+        }
+    }
+
+    /// Names that it keeps in memory.
+    pub fn size(&self) -> usize {
+        self.items.len() + self.wanted.len() + self.releasable.len()
+    }
+
+    /// The first call for the item at hand.
+    pub fn begin(&mut self, facts: &RuntimeFacts) -> Next {
+        match &self.items[self.at] {
+            Item::Name(..) => {
+                self.step = Step::Looking;
+                Next::Call(Call::Inspect(self.runtime_name()))
+            }
+            Item::Pin(_) if facts.pins == Support::No => Next::Finish(RemoveResult::Absent),
+            Item::Pin(id) => {
+                let image = Image {
+                    id: id.clone(),
+                    ..Image::default()
+                };
+                self.step = Step::Owning(image, Err(RemoveResult::Removed));
+                Next::Call(Call::Pins)
             }
         }
     }
 
     /// What follows from an answer.
     pub fn answered(&mut self, answer: Answer, around: &Circumstances<'_>) -> Next {
+        self.call = None;
         match (std::mem::replace(&mut self.step, Step::Begin), answer) {
-            (Step::Looking(_), Answer::Inspected(Ok(None))) => Next::Finish(RemoveResult::Absent),
-            (Step::Looking(id), Answer::Inspected(Ok(Some(image)))) => {
-                self.step = Step::Asking(id, image);
+            (Step::Looking, Answer::Inspected(Ok(None))) => Next::Finish(RemoveResult::Absent),
+            (Step::Looking, Answer::Inspected(Ok(Some(image)))) => {
+                self.step = Step::Asking(image);
                 Next::Call(Call::Containers)
             }
-            (Step::Asking(id, image), Answer::Containers(Ok(containers))) => {
-                match self.target(&image, &containers, around) {
-                    Ok(target) => {
-                        let names = image.tags.iter().chain(&image.digests);
-                        self.held = names.map(|name| normalized(name)).collect();
-                        self.held.insert(self.names[self.at].1.clone());
-                        self.step = Step::Removing(id);
-                        Next::Call(Call::Remove(target))
-                    }
-                    Err(kept) => Next::Finish(kept),
+            (Step::Asking(image), Answer::Containers(Ok(containers))) => {
+                let target = self.target(&image, &containers, around);
+                if !image.pinned {
+                    return self.act(&image, target);
                 }
+                if around.facts.pins == Support::No || self.unpinned {
+                    return Next::Finish(target.err().unwrap_or_else(pinned));
+                }
+                self.step = Step::Owning(image, target);
+                Next::Call(Call::Pins)
             }
-            (Step::Removing(id), Answer::Removed(Ok(()))) => {
-                self.step = Step::Verifying(id);
+            (Step::Owning(image, target), Answer::Pins(Ok(ours))) => {
+                self.owned(&image, target, ours.contains(&image.id))
+            }
+            (Step::Unpinning(Some(result)), Answer::Pinned(Ok(()))) => Next::Finish(result),
+            // Somebody may have come meanwhile.
+            (Step::Unpinning(None), Answer::Pinned(Ok(()))) => {
+                self.unpinned = true;
+                self.step = Step::Looking;
                 Next::Call(Call::Inspect(self.runtime_name()))
             }
-            (Step::Verifying(_), Answer::Inspected(Ok(None))) => {
-                Next::Finish(RemoveResult::Removed)
+            (Step::Removing, Answer::Removed(Ok(()))) => {
+                self.step = Step::Verifying;
+                Next::Call(Call::Inspect(self.runtime_name()))
             }
-            (Step::Verifying(_), Answer::Inspected(Ok(Some(_)))) => {
+            (Step::Verifying, Answer::Inspected(Ok(None))) => Next::Finish(RemoveResult::Removed),
+            (Step::Verifying, Answer::Inspected(Ok(Some(_)))) => {
                 Next::Finish(failed("the runtime removed the image and still has it"))
             }
             (
@@ -117,59 +186,88 @@ impl Removal {
                 Answer::Inspected(Err(error))
                 | Answer::Containers(Err(error))
                 | Answer::Removed(Err(error))
+                | Answer::Pins(Err(error))
+                | Answer::Pinned(Err(error))
                 | Answer::Pulled(Err(error)),
             ) => Next::Finish(refused(&error)),
             (_, _) => Next::Finish(failed("the runtime answered another question")),
         }
     }
 
-    /// The call that [`Removal::answered`] asked for.
-    pub fn called(&mut self, id: CallId) {
-        self.step = match std::mem::replace(&mut self.step, Step::Begin) {
-            Step::Asking(_, image) => Step::Asking(id, image),
-            Step::Removing(_) => Step::Removing(id),
-            Step::Begin | Step::Looking(_) | Step::Verifying(_) => Step::Verifying(id),
-        };
+    fn act(&mut self, image: &Image, target: Result<String, RemoveResult>) -> Next {
+        match target {
+            Ok(target) => {
+                let names = image.tags.iter().chain(&image.digests);
+                self.held = names.map(|name| normalized(name)).collect();
+                self.held.insert(self.items[self.at].normal().to_owned());
+                self.step = Step::Removing;
+                Next::Call(Call::Remove(target))
+            }
+            Err(kept) => Next::Finish(kept),
+        }
+    }
+
+    /// A pinned image, and whose pin it is.
+    fn owned(&mut self, image: &Image, target: Result<String, RemoveResult>, ours: bool) -> Next {
+        let only_the_pin = matches!(self.items[self.at], Item::Pin(_));
+        if !ours {
+            return Next::Finish(if only_the_pin {
+                RemoveResult::Absent
+            } else {
+                target.err().unwrap_or_else(pinned)
+            });
+        }
+        let mut names = image.tags.iter().chain(&image.digests);
+        let wanted = names.any(|name| self.wanted.contains(&normalized(name)));
+        if only_the_pin || (self.unpin_ours && !wanted) {
+            self.step = Step::Unpinning(target.err());
+            return Next::Call(Call::Pin(image.id.clone(), false));
+        }
+        Next::Finish(
+            target
+                .err()
+                .unwrap_or_else(|| kept(failure::PINNED, "an image cache pins it".to_owned())),
+        )
     }
 
     /// The runtime removes, or has removed, the name at hand.
     pub fn acting(&self) -> bool {
-        matches!(self.step, Step::Removing(_) | Step::Verifying(_))
+        matches!(self.step, Step::Removing | Step::Verifying)
     }
 
     /// On to the next name.
     pub fn next(&mut self) {
         self.at += 1;
         self.step = Step::Begin;
+        self.call = None;
+        self.unpinned = false;
         self.held.clear();
     }
 
     /// What the runtime is asked about.
-    pub fn runtime_name(&self) -> String {
-        let name = &self.names[self.at].0;
-        ImageRef::parse(name).map_or_else(|_| name.clone(), |image| image.runtime_name())
+    fn runtime_name(&self) -> String {
+        match &self.items[self.at] {
+            Item::Name(name, _) => {
+                ImageRef::parse(name).map_or_else(|_| name.clone(), |image| image.runtime_name())
+            }
+            Item::Pin(id) => id.clone(),
+        }
     }
 
-    /// What to remove, or why not.
+    /// What to remove, or why not; its pin is looked at apart.
     fn target(
         &self,
         image: &Image,
         containers: &[Container],
         around: &Circumstances<'_>,
     ) -> Result<String, RemoveResult> {
-        let (name, normal) = &self.names[self.at];
-        let all = image.tags.iter().chain(&image.digests).chain([name]);
-        let protects = |pattern: &&String| all.clone().any(|name| glob::matches(pattern, name));
-        if let Some(pattern) = around.protected.iter().find(protects) {
-            let why = format!("protected by --protected-images {pattern}");
+        let normal = self.items[self.at].normal();
+        if let Some(why) = self.protection(image, around) {
             return Err(kept(failure::IN_USE, why));
         }
         if containers.iter().any(|container| uses(container, image)) {
             let why = "a container on the node uses it".to_owned();
             return Err(kept(failure::IN_USE, why));
-        }
-        if image.pinned {
-            return Err(kept(failure::PINNED, "somebody else pinned it".to_owned()));
         }
         let shared = |other: &str| Err(kept(failure::SHARED_IMAGE, format!("it is also {other}")));
         if self.wanted.contains(normal) {
@@ -177,7 +275,7 @@ impl Removal {
             return Err(kept(failure::SHARED_IMAGE, why));
         }
         let by_digest = normal.contains('@');
-        match (around.runtime, self.other_name(image, normal, around)) {
+        match (around.facts.runtime, self.other_name(image, normal, around)) {
             // Only the name goes there; but a digest is no name that could go alone.
             (Runtime::Crio, Some(other)) if by_digest => shared(&other),
             (Runtime::Crio, Some(_)) => Ok(self.runtime_name()),
@@ -185,6 +283,25 @@ impl Removal {
             (Runtime::Containerd | Runtime::Docker, Some(other)) => shared(&other),
             (Runtime::Containerd | Runtime::Docker, None) => Ok(image.id.clone()),
         }
+    }
+
+    /// Why it always stays.
+    fn protection(&self, image: &Image, around: &Circumstances<'_>) -> Option<String> {
+        let written = match &self.items[self.at] {
+            Item::Name(name, _) => name,
+            Item::Pin(id) => id,
+        };
+        let all = || image.tags.iter().chain(&image.digests).chain([written]);
+        let is = |other: &String| all().any(|name| normalized(name) == normalized(other));
+        if around.facts.sandbox_image.as_ref().is_some_and(is) {
+            return Some("it is the sandbox image of the runtime".to_owned());
+        }
+        if around.own.iter().any(is) {
+            return Some("it is an image of kubefledged itself".to_owned());
+        }
+        let protects = |pattern: &&String| all().any(|name| glob::matches(pattern, name));
+        let pattern = around.protected.iter().find(protects)?;
+        Some(format!("protected by --protected-images {pattern}"))
     }
 
     /// Another name of the image that is not ours to remove.
@@ -195,9 +312,9 @@ impl Removal {
         around: &Circumstances<'_>,
     ) -> Option<String> {
         let ours = |other: &str| {
-            let kept = self.wanted.contains(other) || around.claimed.contains(other);
-            let free =
-                self.releasable.contains(other) || self.names.iter().any(|(_, name)| name == other);
+            let kept = self.wanted.contains(other) || (around.claimed)(other);
+            let free = self.releasable.contains(other)
+                || self.items.iter().any(|item| item.normal() == other);
             other == normal || (free && !kept)
         };
         let tags: Vec<String> = image.tags.iter().map(|tag| normalized(tag)).collect();
@@ -209,8 +326,8 @@ impl Removal {
         let known = tags.iter().map(String::as_str).chain([normal]).chain(
             self.releasable
                 .iter()
-                .chain(self.names.iter().map(|(_, name)| name))
-                .map(String::as_str),
+                .map(String::as_str)
+                .chain(self.items.iter().map(Item::normal)),
         );
         image
             .digests
@@ -218,8 +335,8 @@ impl Removal {
             .map(|digest| normalized(digest))
             .find(|digest| {
                 self.wanted.contains(digest)
-                    || around.claimed.contains(digest)
-                    || (around.runtime != Runtime::Crio
+                    || (around.claimed)(digest)
+                    || (around.facts.runtime != Runtime::Crio
                         && !known
                             .clone()
                             .any(|name| repository(name) == repository(digest)))
@@ -260,6 +377,10 @@ fn kept(reason: &str, message: String) -> RemoveResult {
     }
 }
 
+fn pinned() -> RemoveResult {
+    kept(failure::PINNED, "somebody else pinned it".to_owned())
+}
+
 fn failed(message: &str) -> RemoveResult {
     RemoveResult::Failed {
         reason: failure::REMOVE_FAILED.to_owned(),
@@ -267,9 +388,14 @@ fn failed(message: &str) -> RemoveResult {
     }
 }
 
-/// CRI-O says so itself when a container came between our look and the removal.
+/// CRI-O and Docker say so themselves when a container came between our look and the removal.
 fn refused(error: &CallError) -> RemoveResult {
-    if error.message.contains("in use by a container") {
+    const IN_USE: [&str; 3] = [
+        "in use by a container",
+        "is using its referenced image",
+        "image is being used by",
+    ];
+    if IN_USE.iter().any(|words| error.message.contains(words)) {
         return kept(failure::IN_USE, classify::tidy(&error.message));
     }
     if error.code == "Unavailable" {

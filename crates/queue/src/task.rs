@@ -1,11 +1,12 @@
 //! One pull, shared by everybody who asked for it.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{cmp::Reverse, collections::BTreeSet, time::Duration};
 
 use crate::{
-    Answer, Authority, Call, CallError, CallId, CredentialId, Image, Policy, PullRequest,
-    PullResult, StreamId, Tick,
+    Answer, Authority, Bytes, Call, CallError, CallId, CredentialId, Image, PinResult, Policy,
+    PullRequest, PullResult, Retention, StreamId, Support, Tick,
     classify::{self, Remedy},
+    keep,
 };
 use kubefledged_api_types::names::failure;
 
@@ -19,6 +20,10 @@ const LONG: Duration = Duration::from_secs(20);
 /// How long a look holds. Somebody else may pull the image while the task waits for its slot, and a
 /// pull of a present image contacts the registry and fails without credentials.
 const LOOK_AGE: Duration = Duration::from_secs(5);
+/// Between looks at the bytes of a pull that nobody wants told, for its no-progress limit.
+const WATCH: Duration = Duration::from_secs(10);
+/// Shortest time between two tellings of progress.
+const OFTEN: Duration = Duration::from_secs(1);
 /// For requests without a deadline: nothing hangs for ever.
 const LONGEST: Duration = Duration::from_secs(6 * 3600);
 
@@ -35,6 +40,18 @@ pub struct TaskKey {
     pub credentials: u64,
 }
 
+impl TaskKey {
+    /// Not after any other key of the image.
+    pub fn first(image: &str) -> Self {
+        Self {
+            image: image.to_owned(),
+            policy: Policy::IfNotPresent,
+            freshness: String::new(),
+            credentials: 0,
+        }
+    }
+}
+
 /// Somebody who wants a task.
 #[derive(Clone, Debug)]
 pub struct Interest {
@@ -48,6 +65,23 @@ pub struct Interest {
     pub index: usize,
     /// It ends then: a higher term came without asking for it again.
     pub until: Option<Tick>,
+    /// How often it wants to hear of progress.
+    pub progress: Option<Duration>,
+}
+
+/// What a call is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Is the image there?
+    Look,
+    /// Which credentials has the node for it?
+    Credentials,
+    /// The runtime pulls.
+    Pull,
+    /// What is there now?
+    Verify,
+    /// It is there, and its pin is seen to.
+    Keep(keep::Step),
 }
 
 /// Where a task stands.
@@ -55,14 +89,23 @@ pub struct Interest {
 pub enum State {
     /// For a look or a slot, and not before.
     Waiting(Tick),
-    /// The runtime is asked whether the image is there; without a slot until the task has begun.
-    Looking(CallId),
-    /// The runtime pulls.
-    Pulling(CallId),
-    /// The runtime is asked what is there now.
-    Verifying(CallId),
+    /// For the runtime.
+    Calling(CallId, Phase),
     /// Remembered until then.
     Finished(PullResult, Tick),
+}
+
+/// The bytes of a pull as they were seen.
+#[derive(Clone, Copy, Debug)]
+struct Watch {
+    /// When they are looked at again.
+    next: Tick,
+    /// None: they could not be seen.
+    bytes: Option<Bytes>,
+    /// When the last one arrived, or nothing was being fetched.
+    moved: Tick,
+    /// When this was told.
+    told: Option<Tick>,
 }
 
 /// One pull.
@@ -86,26 +129,52 @@ pub struct Task {
     pub attempts: u32,
     /// As the runtime has it.
     pub image: Option<Image>,
+    /// What became of the wish to pin it.
+    pub pin: PinResult,
     /// Somebody listened when it finished.
     pub heard: bool,
+    /// Whether pins work here, if it has found out.
+    pub learnt: Option<Support>,
     policy: Policy,
+    retention: Retention,
     deadline: Option<Duration>,
+    fallback: Option<Duration>,
+    no_progress: Option<Duration>,
     /// The pull of this token was done already: it counts, if the image is still there.
     remembered: bool,
     looked: Option<Tick>,
+    /// The id of the name before the pull.
+    before: Option<String>,
     next_credential: usize,
+    /// The node's own credentials were asked for.
+    asked_node: bool,
+    /// Why there may be too few of them.
+    trouble: Option<String>,
+    refusal: Option<(&'static str, String)>,
     repeats: u32,
+    watch: Option<Watch>,
 }
 
 /// What a task does next.
 #[derive(Debug)]
 pub enum Next {
     /// This call; the state follows it.
-    Call(Call),
+    Call(Call, Phase),
     /// Wait for a slot, and not before.
     Wait(Tick),
     /// It is over.
     Finish(PullResult),
+}
+
+/// What else decides.
+#[derive(Clone, Copy, Debug)]
+pub struct Circumstances<'a> {
+    /// Whether pins work here.
+    pub pins: Support,
+    /// Why nothing is pinned now.
+    pub full: Option<&'a str>,
+    /// The node has credential providers.
+    pub providers: bool,
 }
 
 impl Task {
@@ -121,13 +190,23 @@ impl Task {
             started: None,
             attempts: 0,
             image: None,
+            pin: PinResult::NotAsked,
             heard: false,
+            learnt: None,
             policy: request.policy,
+            retention: request.retention,
             deadline: request.deadline,
+            fallback: request.fallback_deadline,
+            no_progress: request.no_progress,
             remembered: false,
             looked: None,
+            before: None,
             next_credential: 0,
+            asked_node: false,
+            trouble: None,
+            refusal: None,
             repeats: 0,
+            watch: None,
         }
     }
 
@@ -138,22 +217,34 @@ impl Task {
         self
     }
 
-    /// Another request: shared pulls take the highest priority and the longest deadline. It takes
-    /// over from requests whose streams are gone, so that it alone can cancel what they began.
+    /// Another request: shared pulls take the highest priority, the strongest retention and the
+    /// longest limits. It takes over from requests whose streams are gone, so that it alone can
+    /// cancel what they began.
     pub fn share(&mut self, request: &PullRequest, interest: Interest) {
+        let longest = |a: Option<Duration>, b: Option<Duration>| Some(a?.max(b?));
         self.priority = self.priority.max(request.priority);
-        self.deadline = match (self.deadline, request.deadline) {
-            (Some(a), Some(b)) => Some(a.max(b)),
-            _ => None,
-        };
+        self.retention = self.retention.max(request.retention);
+        self.deadline = longest(self.deadline, request.deadline);
+        self.fallback = longest(self.fallback, request.fallback_deadline);
+        self.no_progress = longest(self.no_progress, request.no_progress);
         self.interests.retain(|known| known.stream.is_some());
         self.interests.push(interest);
+    }
+
+    /// Its place among others.
+    pub fn rank(&self) -> (Reverse<i32>, u64) {
+        (Reverse(self.priority), self.age)
+    }
+
+    /// It pins, so that it matters how full the disk is.
+    pub fn pins(&self) -> bool {
+        self.retention == Retention::Pinned
     }
 
     /// The call under way.
     pub fn call(&self) -> Option<CallId> {
         match self.state {
-            State::Looking(id) | State::Pulling(id) | State::Verifying(id) => Some(id),
+            State::Calling(id, _) => Some(id),
             State::Waiting(_) | State::Finished(..) => None,
         }
     }
@@ -161,7 +252,7 @@ impl Task {
     /// The pull call under way.
     pub fn pulling(&self) -> Option<CallId> {
         match self.state {
-            State::Pulling(id) => Some(id),
+            State::Calling(id, Phase::Pull) => Some(id),
             _ => None,
         }
     }
@@ -171,9 +262,23 @@ impl Task {
         matches!(self.state, State::Finished(..))
     }
 
-    /// Whether it takes one of the places of `--max-parallel-pulls`.
+    /// Whether it takes one of the places of `--max-parallel-pulls`: while it pulls, and what leads
+    /// up to it. What follows contacts no registry.
     pub fn holds_slot(&self) -> bool {
-        self.call().is_some() && self.started.is_some()
+        let pulls = matches!(
+            self.state,
+            State::Calling(_, Phase::Look | Phase::Credentials | Phase::Pull)
+        );
+        pulls && self.started.is_some()
+    }
+
+    /// Whether the runtime works on its name.
+    pub fn holds_name(&self) -> bool {
+        match &self.state {
+            State::Calling(_, Phase::Keep(_)) => true,
+            State::Calling(..) => self.started.is_some(),
+            State::Waiting(_) | State::Finished(..) => false,
+        }
     }
 
     /// It waits, and may go on now.
@@ -191,8 +296,11 @@ impl Task {
         self.looked = None;
     }
 
+    /// Always asks the registry; but the image that the name leaves behind may carry our pin.
     fn looks_first(&self) -> bool {
-        self.policy == Policy::IfNotPresent || self.remembered
+        self.policy == Policy::IfNotPresent
+            || self.remembered
+            || self.retention == Retention::Pinned
     }
 
     /// When it counts as long.
@@ -200,66 +308,89 @@ impl Task {
         self.pulling().and(self.started).map(|at| at.after(LONG))
     }
 
-    /// When its attempt must end.
+    /// When its attempt must end. An image that is there is no longer late.
     pub fn deadline_at(&self) -> Option<Tick> {
-        let started = self.started.filter(|_| !self.finished())?;
-        Some(started.after(self.deadline.unwrap_or(LONGEST)))
+        if self.finished() || matches!(self.state, State::Calling(_, Phase::Keep(_))) {
+            return None;
+        }
+        let seen = self.watch.is_some_and(|watch| watch.bytes.is_some());
+        let limit = self.deadline.or(self.fallback.filter(|_| !seen));
+        Some(self.started?.after(limit.unwrap_or(LONGEST)))
     }
 
     /// The first call in a slot.
-    pub fn begin(&mut self, now: Tick) -> Call {
+    pub fn begin(&mut self, now: Tick, around: Circumstances<'_>) -> (Call, Phase) {
         self.started.get_or_insert(now);
         let fresh = self.looked.is_some_and(|at| at.after(LOOK_AGE) > now);
         if self.looks_first() && !fresh {
             self.look()
         } else {
-            self.pull()
+            self.pull_or_ask(now, around)
         }
     }
 
     /// Is it there?
-    pub fn look(&self) -> Call {
-        Call::Inspect(self.name.clone())
+    pub fn look(&self) -> (Call, Phase) {
+        (Call::Inspect(self.name.clone()), Phase::Look)
     }
 
-    fn pull(&mut self) -> Call {
+    /// The credentials of the request go first, and without any of the node either it is tried
+    /// anonymously: the kubelet's rule.
+    fn pull_or_ask(&mut self, now: Tick, around: Circumstances<'_>) -> (Call, Phase) {
+        let used_up = self.next_credential >= self.credentials.len();
+        if used_up && around.providers && !self.asked_node {
+            return (Call::Credentials(self.name.clone()), Phase::Credentials);
+        }
+        self.pull(now)
+    }
+
+    fn pull(&mut self, now: Tick) -> (Call, Phase) {
         self.attempts += 1;
         let credential = self.credentials.get(self.next_credential).copied();
-        Call::Pull(self.name.clone(), credential)
+        self.watch_from(now);
+        (Call::Pull(self.name.clone(), credential), Phase::Pull)
     }
 
     /// What follows from an answer.
-    pub fn answered(&mut self, answer: Answer, now: Tick) -> Next {
-        match (&self.state, answer) {
-            (State::Looking(_), Answer::Inspected(Ok(Some(image)))) => {
-                self.image = Some(image);
-                let ours = self.remembered || self.attempts > 0;
-                Next::Finish(if ours {
-                    PullResult::Pulled
-                } else {
-                    PullResult::Present
-                })
+    pub fn answered(&mut self, answer: Answer, now: Tick, around: Circumstances<'_>) -> Next {
+        let State::Calling(_, phase) = &self.state else {
+            return Next::Wait(now);
+        };
+        match (phase.clone(), answer) {
+            (Phase::Look, Answer::Inspected(Ok(Some(image)))) => {
+                self.looked = Some(now);
+                let will_do = self.policy == Policy::IfNotPresent || self.remembered;
+                if will_do || self.attempts > 0 {
+                    return self.there(image, around);
+                }
+                self.before = Some(image.id);
+                self.next_after_look(now, around)
             }
-            (State::Looking(_), Answer::Inspected(Ok(None))) => {
+            (Phase::Look, Answer::Inspected(Ok(None))) => {
                 self.looked = Some(now);
                 self.remembered = false;
-                if self.started.is_some() {
-                    Next::Call(self.pull())
-                } else {
-                    Next::Wait(now)
+                self.next_after_look(now, around)
+            }
+            (Phase::Credentials, Answer::Credentials(more, trouble)) => {
+                self.credentials.extend(more);
+                (self.asked_node, self.trouble) = (true, trouble);
+                let used_up = self.next_credential >= self.credentials.len();
+                match self.refusal.take().filter(|_| used_up) {
+                    Some((reason, message)) => Next::Finish(self.failure(reason, &message)),
+                    None => self.pull(now).into(),
                 }
             }
-            (State::Pulling(_), Answer::Pulled(Ok(()))) => Next::Call(self.look()),
-            (State::Verifying(_), Answer::Inspected(Ok(Some(image)))) => {
-                self.image = Some(image);
-                Next::Finish(PullResult::Pulled)
+            (Phase::Pull, Answer::Pulled(Ok(()))) => {
+                Next::Call(Call::Inspect(self.name.clone()), Phase::Verify)
             }
-            (State::Verifying(_), Answer::Inspected(Ok(None))) => Next::Finish(failed(
+            (Phase::Verify, Answer::Inspected(Ok(Some(image)))) => self.there(image, around),
+            (Phase::Verify, Answer::Inspected(Ok(None))) => Next::Finish(failed(
                 failure::ERR_IMAGE_PULL,
                 "the runtime pulled the image and does not have it: was it removed at once?",
             )),
+            (Phase::Keep(step), answer) => self.keep(&step, answer, around),
             (_, Answer::Pulled(Err(error)) | Answer::Inspected(Err(error))) => {
-                self.went_wrong(&error, now)
+                self.went_wrong(&error, now, around)
             }
             (_, _) => Next::Finish(failed(
                 failure::ERR_IMAGE_PULL,
@@ -268,12 +399,66 @@ impl Task {
         }
     }
 
-    fn went_wrong(&mut self, error: &CallError, now: Tick) -> Next {
+    fn next_after_look(&mut self, now: Tick, around: Circumstances<'_>) -> Next {
+        if self.started.is_some() {
+            self.pull_or_ask(now, around).into()
+        } else {
+            Next::Wait(now)
+        }
+    }
+
+    /// The image is there; what is left is its pin.
+    fn there(&mut self, image: Image, around: Circumstances<'_>) -> Next {
+        let mut found = keep::Found::default();
+        let next = keep::begin(&image, self.keeping(around), &mut found);
+        self.image = Some(image);
+        self.kept(next, found)
+    }
+
+    fn keep(&mut self, step: &keep::Step, answer: Answer, around: Circumstances<'_>) -> Next {
+        let mut found = keep::Found::default();
+        let image = self.image.clone().unwrap_or_default();
+        let next = keep::answered(step, answer, &image, self.keeping(around), &mut found);
+        self.kept(next, found)
+    }
+
+    fn keeping<'a>(&'a self, around: Circumstances<'a>) -> keep::Circumstances<'a> {
+        keep::Circumstances {
+            retention: self.retention,
+            name: &self.name,
+            before: self.before.as_deref(),
+            pins: around.pins,
+            full: around.full,
+        }
+    }
+
+    fn kept(&mut self, next: keep::Next, found: keep::Found) -> Next {
+        self.image = found.image.or(self.image.take());
+        self.learnt = found.pins;
+        if let Some(pin) = found.pin {
+            self.pin = pin;
+        }
+        match next {
+            keep::Next::Call(call, step) => Next::Call(call, Phase::Keep(step)),
+            keep::Next::Done if self.remembered || self.attempts > 0 => {
+                Next::Finish(PullResult::Pulled)
+            }
+            keep::Next::Done => Next::Finish(PullResult::Present),
+        }
+    }
+
+    fn went_wrong(&mut self, error: &CallError, now: Tick, around: Circumstances<'_>) -> Next {
         let class = classify::classify(error);
+        let more = self.next_credential + 1 < self.credentials.len();
         match class.remedy {
-            Remedy::NextCredential if self.next_credential + 1 < self.credentials.len() => {
+            Remedy::NextCredential if more => {
                 self.next_credential += 1;
-                Next::Call(self.pull())
+                self.pull(now).into()
+            }
+            Remedy::NextCredential if around.providers && !self.asked_node => {
+                self.next_credential = self.credentials.len();
+                self.refusal = Some((class.reason, error.message.clone()));
+                self.pull_or_ask(now, around).into()
             }
             // CRI-O cancels a second caller's pull with the first one's.
             Remedy::RepeatAtOnce if self.repeats < MOST_REPEATS => {
@@ -287,18 +472,77 @@ impl Task {
                 self.looked = None;
                 Next::Wait(now.after(pause))
             }
-            _ => Next::Finish(failed(class.reason, &error.message)),
+            _ => Next::Finish(self.failure(class.reason, &error.message)),
         }
     }
 
-    /// Where the task stands while this call runs.
-    pub fn calling(&mut self, id: CallId, call: &Call) {
-        self.state = match (call, &self.state) {
-            (Call::Pull(..), _) => State::Pulling(id),
-            (_, State::Pulling(_)) => State::Verifying(id),
-            _ => State::Looking(id),
-        };
+    /// What kept the node's own credentials away belongs to the refusal.
+    fn failure(&self, reason: &str, message: &str) -> PullResult {
+        match &self.trouble {
+            Some(trouble) if reason == failure::UNAUTHORIZED => {
+                failed(reason, &format!("{message}; {trouble}"))
+            }
+            _ => failed(reason, message),
+        }
     }
+
+    // === bytes
+
+    fn watch_from(&mut self, now: Tick) {
+        self.watch = Some(Watch {
+            next: now.after(self.often()),
+            bytes: self.watch.and_then(|watch| watch.bytes),
+            moved: now,
+            told: None,
+        });
+    }
+
+    fn often(&self) -> Duration {
+        let wanted = self
+            .interests
+            .iter()
+            .filter_map(|known| known.progress)
+            .min();
+        wanted.map_or(WATCH, |wanted| wanted.clamp(OFTEN, WATCH))
+    }
+
+    /// When its bytes are to be looked at.
+    pub fn watch_at(&self) -> Option<Tick> {
+        self.pulling()?;
+        self.watch.map(|watch| watch.next)
+    }
+
+    /// Its bytes were looked at. Whether they are worth telling, and how long no byte has arrived
+    /// although something is being fetched: nothing is while layers are unpacked.
+    pub fn saw(&mut self, bytes: Option<Bytes>, now: Tick) -> (bool, Duration) {
+        let often = self.often();
+        let Some(watch) = &mut self.watch else {
+            return (false, Duration::ZERO);
+        };
+        let same = |known: Option<Bytes>| {
+            let done = |bytes: Option<Bytes>| bytes.map(|bytes| (bytes.done, bytes.total));
+            done(known) == done(bytes)
+        };
+        let known = same(watch.bytes);
+        if !known || bytes.is_none_or(|bytes| !bytes.active) {
+            watch.moved = now;
+        }
+        let tell = bytes.is_some() && (!known || watch.told.is_none());
+        if tell {
+            watch.told = Some(now);
+        }
+        watch.bytes = bytes.or(watch.bytes);
+        watch.next = now.after(often);
+        let still = Duration::from_millis(now.0.saturating_sub(watch.moved.0));
+        (tell, still)
+    }
+
+    /// The limit on the time in which no byte arrives.
+    pub fn patience(&self, otherwise: Duration) -> Duration {
+        self.no_progress.unwrap_or(otherwise)
+    }
+
+    // === interests
 
     /// Ends the interests of a batch in these names, as its request wrote them; none: in all.
     #[must_use = "those who lost their interest are to be told"]
@@ -328,6 +572,12 @@ impl Task {
         let (gone, kept) = all.into_iter().partition(gone);
         self.interests = kept;
         gone
+    }
+}
+
+impl From<(Call, Phase)> for Next {
+    fn from((call, phase): (Call, Phase)) -> Self {
+        Self::Call(call, phase)
     }
 }
 

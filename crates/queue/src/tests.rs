@@ -25,6 +25,17 @@ struct Node {
     done: Vec<u64>,
     refused: Vec<u64>,
     attached: BTreeMap<u64, u32>,
+    report: Report,
+    progress: BTreeMap<u64, Vec<Progress>>,
+    overloaded: Vec<u64>,
+    /// Ids with our pin.
+    ours: BTreeSet<String>,
+    /// Whether a label has any effect.
+    pins_work: bool,
+    disk: Result<Disk, CallError>,
+    bytes: BTreeMap<String, Bytes>,
+    /// What the node's credential providers give.
+    provided: (Vec<CredentialId>, Option<String>),
 }
 
 fn authority(term: u64, seq: u64) -> Authority {
@@ -38,12 +49,8 @@ fn authority(term: u64, seq: u64) -> Authority {
 fn want(name: &str) -> PullRequest {
     PullRequest {
         reference: name.to_owned(),
-        policy: Policy::IfNotPresent,
         freshness: "t".to_owned(),
-        priority: 0,
-        deadline: None,
-        credentials: Vec::new(),
-        credential_hash: 0,
+        ..PullRequest::default()
     }
 }
 
@@ -72,11 +79,59 @@ impl Node {
     }
 
     fn with(runtime: Runtime) -> Self {
+        let mut node = Self::set(Settings {
+            runtime,
+            ..Settings::default()
+        });
+        node.facts(RuntimeFacts {
+            runtime,
+            pins: Support::No,
+            ..RuntimeFacts::default()
+        });
+        node
+    }
+
+    /// A containerd whose own interface is there.
+    fn containerd(settings: Settings) -> Self {
+        let mut node = Self::set(settings);
+        node.facts(RuntimeFacts {
+            progress: true,
+            ..RuntimeFacts::default()
+        });
+        node
+    }
+
+    fn pinned(mut self, name: &str, ours: bool) -> Self {
+        self.hold(name);
+        let image = self.held(name);
+        image.pinned = true;
+        let id = image.id.clone();
+        if ours {
+            self.ours.insert(id);
+        }
+        self
+    }
+
+    fn unpin(&mut self, stream: u64, names: &[&str], wanted: &[&str], unpin: &[&str]) {
+        self.tell(Event::Remove {
+            stream: StreamId(stream),
+            authority: authority(1, stream),
+            references: texts(names),
+            wanted: texts(wanted),
+            releasable: Vec::new(),
+            unpin_ours: true,
+            unpin: texts(unpin),
+        });
+        self.run();
+    }
+
+    fn facts(&mut self, facts: RuntimeFacts) {
+        self.tell(Event::Runtime(facts));
+    }
+
+    fn set(settings: Settings) -> Self {
         Self {
-            queue: Queue::new(Settings {
-                runtime,
-                ..Settings::default()
-            }),
+            queue: Queue::new(settings),
             now: Tick(1),
             images: BTreeMap::new(),
             containers: Vec::new(),
@@ -90,6 +145,14 @@ impl Node {
             done: Vec::new(),
             refused: Vec::new(),
             attached: BTreeMap::new(),
+            report: Report::default(),
+            progress: BTreeMap::new(),
+            overloaded: Vec::new(),
+            ours: BTreeSet::new(),
+            pins_work: true,
+            disk: Ok(Disk::default()),
+            bytes: BTreeMap::new(),
+            provided: (Vec::new(), None),
         }
     }
 
@@ -131,7 +194,14 @@ impl Node {
                 Command::Removed(stream, outcomes) => {
                     self.removed.entry(stream.0).or_default().extend(outcomes);
                 }
-                Command::Checked(_, answers, _) => self.checked = answers,
+                Command::Checked(_, report) => {
+                    self.checked = report.images.clone();
+                    self.report = report;
+                }
+                Command::Progress(stream, images) => {
+                    self.progress.entry(stream.0).or_default().extend(images);
+                }
+                Command::Overloaded(stream) => self.overloaded.push(stream.0),
                 Command::Done(stream) => self.done.push(stream.0),
                 Command::Refused(_, seen) => self.refused.push(seen),
                 Command::Accepted(stream, attached) => {
@@ -171,7 +241,11 @@ impl Node {
         let (id, call) = self.calls.remove(at);
         let cancelled = self.cancelled.remove(&id);
         let answer = match call {
-            Call::Inspect(name) => Answer::Inspected(Ok(self.images.get(&name).cloned())),
+            Call::Inspect(name) => {
+                let by_id = self.images.values().find(|image| image.id == name);
+                let image = self.images.get(&name).or(by_id);
+                Answer::Inspected(Ok(image.cloned()))
+            }
             Call::Pull(..) if cancelled => {
                 Answer::Pulled(Err(error("Cancelled", "context canceled")))
             }
@@ -188,10 +262,32 @@ impl Node {
             Call::Remove(target) => {
                 self.images
                     .retain(|name, image| *name != target && image.id != target);
+                self.ours.remove(&target);
                 Answer::Removed(Ok(()))
+            }
+            Call::FsInfo => Answer::Disk(self.disk.clone()),
+            Call::Pins => Answer::Pins(Ok(self.ours.iter().cloned().collect())),
+            Call::Pin(id, on) => Answer::Pinned(self.pin(&id, on)),
+            Call::Progress(_) => Answer::Progress(Ok(self.bytes.clone())),
+            Call::Credentials(_) => {
+                let (given, trouble) = self.provided.clone();
+                Answer::Credentials(given, trouble)
             }
         };
         self.tell(Event::Answered(id, answer));
+    }
+
+    fn pin(&mut self, id: &str, on: bool) -> Result<(), CallError> {
+        let images = self.images.values_mut().filter(|image| image.id == id);
+        for image in images {
+            image.pinned = on && self.pins_work;
+        }
+        if on {
+            self.ours.insert(id.to_owned());
+        } else {
+            self.ours.remove(id);
+        }
+        Ok(())
     }
 
     /// Answers the first call whose text begins so.
@@ -202,7 +298,7 @@ impl Node {
     }
 
     fn run(&mut self) {
-        for _ in 0..10_000 {
+        for _ in 0..100_000 {
             if self.calls.is_empty() {
                 return;
             }
@@ -234,6 +330,8 @@ impl Node {
             references: texts(names),
             wanted: texts(wanted),
             releasable: texts(releasable),
+            unpin_ours: false,
+            unpin: Vec::new(),
         });
     }
 
@@ -476,6 +574,8 @@ fn two_names_of_one_image_go_together_when_nobody_wants_either() {
         references: vec!["r.test/a:1".to_owned()],
         wanted: Vec::new(),
         releasable: vec!["r.test/a:1".to_owned(), "r.test/b:1".to_owned()],
+        unpin_ours: false,
+        unpin: Vec::new(),
     });
     node.run();
     assert_eq!(node.removed[&1][0].result, RemoveResult::Removed);
@@ -568,6 +668,7 @@ fn a_higher_priority_goes_first_and_then_the_older() {
         node.answer("Inspect");
     }
     node.pull_this(2, authority(1, 2), urgent);
+    node.answer("Inspect(\"r.test/e:1\"");
     node.run();
     let pulls: Vec<&str> = node
         .log
@@ -881,6 +982,399 @@ fn a_check_of_many_images_does_not_flood_the_runtime() {
     assert_eq!(node.count("Inspect"), 100);
 }
 
+fn pinned(name: &str) -> PullRequest {
+    PullRequest {
+        retention: Retention::Pinned,
+        ..want(name)
+    }
+}
+
+#[test]
+fn a_pin_goes_on_the_id_and_counts_when_the_runtime_shows_it() {
+    let mut node = Node::containerd(Settings::default());
+    node.pull_this(1, authority(1, 1), pinned("r.test/a:1"));
+    node.run();
+    assert_eq!(node.count("Pin(\"sha256:r.test/a:1\", true)"), 1);
+    assert_eq!(node.pulled[&1][0].pin, PinResult::Pinned);
+    assert_eq!(node.queue.pins(), Support::Yes);
+    node.check(&["r.test/a:1"]);
+    node.run();
+    assert_eq!(node.report.pinned_by_us, ["sha256:r.test/a:1"]);
+    assert_eq!(node.report.pins, Support::Yes);
+}
+
+#[test]
+fn a_runtime_that_does_not_look_at_the_label_is_found_out_once_and_the_label_goes() {
+    let mut node = Node::containerd(Settings::default());
+    node.pins_work = false;
+    node.pull_this(1, authority(1, 1), pinned("r.test/a:1"));
+    node.run();
+    assert_eq!(*node.result(1), PullResult::Pulled);
+    assert_eq!(node.pulled[&1][0].pin, PinResult::Unsupported);
+    assert!(node.ours.is_empty());
+    node.pull_this(2, authority(1, 2), pinned("r.test/b:1"));
+    node.run();
+    assert_eq!(node.pulled[&2][0].pin, PinResult::Unsupported);
+    assert_eq!(node.count("Pin("), 2, "on and off, the first time only");
+}
+
+#[test]
+fn a_present_image_is_pinned_and_one_that_somebody_else_pinned_is_left_as_it_is() {
+    let mut node = Node::containerd(Settings::default()).pinned("r.test/theirs:1", false);
+    node.hold("r.test/a:1");
+    for (stream, name) in [(1, "r.test/a:1"), (2, "r.test/theirs:1")] {
+        node.pull_this(stream, authority(1, stream), pinned(name));
+        node.run();
+        assert_eq!(*node.result(stream), PullResult::Present);
+        assert_eq!(node.pulled[&stream][0].pin, PinResult::Pinned);
+    }
+    assert_eq!(node.count("Pin("), 1);
+}
+
+#[test]
+fn a_tag_that_moved_unpins_the_image_it_left_unless_that_has_another_name() {
+    for (tags, left) in [(vec![], 0), (vec!["r.test/other:1".to_owned()], 1)] {
+        let mut node = Node::containerd(Settings::default()).pinned("r.test/a:1", true);
+        let request = PullRequest {
+            retention: Retention::Pinned,
+            ..always("r.test/a:1", "refresh")
+        };
+        node.pull_this(1, authority(1, 1), request);
+        node.answer("Inspect");
+        let mut old = node.images.remove("r.test/a:1").unwrap();
+        old.tags = tags;
+        let id = std::mem::replace(&mut old.id, "sha256:old".to_owned());
+        node.ours = [old.id.clone()].into();
+        node.images.insert("old".to_owned(), old);
+        // What the look before the pull saw.
+        node.held("old").id = id.clone();
+        node.ours = [id].into();
+        node.answer("Pull");
+        node.held("r.test/a:1").id = "sha256:new".to_owned();
+        node.run();
+        assert_eq!(node.pulled[&1][0].pin, PinResult::Pinned);
+        assert_eq!(node.ours.len(), left + 1, "{:?}", node.ours);
+        assert!(node.ours.contains("sha256:new"));
+    }
+}
+
+#[test]
+fn retention_default_takes_our_pin_off_and_leaves_that_of_others() {
+    for ours in [true, false] {
+        let mut node = Node::containerd(Settings::default()).pinned("r.test/a:1", ours);
+        let request = PullRequest {
+            retention: Retention::Default,
+            ..want("r.test/a:1")
+        };
+        node.pull_this(1, authority(1, 1), request);
+        node.run();
+        assert_eq!(*node.result(1), PullResult::Present);
+        assert_eq!(node.images["r.test/a:1"].pinned, !ours);
+    }
+}
+
+#[test]
+fn an_image_that_we_pinned_is_removed_when_our_pin_may_go_and_one_of_others_never() {
+    let mut node = Node::containerd(Settings::default())
+        .pinned("r.test/a:1", true)
+        .pinned("r.test/theirs:1", false);
+    node.remove(1, authority(1, 1), &["r.test/a:1"]);
+    node.run();
+    assert_eq!(node.removal(1), "Pinned");
+    node.unpin(2, &["r.test/a:1", "r.test/theirs:1"], &[], &[]);
+    assert_eq!(node.removal(2), "Removed");
+    assert!(node.ours.is_empty() && node.images.contains_key("r.test/theirs:1"));
+    assert_eq!(node.count("Remove"), 1);
+}
+
+#[test]
+fn what_is_kept_loses_our_pin_too_unless_somebody_wants_it() {
+    for (wanted, left) in [(vec![], 0), (vec!["r.test/a:1"], 1)] {
+        let mut node = Node::containerd(Settings::default()).pinned("r.test/a:1", true);
+        node.containers.push(Container {
+            image: vec!["sha256:r.test/a:1".to_owned()],
+        });
+        node.unpin(1, &["r.test/a:1"], &wanted, &[]);
+        assert_eq!(node.removal(1), "InUse");
+        assert_eq!(node.ours.len(), left);
+    }
+}
+
+#[test]
+fn a_pin_that_nobody_wants_goes_by_its_id_and_the_image_stays() {
+    let mut node = Node::containerd(Settings::default())
+        .pinned("r.test/a:1", true)
+        .pinned("r.test/b:1", false);
+    node.unpin(1, &[], &[], &["sha256:r.test/a:1", "sha256:r.test/b:1"]);
+    let results: Vec<_> = node.removed[&1]
+        .iter()
+        .map(|o| (o.index, &o.result))
+        .collect();
+    assert_eq!(
+        results,
+        [(0, &RemoveResult::Removed), (1, &RemoveResult::Absent)]
+    );
+    assert_eq!(node.done, [1]);
+    assert!(node.ours.is_empty() && node.images["r.test/b:1"].pinned);
+    assert_eq!(node.count("Remove"), 0);
+}
+
+#[test]
+fn the_sandbox_image_and_our_own_always_stay() {
+    let mut node = Node::set(Settings {
+        own_images: vec!["r.test/puller:1".to_owned()],
+        ..Settings::default()
+    });
+    node.facts(RuntimeFacts {
+        sandbox_image: Some("r.test/sandbox:1".to_owned()),
+        ..RuntimeFacts::default()
+    });
+    node.hold("r.test/puller:1");
+    node.hold("r.test/sandbox:1");
+    node.remove(1, authority(1, 1), &["r.test/puller:1", "r.test/sandbox:1"]);
+    node.run();
+    assert!(node.removed[&1].iter().all(|outcome| matches!(
+        &outcome.result,
+        RemoveResult::Kept { reason, .. } if reason == "InUse"
+    )));
+    assert_eq!(node.count("Remove"), 0);
+}
+
+fn guarded(percent_free: u64) -> Node {
+    let mut node = Node::containerd(Settings {
+        disk_watermark: Some(80),
+        ..Settings::default()
+    });
+    node.disk = Ok(Disk {
+        capacity: 100 << 20,
+        available: percent_free << 20,
+    });
+    node
+}
+
+#[test]
+fn above_the_watermark_nothing_is_pulled_or_pinned_and_the_figures_are_told() {
+    let mut node = guarded(20);
+    node.hold("r.test/here:1");
+    node.pull_this(1, authority(1, 1), want("r.test/a:1"));
+    node.pull_this(2, authority(1, 2), pinned("r.test/here:1"));
+    node.run();
+    let PullResult::Failed { reason, message } = node.result(1) else {
+        panic!("{:?}", node.result(1));
+    };
+    assert_eq!(reason, "DiskPressure");
+    assert!(
+        message.contains("80 % full, 20 of 100 MiB are free"),
+        "{message}"
+    );
+    assert_eq!(*node.result(2), PullResult::Present);
+    assert!(
+        matches!(&node.pulled[&2][0].pin, PinResult::DiskPressure(why) if why.contains("80 %"))
+    );
+    assert_eq!(node.count("Pull") + node.count("Pin("), 0);
+}
+
+#[test]
+fn below_the_watermark_the_disk_is_looked_at_now_and_then() {
+    let mut node = guarded(21);
+    node.pull(1, authority(1, 1), &["r.test/a:1", "r.test/b:1"]);
+    node.run();
+    assert_eq!((node.count("Pull"), node.count("FsInfo")), (2, 1));
+    node.wait(5);
+    node.pull(2, authority(1, 2), &["r.test/c:1"]);
+    node.run();
+    assert_eq!(node.count("FsInfo"), 2);
+    assert_eq!(node.pulled[&2].len(), 1);
+}
+
+#[test]
+fn a_disk_that_cannot_be_seen_stops_nothing_and_a_check_says_so() {
+    let mut node = guarded(0);
+    node.disk = Err(error("Unimplemented", "no"));
+    node.pull(1, authority(1, 1), &["r.test/a:1"]);
+    node.run();
+    assert_eq!(*node.result(1), PullResult::Pulled);
+    node.check(&["r.test/a:1"]);
+    node.run();
+    assert_eq!(node.report.disk, None);
+
+    let mut node = guarded(50);
+    node.check(&[]);
+    node.run();
+    assert_eq!(node.report.disk.unwrap().available, 50 << 20);
+    assert_eq!(node.report.watermark, 80);
+}
+
+#[test]
+fn progress_is_told_once_per_second_to_those_who_want_it_and_only_when_it_moves() {
+    let mut node = Node::containerd(Settings::default());
+    let request = PullRequest {
+        progress: Some(Duration::from_millis(100)),
+        ..want("r.test/a:1")
+    };
+    node.pull_this(1, authority(1, 1), request);
+    node.pull(2, authority(1, 2), &["r.test/a:1"]);
+    node.answer("Inspect");
+    for done in [10, 10, 30] {
+        let bytes = Bytes {
+            done,
+            total: 50,
+            active: true,
+        };
+        node.bytes.insert("r.test/a:1".to_owned(), bytes);
+        node.now = node.now.after(Duration::from_millis(999));
+        node.poll();
+        assert!(
+            node.calls
+                .iter()
+                .all(|(_, call)| !matches!(call, Call::Progress(_)))
+        );
+        node.now = node.now.after(Duration::from_millis(1));
+        node.poll();
+        node.answer("Progress");
+    }
+    let told: Vec<u64> = node.progress[&1].iter().map(|p| p.bytes.done).collect();
+    assert_eq!(told, [10, 30]);
+    assert!(!node.progress.contains_key(&2));
+}
+
+/// Lets a pull go on for so long, with so many bytes there, and answers looks at them.
+fn go_on(node: &mut Node, seconds: u64, bytes: Option<Bytes>) {
+    node.bytes.clear();
+    if let Some(bytes) = bytes {
+        node.bytes.insert("r.test/a:1".to_owned(), bytes);
+    }
+    for _ in 0..seconds {
+        node.wait(1);
+        if node
+            .calls
+            .iter()
+            .any(|(_, call)| matches!(call, Call::Progress(_)))
+        {
+            node.answer("Progress");
+        }
+    }
+}
+
+#[test]
+fn the_no_progress_limit_runs_only_while_something_is_being_fetched() {
+    let bytes = |done, active| {
+        Some(Bytes {
+            done,
+            total: 9,
+            active,
+        })
+    };
+    let mut node = Node::containerd(Settings::default());
+    node.pull(1, authority(1, 1), &["r.test/a:1"]);
+    node.answer("Inspect");
+    go_on(&mut node, 110, bytes(1, true));
+    go_on(&mut node, 110, bytes(2, true));
+    go_on(&mut node, 1000, bytes(9, false));
+    go_on(&mut node, 1000, None);
+    assert!(!node.pulled.contains_key(&1), "{:?}", node.pulled);
+    go_on(&mut node, 140, bytes(3, true));
+    assert_eq!(node.failure(1), "NoProgress");
+    assert_eq!(node.count("cancel Pull"), 1);
+}
+
+#[test]
+fn the_fallback_deadline_holds_where_no_byte_is_seen() {
+    for (seen, ended) in [(false, true), (true, false)] {
+        let mut node = Node::containerd(Settings::default());
+        let request = PullRequest {
+            fallback_deadline: Some(Duration::from_secs(300)),
+            ..want("r.test/a:1")
+        };
+        node.pull_this(1, authority(1, 1), request);
+        node.answer("Inspect");
+        for done in 0..31 {
+            let bytes = Bytes {
+                done,
+                total: 99,
+                active: true,
+            };
+            go_on(&mut node, 10, seen.then_some(bytes));
+        }
+        assert_eq!(node.pulled.contains_key(&1), ended, "seen: {seen}");
+    }
+}
+
+#[test]
+fn the_nodes_own_credentials_are_asked_for_when_those_of_the_request_are_used_up() {
+    let settings = Settings {
+        credential_providers: true,
+        ..Settings::default()
+    };
+    let mut node = Node::set(settings.clone());
+    node.broken
+        .insert("r.test/a:1".into(), error("Unknown", "401 Unauthorized"));
+    node.provided = (vec![CredentialId(7)], None);
+    let with = PullRequest {
+        credentials: vec![CredentialId(1)],
+        ..want("r.test/a:1")
+    };
+    node.pull_this(1, authority(1, 1), with);
+    node.run();
+    assert_eq!(*node.result(1), PullResult::Pulled);
+    let calls: Vec<&str> = node
+        .log
+        .iter()
+        .map(|line| line.split('(').next().unwrap())
+        .collect();
+    assert_eq!(calls, ["Inspect", "Pull", "Credentials", "Pull", "Inspect"]);
+
+    // Anonymously only when there are none at all, and then why there are none is told.
+    let mut node = Node::set(settings);
+    node.broken
+        .insert("r.test/a:1".into(), error("Unknown", "401 Unauthorized"));
+    node.provided = (
+        Vec::new(),
+        Some("credential provider x: no such file".to_owned()),
+    );
+    node.pull(1, authority(1, 1), &["r.test/a:1"]);
+    node.run();
+    assert_eq!(node.count("Pull(\"r.test/a:1\", None)"), 1);
+    let PullResult::Failed { reason, message } = node.result(1) else {
+        panic!("{:?}", node.result(1));
+    };
+    assert_eq!(reason, "Unauthorized");
+    assert!(
+        message.ends_with("; credential provider x: no such file"),
+        "{message}"
+    );
+}
+
+#[test]
+fn more_than_fits_in_memory_is_refused_as_a_whole() {
+    let mut node = Node::new();
+    let names: Vec<String> = (0..10_000).map(|i| format!("r.test/i{i}:1")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for caller in 1..=100 {
+        node.pull(caller, authority(1, caller), &names);
+    }
+    assert_eq!(node.overloaded.len(), 99);
+    assert_eq!(node.attached.len(), 1);
+    let kept = node.queue.remembers();
+    assert!(kept < 30_000, "{kept}");
+}
+
+#[test]
+fn what_has_ended_makes_room_for_new_requests() {
+    let mut node = Node::set(Settings {
+        most_open: 100,
+        ..Settings::default()
+    });
+    for round in 1..=5 {
+        let names: Vec<String> = (0..90).map(|i| format!("r.test/i{i}:{round}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        node.pull(round, authority(1, round), &names);
+        node.run();
+        assert_eq!(node.pulled[&round].len(), 90);
+    }
+    assert!(node.overloaded.is_empty());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
@@ -889,9 +1383,14 @@ proptest! {
     /// and an hour later nothing is left over.
     #[test]
     fn every_image_of_every_request_has_one_outcome(
-        steps in proptest::collection::vec((0_u8..9, 0_usize..5, 0_usize..8), 1..80)
+        steps in proptest::collection::vec((0_u8..11, 0_usize..5, 0_usize..8), 1..80)
     ) {
-        let mut node = Node::new();
+        let mut node = Node::containerd(Settings {
+            disk_watermark: Some(80),
+            credential_providers: true,
+            ..Settings::default()
+        });
+        node.provided = (vec![CredentialId(8)], None);
         let mut asked: BTreeMap<u64, usize> = BTreeMap::new();
         for (seq, (kind, image, pick)) in (1_u64..).zip(steps) {
             let names: Vec<String> = (0..=image).map(|i| format!("r.test/i{i}:1")).collect();
@@ -922,6 +1421,24 @@ proptest! {
                         _ => error("Unknown", "401 Unauthorized"),
                     };
                     node.broken.insert(format!("r.test/i{image}:1"), error);
+                }
+                7 => {
+                    let retention = [Retention::Default, Retention::Pinned][pick % 2];
+                    let progress = Some(Duration::from_secs(1));
+                    let images = names.iter().map(|name| PullRequest {
+                        retention,
+                        progress,
+                        ..always(name, &pick.to_string())
+                    });
+                    node.tell(Event::Pull(StreamId(seq), authority(1, seq), images.collect()));
+                    asked.insert(seq, names.len());
+                }
+                8 => {
+                    let available = if pick == 0 { 1 } else { 90 };
+                    node.disk = Ok(Disk { capacity: 100, available });
+                    node.pins_work = pick != 1;
+                    let bytes = Bytes { done: pick as u64, total: 9, active: pick > 3 };
+                    node.bytes.insert(format!("r.test/i{image}:1"), bytes);
                 }
                 _ => if !node.calls.is_empty() {
                     let at = pick % node.calls.len();

@@ -3,9 +3,10 @@
 #![deny(missing_docs)]
 
 pub mod certificates;
+mod containerd;
 pub mod runtime;
 mod wait;
 
 pub use certificates::{Ca, Leaf, SecretDirectory, Usage};
-pub use runtime::{Call, FakeRuntime, Login, Removal};
+pub use runtime::{Call, FakeRuntime, Login, Native, Removal};
 pub use wait::eventually;

@@ -13,17 +13,23 @@ use std::{
 };
 
 use kubefledged_image::ImageRef;
+use kubefledged_proto::containerd::{
+    content::content_server::ContentServer, images::images_server::ImagesServer,
+};
 use kubefledged_proto::cri::{
-    AuthConfig, Container, Image, ImageFsInfoRequest, ImageFsInfoResponse, ImageSpec,
-    ImageStatusRequest, ImageStatusResponse, ListContainersRequest, ListContainersResponse,
-    ListImagesRequest, ListImagesResponse, PullImageRequest, PullImageResponse, RemoveImageRequest,
-    RemoveImageResponse, VersionRequest, VersionResponse, image_service_server,
+    AuthConfig, Container, Image, ImageSpec, ImageStatusRequest, ImageStatusResponse,
+    ListContainersRequest, ListContainersResponse, ListImagesRequest, ListImagesResponse,
+    PullImageRequest, PullImageResponse, RemoveImageRequest, RemoveImageResponse, StatusRequest,
+    StatusResponse, StreamContainersRequest, StreamContainersResponse, StreamImagesRequest,
+    StreamImagesResponse, VersionRequest, VersionResponse, image_service_server,
     runtime_service_server,
 };
 use tokio::{net::UnixListener, sync::watch};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, transport::Server};
+
+pub(crate) type Pages<T> = tokio_stream::Iter<std::vec::IntoIter<Result<T, Status>>>;
 
 static NEXT_DIRECTORY: AtomicU32 = AtomicU32::new(0);
 
@@ -34,8 +40,20 @@ pub enum Removal {
     Whole,
     /// CRI-O: a tag goes alone, the data with the bare id; `name@digest` does nothing.
     Name,
-    /// cri-dockerd: a name goes alone, the image with its id.
+    /// cri-dockerd: the image goes with its id; a name is not found, which is no error.
     Id,
+}
+
+/// What containerd's own interface does, beside CRI on the same socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Native {
+    /// There is none.
+    #[default]
+    None,
+    /// Labels are kept, and CRI does not look at them: containerd 1.6.
+    WithoutPins,
+    /// containerd 2.x.
+    WithPins,
 }
 
 /// What a registry demands.
@@ -60,6 +78,10 @@ pub enum Call {
     Remove(String),
     /// `ListImages`.
     List,
+    /// `StreamImages`.
+    Stream,
+    /// containerd's `Update`: an id is pinned, or no longer.
+    Pin(String, bool),
 }
 
 /// The runtime. It ends, and its socket goes, when this is dropped.
@@ -71,26 +93,55 @@ pub struct FakeRuntime {
 }
 
 #[derive(Debug)]
-struct Shared {
+pub(crate) struct Shared {
     removal: Removal,
+    pub(crate) native: Native,
     state: Mutex<State>,
     /// Counts what the scripts of pulls may wait for.
     changed: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    images: Vec<Image>,
+pub(crate) struct State {
+    pub(crate) images: Vec<Image>,
+    /// Labels by id, as containerd keeps them.
+    pub(crate) labels: BTreeMap<String, BTreeMap<String, String>>,
+    /// Blobs that are being written: name, offset, total.
+    pub(crate) ingests: Vec<(String, i64, i64)>,
+    /// Blobs that are complete, with their labels and contents.
+    pub(crate) blobs: Vec<Blob>,
+    /// Whether lists come as streams too.
+    streams: bool,
+    sandbox_image: String,
     containers: Vec<Container>,
     private: BTreeMap<String, Login>,
     failing: BTreeMap<String, Vec<(Code, String)>>,
     held: BTreeSet<String>,
-    calls: Vec<Call>,
+    /// How often a tag has moved to another image.
+    moved: BTreeMap<String, u32>,
+    pub(crate) calls: Vec<Call>,
+}
+
+/// A complete blob.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Blob {
+    pub digest: String,
+    pub labels: BTreeMap<String, String>,
+    pub text: Vec<u8>,
 }
 
 impl FakeRuntime {
     /// Serves on a socket of its own.
     pub fn start(removal: Removal) -> std::io::Result<Self> {
+        Self::start_with(removal, Native::None)
+    }
+
+    /// containerd, with its own interface.
+    pub fn containerd(native: Native) -> std::io::Result<Self> {
+        Self::start_with(Removal::Whole, native)
+    }
+
+    fn start_with(removal: Removal, native: Native) -> std::io::Result<Self> {
         let number = NEXT_DIRECTORY.fetch_add(1, Ordering::Relaxed);
         let name = format!("kubefledged-cri-{}-{number}", std::process::id());
         let directory = std::env::temp_dir().join(name);
@@ -99,6 +150,7 @@ impl FakeRuntime {
             directory,
             shared: Arc::new(Shared {
                 removal,
+                native,
                 state: Mutex::default(),
                 changed: watch::Sender::new(0),
             }),
@@ -165,6 +217,65 @@ impl FakeRuntime {
         if let Some(at) = state.find(name) {
             state.images[at].pinned = true;
         }
+    }
+
+    /// Is it protected from garbage collection?
+    pub fn pinned(&self, name: &str) -> bool {
+        let state = self.shared.state();
+        let at = state.find(name);
+        at.is_some_and(|at| state.seen(at, self.shared.native).pinned)
+    }
+
+    /// The image of the sandboxes, as the runtime's configuration has it.
+    pub fn set_sandbox_image(&self, name: &str) {
+        name.clone_into(&mut self.shared.state().sandbox_image);
+    }
+
+    /// Long lists come as streams too.
+    pub fn offer_streams(&self) {
+        self.shared.state().streams = true;
+    }
+
+    /// The name's next pull brings another image.
+    pub fn move_tag(&self, name: &str) {
+        let mut state = self.shared.state();
+        let normal = normalized(name);
+        if let Some(at) = state.find(name) {
+            state.images[at].repo_tags.retain(|tag| *tag != normal);
+        }
+        let moves = state.moved.entry(normal).or_default();
+        *moves += 1;
+    }
+
+    /// A layer of the image is being fetched: so many bytes of so many. Its manifest has arrived.
+    pub fn fetch(&self, name: &str, done: i64, total: i64) {
+        let mut state = self.shared.state();
+        let normal = normalized(name);
+        let (layer, manifest) = (
+            digest(&format!("{normal} layer")),
+            digest(&format!("{normal} m")),
+        );
+        let (layer, manifest) = (format!("sha256:{layer}"), format!("sha256:{manifest}"));
+        let ingest = format!("layer-{layer}");
+        state.ingests.retain(|(known, ..)| *known != ingest);
+        if done < total {
+            state.ingests.push((ingest, done, total));
+        }
+        let Ok(image) = ImageRef::parse(name) else {
+            return;
+        };
+        let source = format!("containerd.io/distribution.source.{}", image.registry());
+        let labels = [
+            (source, image.repository().to_owned()),
+            ("containerd.io/gc.ref.content.l.0".to_owned(), layer.clone()),
+        ];
+        let text = format!(r#"{{"layers":[{{"digest":"{layer}","size":{total}}}]}}"#);
+        state.blobs.retain(|blob| blob.digest != manifest);
+        state.blobs.push(Blob {
+            digest: manifest,
+            labels: labels.into(),
+            text: text.into_bytes(),
+        });
     }
 
     /// A container uses the image.
@@ -246,19 +357,33 @@ async fn serve(
 ) -> Result<(), Box<dyn std::error::Error>> {
     let incoming = UnixListenerStream::new(UnixListener::from_std(listener)?);
     let runtime = runtime_service_server::RuntimeServiceServer::from_arc(shared.clone());
-    let images = image_service_server::ImageServiceServer::from_arc(shared);
-    let server = Server::builder().add_service(runtime).add_service(images);
+    let images = image_service_server::ImageServiceServer::from_arc(shared.clone());
+    let native = (shared.native != Native::None).then_some(shared);
+    let server = Server::builder()
+        .add_service(runtime)
+        .add_service(images)
+        .add_optional_service(native.clone().map(ImagesServer::from_arc))
+        .add_optional_service(native.map(ContentServer::from_arc));
     Ok(server.serve_with_incoming(incoming).await?)
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    fn find(&self, name: &str) -> Option<usize> {
+    /// As CRI shows it.
+    fn seen(&self, at: usize, native: Native) -> Image {
+        let mut image = self.images[at].clone();
+        let label = self.labels.get(&image.id);
+        let label = label.and_then(|labels| labels.get("io.cri-containerd.pinned"));
+        image.pinned |= native == Native::WithPins && label.is_some_and(|value| value == "pinned");
+        image
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Option<usize> {
         let normal = normalized(name);
         self.images.iter().position(|image| {
             bare(&image.id) == bare(name)
@@ -272,7 +397,10 @@ impl State {
             return;
         }
         let normal = normalized(name);
-        let hex = digest(&normal);
+        let hex = match self.moved.get(&normal) {
+            Some(moves) => digest(&format!("{normal} {moves}")),
+            None => digest(&normal),
+        };
         let (tags, digests) = if normal.contains('@') {
             (Vec::new(), vec![normal])
         } else {
@@ -333,12 +461,18 @@ impl State {
             Removal::Name if used && (alone || by_id) => Err(Status::unknown(
                 "image used by 0123: image is in use by a container",
             )),
-            Removal::Name | Removal::Id if !by_id => {
+            Removal::Name if !by_id => {
                 self.images[at].repo_tags.retain(|tag| *tag != normal);
                 Ok(())
             }
+            Removal::Id if !by_id => Ok(()),
+            Removal::Id if used => Err(Status::unknown(
+                "Error response from daemon: conflict: unable to delete 0123 (cannot be forced) - \
+                 image is being used by running container 4567",
+            )),
             Removal::Whole | Removal::Name | Removal::Id => {
-                self.images.remove(at);
+                let gone = self.images.remove(at);
+                self.labels.remove(&gone.id);
                 Ok(())
             }
         }
@@ -378,6 +512,31 @@ impl runtime_service_server::RuntimeService for Shared {
         }))
     }
 
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        let config = format!(r#"{{"sandboxImage":"{}"}}"#, self.state().sandbox_image);
+        Ok(Response::new(StatusResponse {
+            info: [("config".to_owned(), config)].into(),
+        }))
+    }
+
+    type StreamContainersStream = Pages<StreamContainersResponse>;
+
+    async fn stream_containers(
+        &self,
+        _: Request<StreamContainersRequest>,
+    ) -> Result<Response<Self::StreamContainersStream>, Status> {
+        let state = self.state();
+        if !state.streams {
+            return Err(Status::unimplemented("unknown method StreamContainers"));
+        }
+        let pages = state.containers.iter().map(|container| {
+            Ok(StreamContainersResponse {
+                containers: vec![container.clone()],
+            })
+        });
+        Ok(Response::new(tokio_stream::iter(pages.collect::<Vec<_>>())))
+    }
+
     async fn list_containers(
         &self,
         _: Request<ListContainersRequest>,
@@ -395,8 +554,30 @@ impl image_service_server::ImageService for Shared {
     ) -> Result<Response<ListImagesResponse>, Status> {
         let mut state = self.state();
         state.calls.push(Call::List);
-        let images = state.images.clone();
+        let images = (0..state.images.len())
+            .map(|at| state.seen(at, self.native))
+            .collect();
         Ok(Response::new(ListImagesResponse { images }))
+    }
+
+    type StreamImagesStream = Pages<StreamImagesResponse>;
+
+    async fn stream_images(
+        &self,
+        _: Request<StreamImagesRequest>,
+    ) -> Result<Response<Self::StreamImagesStream>, Status> {
+        let mut state = self.state();
+        if !state.streams {
+            return Err(Status::unimplemented("unknown method StreamImages"));
+        }
+        state.calls.push(Call::Stream);
+        let page = |at| {
+            Ok(StreamImagesResponse {
+                images: vec![state.seen(at, self.native)],
+            })
+        };
+        let pages: Vec<_> = (0..state.images.len()).map(page).collect();
+        Ok(Response::new(tokio_stream::iter(pages)))
     }
 
     async fn image_status(
@@ -405,7 +586,7 @@ impl image_service_server::ImageService for Shared {
     ) -> Result<Response<ImageStatusResponse>, Status> {
         let name = named(request.into_inner().image);
         let mut state = self.state();
-        let image = state.find(&name).map(|at| state.images[at].clone());
+        let image = state.find(&name).map(|at| state.seen(at, self.native));
         state.calls.push(Call::Status(name));
         Ok(Response::new(ImageStatusResponse { image }))
     }
@@ -434,10 +615,12 @@ impl image_service_server::ImageService for Shared {
             return Err(status);
         }
         state.add(&name, self.removal);
-        let image_ref = state
-            .find(&name)
-            .map(|at| state.images[at].id.clone())
-            .unwrap_or_default();
+        // An id or a digest: clients that compare it fail.
+        let reference = |at: usize| match self.removal {
+            Removal::Whole => state.images[at].id.clone(),
+            Removal::Name | Removal::Id => state.images[at].repo_digests[0].clone(),
+        };
+        let image_ref = state.find(&name).map(reference).unwrap_or_default();
         Ok(Response::new(PullImageResponse { image_ref }))
     }
 
@@ -451,20 +634,13 @@ impl image_service_server::ImageService for Shared {
         state.remove(&target, self.removal)?;
         Ok(Response::new(RemoveImageResponse {}))
     }
-
-    async fn image_fs_info(
-        &self,
-        _: Request<ImageFsInfoRequest>,
-    ) -> Result<Response<ImageFsInfoResponse>, Status> {
-        Ok(Response::new(ImageFsInfoResponse::default()))
-    }
 }
 
 fn named(spec: Option<ImageSpec>) -> String {
     spec.map(|spec| spec.image).unwrap_or_default()
 }
 
-fn normalized(name: &str) -> String {
+pub(crate) fn normalized(name: &str) -> String {
     ImageRef::parse(name).map_or_else(|_| name.to_owned(), |image| image.normalized())
 }
 

@@ -1,17 +1,15 @@
-//! What runs next, and what follows from the runtime's answers.
+//! What ends and what runs next.
 
-use std::{cmp::Reverse, collections::BTreeSet};
+use std::collections::BTreeSet;
 
 use kubefledged_api_types::names::failure;
-use kubefledged_image::ImageRef;
 
 use super::{Caller, MEMORY, Queue, outcome};
 use crate::{
-    Answer, Call, CallId, Checked, Command, PullResult, RemoveOutcome, RemoveResult, StreamId,
-    Tick, classify,
+    Call, CallId, Command, PullResult, RemoveResult, Tick,
     intent::Wish,
-    removal::{self, Circumstances, Step, normalized},
-    task::{self, State, Task, TaskKey},
+    removal,
+    task::{self, Circumstances, Phase, State, Task, TaskKey},
 };
 
 /// Looks at a time. They cost the runtime next to nothing and contact no registry, so that what is
@@ -19,7 +17,7 @@ use crate::{
 const MOST_LOOKS: usize = 16;
 
 impl Queue {
-    fn call(&mut self, caller: Caller, call: Call) -> CallId {
+    pub(super) fn call(&mut self, caller: Caller, call: Call) -> CallId {
         self.counter += 1;
         let id = CallId(self.counter);
         self.calls.insert(id, caller);
@@ -27,43 +25,48 @@ impl Queue {
         id
     }
 
-    fn call_for(&mut self, key: &TaskKey, call: &Call) {
-        let id = self.call(Caller::Task(key.clone()), call.clone());
-        if let Some(task) = self.tasks.get_mut(key) {
-            task.calling(id, call);
-        }
+    pub(super) fn call_for(&mut self, key: &TaskKey, call: Call, phase: Phase) {
+        let id = self.call(Caller::Task(key.clone()), call);
+        self.tasks
+            .change(key, |task| task.state = State::Calling(id, phase));
     }
 
     // === ends
 
     /// Interests of older terms that nobody took up again.
     pub(super) fn end_interests(&mut self, now: Tick) {
+        if self.interests_end.is_none_or(|end| end > now) {
+            return;
+        }
         let mut told = Vec::new();
-        for task in self.tasks.values_mut() {
+        let mut next: Option<Tick> = None;
+        for (_, task) in self.tasks.interests() {
             for interest in task.expire(now) {
                 let outcome = outcome(task, &interest, PullResult::Cancelled, now);
                 told.push((interest.stream, outcome));
             }
+            let ends = task.interests.iter().filter_map(|known| known.until);
+            next = next.into_iter().chain(ends).min();
         }
+        self.interests_end = next;
+        self.interests_left = true;
         self.tell(told);
     }
 
     /// Tasks that nobody wants, or that took too long.
     pub(super) fn end_tasks(&mut self, now: Tick) {
-        let open = self.tasks.iter().filter(|(_, task)| !task.finished());
-        let (unwanted, wanted): (Vec<_>, Vec<_>) =
-            open.partition(|(_, task)| task.interests.is_empty());
-        let late = |task: &Task| task.deadline_at().is_some_and(|at| at <= now);
-        let late: Vec<TaskKey> = wanted
-            .into_iter()
-            .filter(|(_, task)| late(task))
-            .map(|(key, _)| key.clone())
-            .collect();
-        let unwanted: Vec<TaskKey> = unwanted.into_iter().map(|(key, _)| key.clone()).collect();
-        for key in unwanted {
-            self.abandon_call(&key);
-            self.tasks.remove(&key);
+        if std::mem::take(&mut self.interests_left) {
+            let open = self.tasks.iter().filter(|(_, task)| !task.finished());
+            let unwanted = open.filter(|(_, task)| task.interests.is_empty());
+            let unwanted: Vec<TaskKey> = unwanted.map(|(key, _)| key.clone()).collect();
+            for key in unwanted {
+                self.abandon_call(&key);
+                self.tasks.remove(&key);
+            }
         }
+        let late = |task: &Task| task.deadline_at().is_some_and(|at| at <= now);
+        let late = self.tasks.active().filter(|(_, task)| late(task));
+        let late: Vec<TaskKey> = late.map(|(key, _)| key.clone()).collect();
         for key in late {
             self.abandon_call(&key);
             let result = task::failed(
@@ -76,7 +79,7 @@ impl Queue {
 
     /// A pull is ended, and its place stays taken until the runtime has let go of it. The answer to
     /// a look interests nobody any more.
-    fn abandon_call(&mut self, key: &TaskKey) {
+    pub(super) fn abandon_call(&mut self, key: &TaskKey) {
         let Some(task) = self.tasks.get(key) else {
             return;
         };
@@ -89,61 +92,65 @@ impl Queue {
         }
     }
 
-    fn finish(&mut self, key: &TaskKey, result: PullResult, now: Tick) {
-        let Some(task) = self.tasks.get_mut(key) else {
-            return;
-        };
-        let interests = std::mem::take(&mut task.interests);
-        task.heard = interests.iter().any(|known| known.stream.is_some());
-        let told = interests
-            .iter()
-            .map(|known| (known.stream, outcome(task, known, result.clone(), now)))
-            .collect();
+    pub(super) fn finish(&mut self, key: &TaskKey, result: PullResult, now: Tick) {
         let there = matches!(result, PullResult::Present | PullResult::Pulled);
-        task.state = State::Finished(result, now.after(MEMORY));
-        self.tell(told);
+        let told = self.tasks.change(key, |task| {
+            let interests = std::mem::take(&mut task.interests);
+            task.heard = interests.iter().any(|known| known.stream.is_some());
+            let told = interests
+                .iter()
+                .map(|known| (known.stream, outcome(task, known, result.clone(), now)));
+            let told = told.collect();
+            task.state = State::Finished(result, now.after(MEMORY));
+            told
+        });
+        self.tell(told.unwrap_or_default());
         if there {
             // Others who want the image, with other credentials or another token, may have it now.
-            let same = self.tasks.iter_mut().filter(|(k, _)| k.image == key.image);
-            same.for_each(|(_, task)| task.forget_look());
+            let others = self
+                .tasks
+                .of(&key.image)
+                .filter(|(_, task)| !task.finished());
+            let others: Vec<TaskKey> = others.map(|(key, _)| key.clone()).collect();
+            for key in others {
+                self.tasks.change(&key, Task::forget_look);
+            }
         }
     }
 
     pub(super) fn forget(&mut self, now: Tick) {
-        let old = |task: &Task| matches!(task.state, State::Finished(_, until) if until <= now);
-        self.tasks.retain(|_, task| !old(task));
+        self.tasks.forget(now);
         self.intents.expire(now);
     }
 
     // === starts
 
     /// Names on which the runtime works for us. Neither a pull nor a removal of one may begin.
-    fn busy(&self) -> BTreeSet<String> {
-        let mut busy: BTreeSet<String> = self.ending.values().cloned().collect();
-        let pulls = self.tasks.iter().filter(|(_, task)| task.holds_slot());
-        busy.extend(pulls.map(|(key, _)| key.image.clone()));
-        busy.extend(self.removals.iter().flat_map(|r| r.held.iter().cloned()));
-        busy
+    fn busy(&self) -> BTreeSet<&str> {
+        let ending = self.ending.values().map(String::as_str);
+        let pulls = self.tasks.active().filter(|(_, task)| task.holds_name());
+        let pulls = pulls.map(|(key, _)| key.image.as_str());
+        let held = self
+            .removals
+            .iter()
+            .flat_map(|r| r.held.iter().map(String::as_str));
+        ending.chain(pulls).chain(held).collect()
     }
 
-    /// Tasks that may go on, the first to be served first.
-    fn due(&self, now: Tick) -> Vec<TaskKey> {
-        let busy = self.busy();
-        let mut due: Vec<(&TaskKey, &Task)> = self
-            .tasks
-            .iter()
-            .filter(|(key, task)| task.due(now) && !busy.contains(&key.image))
-            .collect();
-        due.sort_by_key(|(_, task)| (Reverse(task.priority), task.age));
-        due.into_iter().map(|(key, _)| key.clone()).collect()
+    pub(super) fn around<'a>(&self, full: Option<&'a str>) -> Circumstances<'a> {
+        Circumstances {
+            pins: self.facts.pins,
+            full,
+            providers: self.settings.credential_providers,
+        }
     }
 
     /// Checks first: somebody waits for them.
     pub(super) fn start_looks(&mut self, now: Tick) {
         let checks = self.calls.values();
         let checks = checks.filter(|caller| matches!(caller, Caller::Check(..)));
-        let tasks = self.tasks.values();
-        let tasks = tasks.filter(|task| task.call().is_some() && !task.holds_slot());
+        let tasks = self.tasks.active();
+        let tasks = tasks.filter(|(_, task)| task.call().is_some() && !task.holds_slot());
         let mut free = MOST_LOOKS.saturating_sub(checks.count() + tasks.count());
 
         let ids: Vec<u64> = self.checks.keys().copied().collect();
@@ -155,221 +162,103 @@ impl Queue {
                 free -= 1;
             }
         }
-        if free == 0 || !self.tasks.values().any(Task::wants_look) {
-            return;
-        }
-        for key in self.due(now) {
-            let Some(task) = self.tasks.get(&key).filter(|task| task.wants_look()) else {
-                continue;
-            };
-            if free == 0 {
-                return;
+        for key in self.next_looks(now, free) {
+            if let Some((call, phase)) = self.tasks.get(&key).map(Task::look) {
+                self.call_for(&key, call, phase);
             }
-            let look = task.look();
-            self.call_for(&key, &look);
-            free -= 1;
         }
     }
 
-    fn next_in_check(&mut self, id: u64) -> Option<(usize, String)> {
-        let check = self.checks.get_mut(&id)?;
-        let name = check.names.get(check.asked)?;
-        let name = ImageRef::parse(name).map_or_else(|_| name.clone(), |i| i.runtime_name());
-        check.asked += 1;
-        Some((check.asked - 1, name))
+    fn next_looks(&self, now: Tick, most: usize) -> Vec<TaskKey> {
+        let busy = self.busy();
+        let awaited = self.disk.awaited();
+        let looks = self.tasks.looks().filter(|(key, task)| {
+            task.due(now) && !busy.contains(&*key.image) && !(awaited && task.pins())
+        });
+        looks.take(most).map(|(key, _)| key.clone()).collect()
     }
 
-    /// Slots are for pulls that run. One more serves tasks never tried, beside a long pull: a pull
-    /// of 10 GB does not delay one of 5 MB.
-    pub(super) fn start_pulls(&mut self, now: Tick) {
+    /// The next pull, if a slot is free. Slots are for pulls that run. One more serves tasks never
+    /// tried, beside a long pull: a pull of 10 GB does not delay one of 5 MB.
+    fn next_pull(&self, now: Tick) -> Option<TaskKey> {
         let most = self.settings.max_parallel_pulls.max(1);
-        for key in self.due(now) {
-            let slots = self.tasks.values().filter(|task| task.holds_slot());
-            let long = slots.clone().filter_map(Task::long_at).any(|at| at <= now);
-            let taken = slots.count() + self.ending.len();
-            let Some(task) = self.tasks.get_mut(&key) else {
+        let slots = self.tasks.active().map(|(_, task)| task);
+        let slots = slots.filter(|task| task.holds_slot());
+        let long = slots.clone().filter_map(Task::long_at).any(|at| at <= now);
+        let taken = slots.count() + self.ending.len();
+        let extra = taken == most && long;
+        if taken >= most && !extra {
+            return None;
+        }
+        let busy = self.busy();
+        let mut pulls = self.tasks.slots().filter(|(key, task)| {
+            let fits = !extra || task.started.is_none();
+            task.due(now) && fits && !busy.contains(&*key.image)
+        });
+        pulls.next().map(|(key, _)| key.clone())
+    }
+
+    /// Something is about to begin for which it matters how full the disk is.
+    pub(super) fn disk_matters(&self, now: Tick) -> bool {
+        self.tasks
+            .looks()
+            .next()
+            .is_some_and(|(_, task)| task.pins())
+            || self.next_pull(now).is_some()
+    }
+
+    pub(super) fn start_pulls(&mut self, now: Tick) {
+        while !self.disk.awaited()
+            && let Some(key) = self.next_pull(now)
+        {
+            if let Some(why) = self.full() {
+                self.finish(&key, task::failed(failure::DISK_PRESSURE, &why), now);
                 continue;
-            };
-            let may = taken < most || (taken == most && long && task.started.is_none());
-            if taken > most || (taken == most && !long) {
-                return;
             }
-            if may && !task.wants_look() {
-                let call = task.begin(now);
-                self.call_for(&key, &call);
-                if self.tasks.keys().filter(|k| k.image == key.image).count() > 1 {
-                    // The same image with other credentials waits until this one is through.
-                    return self.start_pulls(now);
-                }
+            let around = self.around(None);
+            if let Some((call, phase)) = self.tasks.change(&key, |task| task.begin(now, around)) {
+                self.call_for(&key, call, phase);
             }
         }
     }
 
     pub(super) fn start_removal(&mut self) {
         while let Some(removal) = self.removals.front() {
-            if removal.call().is_some() {
+            if removal.call.is_some() {
                 return;
             }
-            if removal.at >= removal.names.len() || removal.stream.is_none() {
+            if removal.at >= removal.items.len() || removal.stream.is_none() {
                 self.removals.pop_front();
                 continue;
             }
-            let (_, normal) = &removal.names[removal.at];
+            let normal = removal.items[removal.at].normal();
             if !self.intents.stands(normal, removal.authority, Wish::Remove) {
                 self.removed(RemoveResult::Superseded);
                 continue;
             }
             let busy = self.busy();
-            let name = removal.runtime_name();
-            if removal.names.iter().any(|(_, name)| busy.contains(name)) {
+            if removal
+                .items
+                .iter()
+                .any(|item| busy.contains(item.normal()))
+            {
                 // The runtime lets go of a pull that was ended for this removal.
                 return;
             }
-            let id = self.call(Caller::Removal, Call::Inspect(name));
-            if let Some(removal) = self.removals.front_mut() {
-                removal.step = Step::Looking(id);
-            }
-            return;
-        }
-    }
-
-    // === answers
-
-    pub(super) fn answered(&mut self, id: CallId, answer: Answer, now: Tick) {
-        match self.calls.remove(&id) {
-            Some(Caller::Task(key)) => self.task_answered(&key, answer, now),
-            Some(Caller::Ending) => drop(self.ending.remove(&id)),
-            Some(Caller::Removal) => self.removal_answered(answer),
-            Some(Caller::Check(at, index)) => self.check_answered(at, index, answer),
-            None => {}
-        }
-    }
-
-    fn task_answered(&mut self, key: &TaskKey, answer: Answer, now: Tick) {
-        let Some(task) = self.tasks.get_mut(key) else {
-            return;
-        };
-        match task.answered(answer, now) {
-            task::Next::Call(call) => self.call_for(key, &call),
-            task::Next::Wait(at) => task.state = State::Waiting(at),
-            task::Next::Finish(result) => self.finish(key, result, now),
-        }
-    }
-
-    fn removal_answered(&mut self, answer: Answer) {
-        if !self.removal_stands() {
-            self.removed(RemoveResult::Superseded);
-            return;
-        }
-        let Some(removal) = self.removals.front_mut() else {
-            return;
-        };
-        let mut claimed: BTreeSet<String> = self
-            .intents
-            .pulled_since(removal.authority)
-            .cloned()
-            .collect();
-        let open = self.tasks.iter().filter(|(_, task)| !task.finished());
-        claimed.extend(open.map(|(key, _)| key.image.clone()));
-        let around = Circumstances {
-            runtime: self.settings.runtime,
-            protected: &self.settings.protected_images,
-            claimed: &claimed,
-        };
-        match removal.answered(answer, &around) {
-            removal::Next::Finish(result) => self.removed(result),
-            removal::Next::Call(call) => {
-                let id = self.call(Caller::Removal, call);
-                if let Some(removal) = self.removals.front_mut() {
-                    removal.called(id);
-                }
+            let Some(removal) = self.removals.front_mut() else {
+                return;
+            };
+            match removal.begin(&self.facts) {
+                removal::Next::Finish(result) => self.removed(result),
+                removal::Next::Call(call) => return self.call_for_removal(call),
             }
         }
     }
 
-    /// Looked at again before each step, so also right before the runtime removes. What it has
-    /// removed is removed.
-    fn removal_stands(&self) -> bool {
-        self.removals.front().is_some_and(|removal| {
-            let (_, normal) = &removal.names[removal.at];
-            let stands = self.intents.stands(normal, removal.authority, Wish::Remove);
-            removal.acting() || (stands && removal.stream.is_some())
-        })
-    }
-
-    fn removed(&mut self, result: RemoveResult) {
-        let Some(removal) = self.removals.front_mut() else {
-            return;
-        };
-        let index = removal.at;
-        removal.next();
-        let stream = removal.stream;
-        self.tell_removed(stream, RemoveOutcome { index, result });
-    }
-
-    fn tell_removed(&mut self, stream: Option<StreamId>, outcome: RemoveOutcome) {
-        let Some(stream) = stream else { return };
-        if let Some(open) = self.open.get_mut(&stream) {
-            *open = open.saturating_sub(1);
-            self.replies.push(Command::Removed(stream, vec![outcome]));
-            self.done_if_empty(stream);
-        }
-    }
-
-    fn check_answered(&mut self, at: u64, index: usize, answer: Answer) {
-        let Some(check) = self.checks.get(&at) else {
-            return;
-        };
-        let unknown = |message: &str| Checked::Unknown {
-            reason: failure::IMAGE_INSPECT_ERROR.to_owned(),
-            message: classify::tidy(message),
-        };
-        let saw = match answer {
-            Answer::Inspected(Ok(Some(image))) => Checked::Present(image),
-            Answer::Inspected(Ok(None)) => self.absent(&normalized(&check.names[index])),
-            Answer::Inspected(Err(error)) => unknown(&error.message),
-            _ => unknown("the runtime answered another question"),
-        };
-        if let Some(check) = self.checks.get_mut(&at) {
-            check.answers.insert(index, saw);
-        }
-        self.finish_check(at);
-    }
-
-    /// What is known of an image that is not there.
-    fn absent(&self, image: &str) -> Checked {
-        let tasks = || {
-            let known = self.tasks.iter();
-            known
-                .filter(|(key, _)| key.image == image)
-                .map(|(_, task)| task)
-        };
-        if tasks().any(Task::holds_slot) {
-            return Checked::Pulling;
-        }
-        if tasks().any(|task| !task.finished()) {
-            return Checked::Queued;
-        }
-        tasks()
-            .find_map(|task| match &task.state {
-                State::Finished(PullResult::Failed { reason, message }, _) => {
-                    let (reason, message) = (reason.clone(), message.clone());
-                    Some(Checked::Failed { reason, message })
-                }
-                _ => None,
-            })
-            .unwrap_or(Checked::Absent)
-    }
-
-    pub(super) fn finish_check(&mut self, at: u64) {
-        let whole = |check: &super::Check| check.answers.len() == check.names.len();
-        if self.checks.get(&at).is_some_and(whole)
-            && let Some(check) = self.checks.remove(&at)
-        {
-            let answers = check.answers.into_values().collect();
-            let checked = Command::Checked(check.stream, answers, self.term);
-            self.replies.push(checked);
-            self.replies.push(Command::Done(check.stream));
+    pub(super) fn call_for_removal(&mut self, call: Call) {
+        let id = self.call(Caller::Removal, call);
+        if let Some(removal) = self.removals.front_mut() {
+            removal.call = Some(id);
         }
     }
 }

@@ -1,0 +1,127 @@
+//! All that the queue's calls may need of this node: its runtime, its disk, its credential providers.
+
+use std::path::PathBuf;
+
+use kubefledged_proto::puller::Credential;
+use kubefledged_queue::{Answer, Call, CallError, CallId, RuntimeFacts, Support};
+use tonic::Status;
+
+use crate::{
+    containerd::Containerd,
+    cri::{self, Cri},
+    disk,
+    driver::Input,
+    plugins::Plugins,
+};
+
+/// What is told of the runtime.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Abilities {
+    /// Whether images can be pinned.
+    pub pins: Support,
+    /// Whether byte progress can be seen.
+    pub progress: Support,
+}
+
+/// See the module; clones share connections and caches.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// The runtime.
+    pub cri: Cri,
+    /// Its own interface, if it is containerd.
+    pub containerd: Containerd,
+    /// Where the file system of the images can be looked at.
+    pub disk: Option<PathBuf>,
+    /// Credentials that this node has.
+    pub plugins: Plugins,
+}
+
+impl Node {
+    /// What decides about this runtime.
+    pub async fn facts(&self) -> Result<RuntimeFacts, Status> {
+        let version = self.cri.version().await?;
+        let (pins, progress) = self.containerd.abilities().await?;
+        Ok(RuntimeFacts {
+            runtime: cri::runtime(&version.runtime_name),
+            sandbox_image: self.cri.sandbox_image().await,
+            pins,
+            progress,
+        })
+    }
+
+    /// Names of optional abilities.
+    pub fn features(&self) -> Vec<String> {
+        let disk = self.disk.as_ref().map(|_| "disk-guard");
+        let plugins = (!self.plugins.is_empty()).then_some("credential-providers");
+        [disk, plugins]
+            .into_iter()
+            .flatten()
+            .map(ToOwned::to_owned)
+            .collect()
+    }
+
+    /// Carries out one call of the queue.
+    pub async fn carry_out(&self, id: CallId, call: Call, credential: Option<Credential>) -> Input {
+        let (cri, containerd) = (&self.cri, &self.containerd);
+        let answer = match call {
+            Call::Inspect(name) => Answer::Inspected(cri.inspect(name).await.map_err(error)),
+            Call::Pull(name, _) => Answer::Pulled(cri.pull(name, credential).await.map_err(error)),
+            Call::Containers => Answer::Containers(cri.containers().await.map_err(error)),
+            Call::Remove(target) => Answer::Removed(cri.remove(target).await.map_err(error)),
+            Call::FsInfo => Answer::Disk(self.usage()),
+            Call::Pins => Answer::Pins(containerd.pins().await.map_err(error)),
+            Call::Pin(id, on) => Answer::Pinned(containerd.pin(id, on).await.map_err(error)),
+            Call::Progress(names) => {
+                Answer::Progress(containerd.progress(&names).await.map_err(error))
+            }
+            Call::Credentials(name) => {
+                let (credentials, trouble) = self.plugins.credentials(&name).await;
+                return Input::Credentials(id, credentials, trouble);
+            }
+        };
+        Input::Answered(id, answer)
+    }
+
+    fn usage(&self) -> Result<kubefledged_queue::Disk, CallError> {
+        match &self.disk {
+            Some(path) => disk::usage(path),
+            None => Err(CallError {
+                code: "Unimplemented".to_owned(),
+                message: "the file system of the images cannot be seen".to_owned(),
+            }),
+        }
+    }
+
+    /// The answer to a call that failed on our side.
+    pub fn failed(&self, call: &Call, code: &str, message: &str) -> Answer {
+        let error = CallError {
+            code: code.to_owned(),
+            message: message.to_owned(),
+        };
+        match call {
+            Call::Inspect(_) => Answer::Inspected(Err(error)),
+            Call::Pull(..) => Answer::Pulled(Err(error)),
+            Call::Containers => Answer::Containers(Err(error)),
+            Call::Remove(_) => Answer::Removed(Err(error)),
+            Call::Credentials(_) => Answer::Credentials(Vec::new(), Some(error.message)),
+            Call::FsInfo => Answer::Disk(Err(error)),
+            Call::Pins => Answer::Pins(Err(error)),
+            Call::Pin(..) => Answer::Pinned(Err(error)),
+            Call::Progress(_) => Answer::Progress(Err(error)),
+        }
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+/// What the runtime said has no source; what has one happened on the way to it, and tonic calls
+/// that `Unknown` when a connection breaks in the middle of a call.
+fn error(status: Status) -> CallError {
+    let code = match std::error::Error::source(&status) {
+        Some(_) => tonic::Code::Unavailable,
+        None => status.code(),
+    };
+    CallError {
+        code: format!("{code:?}"),
+        message: status.message().to_owned(),
+    }
+}

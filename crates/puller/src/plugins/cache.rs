@@ -1,0 +1,130 @@
+//! What a provider gave, for as long as it said.
+
+use std::{collections::HashMap, time::Duration};
+
+use kubefledged_image::ImageRef;
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::Logins;
+
+/// Answers that are kept of one provider; each is a few KiB.
+const MOST: usize = 256;
+
+/// For which other images an answer holds too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+pub enum KeyType {
+    /// Only for this repository.
+    Image,
+    /// For all of its registry.
+    Registry,
+    /// For all.
+    Global,
+}
+
+impl KeyType {
+    fn key(self, image: &ImageRef) -> (Self, String) {
+        let key = match self {
+            Self::Image => format!("{}/{}", image.registry(), image.repository()),
+            Self::Registry => image.registry().to_owned(),
+            Self::Global => String::new(),
+        };
+        (self, key)
+    }
+}
+
+/// Answers of one provider.
+#[derive(Debug, Default)]
+pub struct Cache(HashMap<(KeyType, String), (Logins, Instant)>);
+
+impl Cache {
+    /// What holds for an image: what was given for it before what was given for all.
+    pub fn get(&mut self, image: &ImageRef, now: Instant) -> Option<Logins> {
+        self.0.retain(|_, (_, until)| *until > now);
+        let keys = [KeyType::Image, KeyType::Registry, KeyType::Global];
+        keys.iter().find_map(|kind| {
+            let (logins, _) = self.0.get(&kind.key(image))?;
+            Some(logins.clone())
+        })
+    }
+
+    /// Keeps an answer. Without a duration, or with zero, it is not kept.
+    pub fn put(
+        &mut self,
+        kind: KeyType,
+        image: &ImageRef,
+        logins: &Logins,
+        keep: Option<Duration>,
+        now: Instant,
+    ) {
+        let Some(keep) = keep.filter(|keep| !keep.is_zero()) else {
+            return;
+        };
+        if self.0.len() >= MOST
+            && let Some(first) = self.0.iter().min_by_key(|(_, (_, until))| *until)
+        {
+            let first = first.0.clone();
+            self.0.remove(&first);
+        }
+        self.0.insert(kind.key(image), (logins.clone(), now + keep));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_holds_for_its_kind_of_key_and_for_its_time() {
+        let image = |name: &str| ImageRef::parse(name).unwrap();
+        let (a, b, c) = (
+            image("r.test/a:1"),
+            image("r.test/b:1"),
+            image("s.test/a:1"),
+        );
+        let minute = Some(Duration::from_secs(60));
+        for (kind, holds) in [
+            (KeyType::Image, [true, false, false]),
+            (KeyType::Registry, [true, true, false]),
+            (KeyType::Global, [true, true, true]),
+        ] {
+            let mut cache = Cache::default();
+            let start = Instant::now();
+            cache.put(kind, &a, &Vec::new(), minute, start);
+            let held = [&a, &b, &c].map(|image| cache.get(image, start).is_some());
+            assert_eq!(held, holds, "{kind:?}");
+            assert!(
+                cache.get(&image("r.test/a:2"), start).is_some(),
+                "whatever the tag"
+            );
+            assert!(cache.get(&a, start + Duration::from_secs(60)).is_none());
+        }
+        let mut cache = Cache::default();
+        cache.put(KeyType::Global, &a, &Vec::new(), None, Instant::now());
+        cache.put(
+            KeyType::Global,
+            &a,
+            &Vec::new(),
+            Some(Duration::ZERO),
+            Instant::now(),
+        );
+        assert!(cache.get(&a, Instant::now()).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_images_do_not_fill_the_memory() {
+        let mut cache = Cache::default();
+        let now = Instant::now();
+        for i in 0..1000 {
+            let image = ImageRef::parse(&format!("r.test/i{i}:1")).unwrap();
+            cache.put(
+                KeyType::Image,
+                &image,
+                &Vec::new(),
+                Some(Duration::from_secs(60)),
+                now,
+            );
+        }
+        assert_eq!(cache.0.len(), MOST);
+    }
+}

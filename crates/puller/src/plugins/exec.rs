@@ -1,0 +1,242 @@
+//! Running a plugin: a question on its standard input, an answer on its standard output.
+
+use std::{collections::BTreeMap, process::Stdio, time::Duration};
+
+use anyhow::{Context as _, bail, ensure};
+use kubefledged_api_types::GoDuration;
+use kubefledged_image::ImageRef;
+use kubefledged_proto::puller::Credential;
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
+    process::{Child, Command},
+};
+
+use super::{Logins, cache::KeyType, config::Provider};
+
+/// The kubelet's own limit.
+const LIMIT: Duration = Duration::from_secs(60);
+/// An answer holds a few passwords; what is longer is none.
+const MOST_ANSWER: u64 = 1 << 20;
+/// Of what a plugin says on its standard error, the end is told.
+const MOST_COMPLAINT: u64 = 16 << 10;
+const TOLD: usize = 300;
+
+/// What a plugin answered.
+pub struct Answer {
+    /// For which other images it holds too.
+    pub key_type: KeyType,
+    /// How long. None: it does not say.
+    pub cache_duration: Option<Duration>,
+    /// By registry key.
+    pub logins: Logins,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Request<'a> {
+    api_version: &'a str,
+    kind: &'static str,
+    image: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Response {
+    api_version: String,
+    kind: String,
+    cache_key_type: KeyType,
+    #[serde(default)]
+    cache_duration: Option<GoDuration>,
+    #[serde(default)]
+    auth: Option<BTreeMap<String, Login>>,
+}
+
+#[derive(Deserialize)]
+struct Login {
+    #[serde(default)]
+    username: String,
+    #[serde(default)]
+    password: String,
+}
+
+/// The plugin, and whatever it started, ends when this is dropped.
+struct Group(Child);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let pid = self
+            .0
+            .id()
+            .and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+        if let Some(pid) = pid {
+            // It may have ended by itself.
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+    }
+}
+
+fn start(provider: &Provider) -> anyhow::Result<Group> {
+    let program = &provider.program;
+    let child = Command::new(program)
+        .args(&provider.args)
+        .envs(provider.env.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn();
+    match child {
+        Ok(child) => Ok(Group(child)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && program.exists() => bail!(
+            "{} is there, but the loader or interpreter that it asks for is not: this image holds \
+             nothing else, so plugins must be statically linked",
+            program.display()
+        ),
+        Err(error) => Err(error).with_context(|| format!("cannot run {}", program.display())),
+    }
+}
+
+/// Whether it can be started at all. It is ended before it has done anything.
+pub async fn try_out(provider: &Provider) -> anyhow::Result<()> {
+    let mut group = start(provider)?;
+    group.0.start_kill()?;
+    group.0.wait().await?;
+    Ok(())
+}
+
+/// Asks a plugin.
+///
+/// # Errors
+/// It cannot run, takes more than a minute, fails, or answers something else; what it wrote to its
+/// standard error is told, what it answered is not.
+pub async fn ask(provider: &Provider, image: &ImageRef) -> anyhow::Result<Answer> {
+    let question = serde_json::to_vec(&Request {
+        api_version: &provider.api_version,
+        kind: "CredentialProviderRequest",
+        image: format!("{}/{}", image.registry(), image.repository()),
+    })?;
+    let mut group = start(provider)?;
+    let spoken = tokio::time::timeout(LIMIT, talk(&mut group.0, &question)).await;
+    let (answer, complaint, status) = spoken.context("no answer within 1 min")??;
+    if !status.success() {
+        bail!("it failed ({status}): {}", tail(&complaint));
+    }
+    understand(&answer, &provider.api_version)
+}
+
+async fn talk(
+    child: &mut Child,
+    question: &[u8],
+) -> anyhow::Result<(Vec<u8>, Vec<u8>, std::process::ExitStatus)> {
+    let mut stdin = child.stdin.take().context("no standard input")?;
+    let stdout = child.stdout.take().context("no standard output")?;
+    let stderr = child.stderr.take().context("no standard error")?;
+    let write = async {
+        // It may answer without reading.
+        let _ = stdin.write_all(question).await;
+        drop(stdin);
+    };
+    let ((), answer, complaint) = tokio::join!(
+        write,
+        read(stdout, MOST_ANSWER),
+        read(stderr, MOST_COMPLAINT)
+    );
+    let (answer, complaint) = (answer?, complaint?);
+    ensure!(
+        (answer.len() as u64) < MOST_ANSWER,
+        "the answer is longer than 1 MiB"
+    );
+    Ok((answer, complaint, child.wait().await?))
+}
+
+/// Reads so much; the rest is not waited for.
+async fn read(from: impl AsyncRead + Unpin, most: u64) -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    from.take(most).read_to_end(&mut text).await?;
+    Ok(text)
+}
+
+fn understand(answer: &[u8], asked: &str) -> anyhow::Result<Answer> {
+    // serde_json's own error would quote what it stumbled over: that may be a password.
+    let response: Response = serde_json::from_slice(answer).map_err(|error| {
+        anyhow::anyhow!(
+            "its answer is no CredentialProviderResponse (line {}, column {})",
+            error.line(),
+            error.column()
+        )
+    })?;
+    ensure!(
+        response.kind == "CredentialProviderResponse" && response.api_version == asked,
+        "it answers with kind {} of {}, CredentialProviderResponse of {asked} is expected",
+        response.kind,
+        response.api_version
+    );
+    let logins = response
+        .auth
+        .unwrap_or_default()
+        .into_iter()
+        .map(|(key, login)| {
+            let credential = Credential {
+                username: login.username,
+                password: login.password,
+                ..Credential::default()
+            };
+            (key, credential)
+        });
+    Ok(Answer {
+        key_type: response.cache_key_type,
+        cache_duration: response.cache_duration.map(|duration| duration.0),
+        logins: logins.collect(),
+    })
+}
+
+fn tail(complaint: &[u8]) -> String {
+    let text = String::from_utf8_lossy(complaint);
+    let text = text.trim();
+    let skip = text.chars().count().saturating_sub(TOLD);
+    text.chars().skip(skip).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V1: &str = "credentialprovider.kubelet.k8s.io/v1";
+
+    #[test]
+    fn an_answer_is_understood_and_another_one_is_not_quoted() {
+        let good = format!(
+            r#"{{"apiVersion":"{V1}","kind":"CredentialProviderResponse","cacheKeyType":"Registry",
+            "cacheDuration":"5m","auth":{{"r.test":{{"username":"u","password":"p"}}}}}}"#
+        );
+        let answer = understand(good.as_bytes(), V1).unwrap();
+        assert_eq!(answer.key_type, KeyType::Registry);
+        assert_eq!(answer.cache_duration, Some(Duration::from_secs(300)));
+        assert_eq!(
+            (&*answer.logins[0].0, &*answer.logins[0].1.password),
+            ("r.test", "p")
+        );
+
+        let none = format!(
+            r#"{{"apiVersion":"{V1}","kind":"CredentialProviderResponse","cacheKeyType":"Global","auth":null}}"#
+        );
+        assert!(understand(none.as_bytes(), V1).unwrap().logins.is_empty());
+        assert!(understand(none.as_bytes(), "v2").is_err());
+        let broken = good.replace("\"Registry\"", "\"hunter2\"");
+        let error = format!("{:#}", understand(broken.as_bytes(), V1).err().unwrap());
+        assert!(
+            !error.contains("hunter2") && error.contains("line 1"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn of_a_long_complaint_the_end_is_told() {
+        assert_eq!(tail(b" cannot log in\n"), "cannot log in");
+        let told = tail("ä".repeat(5000).as_bytes());
+        assert_eq!(told.chars().count(), TOLD);
+    }
+}

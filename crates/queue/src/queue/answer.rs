@@ -1,0 +1,99 @@
+//! What follows from the runtime's answers.
+
+use super::{Caller, Queue};
+use crate::{
+    Answer, CallId, Command, RemoveOutcome, RemoveResult, StreamId, Tick,
+    intent::Wish,
+    removal::{self, Circumstances},
+    task::{self, State, TaskKey},
+};
+
+impl Queue {
+    pub(super) fn answered(&mut self, id: CallId, answer: Answer, now: Tick) {
+        match self.calls.remove(&id) {
+            Some(Caller::Task(key)) => self.task_answered(&key, answer, now),
+            Some(Caller::Ending) => drop(self.ending.remove(&id)),
+            Some(Caller::Removal) => self.removal_answered(answer),
+            Some(Caller::Check(at, index)) => self.check_answered(at, index, answer),
+            Some(Caller::CheckPins(at)) => self.check_pins_answered(at, answer),
+            Some(Caller::Disk) => self.disk_answered(&answer, now),
+            Some(Caller::Progress) => self.bytes_answered(answer, now),
+            None => {}
+        }
+    }
+
+    fn task_answered(&mut self, key: &TaskKey, answer: Answer, now: Tick) {
+        let full = self.full();
+        let around = self.around(full.as_deref());
+        let answered = self.tasks.change(key, |task| {
+            let next = task.answered(answer, now, around);
+            if let task::Next::Wait(at) = next {
+                task.state = State::Waiting(at);
+            }
+            (next, task.learnt.take())
+        });
+        let Some((next, learnt)) = answered else {
+            return;
+        };
+        self.facts.pins = learnt.unwrap_or(self.facts.pins);
+        match next {
+            task::Next::Call(call, phase) => self.call_for(key, call, phase),
+            task::Next::Wait(_) => {}
+            task::Next::Finish(result) => self.finish(key, result, now),
+        }
+    }
+
+    fn removal_answered(&mut self, answer: Answer) {
+        if !self.removal_stands() {
+            self.removed(RemoveResult::Superseded);
+            return;
+        }
+        let Some(removal) = self.removals.front_mut() else {
+            return;
+        };
+        let (tasks, intents, authority) = (&self.tasks, &self.intents, removal.authority);
+        let claimed = |name: &str| {
+            let mut open = tasks.of(name).filter(|(_, task)| !task.finished());
+            open.next().is_some() || !intents.stands(name, authority, Wish::Remove)
+        };
+        let around = Circumstances {
+            facts: &self.facts,
+            protected: &self.settings.protected_images,
+            own: &self.settings.own_images,
+            claimed: &claimed,
+        };
+        match removal.answered(answer, &around) {
+            removal::Next::Finish(result) => self.removed(result),
+            removal::Next::Call(call) => self.call_for_removal(call),
+        }
+    }
+
+    /// Looked at again before each step, so also right before the runtime removes. What it has
+    /// removed is removed.
+    fn removal_stands(&self) -> bool {
+        self.removals.front().is_some_and(|removal| {
+            let normal = removal.items[removal.at].normal();
+            let stands = self.intents.stands(normal, removal.authority, Wish::Remove);
+            removal.acting() || (stands && removal.stream.is_some())
+        })
+    }
+
+    pub(super) fn removed(&mut self, result: RemoveResult) {
+        let Some(removal) = self.removals.front_mut() else {
+            return;
+        };
+        let index = removal.at;
+        removal.next();
+        let stream = removal.stream;
+        self.tell_removed(stream, RemoveOutcome { index, result });
+    }
+
+    fn tell_removed(&mut self, stream: Option<StreamId>, outcome: RemoveOutcome) {
+        let Some(stream) = stream else { return };
+        if let Some(open) = self.open.get_mut(&stream) {
+            *open = open.saturating_sub(1);
+            self.replies.push(Command::Removed(stream, vec![outcome]));
+            self.done_if_empty(stream);
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Tasks by what they wait for: with ten thousand of them, one answer of the runtime costs no look at
+//! all of them.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+};
+
+use crate::{
+    Tick,
+    task::{State, Task, TaskKey},
+};
+
+/// Higher priority first, then older.
+type Rank = (Reverse<i32>, u64);
+
+/// All tasks.
+#[derive(Debug, Default)]
+pub(super) struct Tasks {
+    all: BTreeMap<TaskKey, Task>,
+    /// They want to know whether the image is there.
+    looks: BTreeMap<Rank, TaskKey>,
+    /// They want a slot.
+    slots: BTreeMap<Rank, TaskKey>,
+    /// They have had one, or the runtime works for them.
+    active: BTreeSet<TaskKey>,
+    /// Those that ended, in the order in which they are forgotten.
+    ended: VecDeque<(Tick, TaskKey)>,
+}
+
+impl Tasks {
+    pub fn get(&self, key: &TaskKey) -> Option<&Task> {
+        self.all.get(key)
+    }
+
+    /// Takes in a new task in place of an older one.
+    pub fn insert(&mut self, key: &TaskKey, task: Task) {
+        self.remove(key);
+        self.all.insert(key.clone(), task);
+        self.index(key);
+    }
+
+    pub fn remove(&mut self, key: &TaskKey) -> Option<Task> {
+        let task = self.all.remove(key)?;
+        let rank = task.rank();
+        self.looks.remove(&rank);
+        self.slots.remove(&rank);
+        self.active.remove(key);
+        Some(task)
+    }
+
+    /// The only way to change a task: what it waits for may be something else afterwards.
+    pub fn change<T>(&mut self, key: &TaskKey, change: impl FnOnce(&mut Task) -> T) -> Option<T> {
+        let task = self.all.get_mut(key)?;
+        let rank = task.rank();
+        let result = change(task);
+        self.looks.remove(&rank);
+        self.slots.remove(&rank);
+        self.active.remove(key);
+        self.index(key);
+        Some(result)
+    }
+
+    /// The end of a task was told to somebody.
+    pub fn hear(&mut self, key: &TaskKey) {
+        if let Some(task) = self.all.get_mut(key) {
+            task.heard = true;
+        }
+    }
+
+    /// Changes what no index knows: who wants a task.
+    pub fn interests(&mut self) -> impl Iterator<Item = (&TaskKey, &mut Task)> {
+        self.all.iter_mut()
+    }
+
+    fn index(&mut self, key: &TaskKey) {
+        let Some(task) = self.all.get(key) else {
+            return;
+        };
+        let rank = task.rank();
+        match task.state {
+            State::Finished(_, until) => self.ended.push_back((until, key.clone())),
+            State::Waiting(_) if task.wants_look() => {
+                self.looks.insert(rank, key.clone());
+            }
+            State::Waiting(_) => {
+                self.slots.insert(rank, key.clone());
+            }
+            State::Calling(..) => {}
+        }
+        if !task.finished() && (task.started.is_some() || task.call().is_some()) {
+            self.active.insert(key.clone());
+        }
+    }
+
+    /// In the order of the keys.
+    pub fn iter(&self) -> impl Iterator<Item = (&TaskKey, &Task)> {
+        self.all.iter()
+    }
+
+    /// Of one image.
+    pub fn of<'a>(&'a self, image: &'a str) -> impl Iterator<Item = (&'a TaskKey, &'a Task)> {
+        let from = TaskKey::first(image);
+        let range = self.all.range(from..);
+        range.take_while(move |(key, _)| key.image == image)
+    }
+
+    /// Those that have had a slot, or that the runtime works for.
+    pub fn active(&self) -> impl Iterator<Item = (&TaskKey, &Task)> + Clone {
+        self.active
+            .iter()
+            .filter_map(|key| self.all.get_key_value(key))
+    }
+
+    /// Those that want to know whether the image is there, the first to be served first.
+    pub fn looks(&self) -> impl Iterator<Item = (&TaskKey, &Task)> {
+        self.looks
+            .values()
+            .filter_map(|key| self.all.get_key_value(key))
+    }
+
+    /// Those that want a slot, the first to be served first.
+    pub fn slots(&self) -> impl Iterator<Item = (&TaskKey, &Task)> {
+        self.slots
+            .values()
+            .filter_map(|key| self.all.get_key_value(key))
+    }
+
+    /// Some have not ended.
+    pub fn any_open(&self) -> bool {
+        !(self.looks.is_empty() && self.slots.is_empty() && self.active.is_empty())
+    }
+
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// When the next one is forgotten.
+    pub fn next_end(&self) -> Option<Tick> {
+        self.ended.front().map(|(until, _)| *until)
+    }
+
+    /// Forgets those that ended long ago.
+    pub fn forget(&mut self, now: Tick) {
+        while self.next_end().is_some_and(|until| until <= now) {
+            self.forget_oldest();
+        }
+    }
+
+    /// Forgets the one that ended first. False: there is none.
+    pub fn forget_oldest(&mut self) -> bool {
+        while let Some((until, key)) = self.ended.pop_front() {
+            // Another task may have its key by now.
+            let same = |task: &Task| matches!(task.state, State::Finished(_, at) if at == until);
+            if self.all.get(&key).is_some_and(same) {
+                self.all.remove(&key);
+                return true;
+            }
+        }
+        false
+    }
+}

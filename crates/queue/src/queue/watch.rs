@@ -1,0 +1,143 @@
+//! What is looked at while pulls run: the disk, and the bytes that arrive.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use kubefledged_api_types::names::failure;
+
+use super::{Caller, Queue};
+use crate::{
+    Answer, Bytes, Call, CallId, Command, Disk, Progress, StreamId, Tick, keep,
+    task::{self, TaskKey},
+};
+
+/// How long a look at the disk holds. A pull fills it, and the kubelet frees it.
+const DISK_AGE: Duration = Duration::from_secs(5);
+
+/// What is known of the disk.
+#[derive(Debug, Default)]
+pub(super) struct DiskLook {
+    call: Option<CallId>,
+    /// The last answer, and when it came. An answer without figures: it cannot be seen.
+    seen: Option<(Option<Disk>, Tick)>,
+}
+
+impl DiskLook {
+    /// It is being looked at.
+    pub fn awaited(&self) -> bool {
+        self.call.is_some()
+    }
+
+    /// As it was last seen.
+    pub fn known(&self) -> Option<Disk> {
+        self.seen.and_then(|(disk, _)| disk)
+    }
+
+    fn fresh(&self, now: Tick) -> bool {
+        self.seen.is_some_and(|(_, at)| at.after(DISK_AGE) > now)
+    }
+}
+
+impl Queue {
+    // === disk
+
+    /// Before a pull begins.
+    pub(super) fn look_at_disk(&mut self, now: Tick) {
+        if self.settings.disk_watermark.is_some() && self.disk_matters(now) {
+            self.want_disk(now);
+        }
+    }
+
+    pub(super) fn want_disk(&mut self, now: Tick) {
+        let off = self.settings.disk_watermark.is_none();
+        if !off && !self.disk.awaited() && !self.disk.fresh(now) {
+            self.disk.call = Some(self.call(Caller::Disk, Call::FsInfo));
+        }
+    }
+
+    /// Why nothing is pulled or pinned now.
+    pub(super) fn full(&self) -> Option<String> {
+        keep::full(self.disk.known()?, self.settings.disk_watermark?)
+    }
+
+    pub(super) fn disk_answered(&mut self, answer: &Answer, now: Tick) {
+        let disk = match answer {
+            Answer::Disk(Ok(disk)) => Some(*disk),
+            _ => None,
+        };
+        self.disk = DiskLook {
+            call: None,
+            seen: Some((disk, now)),
+        };
+        self.finish_checks();
+    }
+
+    // === bytes
+
+    /// One look for all pulls, when the first of them is due.
+    pub(super) fn look_at_bytes(&mut self, now: Tick) {
+        if !self.facts.progress || self.looking_at_bytes {
+            return;
+        }
+        let pulls = || {
+            self.tasks
+                .iter()
+                .filter_map(|(k, t)| Some((k, t, t.watch_at()?)))
+        };
+        if pulls().any(|(.., at)| at <= now) {
+            let names = pulls().map(|(_, task, _)| task.name.clone()).collect();
+            self.looking_at_bytes = true;
+            self.call(Caller::Progress, Call::Progress(names));
+        }
+    }
+
+    pub(super) fn bytes_answered(&mut self, answer: Answer, now: Tick) {
+        self.looking_at_bytes = false;
+        let seen = match answer {
+            Answer::Progress(Ok(seen)) => seen,
+            _ => BTreeMap::new(),
+        };
+        let mut told: BTreeMap<StreamId, Vec<Progress>> = BTreeMap::new();
+        let mut stalled: Vec<(TaskKey, Bytes, Duration)> = Vec::new();
+        let pulls = self
+            .tasks
+            .active()
+            .filter(|(_, task)| task.watch_at().is_some());
+        let pulls: Vec<TaskKey> = pulls.map(|(key, _)| key.clone()).collect();
+        for key in pulls {
+            let Some((tell, still, bytes)) = self.tasks.change(&key, |task| {
+                let bytes = seen.get(&task.name).copied();
+                let (tell, still) = task.saw(bytes, now);
+                (tell, still, bytes)
+            }) else {
+                continue;
+            };
+            let (Some(bytes), Some(task)) = (bytes, self.tasks.get(&key)) else {
+                continue;
+            };
+            let patience = task.patience(self.settings.no_progress);
+            let listeners = task
+                .interests
+                .iter()
+                .filter(|known| known.progress.is_some());
+            for known in listeners.filter(|_| tell) {
+                if let Some(stream) = known.stream {
+                    let index = known.index;
+                    told.entry(stream)
+                        .or_default()
+                        .push(Progress { index, bytes });
+                }
+            }
+            if still >= patience {
+                stalled.push((key, bytes, patience));
+            }
+        }
+        for (stream, progress) in told {
+            self.replies.push(Command::Progress(stream, progress));
+        }
+        for (key, bytes, limit) in stalled {
+            self.abandon_call(&key);
+            let why = keep::stalled(bytes, limit);
+            self.finish(&key, task::failed(failure::NO_PROGRESS, &why), now);
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! containerd's own interface of the fake runtime: labels of images, and blobs.
+
+use kubefledged_proto::containerd::{
+    content::{
+        Info, InfoRequest, InfoResponse, ListContentRequest, ListContentResponse,
+        ListStatusesRequest, ListStatusesResponse, ReadContentRequest, ReadContentResponse,
+        Status as Ingest, content_server::Content,
+    },
+    images::{
+        Image, ListImagesRequest, ListImagesResponse, UpdateImageRequest, UpdateImageResponse,
+        images_server::Images,
+    },
+};
+use tonic::{Request, Response, Status};
+
+use crate::runtime::{Blob, Call, Pages, Shared};
+
+/// containerd demands it.
+#[allow(clippy::result_large_err)] // tonic's own error
+fn check<T>(request: &Request<T>) -> Result<(), Status> {
+    match request.metadata().get("containerd-namespace") {
+        Some(namespace) if namespace == "k8s.io" => Ok(()),
+        _ => Err(Status::failed_precondition("namespace is required")),
+    }
+}
+
+#[tonic::async_trait]
+impl Images for Shared {
+    async fn list(
+        &self,
+        request: Request<ListImagesRequest>,
+    ) -> Result<Response<ListImagesResponse>, Status> {
+        check(&request)?;
+        // Only the filter that the puller uses: a label, quoted, and its value.
+        let filters = request.into_inner().filters;
+        let wanted = filters.iter().filter_map(|filter| {
+            let (label, value) = filter.strip_prefix("labels.\"")?.split_once("\"==")?;
+            Some((label.to_owned(), value.trim_matches('"').to_owned()))
+        });
+        let wanted: Vec<(String, String)> = wanted.collect();
+        let state = self.state();
+        let images = state.labels.iter().filter(|(_, labels)| {
+            wanted
+                .iter()
+                .any(|(label, value)| labels.get(label) == Some(value))
+        });
+        let images = images.map(|(id, labels)| Image {
+            name: id.clone(),
+            labels: labels.clone().into_iter().collect(),
+        });
+        Ok(Response::new(ListImagesResponse {
+            images: images.collect(),
+        }))
+    }
+
+    async fn update(
+        &self,
+        request: Request<UpdateImageRequest>,
+    ) -> Result<Response<UpdateImageResponse>, Status> {
+        check(&request)?;
+        let UpdateImageRequest { image, update_mask } = request.into_inner();
+        let image = image.unwrap_or_default();
+        let mut state = self.state();
+        if state.find(&image.name).is_none() {
+            return Err(Status::not_found(format!(
+                "image {:?}: not found",
+                image.name
+            )));
+        }
+        let labels = state.labels.entry(image.name.clone()).or_default();
+        for path in update_mask.unwrap_or_default().paths {
+            let Some(label) = path.strip_prefix("labels.") else {
+                return Err(Status::invalid_argument(format!("cannot update {path}")));
+            };
+            match image.labels.get(label).filter(|value| !value.is_empty()) {
+                Some(value) => labels.insert(label.to_owned(), value.clone()),
+                None => labels.remove(label),
+            };
+        }
+        let on = labels.contains_key("io.cri-containerd.pinned");
+        state.calls.push(Call::Pin(image.name.clone(), on));
+        Ok(Response::new(UpdateImageResponse { image: Some(image) }))
+    }
+}
+
+fn info(blob: &Blob) -> Info {
+    Info {
+        digest: blob.digest.clone(),
+        size: i64::try_from(blob.text.len()).unwrap_or_default(),
+        labels: blob.labels.clone().into_iter().collect(),
+    }
+}
+
+#[tonic::async_trait]
+impl Content for Shared {
+    type ListStream = Pages<ListContentResponse>;
+    type ReadStream = Pages<ReadContentResponse>;
+
+    async fn info(&self, request: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {
+        check(&request)?;
+        let digest = request.into_inner().digest;
+        let state = self.state();
+        let blob = state.blobs.iter().find(|blob| blob.digest == digest);
+        let blob = blob.ok_or_else(|| Status::not_found(format!("content {digest}: not found")))?;
+        Ok(Response::new(InfoResponse {
+            info: Some(info(blob)),
+        }))
+    }
+
+    /// Everything: the filter's regular expression is containerd's to understand.
+    async fn list(
+        &self,
+        request: Request<ListContentRequest>,
+    ) -> Result<Response<Self::ListStream>, Status> {
+        check(&request)?;
+        let info = self.state().blobs.iter().map(info).collect();
+        let page = Ok(ListContentResponse { info });
+        Ok(Response::new(tokio_stream::iter(vec![page])))
+    }
+
+    async fn read(
+        &self,
+        request: Request<ReadContentRequest>,
+    ) -> Result<Response<Self::ReadStream>, Status> {
+        check(&request)?;
+        let digest = request.into_inner().digest;
+        let state = self.state();
+        let blob = state.blobs.iter().find(|blob| blob.digest == digest);
+        let blob = blob.ok_or_else(|| Status::not_found(format!("content {digest}: not found")))?;
+        let part = Ok(ReadContentResponse {
+            offset: 0,
+            data: blob.text.clone(),
+        });
+        Ok(Response::new(tokio_stream::iter(vec![part])))
+    }
+
+    async fn list_statuses(
+        &self,
+        request: Request<ListStatusesRequest>,
+    ) -> Result<Response<ListStatusesResponse>, Status> {
+        check(&request)?;
+        let statuses = self.state().ingests.clone().into_iter();
+        let statuses = statuses.map(|(name, offset, total)| Ingest {
+            r#ref: name,
+            offset,
+            total,
+        });
+        Ok(Response::new(ListStatusesResponse {
+            statuses: statuses.collect(),
+        }))
+    }
+}

@@ -4,14 +4,15 @@ use std::{sync::Arc, time::Duration};
 
 use kubefledged_api_types::ImagePullPolicy;
 use kubefledged_engine::{
-    Batch, CancelPulls, CheckReport, Disk, ImageOutcome, ImageResult, Pin, PullItem, Seen,
+    Batch, CancelPulls, CheckReport, Disk, ImageOutcome, ImageResult, Pin, PinResult, PullItem,
+    Seen,
 };
 use kubefledged_image::{ImageRef, credentials::Keyring};
 use kubefledged_proto::puller::{
-    Authority, BatchCancel, CancelPullsRequest, CheckImagesRequest, CheckImagesResponse,
-    Credential, ImagePull, ImageState, PullImagesRequest, PullImagesResponse, PullOutcome,
-    PullPolicy, PullResult, RemoveImagesRequest, RemoveImagesResponse, RemoveOutcome, RemoveResult,
-    Retention, pull_images_response, remove_images_response,
+    self as proto, Authority, BatchCancel, CancelPullsRequest, CheckImagesRequest,
+    CheckImagesResponse, Credential, ImagePull, ImageState, PullImagesRequest, PullImagesResponse,
+    PullOutcome, PullPolicy, PullResult, RemoveImagesRequest, RemoveImagesResponse, RemoveOutcome,
+    RemoveResult, Retention, Support, pull_images_response, remove_images_response,
 };
 
 /// A pull batch. Only credentials that match an image go along, each once.
@@ -44,6 +45,7 @@ pub fn remove_request(
     references: &[Arc<str>],
     wanted: &[Arc<str>],
     releasable: &[Arc<str>],
+    unpin: &[Arc<str>],
 ) -> RemoveImagesRequest {
     RemoveImagesRequest {
         authority: Some(authority(batch)),
@@ -51,7 +53,7 @@ pub fn remove_request(
         wanted: texts(wanted),
         releasable: texts(releasable),
         unpin_ours: true,
-        unpin: Vec::new(),
+        unpin: texts(unpin),
     }
 }
 
@@ -102,14 +104,22 @@ pub fn removed(message: RemoveImagesResponse) -> Option<Vec<ImageOutcome>> {
 /// What a check saw, and what it says of the node.
 pub fn checked(response: CheckImagesResponse) -> (Vec<ImageOutcome>, CheckReport) {
     let report = CheckReport {
-        pinned_by_us: response.pinned_by_us.into_iter().map(Arc::from).collect(),
+        pinned_by_us: response
+            .pinned_by_us
+            .iter()
+            .map(|id| id.as_str().into())
+            .collect(),
         highest_term: response.highest_term,
         disk: response.disk.map(|disk| Disk {
             capacity: disk.capacity_bytes,
             available: disk.available_bytes,
-            watermark_percent: 100,
+            watermark_percent: u8::try_from(disk.watermark_percent).unwrap_or(100),
         }),
-        can_pin: None,
+        can_pin: match response.pin_support() {
+            Support::Yes => Some(true),
+            Support::No => Some(false),
+            Support::Unknown | Support::Unspecified => None,
+        },
     };
     let outcomes = response
         .images
@@ -202,6 +212,13 @@ fn failed(reason: String, message: String) -> ImageResult {
 }
 
 fn pull_outcome(outcome: PullOutcome) -> ImageOutcome {
+    let pin = match outcome.pin() {
+        proto::PinResult::Unspecified => PinResult::NotAsked,
+        proto::PinResult::Pinned => PinResult::Pinned,
+        proto::PinResult::Unsupported => PinResult::Unsupported,
+        proto::PinResult::DiskPressure => PinResult::DiskPressure,
+        proto::PinResult::Failed => PinResult::Failed(outcome.pin_message.clone()),
+    };
     let result = match outcome.result() {
         PullResult::Present => ImageResult::Present,
         PullResult::Pulled => ImageResult::Pulled,
@@ -214,8 +231,9 @@ fn pull_outcome(outcome: PullOutcome) -> ImageOutcome {
         seen: there.then_some(Seen {
             image_id: outcome.image_id,
             repo_digests: outcome.repo_digests,
-            pinned: false,
+            pinned: pin == PinResult::Pinned,
         }),
+        pin,
         retry_after: (outcome.retry_after_ms > 0)
             .then(|| Duration::from_millis(outcome.retry_after_ms.into())),
         ..ImageOutcome::new(index(outcome.index), result)

@@ -22,7 +22,7 @@ use crate::{
     args::Args,
     authorize::{Authorize, Connection, Roles},
     containerd::Containerd,
-    cri::Cri,
+    cri::{self, Cri},
     disk,
     driver::Driver,
     metrics::Metrics,
@@ -95,10 +95,11 @@ fn plugins(args: &Args) -> anyhow::Result<Plugins> {
     }
 }
 
-fn settings(args: &Args, node: &Node) -> Settings {
+fn settings(args: &Args, node: &Node, runtime: &str) -> Settings {
     Settings {
         max_parallel_pulls: args.max_parallel_pulls.into(),
         protected_images: args.protected_images.clone(),
+        runtime: cri::runtime(runtime),
         own_images: args.own_images.clone(),
         disk_watermark: node
             .disk
@@ -148,7 +149,7 @@ impl Bound {
         });
 
         let (flag, run_dir) = (args.cri_socket_path.as_deref(), &args.host_run_dir);
-        let Some(channel) = runtime::wait(flag, run_dir, &ready, &shutdown).await else {
+        let Some((channel, version)) = runtime::wait(flag, run_dir, &ready, &shutdown).await else {
             return Ok(());
         };
         let node = Node {
@@ -160,8 +161,10 @@ impl Bound {
         let counter = Arc::new(AtomicU64::new(1));
         let (told, abilities) = watch::channel(Abilities::default());
         let up = metrics.cri_up.clone();
-        let queue = Queue::new(settings(&args, &node));
+        let queue = Queue::new(settings(&args, &node, &version.runtime_name));
         let (driver, inputs) = Driver::new(queue, node.clone(), metrics, told, counter.clone());
+        // Before the first request: how images are removed here must be known by then.
+        let known = runtime::tell(&node, &inputs).await.then_some(version);
         let service = Service {
             node_name: args.node_name.as_str().into(),
             instance: args.pod_uid.as_str().into(),
@@ -184,7 +187,14 @@ impl Bound {
             .add_service(PullerServiceServer::new(service).max_decoding_message_size(MESSAGE_LIMIT))
             .serve_with_incoming_shutdown(connections, shutdown.clone().cancelled_owned());
         tasks.spawn(async move { serve.await.context("gRPC cannot be served") });
-        tasks.spawn(runtime::watch(node, ready, up, inputs, shutdown.clone()));
+        tasks.spawn(runtime::watch(
+            node,
+            known,
+            ready,
+            up,
+            inputs,
+            shutdown.clone(),
+        ));
         let drive = driver.run(shutdown.clone());
         tasks.spawn(async move {
             drive.await;

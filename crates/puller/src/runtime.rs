@@ -27,7 +27,7 @@ pub async fn wait(
     run_dir: &Path,
     ready: &Guard,
     shutdown: &CancellationToken,
-) -> Option<Channel> {
+) -> Option<(Channel, VersionResponse)> {
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return None,
@@ -48,7 +48,7 @@ pub async fn wait(
 
 /// The first runtime that answers. Where Docker is installed, containerd's socket is there too,
 /// with CRI switched off.
-async fn find(flag: Option<&Path>, run_dir: &Path) -> anyhow::Result<Channel> {
+async fn find(flag: Option<&Path>, run_dir: &Path) -> anyhow::Result<(Channel, VersionResponse)> {
     let mut refusals = Vec::new();
     for socket in cri::sockets(flag, run_dir)? {
         let channel = cri::connect(socket.clone());
@@ -60,7 +60,7 @@ async fn find(flag: Option<&Path>, run_dir: &Path) -> anyhow::Result<Channel> {
                     socket = %socket.display(),
                     "runtime found"
                 );
-                return Ok(channel);
+                return Ok((channel, version));
             }
             Ok(Err(status)) => {
                 refusals.push(format!("{}: {}", socket.display(), status.message()));
@@ -72,15 +72,15 @@ async fn find(flag: Option<&Path>, run_dir: &Path) -> anyhow::Result<Channel> {
 }
 
 /// Readiness follows the runtime; the queue is told what it is, and again when it was away: it may
-/// be another version now.
+/// be another version now. `known`: what the queue was told of.
 pub async fn watch(
     node: Node,
+    mut known: Option<VersionResponse>,
     ready: Guard,
     up: Gauge,
     inputs: mpsc::UnboundedSender<Input>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut known: Option<VersionResponse> = None;
     loop {
         let answer = tokio::time::timeout(LOOK, node.cri.version()).await;
         let answer = answer.unwrap_or_else(|_| Err(Status::unavailable("no answer in time")));
@@ -107,8 +107,8 @@ pub async fn watch(
     }
 }
 
-/// Tells the queue what the runtime is. False: it could not be found out, and is tried again.
-async fn tell(node: &Node, inputs: &mpsc::UnboundedSender<Input>) -> bool {
+/// Tells the queue what the runtime can do. False: it could not be found out, and is tried again.
+pub async fn tell(node: &Node, inputs: &mpsc::UnboundedSender<Input>) -> bool {
     let facts = tokio::time::timeout(LOOK, node.facts()).await;
     let facts = facts.unwrap_or_else(|_| Err(Status::unavailable("no answer in time")));
     match facts {

@@ -201,7 +201,6 @@ impl PullerService for Service {
             features: self.node.features(),
             trusted_ca_fingerprints: trusted,
             leaf_serial: serial,
-            ..GetInfoResponse::default()
         }))
     }
 

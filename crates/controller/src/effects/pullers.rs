@@ -147,9 +147,10 @@ impl Pullers {
                 references,
                 wanted,
                 releasable,
-                unpin: _,
+                unpin,
             } => {
-                let request = contract::remove_request(batch, references, wanted, releasable);
+                let request =
+                    contract::remove_request(batch, references, wanted, releasable, unpin);
                 remove(&mut client, batch.id, request, events).await
             }
             Work::Check { references } => {

@@ -74,8 +74,8 @@ impl Cache {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn an_answer_holds_for_its_kind_of_key_and_for_its_time() {
+    #[test]
+    fn an_answer_holds_for_its_kind_of_key_and_for_its_time() {
         let image = |name: &str| ImageRef::parse(name).unwrap();
         let (a, b, c) = (
             image("r.test/a:1"),
@@ -111,8 +111,8 @@ mod tests {
         assert!(cache.get(&a, Instant::now()).is_none());
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn many_images_do_not_fill_the_memory() {
+    #[test]
+    fn many_images_do_not_fill_the_memory() {
         let mut cache = Cache::default();
         let now = Instant::now();
         for i in 0..1000 {

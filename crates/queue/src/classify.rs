@@ -45,6 +45,7 @@ const TABLE: &[(&[&str], &str, Remedy)] = &[
             "too many requests",
             "toomanyrequests",
             "rate limit",
+            "statuscode: 429",
         ],
         failure::RATE_LIMITED,
         Remedy::None,
@@ -105,6 +106,9 @@ const TABLE: &[(&[&str], &str, Remedy)] = &[
         &[
             "401 unauthorized",
             "403 forbidden",
+            // CRI-O, where a proxy before the registry answers with a page instead of an error.
+            "statuscode: 401",
+            "statuscode: 403",
             "pull access denied",
             "authentication required",
             "no basic auth credentials",

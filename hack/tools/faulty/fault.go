@@ -15,6 +15,7 @@ type fault struct {
 	value      string // of token and platform
 	number     int    // of the kinds that take one
 	retryAfter string
+	body       string // html: what a proxy before a registry says
 	only       string
 	match      string
 	left       int // so many times more; negative: always
@@ -22,7 +23,7 @@ type fault struct {
 
 func (f fault) String() string {
 	text := f.kind
-	for _, option := range [][2]string{{"value", f.value}, {"retry-after", f.retryAfter}, {"only", f.only}, {"match", f.match}} {
+	for _, option := range [][2]string{{"value", f.value}, {"retry-after", f.retryAfter}, {"body", f.body}, {"only", f.only}, {"match", f.match}} {
 		if option[1] != "" {
 			text += fmt.Sprintf(" %s=%s", option[0], option[1])
 		}
@@ -46,6 +47,8 @@ func parse(form url.Values) (fault, error) {
 			f.value = value
 		case "retry-after":
 			f.retryAfter = value
+		case "body":
+			f.body = value
 		case "only":
 			f.only = value
 		case "match":
@@ -66,6 +69,9 @@ func parse(form url.Values) (fault, error) {
 func (f fault) checked() (fault, error) {
 	if f.only != "" && f.only != "manifests" && f.only != "blobs" {
 		return f, fmt.Errorf("only takes manifests or blobs, not %q", f.only)
+	}
+	if f.body != "" && f.body != "html" {
+		return f, fmt.Errorf("body takes html, not %q", f.body)
 	}
 	switch {
 	case slices.Contains(numeric, f.kind):

@@ -18,7 +18,7 @@ const usage = `usage: faulty serve LISTEN UPSTREAM CONTROL
        faulty set CONTROL [KIND[=VALUE] [OPTION=VALUE]...]
 kinds:
   off               pass everything on
-  status=CODE       answer with this HTTP status; option retry-after=SECONDS
+  status=CODE       answer with this HTTP status; options retry-after=SECONDS, body=html (as a proxy before a registry)
   token=grant|deny  ask for a bearer token; the token service gives one to user demo:demo, or to nobody
   slow=KIB          at most so many KiB per second
   delay=SECONDS     answer so much later

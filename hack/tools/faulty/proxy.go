@@ -22,14 +22,15 @@ const (
 type proxy struct {
 	forward *httputil.ReverseProxy
 
-	lock  sync.Mutex
-	fault fault
+	lock    sync.Mutex
+	fault   fault
+	indexes map[string][]byte // by digest
 }
 
 func newProxy(upstream string) *proxy {
 	forward := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: upstream})
 	forward.FlushInterval = -1
-	return &proxy{forward: forward, fault: fault{kind: "off", left: -1}}
+	return &proxy{forward: forward, fault: fault{kind: "off", left: -1}, indexes: map[string][]byte{}}
 }
 
 // control answers with the present fault, and sets another if the request has one.
@@ -77,6 +78,12 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "status":
 		if f.retryAfter != "" {
 			w.Header().Set("Retry-After", f.retryAfter)
+		}
+		if f.body == "html" {
+			w.Header().Set("Content-Type", "text/html")
+			w.WriteHeader(f.number)
+			fmt.Fprintf(w, "<html><body><h1>%s</h1></body></html>\n", http.StatusText(f.number))
+			return
 		}
 		fail(w, f.number)
 	case "token":
@@ -136,12 +143,23 @@ func fail(w http.ResponseWriter, status int) {
 	fmt.Fprintf(w, `{"errors": [{"code": %q, "message": "the faulty registry was told so"}]}`, code)
 }
 
-// otherPlatform wraps a tag's manifest in an index that offers it for another architecture.
+// otherPlatform wraps a tag's manifest in an index that offers it for another architecture. Clients ask for the index by its digest next.
 func (p *proxy) otherPlatform(w http.ResponseWriter, r *http.Request, architecture string) {
-	if !strings.Contains(r.URL.Path, "/manifests/") || strings.Contains(r.URL.Path, "/manifests/sha256:") {
+	_, reference, ok := strings.Cut(r.URL.Path, "/manifests/")
+	p.lock.Lock()
+	index := p.indexes[reference]
+	p.lock.Unlock()
+	switch {
+	case index != nil:
+		sendIndex(w, r, index)
+	case !ok || strings.HasPrefix(reference, "sha256:"):
 		p.forward.ServeHTTP(w, r)
-		return
+	default:
+		p.makeIndex(w, r, architecture)
 	}
+}
+
+func (p *proxy) makeIndex(w http.ResponseWriter, r *http.Request, architecture string) {
 	ask := r.Clone(r.Context())
 	ask.Method = http.MethodGet
 	answer := &recorder{header: http.Header{}, status: http.StatusOK}
@@ -156,6 +174,13 @@ func (p *proxy) otherPlatform(w http.ResponseWriter, r *http.Request, architectu
 		"size":      answer.body.Len(),
 		"platform":  map[string]string{"os": "linux", "architecture": architecture},
 	}}})
+	p.lock.Lock()
+	p.indexes[digest(index)] = index
+	p.lock.Unlock()
+	sendIndex(w, r, index)
+}
+
+func sendIndex(w http.ResponseWriter, r *http.Request, index []byte) {
 	w.Header().Set("Content-Type", indexType)
 	w.Header().Set("Docker-Content-Digest", digest(index))
 	w.Header().Set("Content-Length", fmt.Sprint(len(index)))

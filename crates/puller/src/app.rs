@@ -101,11 +101,7 @@ fn settings(args: &Args, node: &Node, runtime: &str) -> Settings {
         protected_images: args.protected_images.clone(),
         runtime: cri::runtime(runtime),
         own_images: args.own_images.clone(),
-        disk_watermark: node
-            .disk
-            .as_ref()
-            .map(|_| args.disk_watermark)
-            .filter(|at| *at < 100),
+        disk_watermark: node.disk.as_ref().map(|_| args.disk_watermark),
         no_progress: args.no_progress_limit.0,
         credential_providers: !node.plugins.is_empty(),
         ..Settings::default()
@@ -128,7 +124,7 @@ impl Bound {
         let failures = Failures::register(&mut registry);
 
         let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
-        plugins.try_out().await;
+        plugins.check();
         // Probes answer first: liveness does not depend on the runtime.
         let ready = readiness.register("runtime");
         let certificates = readiness.register("certificates");
@@ -155,7 +151,9 @@ impl Bound {
         let node = Node {
             cri: Cri::new(channel.clone()),
             containerd: Containerd::new(channel),
-            disk: disk::path(args.image_fs_path.as_deref()),
+            disk: (args.disk_watermark < 100)
+                .then(|| disk::path(args.image_fs_path.as_deref()))
+                .flatten(),
             plugins,
         };
         let counter = Arc::new(AtomicU64::new(1));

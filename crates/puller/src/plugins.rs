@@ -5,6 +5,7 @@
 mod cache;
 mod config;
 mod exec;
+mod program;
 
 use std::{path::Path, sync::Arc};
 
@@ -59,9 +60,9 @@ impl Plugins {
 
     /// Names those that cannot run, and why: our image has neither a shell nor a loader, and a
     /// plugin may need both. They are kept; what they refuse is told with the pull that needs it.
-    pub async fn try_out(&self) {
+    pub fn check(&self) {
         for Entry { provider, .. } in self.providers.iter() {
-            match exec::try_out(provider).await {
+            match program::check(&provider.program) {
                 Ok(()) => tracing::info!(provider = provider.name, "credential provider can run"),
                 Err(error) => {
                     let error = format!("{error:#}");

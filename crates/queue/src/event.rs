@@ -376,7 +376,8 @@ pub struct Progress {
 pub enum Command {
     /// Call the runtime; answered by [`Event::Answered`].
     Call(CallId, Call),
-    /// End a pull; its answer still comes, and until then its slot and its name are taken.
+    /// End a pull; its answer still comes, and until then its slot and its name are taken. Or a
+    /// question for credentials, whose answer interests nobody.
     CancelCall(CallId),
     /// A pull request was taken; so many images attached to tasks that were there.
     Accepted(StreamId, u32),

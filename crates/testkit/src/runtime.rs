@@ -236,14 +236,10 @@ impl FakeRuntime {
         self.shared.state().streams = true;
     }
 
-    /// The name's next pull brings another image.
+    /// The tag's next pull brings another image.
     pub fn move_tag(&self, name: &str) {
         let mut state = self.shared.state();
-        let normal = normalized(name);
-        if let Some(at) = state.find(name) {
-            state.images[at].repo_tags.retain(|tag| *tag != normal);
-        }
-        let moves = state.moved.entry(normal).or_default();
+        let moves = state.moved.entry(normalized(name)).or_default();
         *moves += 1;
     }
 
@@ -420,6 +416,19 @@ impl State {
             size: 4_323_737,
             pinned: false,
         });
+    }
+
+    /// A tag that has moved leaves the image that it named.
+    fn leave(&mut self, normal: &str) {
+        let id = self
+            .moved
+            .get(normal)
+            .map(|moves| digest(&format!("{normal} {moves}")));
+        for image in &mut self.images {
+            if id.as_ref().is_some_and(|id| bare(&image.id) != id) {
+                image.repo_tags.retain(|tag| tag != normal);
+            }
+        }
     }
 
     /// What must be fulfilled before a pull succeeds.
@@ -614,6 +623,7 @@ impl image_service_server::ImageService for Shared {
         if let Some(status) = state.refusal(&name, auth.as_ref()) {
             return Err(status);
         }
+        state.leave(&normal);
         state.add(&name, self.removal);
         // An id or a digest: clients that compare it fail.
         let reference = |at: usize| match self.removal {

@@ -13,7 +13,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use super::{Logins, cache::KeyType, config::Provider};
+use super::{Logins, cache::KeyType, config::Provider, program};
 
 /// The kubelet's own limit.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -90,21 +90,13 @@ fn start(provider: &Provider) -> anyhow::Result<Group> {
         .spawn();
     match child {
         Ok(child) => Ok(Group(child)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && program.exists() => bail!(
-            "{} is there, but the loader or interpreter that it asks for is not: this image holds \
-             nothing else, so plugins must be statically linked",
-            program.display()
-        ),
+        // The kernel does not say what it was that is not there.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            program::check(program)?;
+            Err(error).with_context(|| format!("cannot run {}", program.display()))
+        }
         Err(error) => Err(error).with_context(|| format!("cannot run {}", program.display())),
     }
-}
-
-/// Whether it can be started at all. It is ended before it has done anything.
-pub async fn try_out(provider: &Provider) -> anyhow::Result<()> {
-    let mut group = start(provider)?;
-    group.0.start_kill()?;
-    group.0.wait().await?;
-    Ok(())
 }
 
 /// Asks a plugin.

@@ -87,8 +87,11 @@ impl Queue {
             self.ending.insert(id, key.image.clone());
             self.calls.insert(id, Caller::Ending);
             self.replies.push(Command::CancelCall(id));
-        } else if let Some(id) = task.call() {
-            self.calls.remove(&id);
+        } else if let State::Calling(id, phase) = &task.state {
+            self.calls.remove(id);
+            if *phase == Phase::Credentials {
+                self.replies.push(Command::CancelCall(*id));
+            }
         }
     }
 

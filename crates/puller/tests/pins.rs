@@ -1,0 +1,141 @@
+//! Protection from the kubelet's garbage collection, on containerd with and without it.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "only tests are here")]
+
+mod common;
+
+use common::{NODE, Puller, authority, image, texts};
+use kubefledged_proto::puller::{
+    GetInfoRequest, ImagePull, PinResult, PullPolicy, PullResult, RemoveImagesRequest,
+    RemoveOutcome, RemoveResult, Retention, Support, remove_images_response::Event,
+};
+use kubefledged_testkit::{Call, FakeRuntime, Native};
+
+const A: &str = "registry.test/team/a:1";
+
+async fn start(native: Native) -> Puller {
+    let runtime = FakeRuntime::containerd(native).unwrap();
+    let socket = runtime.socket();
+    Puller::beside(runtime, &["--cri-socket-path", socket.to_str().unwrap()]).await
+}
+
+fn pinned(name: &str) -> ImagePull {
+    ImagePull {
+        retention: Retention::Pinned.into(),
+        ..image(name)
+    }
+}
+
+async fn pin_support(puller: &mut Puller) -> Support {
+    let node_name = NODE.to_owned();
+    let request = GetInfoRequest { node_name };
+    let info = puller.client.get_info(request).await.unwrap();
+    info.into_inner().pin_support()
+}
+
+fn labelled(puller: &Puller) -> Vec<Call> {
+    let calls = puller.runtime.calls().into_iter();
+    calls.filter(|call| matches!(call, Call::Pin(..))).collect()
+}
+
+async fn remove(puller: &mut Puller, request: RemoveImagesRequest) -> Vec<RemoveOutcome> {
+    let stream = puller.client.remove_images(request).await.unwrap();
+    let mut stream = stream.into_inner();
+    let mut outcomes = Vec::new();
+    while let Some(message) = stream.message().await.unwrap() {
+        if let Some(Event::Outcomes(more)) = message.event {
+            outcomes.extend(more.outcomes);
+        }
+    }
+    outcomes
+}
+
+#[tokio::test]
+async fn a_pinned_image_shows_as_pinned_and_as_ours() {
+    let mut puller = start(Native::WithPins).await;
+    assert_eq!(pin_support(&mut puller).await, Support::Unknown);
+    let outcomes = puller.pull(1, vec![pinned(A)]).await.outcomes().await;
+    assert_eq!(outcomes[0].result(), PullResult::Pulled);
+    assert_eq!(outcomes[0].pin(), PinResult::Pinned);
+    assert!(puller.runtime.pinned(A));
+    let checked = puller.check(&[A]).await;
+    assert!(checked.images[0].pinned);
+    assert_eq!(checked.pinned_by_us, [outcomes[0].image_id.as_str()]);
+    assert_eq!(checked.pin_support(), Support::Yes);
+    assert_eq!(pin_support(&mut puller).await, Support::Yes);
+}
+
+#[tokio::test]
+async fn where_labels_have_no_effect_the_image_is_pulled_and_the_pin_refused_in_words() {
+    let mut puller = start(Native::WithoutPins).await;
+    let b = "registry.test/team/b:1";
+    let outcomes = puller.pull(1, vec![pinned(A)]).await.outcomes().await;
+    assert_eq!(outcomes[0].result(), PullResult::Pulled);
+    assert_eq!(outcomes[0].pin(), PinResult::Unsupported);
+    assert!(
+        outcomes[0]
+            .pin_message
+            .contains("not supported by this runtime")
+    );
+    let tried = labelled(&puller);
+    assert!(
+        matches!(&*tried, [Call::Pin(_, true), Call::Pin(_, false)]),
+        "{tried:?}"
+    );
+    puller.pull(2, vec![pinned(b)]).await.outcomes().await;
+    assert_eq!(labelled(&puller), tried, "it is tried once");
+    assert_eq!(puller.check(&[A]).await.pin_support(), Support::No);
+}
+
+#[tokio::test]
+async fn a_runtime_without_containerds_interface_is_not_even_tried() {
+    let mut puller = start(Native::None).await;
+    assert_eq!(pin_support(&mut puller).await, Support::No);
+    let outcomes = puller.pull(1, vec![pinned(A)]).await.outcomes().await;
+    assert_eq!(outcomes[0].pin(), PinResult::Unsupported);
+    assert_eq!(puller.check(&[A]).await.pinned_by_us, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_tag_that_moved_takes_the_pin_along() {
+    let mut puller = start(Native::WithPins).await;
+    let first = puller.pull(1, vec![pinned(A)]).await.outcomes().await;
+    puller.runtime.move_tag(A);
+    let refresh = ImagePull {
+        policy: PullPolicy::Always.into(),
+        freshness: "refresh".to_owned(),
+        ..pinned(A)
+    };
+    let second = puller.pull(2, vec![refresh]).await.outcomes().await;
+    assert_eq!(second[0].pin(), PinResult::Pinned);
+    assert_ne!(first[0].image_id, second[0].image_id);
+    assert_eq!(
+        puller.check(&[A]).await.pinned_by_us,
+        [second[0].image_id.as_str()]
+    );
+}
+
+#[tokio::test]
+async fn our_pin_goes_before_the_image_does_or_alone() {
+    let mut puller = start(Native::WithPins).await;
+    let b = "registry.test/team/b:1";
+    let outcomes = puller.pull(1, vec![pinned(A), pinned(b)]).await;
+    let outcomes = outcomes.outcomes().await;
+    assert_eq!(puller.remove(2, &[A]).await[0].reason, "Pinned");
+    let request = RemoveImagesRequest {
+        authority: Some(authority(3)),
+        references: texts(&[A]),
+        unpin_ours: true,
+        unpin: vec![outcomes[1].image_id.clone()],
+        ..RemoveImagesRequest::default()
+    };
+    let removed = remove(&mut puller, request).await;
+    let told: Vec<_> = removed.iter().map(|o| (o.index, o.result())).collect();
+    assert_eq!(
+        told,
+        [(0, RemoveResult::Removed), (1, RemoveResult::Removed)]
+    );
+    assert!(!puller.runtime.holds(A) && puller.runtime.holds(b));
+    assert!(!puller.runtime.pinned(b));
+    assert!(puller.check(&[b]).await.pinned_by_us.is_empty());
+}

@@ -159,8 +159,9 @@ start_kubelet() {
 
 # write_kubelet_config N [LINE...]: a line replaces ours of the same key.
 #
-# cgroupRoot with cgroupsPerQOS off: two kubelets that share /kubepods would each end the other's pods as orphans. Image garbage
-# collection is off: the disk is shared with the whole machine, and what a node has pulled must not depend on how full it is.
+# Pods are below cgroupRoot: two kubelets that share /kubepods would each end the other's pods as orphans, and `down` ends what is in a
+# node's cgroup. Image garbage collection is off: the disk is shared with the whole machine, and what a node has pulled must not depend
+# on how full it is.
 write_kubelet_config() {
     local n=$1 etc=$STATE/nodes/n$1/etc line
     write_kubeconfig "$etc/kubelet.kubeconfig" "node-n$n"
@@ -175,7 +176,6 @@ authentication:
 authorization: {mode: Webhook}
 cgroupDriver: cgroupfs
 cgroupRoot: /$CGROUP-n$n
-cgroupsPerQOS: false
 enforceNodeAllocatable: []
 failSwapOn: false
 resolvConf: ""

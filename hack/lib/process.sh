@@ -114,7 +114,7 @@ cgroup_roots() {
     done
 }
 
-# Containers get /kf-nN/ID; the daemons, and the shims they start, /kf-nN/system.
+# Containers get /kf-nN/kubepods/...; the daemons, and the shims they start, /kf-nN/system.
 make_cgroup() {
     local root group file
     if has_cgroup_v2; then pass_controllers_on /sys/fs/cgroup; fi
@@ -145,9 +145,10 @@ cgroup_pids() {
     done | sort -un
 }
 
+# The "unified" tree of version 1, which no process of ours is put into, gets cgroups by runc.
 remove_cgroup() {
     local root
-    for root in $(cgroup_roots); do
+    for root in $(cgroup_roots) /sys/fs/cgroup/unified; do
         if [[ -d $root$1 ]]; then find "$root$1" -depth -type d -exec rmdir {} + 2>/dev/null || true; fi
     done
 }

@@ -44,8 +44,9 @@ lint: ## Formatting and clippy; each pure crate alone
 unit: ## Unit and whole-process tests
 	$(CARGO) test --locked --target $(TARGET)
 
-chart: ## Lint the chart
+chart: ## Lint the chart and test what it renders; no cluster is needed
 	$(HELM) lint --strict $(CHART)
+	$(CARGO) test --locked --target $(TARGET) --package kubefledged-chart
 
 generate: ## Write what is generated: the CRD, the chart's README and defaults, deploy/
 	$(CONTROLLER_CRD) >$(CHART)/files/crd.yaml

@@ -1,0 +1,221 @@
+//! values.yaml and values.schema.json. A value that is added is tested here without another line,
+//! unless its neighbours or its schema ask for one.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+use kubefledged_chart::{at, get, leaves, merged, render_text, yaml};
+use serde_json::{Value, json};
+
+/// Values that do nothing while another one is not set: how their names begin, and what they need.
+fn needed(path: &str) -> Value {
+    let two = json!(2);
+    let on = json!(true);
+    let all = [
+        ("rbac.secretNames", "rbac.secretAccess", json!("namespaces")),
+        ("controller.podDis", "controller.replicas", two.clone()),
+        ("controller.affinity", "controller.replicas", two),
+        ("metrics.pod", "metrics.podMonitor.enabled", on.clone()),
+        ("metrics.serv", "metrics.serviceMonitor.enabled", on.clone()),
+        ("metrics.prom", "metrics.prometheusRule.enabled", on.clone()),
+        ("networkPolicy.", "networkPolicy.enabled", on.clone()),
+        ("flowControl.", "flowControl.enabled", on),
+    ];
+    let found = all
+        .into_iter()
+        .find(|(prefix, need, _)| path.starts_with(prefix) && path != *need);
+    found.map_or(json!({}), |(_, need, value)| at(need, &value))
+}
+
+/// Another value of the same kind, which the schema takes.
+fn other(path: &str, now: &Value) -> Value {
+    let field = path.rsplit('.').next().unwrap();
+    match (field, now) {
+        ("pullPolicy" | "imagePullPolicy", _) => json!("Always"),
+        ("failurePolicy", _) => json!("Ignore"),
+        ("secretAccess", _) => json!("namespaces"),
+        ("logFormat", _) => json!("text"),
+        ("imagePullDeadlineDuration" | "imageCacheRefreshFrequency" | "checkInterval", _) => {
+            json!("7m")
+        }
+        ("digest", _) => json!(format!("sha256:{}", "1".repeat(64))),
+        ("criSocketPath", _) => json!("/run/other.sock"),
+        ("listenPort", _) => json!(10999),
+        ("interval" | "scrapeTimeout", _) => json!("7s"),
+        ("imagePullSecrets", _) => json!([{"name": "other"}]),
+        ("secretNamespaces" | "protectedImages" | "extraArgs", _) => json!(["other"]),
+        ("extraObjects", _) => json!(["kind: Other"]),
+        (_, Value::Bool(now)) => json!(!now),
+        (_, Value::Number(now)) => json!(now.as_i64().unwrap() + 1),
+        (_, Value::String(now)) => json!(format!("{now}x")),
+        (_, Value::Array(list)) if list.iter().any(Value::is_string) => json!(["other"]),
+        (_, Value::Array(_)) => json!([{"name": "other"}]),
+        (_, Value::Object(_)) => json!({"other": "x"}),
+        (_, Value::Null) => json!("other"),
+    }
+}
+
+#[test]
+fn every_value_changes_what_is_rendered() {
+    let values = yaml("charts/kubefledged/values.yaml").unwrap();
+    let mut idle = Vec::new();
+    for (path, now) in leaves(&values) {
+        // It asks the cluster: see the end-to-end tests.
+        if path == "preflight.enabled" {
+            continue;
+        }
+        let before = needed(&path);
+        let after = merged(&before, &at(&path, &other(&path, &now)));
+        let text = |values| render_text(values, &[]).unwrap();
+        if text(&before) == text(&after) {
+            idle.push(path);
+        }
+    }
+    assert!(idle.is_empty(), "without effect: {idle:?}");
+}
+
+/// A schema's properties, through one `$ref`.
+fn properties<'a>(
+    schema: &'a Value,
+    root: &'a Value,
+) -> Option<&'a serde_json::Map<String, Value>> {
+    let schema = match schema["$ref"].as_str() {
+        Some(name) => &root["definitions"][name.trim_start_matches("#/definitions/")],
+        None => schema,
+    };
+    schema["properties"].as_object()
+}
+
+#[test]
+fn the_schema_and_the_values_have_the_same_names() {
+    fn same(path: &str, schema: &Value, values: &Value, root: &Value) {
+        let Some(properties) = properties(schema, root) else {
+            return;
+        };
+        let values = values.as_object().unwrap();
+        let ours = properties.iter().filter(|(_, schema)| {
+            !schema["description"]
+                .as_str()
+                .unwrap_or_default()
+                .starts_with("kube-fledged's")
+        });
+        let mut names: Vec<_> = ours.map(|(name, _)| name).collect();
+        names.sort();
+        let mut wanted: Vec<_> = values.keys().collect();
+        wanted.sort();
+        assert_eq!(names, wanted, "below {path:?}");
+        for (name, inner) in values {
+            same(&format!("{path}.{name}"), &properties[name], inner, root);
+        }
+    }
+    let schema = yaml("charts/kubefledged/values.schema.json").unwrap();
+    same(
+        "",
+        &schema,
+        &yaml("charts/kubefledged/values.yaml").unwrap(),
+        &schema,
+    );
+}
+
+#[test]
+fn a_value_is_explained_by_the_lines_above_it() {
+    let text = std::fs::read_to_string(kubefledged_chart::file("charts/kubefledged/values.yaml"));
+    let values = yaml("charts/kubefledged/values.yaml").unwrap();
+    // Names from the root to the current line, with their depths; whether one of them is explained.
+    let mut path: Vec<(usize, &str, bool)> = Vec::new();
+    let mut comment = false;
+    for line in text.unwrap().lines() {
+        let content = line.trim_start();
+        if content.starts_with('#') {
+            comment |= content.starts_with("# -- ");
+            continue;
+        }
+        let key = content.split_once(':').map(|(key, _)| key);
+        if let Some(key) = key.filter(|_| !content.starts_with('-')) {
+            let depth = line.len() - content.len();
+            path.retain(|(other, _, _)| *other < depth);
+            let explained = comment || path.last().is_some_and(|(_, _, above)| *above);
+            path.push((depth, key, explained));
+            let full: Vec<_> = path.iter().map(|(_, key, _)| *key).collect();
+            let full = full.join(".");
+            // A group of explained values needs no words of its own.
+            assert!(explained || get(&values, &full).is_object(), "{full}");
+        }
+        comment = false;
+    }
+}
+
+#[test]
+fn a_wrong_value_is_refused_with_its_name() {
+    for (values, part) in [
+        (json!({"controler": {}}), "'controler' not allowed"),
+        (
+            json!({"controller": {"replica": 2}}),
+            "'replica' not allowed",
+        ),
+        (
+            json!({"puller": {"image": {"name": "x"}}}),
+            "'name' not allowed",
+        ),
+        (
+            json!({"webhook": {"failurePolicy": "fail"}}),
+            "/webhook/failurePolicy",
+        ),
+        (
+            json!({"controller": {"checkInterval": "5"}}),
+            "/controller/checkInterval",
+        ),
+        (
+            json!({"puller": {"maxParallelPulls": 0}}),
+            "/puller/maxParallelPulls",
+        ),
+        (
+            json!({"puller": {"image": {"digest": "latest"}}}),
+            "/puller/image/digest",
+        ),
+        (
+            json!({"puller": {"runtimeDirectory": "run"}}),
+            "/puller/runtimeDirectory",
+        ),
+        (json!({"commonLabels": {"a": 1}}), "/commonLabels/a"),
+        (
+            json!({"rbac": {"secretNamespaces": ["A"]}}),
+            "/rbac/secretNamespaces/0",
+        ),
+        (
+            json!({"metrics": {"podMonitor": {"enabled": "yes"}}}),
+            "/metrics/podMonitor/enabled",
+        ),
+        (
+            json!({"args": {"controllerImagePullPolicies": "Always"}}),
+            "'controllerImagePullPolicies' not allowed",
+        ),
+    ] {
+        let said = render_text(&values, &[]).unwrap_err().to_string();
+        assert!(said.contains(part), "{values}: {said}");
+    }
+}
+
+#[test]
+fn values_that_contradict_each_other_are_refused_with_the_remedy() {
+    for (values, part) in [
+        (
+            json!({"puller": {"criSocketPath": "/opt/runtime.sock"}}),
+            "set puller.runtimeDirectory to the socket's directory",
+        ),
+        (
+            json!({"metrics": {"podMonitor": {"enabled": true}, "serviceMonitor": {"enabled": true}}}),
+            "choose one",
+        ),
+    ] {
+        let said = render_text(&values, &[]).unwrap_err().to_string();
+        assert!(said.contains(part), "{values}: {said}");
+    }
+}
+
+#[test]
+fn an_older_kubernetes_is_refused() {
+    let said = render_text(&json!({}), &["--kube-version", "1.29.3"])
+        .unwrap_err()
+        .to_string();
+    assert!(said.contains(">=1.30.0-0"), "{said}");
+}

@@ -184,6 +184,14 @@ pub fn matrix() -> Vec<(&'static str, Value)> {
             "a service monitor",
             json!({"metrics": {"serviceMonitor": {"enabled": true, "relabelings": [{"action": "drop"}]}}}),
         ),
+        (
+            "cert-manager",
+            json!({"certificates": {"mode": "certManager"}}),
+        ),
+        (
+            "certificates of one's own",
+            json!({"certificates": {"mode": "provided"}}),
+        ),
         ("no webhook", json!({"webhook": {"enabled": false}})),
         (
             "the node's network",

@@ -12,6 +12,11 @@ fn needed(path: &str) -> Value {
     let on = json!(true);
     let all = [
         ("rbac.secretNames", "rbac.secretAccess", json!("namespaces")),
+        (
+            "certificates.cert",
+            "certificates.mode",
+            json!("certManager"),
+        ),
         ("controller.podDis", "controller.replicas", two.clone()),
         ("controller.affinity", "controller.replicas", two),
         ("metrics.pod", "metrics.podMonitor.enabled", on.clone()),
@@ -33,8 +38,16 @@ fn other(path: &str, now: &Value) -> Value {
         ("pullPolicy" | "imagePullPolicy", _) => json!("Always"),
         ("failurePolicy", _) => json!("Ignore"),
         ("secretAccess", _) => json!("namespaces"),
+        ("mode", _) => json!("certManager"),
+        ("issuerRef", _) => json!({"name": "other"}),
         ("logFormat", _) => json!("text"),
-        ("imagePullDeadlineDuration" | "imageCacheRefreshFrequency" | "checkInterval", _) => {
+        (
+            "imagePullDeadlineDuration"
+            | "imageCacheRefreshFrequency"
+            | "checkInterval"
+            | "duration",
+            _,
+        ) => {
             json!("7m")
         }
         ("digest", _) => json!(format!("sha256:{}", "1".repeat(64))),
@@ -92,6 +105,10 @@ fn the_schema_and_the_values_have_the_same_names() {
             return;
         };
         let values = values.as_object().unwrap();
+        // An empty map is the user's to fill.
+        if values.is_empty() {
+            return;
+        }
         let ours = properties.iter().filter(|(_, schema)| {
             !schema["description"]
                 .as_str()

@@ -29,7 +29,9 @@ pub fn yaml(path: &str) -> anyhow::Result<Value> {
 
 /// The documents of a YAML text, without empty ones.
 pub fn parse(text: &str) -> anyhow::Result<Vec<Value>> {
-    let documents: Vec<Value> = serde_saphyr::from_multiple(text)?;
+    // As Kubernetes reads them: 0400 is octal.
+    let options = serde_saphyr::options! { legacy_octal_numbers: true };
+    let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options)?;
     Ok(documents.into_iter().filter(|one| !one.is_null()).collect())
 }
 

@@ -4,11 +4,24 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 6] = [
     "kubefledged/puller/v1/puller.proto",
+    "kubefledged/debug/v1/controller.proto",
+    "kubefledged/debug/v1/puller.proto",
     "runtime/v1/api.proto",
     "containerd/images.proto",
     "containerd/content.proto",
+];
+/// What gRPC reflection tells of, by process: the runtimes' interfaces are not ours to describe.
+const REFLECTED: [(&str, &[&str]); 2] = [
+    ("controller", &["kubefledged/debug/v1/controller.proto"]),
+    (
+        "puller",
+        &[
+            "kubefledged/puller/v1/puller.proto",
+            "kubefledged/debug/v1/puller.proto",
+        ],
+    ),
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -16,8 +29,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed={}", root.display());
     let descriptors = protox::compile(FILES, [&root])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
-    // For gRPC reflection.
-    std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    for (name, files) in REFLECTED {
+        let reflected = protox::compile(files, [&root])?;
+        let path = out.join(format!("{name}.descriptors"));
+        std::fs::write(path, reflected.encode_to_vec())?;
+    }
     tonic_prost_build::configure()
         .build_transport(false)
         // Secrets: their Debug is written by hand in lib.rs.

@@ -1,19 +1,19 @@
-//! `/livez`, `/readyz` and `/metrics` on a plain HTTP port of their own.
+//! `/livez`, `/readyz`, `/metrics` and `/log-level` on a plain HTTP port of their own.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::SocketAddr;
 
 use axum::{
     Router,
-    http::{StatusCode, header},
-    response::IntoResponse,
+    extract::ConnectInfo,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
     routing::get,
 };
 use clap::Args;
-use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::Readiness;
+use crate::{Metrics, Readiness, log};
 
 /// Where probes and metrics are served.
 #[derive(Args, Clone, Debug)]
@@ -28,19 +28,45 @@ pub struct AdminArgs {
 pub async fn serve(
     listener: TcpListener,
     readiness: Readiness,
-    registry: Arc<Mutex<Registry>>,
+    metrics: impl Into<Metrics>,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
-    axum::serve(listener, router(readiness, registry))
+    let router = router(readiness, metrics.into());
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service)
         .with_graceful_shutdown(shutdown.cancelled_owned())
         .await
 }
 
-fn router(readiness: Readiness, registry: Arc<Mutex<Registry>>) -> Router {
+fn router(readiness: Readiness, metrics: Metrics) -> Router {
+    let answer = move |headers: HeaderMap| {
+        let metrics = metrics.clone();
+        async move { self::metrics(&metrics, &headers).await }
+    };
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(move || async move { readyz(&readiness) }))
-        .route("/metrics", get(move || async move { metrics(&registry) }))
+        .route("/metrics", get(answer))
+        .route("/log-level", get(log_level).put(set_log_level))
+}
+
+async fn log_level() -> String {
+    log::level() + "\n"
+}
+
+/// For `kubectl port-forward` only: whoever may do that may read the logs too.
+async fn set_log_level(
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    level: String,
+) -> (StatusCode, String) {
+    if !peer.ip().to_canonical().is_loopback() {
+        let why = "the log level is changed from the pod itself: use kubectl port-forward\n";
+        return (StatusCode::FORBIDDEN, why.to_owned());
+    }
+    match log::set_level(&level) {
+        Ok(()) => (StatusCode::OK, log::level() + "\n"),
+        Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")),
+    }
 }
 
 fn readyz(readiness: &Readiness) -> impl IntoResponse + use<> {
@@ -58,13 +84,11 @@ fn readyz(readiness: &Readiness) -> impl IntoResponse + use<> {
     (StatusCode::SERVICE_UNAVAILABLE, body)
 }
 
-fn metrics(registry: &Mutex<Registry>) -> impl IntoResponse + use<> {
-    const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-    let registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut body = String::new();
-    match prometheus_client::encoding::text::encode(&mut body, &registry) {
-        Ok(()) => ([(header::CONTENT_TYPE, OPEN_METRICS)], body).into_response(),
+async fn metrics(metrics: &Metrics, headers: &HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT);
+    let accept = accept.and_then(|value| value.to_str().ok());
+    match metrics.answer(accept.unwrap_or_default()).await {
+        Ok((kind, body)) => ([(header::CONTENT_TYPE, kind)], body).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

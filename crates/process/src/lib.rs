@@ -4,7 +4,10 @@
 #![deny(missing_docs)]
 
 pub mod admin;
+#[cfg(feature = "grpc")]
+pub mod debug;
 pub mod log;
+pub mod metrics;
 pub mod net;
 pub mod readiness;
 pub mod shutdown;
@@ -12,4 +15,5 @@ pub mod tls;
 
 pub use admin::AdminArgs;
 pub use log::LogArgs;
+pub use metrics::Metrics;
 pub use readiness::{Guard, Readiness};

@@ -1,7 +1,11 @@
-//! Logs go to standard error: one line an event, JSON or text.
+//! Logs go to standard error: one line an event, JSON or text. The level can be changed while the
+//! process runs.
+
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use clap::{Args, ValueEnum};
-use tracing_subscriber::EnvFilter;
+use tracing::metadata::LevelFilter;
+use tracing_subscriber::{EnvFilter, reload};
 
 /// How logs are written.
 #[derive(Args, Clone, Debug)]
@@ -30,25 +34,99 @@ pub enum LogFormat {
 
 /// A filter that does not parse.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "--log-level {0:?} is no log filter: write info, debug or target=level, separated by commas"
-)]
+#[error("{0:?} is no log level: write info, debug or target=level, separated by commas")]
 pub struct LogError(String);
+
+/// The level in force, and what replaces it.
+struct Level {
+    now: Mutex<String>,
+    replace: Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>,
+}
+
+static LEVEL: OnceLock<Level> = OnceLock::new();
 
 /// Starts logging for the whole process. Call it once.
 pub fn init(args: &LogArgs) -> Result<(), LogError> {
-    let filter = EnvFilter::try_new(args.log_level.to_lowercase())
-        .map_err(|_| LogError(args.log_level.clone()))?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    // A second call (whole-process tests) keeps the first subscriber.
-    let started = match args.log_format {
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-        LogFormat::Text => builder.try_init(),
+    let filter = parse(&args.log_level)?;
+    let builder = tracing_subscriber::fmt().with_writer(std::io::stderr);
+    let level = |replace| Level {
+        now: Mutex::new(args.log_level.to_lowercase()),
+        replace,
     };
-    if started.is_ok() && args.stderrthreshold.is_some() {
-        tracing::warn!("--stderrthreshold has no effect any more: use --log-level");
+    // The two forms are two types. A second call (whole-process tests) keeps the first subscriber.
+    let started = match args.log_format {
+        LogFormat::Json => {
+            let builder = builder.json().flatten_event(true);
+            let builder = builder.with_env_filter(filter).with_filter_reloading();
+            let handle = builder.reload_handle();
+            let started = builder.try_init();
+            started.map(|()| level(Box::new(move |filter| handle.reload(filter))))
+        }
+        LogFormat::Text => {
+            let builder = builder.with_env_filter(filter).with_filter_reloading();
+            let handle = builder.reload_handle();
+            let started = builder.try_init();
+            started.map(|()| level(Box::new(move |filter| handle.reload(filter))))
+        }
+    };
+    if let Ok(level) = started {
+        let _ = LEVEL.set(level);
+        if args.stderrthreshold.is_some() {
+            tracing::warn!("--stderrthreshold has no effect any more: use --log-level");
+        }
     }
     Ok(())
+}
+
+/// The level in force; empty before [`init`].
+pub fn level() -> String {
+    LEVEL.get().map_or_else(String::new, |level| {
+        let now = level.now.lock().unwrap_or_else(PoisonError::into_inner);
+        now.clone()
+    })
+}
+
+/// Logs on from now at this level, until the process ends or it is changed again.
+pub fn set_level(text: &str) -> Result<(), LogError> {
+    let filter = parse(text)?;
+    let Some(level) = LEVEL.get() else {
+        return Ok(());
+    };
+    if (level.replace)(filter).is_ok() {
+        *level.now.lock().unwrap_or_else(PoisonError::into_inner) = text.to_lowercase();
+        tracing::info!(level = text, "log level changed");
+    }
+    Ok(())
+}
+
+fn parse(text: &str) -> Result<EnvFilter, LogError> {
+    let wrong = || LogError(text.to_owned());
+    let text = text.trim().to_lowercase();
+    // The filter would take a misspelt level for the name of a target.
+    let levels = text
+        .split(',')
+        .all(|part| part.contains(['=', '[']) || part.trim().parse::<LevelFilter>().is_ok());
+    if text.is_empty() || !levels {
+        return Err(wrong());
+    }
+    EnvFilter::try_new(text).map_err(|_| wrong())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_level_is_refused_and_not_taken_for_a_target() {
+        for good in ["info", "DEBUG", "warn,kubefledged_engine=debug", "off"] {
+            assert!(parse(good).is_ok(), "{good}");
+        }
+        for bad in ["", "infoo", "debug,kubefledged_engine", "a=b=c"] {
+            let error = parse(bad).unwrap_err().to_string();
+            assert!(
+                error.contains("is no log level: write info"),
+                "{bad} {error}"
+            );
+        }
+    }
 }

@@ -1,12 +1,23 @@
 //! Code generated from `proto/`. What is written by hand here keeps secrets out of Debug.
 
-/// Serialized `FileDescriptorSet` of everything below, for gRPC reflection.
-pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+/// Serialized `FileDescriptorSet` of what the controller serves, for gRPC reflection.
+pub const CONTROLLER_DESCRIPTORS: &[u8] =
+    include_bytes!(concat!(env!("OUT_DIR"), "/controller.descriptors"));
+
+/// Serialized `FileDescriptorSet` of what a puller serves, for gRPC reflection.
+pub const PULLER_DESCRIPTORS: &[u8] =
+    include_bytes!(concat!(env!("OUT_DIR"), "/puller.descriptors"));
 
 /// The contract between controller and puller.
 pub mod puller {
     #![allow(clippy::pedantic, missing_docs)]
     tonic::include_proto!("kubefledged.puller.v1");
+}
+
+/// What controller and puller show to people.
+pub mod debug {
+    #![allow(clippy::pedantic, missing_docs)]
+    tonic::include_proto!("kubefledged.debug.v1");
 }
 
 /// The part of the Container Runtime Interface that the puller uses.

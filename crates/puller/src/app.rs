@@ -2,18 +2,18 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, atomic::AtomicU64},
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
 use anyhow::Context as _;
 use kubefledged_process::{
-    Readiness, admin, log, net, shutdown,
+    Metrics as Exposition, Readiness, admin, debug as endpoint, log, metrics as measured, net,
+    shutdown,
     tls::{self, Failures},
 };
 use kubefledged_proto::puller::puller_service_server::PullerServiceServer;
 use kubefledged_queue::{Queue, Settings};
-use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +23,7 @@ use crate::{
     authorize::{Authorize, Connection, Roles},
     containerd::Containerd,
     cri::{self, Cri},
+    debug::{self, Debug},
     disk,
     driver::Driver,
     metrics::Metrics,
@@ -56,10 +57,13 @@ pub struct Bound {
     pub grpc_address: SocketAddr,
     /// Where probes and metrics are served.
     pub http_address: SocketAddr,
+    /// Where the debug endpoint is served; `None`: nowhere.
+    pub debug_address: Option<SocketAddr>,
     args: Args,
     plugins: Plugins,
     grpc: TcpListener,
     http: TcpListener,
+    debug: Option<TcpListener>,
 }
 
 /// Listens.
@@ -75,13 +79,17 @@ pub async fn build(args: Args) -> anyhow::Result<Bound> {
     let http = net::bind(args.http_port)
         .await
         .context("cannot listen on --http-port")?;
+    let debug = args.debug_address.bind().await;
+    let debug = debug.context("cannot listen on --debug-address")?;
     Ok(Bound {
         grpc_address: grpc.local_addr()?,
         http_address: http.local_addr()?,
+        debug_address: debug.as_ref().map(TcpListener::local_addr).transpose()?,
         args,
         plugins,
         grpc,
         http,
+        debug,
     })
 }
 
@@ -116,10 +124,11 @@ impl Bound {
             plugins,
             grpc,
             http,
+            debug,
             ..
         } = self;
         let readiness = Readiness::default();
-        let mut registry = Registry::with_prefix("kubefledged");
+        let mut registry = measured::registry(env!("CARGO_PKG_VERSION"));
         let metrics = Metrics::register(&mut registry);
         let failures = Failures::register(&mut registry);
 
@@ -128,12 +137,7 @@ impl Bound {
         // Probes answer first: liveness does not depend on the runtime.
         let ready = readiness.register("runtime");
         let certificates = readiness.register("certificates");
-        let admin = admin::serve(
-            http,
-            readiness,
-            Arc::new(Mutex::new(registry)),
-            shutdown.clone(),
-        );
+        let admin = admin::serve(http, readiness, Exposition::new(registry), shutdown.clone());
         tasks.spawn(async move { admin.await.context("probes and metrics cannot be served") });
 
         let (served, identity) = watch::channel(None);
@@ -145,7 +149,9 @@ impl Bound {
         });
 
         let (flag, run_dir) = (args.cri_socket_path.as_deref(), &args.host_run_dir);
-        let Some((channel, version)) = runtime::wait(flag, run_dir, &ready, &shutdown).await else {
+        let Some((socket, channel, version)) =
+            runtime::wait(flag, run_dir, &ready, &shutdown).await
+        else {
             return Ok(());
         };
         let node = Node {
@@ -163,6 +169,15 @@ impl Bound {
         let (driver, inputs) = Driver::new(queue, node.clone(), metrics, told, counter.clone());
         // Before the first request: how images are removed here must be known by then.
         let known = runtime::tell(&node, &inputs).await.then_some(version);
+        let routes = debug::routes(Debug {
+            node_name: args.node_name.as_str().into(),
+            socket,
+            node: node.clone(),
+            inputs: inputs.clone(),
+        })
+        .await?;
+        let serve = endpoint::serve(debug, routes.clone(), shutdown.clone());
+        tasks.spawn(async move { serve.await.context("the debug endpoint cannot be served") });
         let service = Service {
             node_name: args.node_name.as_str().into(),
             instance: args.pod_uid.as_str().into(),
@@ -182,7 +197,9 @@ impl Bound {
             .layer(Authorize(Roles::of(&args.namespace)))
             // Requests are read whole: so many of the largest at a time.
             .concurrency_limit_per_connection(REQUESTS)
-            .add_service(PullerServiceServer::new(service).max_decoding_message_size(MESSAGE_LIMIT))
+            .add_routes(routes.add_service(
+                PullerServiceServer::new(service).max_decoding_message_size(MESSAGE_LIMIT),
+            ))
             .serve_with_incoming_shutdown(connections, shutdown.clone().cancelled_owned());
         tasks.spawn(async move { serve.await.context("gRPC cannot be served") });
         tasks.spawn(runtime::watch(

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use kubefledged_api_types::GoDuration;
-use kubefledged_process::LogArgs;
+use kubefledged_process::{LogArgs, debug::DebugAddress};
 
 /// Pulls and removes container images on one node, as the controller asks.
 #[derive(Clone, Debug, Parser)]
@@ -28,6 +28,9 @@ pub struct Args {
     /// Port of /livez, /readyz and /metrics (plain HTTP)
     #[arg(long, default_value_t = 8082)]
     pub http_port: u16,
+    /// Where the gRPC debug endpoint listens: a loopback address and port, or off
+    #[arg(long, default_value = "127.0.0.1:7071")]
+    pub debug_address: DebugAddress,
     /// Where the node's /run is mounted; the runtime's socket is looked for below it
     #[arg(long, default_value = "/host/run", help_heading = "Runtime")]
     pub host_run_dir: PathBuf,

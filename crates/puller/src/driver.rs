@@ -11,10 +11,10 @@ use std::{
 
 use kubefledged_proto::puller::Credential;
 use kubefledged_queue::{
-    Answer, Call, CallId, Command, CredentialId, Event, Progress, PullOutcome, PullResult, Queue,
-    RemoveOutcome, RemoveResult, Report, StreamId, Support, Tick,
+    Answer, Call, CallId, Command, CredentialId, Event, Progress, PullOutcome, PullResult, PullRow,
+    Queue, RemoveOutcome, RemoveResult, Report, StreamId, Support, Tick, Totals,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -45,6 +45,8 @@ pub enum Input {
     Answered(CallId, Answer),
     /// The node's credential providers answered, and what went wrong.
     Credentials(CallId, Vec<Credential>, Option<String>),
+    /// Somebody wants to see a page of the queue: pulls after this number, at most so many.
+    View(u64, usize, oneshot::Sender<(Vec<PullRow>, Totals)>),
 }
 
 /// What goes out to one request.
@@ -148,7 +150,7 @@ impl Driver {
                 Ok(Some(Input::Answered(id, _) | Input::Credentials(id, ..))) => {
                     self.calls.remove(&id);
                 }
-                Ok(Some(Input::Request(..))) => {}
+                Ok(Some(Input::Request(..) | Input::View(..))) => {}
                 Ok(None) | Err(_) => break,
             }
         }
@@ -176,6 +178,10 @@ impl Driver {
                 let ids = credentials.iter().map(|(id, _)| *id).collect();
                 self.credentials.extend(credentials);
                 self.answered(now, id, Answer::Credentials(ids, trouble));
+            }
+            Input::View(after, limit, answer) => {
+                // Whoever asked may have gone.
+                let _ = answer.send((self.queue.view(now, after, limit), self.queue.totals()));
             }
         }
     }

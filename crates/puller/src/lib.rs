@@ -6,6 +6,7 @@ pub mod args;
 pub mod authorize;
 pub mod containerd;
 pub mod cri;
+pub mod debug;
 pub mod disk;
 pub mod driver;
 pub mod metrics;

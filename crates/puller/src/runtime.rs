@@ -1,6 +1,9 @@
 //! Which runtime this node has, and whether it answers.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use kubefledged_process::Guard;
 use kubefledged_proto::cri::VersionResponse;
@@ -21,13 +24,16 @@ const LOOK: Duration = Duration::from_secs(5);
 /// While it does not answer.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// A runtime that answers: its socket, the way to it, and who it is.
+type Found = (PathBuf, Channel, VersionResponse);
+
 /// Waits until a runtime answers. None: the process ends before.
 pub async fn wait(
     flag: Option<&Path>,
     run_dir: &Path,
     ready: &Guard,
     shutdown: &CancellationToken,
-) -> Option<(Channel, VersionResponse)> {
+) -> Option<Found> {
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return None,
@@ -48,7 +54,7 @@ pub async fn wait(
 
 /// The first runtime that answers. Where Docker is installed, containerd's socket is there too,
 /// with CRI switched off.
-async fn find(flag: Option<&Path>, run_dir: &Path) -> anyhow::Result<(Channel, VersionResponse)> {
+async fn find(flag: Option<&Path>, run_dir: &Path) -> anyhow::Result<Found> {
     let mut refusals = Vec::new();
     for socket in cri::sockets(flag, run_dir)? {
         let channel = cri::connect(socket.clone());
@@ -60,7 +66,7 @@ async fn find(flag: Option<&Path>, run_dir: &Path) -> anyhow::Result<(Channel, V
                     socket = %socket.display(),
                     "runtime found"
                 );
-                return Ok((channel, version));
+                return Ok((socket, channel, version));
             }
             Ok(Err(status)) => {
                 refusals.push(format!("{}: {}", socket.display(), status.message()));

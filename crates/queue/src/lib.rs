@@ -21,6 +21,7 @@ pub use event::{
     Disk, Event, Image, PinResult, Policy, Progress, PullOutcome, PullRequest, PullResult,
     RemoveOutcome, RemoveResult, Report, Retention, Runtime, RuntimeFacts, StreamId, Support,
 };
-pub use queue::{Queue, Settings};
+pub use keep::full;
+pub use queue::{PullRow, PullState, Queue, Settings, Totals};
 
 pub use kubefledged_api_types::Tick;

@@ -4,7 +4,10 @@ mod answer;
 mod check;
 mod index;
 mod run;
+mod view;
 mod watch;
+
+pub use view::{PullRow, PullState, Totals};
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},

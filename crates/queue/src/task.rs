@@ -236,6 +236,11 @@ impl Task {
         (Reverse(self.priority), self.age)
     }
 
+    /// How far its pull is, where that can be seen.
+    pub fn bytes(&self) -> Option<Bytes> {
+        self.watch?.bytes
+    }
+
     /// It pins, so that it matters how full the disk is.
     pub fn pins(&self) -> bool {
         self.retention == Retention::Pinned

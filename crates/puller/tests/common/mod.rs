@@ -58,6 +58,7 @@ pub struct Puller {
     pub certificates: Certificates,
     pub client: PullerServiceClient<Channel>,
     pub http: SocketAddr,
+    pub debug: SocketAddr,
     pub shutdown: CancellationToken,
     pub task: JoinHandle<anyhow::Result<()>>,
     pub grpc: u16,
@@ -78,12 +79,20 @@ impl Puller {
             "--pod-uid",
             "uid-1",
         ];
-        let ports = ["--listen-port", "0", "--http-port", "0"];
+        let ports = [
+            "--listen-port",
+            "0",
+            "--http-port",
+            "0",
+            "--debug-address",
+            "127.0.0.1:0",
+        ];
         let certificates = Certificates::default();
         let tls = ["--tls-dir", certificates.directory.path().to_str().unwrap()];
         let args = Args::try_parse_from([&args[..], &ports, &tls, more].concat()).unwrap();
         let bound = app::build(args).await.unwrap();
         let (grpc, http) = (bound.grpc_address.port(), bound.http_address);
+        let debug = bound.debug_address.unwrap();
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(bound.run(shutdown.clone()));
         let client = connect(grpc, &certificates.ca).await;
@@ -92,6 +101,7 @@ impl Puller {
             certificates,
             client,
             http,
+            debug,
             shutdown,
             task,
             grpc,

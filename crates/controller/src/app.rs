@@ -3,10 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use anyhow::Context as _;
-use k8s_openapi::{
-    api::{coordination::v1::Lease, discovery::v1::EndpointSlice},
-    jiff::Timestamp,
-};
+use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
 use kube::{Api, Client, runtime::watcher};
 use kubefledged_engine::{Engine, Event, Source};
 use kubefledged_process::{
@@ -24,9 +21,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     args::{Cli, Command, RunArgs},
     certificates::{self, Keeper},
+    checks::Checks,
     crd, driver,
     effects::{Effects, credentials::Credentials, objects::Objects, pullers::Pullers},
-    inputs::{self, caches::Caches, caches::StoredCache, nodes::LeanNode, nodes::Nodes},
+    inputs::{
+        self,
+        caches::{Caches, StoredCache},
+        nodes::{LeanNode, Nodes},
+        pullers::LeanSlice,
+    },
     lease::{self, Candidate, Told},
 };
 
@@ -87,7 +90,16 @@ impl Bound {
             }
             "admin"
         });
-        watch_inputs(&mut tasks, &client, &args, &events);
+        let passed = CancellationToken::new();
+        let checks = Checks {
+            client: client.clone(),
+            namespace: args.namespace.clone(),
+            deployment: args.deployment_name.clone(),
+            webhook_configuration: args.webhook_configuration.clone(),
+        };
+        // Not one of `tasks`: it ends when all is well.
+        tokio::spawn(checks.run(readiness.register("checks"), passed.clone()));
+        watch_inputs(&mut tasks, &client, &args, &events, &readiness, &passed);
 
         let candidate = Candidate {
             api: Api::<Lease>::namespaced(client.clone(), &args.namespace),
@@ -96,7 +108,7 @@ impl Bound {
         };
         // Leadership passes through here, so that certificates know it too.
         let (to_engine, engine_inbox) = mpsc::channel(4096);
-        tasks.spawn(relay(inbox, to_engine, led, readiness.register("watches")));
+        tasks.spawn(relay(inbox, to_engine, led));
         let (stand, standing) = watch::channel(None);
         let acts = TaskTracker::new();
         let told = Told {
@@ -104,7 +116,15 @@ impl Bound {
             events: events.clone(),
             acts: acts.clone(),
         };
-        let releasing = tokio::spawn(lease::run(candidate, told, raised, shutdown.clone()));
+        let lease = lease::run(candidate, told, raised, shutdown.clone());
+        let begin = passed.clone().cancelled_owned();
+        let ends = shutdown.clone();
+        let releasing = tokio::spawn(async move {
+            tokio::select! {
+                () = begin => lease.await,
+                () = ends.cancelled() => {}
+            }
+        });
 
         let (identity, current) = watch::channel(None);
         let name = tls::names::puller(&args.namespace);
@@ -159,27 +179,15 @@ impl Bound {
     }
 }
 
-/// Counts the sources that have told everything, and passes everything on.
+/// Tells the certificates who leads, and passes everything on.
 async fn relay(
     mut inbox: mpsc::Receiver<Event>,
     engine: mpsc::Sender<Event>,
     led: watch::Sender<bool>,
-    watches: kubefledged_process::Guard,
 ) -> &'static str {
-    let mut open = vec![Source::Caches, Source::Nodes, Source::Pullers];
-    watches.set_pending("listing ImageCaches, Nodes and EndpointSlices");
     while let Some(event) = inbox.recv().await {
-        match &event {
-            Event::Leadership(term) => {
-                led.send_replace(term.is_some());
-            }
-            Event::Synced(source) => {
-                open.retain(|other| other != source);
-                if open.is_empty() {
-                    watches.set_ready();
-                }
-            }
-            _ => {}
+        if let Event::Leadership(term) = &event {
+            led.send_replace(term.is_some());
         }
         if engine.send(event).await.is_err() {
             break;
@@ -188,47 +196,66 @@ async fn relay(
     "relay"
 }
 
+/// Begins when the checks have passed.
 fn watch_inputs(
     tasks: &mut JoinSet<&'static str>,
     client: &Client,
     args: &RunArgs,
     events: &mpsc::Sender<Event>,
+    readiness: &Readiness,
+    passed: &CancellationToken,
 ) {
+    let all = watcher::Config::default();
     let caches: Api<StoredCache> = Api::all(client.clone());
-    let config = watcher::Config::default();
+    let guard = readiness.register("ImageCaches");
     let watch = inputs::watch(
         caches,
-        config.clone(),
+        all.clone(),
         Source::Caches,
         Caches,
         events.clone(),
+        guard,
     );
-    tasks.spawn(async move {
-        watch.await;
-        "ImageCaches"
-    });
+    spawn_after(tasks, passed, watch, "ImageCaches");
     let nodes: Api<LeanNode> = Api::all(client.clone());
+    let (guard, input) = (readiness.register("Nodes"), Nodes::default());
     let watch = inputs::watch(
         nodes,
-        config.clone(),
+        all.clone(),
         Source::Nodes,
-        Nodes::default(),
+        input,
         events.clone(),
+        guard,
     );
+    spawn_after(tasks, passed, watch, "Nodes");
+    let slices: Api<LeanSlice> = Api::namespaced(client.clone(), &args.namespace);
+    let service = format!("kubernetes.io/service-name={}", args.puller_service);
+    let (guard, input) = (
+        readiness.register("EndpointSlices"),
+        inputs::pullers::Pullers::default(),
+    );
+    let watch = inputs::watch(
+        slices,
+        all.labels(&service),
+        Source::Pullers,
+        input,
+        events.clone(),
+        guard,
+    );
+    spawn_after(tasks, passed, watch, "EndpointSlices");
+}
+
+fn spawn_after(
+    tasks: &mut JoinSet<&'static str>,
+    passed: &CancellationToken,
+    task: impl Future<Output = ()> + Send + 'static,
+    name: &'static str,
+) {
+    let passed = passed.clone();
     tasks.spawn(async move {
-        watch.await;
-        "Nodes"
-    });
-    let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), &args.namespace);
-    let config = config.labels(&format!(
-        "kubernetes.io/service-name={}",
-        args.puller_service
-    ));
-    let pullers = inputs::pullers::Pullers::default();
-    let watch = inputs::watch(slices, config, Source::Pullers, pullers, events.clone());
-    tasks.spawn(async move {
-        watch.await;
-        "EndpointSlices"
+        passed.cancelled().await;
+        task.await;
+        name
     });
 }
 

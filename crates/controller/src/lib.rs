@@ -5,6 +5,7 @@
 pub mod app;
 pub mod args;
 pub mod certificates;
+pub mod checks;
 pub mod crd;
 pub mod driver;
 pub mod effects;

@@ -3,14 +3,16 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Api, api::ListParams};
 use kubefledged_engine::{NodeName, Puller};
 use kubefledged_process::tls::Connector;
 use kubefledged_proto::puller::{GetInfoRequest, puller_service_client::PullerServiceClient};
 use tonic::Request;
 
-use crate::{effects::dial, inputs::pullers};
+use crate::{
+    effects::dial,
+    inputs::pullers::{self, LeanSlice},
+};
 
 /// Pullers asked at a time.
 const AT_A_TIME: usize = 64;
@@ -28,7 +30,7 @@ pub struct Expected {
 
 /// See the module.
 pub struct Fleet {
-    slices: Api<EndpointSlice>,
+    slices: Api<LeanSlice>,
     service: String,
     connector: Connector,
     expected: Expected,
@@ -45,7 +47,7 @@ enum Answer {
 
 impl Fleet {
     /// The pullers behind this headless Service.
-    pub fn new(slices: Api<EndpointSlice>, service: String, connector: Connector) -> Self {
+    pub fn new(slices: Api<LeanSlice>, service: String, connector: Connector) -> Self {
         Self {
             slices,
             service,
@@ -69,7 +71,7 @@ impl Fleet {
             .await?;
         let asked = slices
             .items
-            .iter()
+            .into_iter()
             .flat_map(pullers::ready)
             .filter(|(_, puller)| !self.confirmed.contains(&puller.instance));
         let expected = &self.expected;

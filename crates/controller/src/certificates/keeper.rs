@@ -10,7 +10,6 @@ use futures::{
 };
 use k8s_openapi::api::{
     admissionregistration::v1::ValidatingWebhookConfiguration, core::v1::Secret,
-    discovery::v1::EndpointSlice,
 };
 use kube::{
     Api, Client,
@@ -20,6 +19,8 @@ use kubefledged_process::tls::{Connector, Identity};
 use rustls::ClientConfig;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+use crate::inputs::pullers::LeanSlice;
 
 use super::{
     events::Expiry,
@@ -109,7 +110,7 @@ impl Keeper {
         connector: Connector,
         clock: Clock,
     ) -> Self {
-        let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), &settings.namespace);
+        let slices: Api<LeanSlice> = Api::namespaced(client.clone(), &settings.namespace);
         let deployment = settings.deployment.clone();
         Self {
             secrets: Secrets::new(client.clone(), &settings.namespace, deployment),

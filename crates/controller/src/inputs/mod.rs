@@ -1,17 +1,24 @@
 //! What the cluster says, turned into the engine's events. One watch each; after a broken watch the
-//! list is told anew, and what is gone is told as deleted.
+//! list is told anew, and what is gone is told as deleted. No objects are kept, only keys and what
+//! was told of them.
 
 pub mod caches;
+pub mod lean;
 pub mod nodes;
 pub mod pullers;
 
-use std::{collections::BTreeSet, fmt::Debug};
+use std::{collections::BTreeSet, fmt::Debug, time::Duration};
 
-use futures::StreamExt as _;
+use futures::{StreamExt as _, stream::BoxStream};
 use kube::{Api, Resource, runtime::WatchStreamExt as _, runtime::watcher};
 use kubefledged_engine::{Event, Source};
+use kubefledged_process::Guard;
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
+
+/// A list that is streamed says when it is complete; an API server that has not said so by then
+/// never will.
+const STREAM_LIMIT: Duration = Duration::from_secs(60);
 
 /// What one kind of object means to the engine.
 pub trait Input {
@@ -27,54 +34,196 @@ pub trait Input {
     fn deleted(&mut self, key: &Self::Key, tell: &mut Vec<Event>);
 }
 
-/// Watches for ever. Ends only when nobody listens any more.
+/// Watches for ever. Ends only when nobody listens any more. The guard is ready once everything
+/// has been told.
 pub async fn watch<I, K>(
     api: Api<K>,
     config: watcher::Config,
     source: Source,
-    mut input: I,
+    input: I,
     events: mpsc::Sender<Event>,
+    guard: Guard,
 ) where
     I: Input<Object = K>,
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let mut stream = watcher(api, config).default_backoff().boxed();
-    let mut known: BTreeSet<I::Key> = BTreeSet::new();
-    let mut listed: Option<BTreeSet<I::Key>> = None;
-    while let Some(item) = stream.next().await {
-        let mut tell = Vec::new();
-        match item {
-            Ok(watcher::Event::Init) => listed = Some(BTreeSet::new()),
-            Ok(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => {
-                if let Some(key) = input.key(&object) {
-                    if let Some(listed) = &mut listed {
-                        listed.insert(key.clone());
-                    }
-                    known.insert(key);
-                }
-                input.applied(object, &mut tell);
-            }
-            Ok(watcher::Event::Delete(object)) => {
-                if let Some(key) = input.key(&object) {
-                    known.remove(&key);
-                    input.deleted(&key, &mut tell);
-                }
-            }
-            Ok(watcher::Event::InitDone) => {
-                if let Some(listed) = listed.take() {
-                    for key in known.difference(&listed) {
-                        input.deleted(key, &mut tell);
-                    }
-                    known = listed;
-                }
-                tell.push(Event::Synced(source));
-            }
-            Err(error) => tracing::warn!(?source, %error, "watch broke, trying again"),
+    let open = |config: watcher::Config| watcher(api.clone(), config).default_backoff().boxed();
+    guard.set_pending("listing");
+    let mut teller = Teller::new(source, input, guard);
+    let mut streams = true;
+    let mut stream: BoxStream<'_, _> = open(config.clone().streaming_lists());
+    loop {
+        let item = if streams && !teller.synced {
+            timeout(STREAM_LIMIT, stream.next()).await
+        } else {
+            Ok(stream.next().await)
+        };
+        let refused = match &item {
+            Ok(Some(item)) => no_streaming(item),
+            Ok(None) => false,
+            Err(_) => true,
+        };
+        if streams && !teller.synced && refused {
+            tracing::info!(
+                ?source,
+                "this API server streams no lists, asking for pages"
+            );
+            streams = false;
+            stream = open(config.clone());
+            continue;
         }
-        for event in tell {
+        let Ok(Some(item)) = item else { return };
+        for event in teller.turn(item) {
             if events.send(event).await.is_err() {
                 return;
             }
         }
+    }
+}
+
+/// Kubernetes before 1.32, or one where it is switched off.
+fn no_streaming<K>(item: &Result<watcher::Event<K>, watcher::Error>) -> bool {
+    matches!(
+        item,
+        Err(watcher::Error::WatchStartFailed(kube::Error::Api(status)))
+            if matches!(status.code, 400 | 422)
+    )
+}
+
+/// Turns what a watch yields into events.
+struct Teller<I: Input> {
+    source: Source,
+    input: I,
+    guard: Guard,
+    known: BTreeSet<I::Key>,
+    /// While a list is being told: what it has named.
+    listed: Option<BTreeSet<I::Key>>,
+    synced: bool,
+}
+
+impl<I: Input> Teller<I> {
+    fn new(source: Source, input: I, guard: Guard) -> Self {
+        Self {
+            source,
+            input,
+            guard,
+            known: BTreeSet::new(),
+            listed: None,
+            synced: false,
+        }
+    }
+
+    fn turn(&mut self, item: Result<watcher::Event<I::Object>, watcher::Error>) -> Vec<Event> {
+        let mut tell = Vec::new();
+        match item {
+            Ok(watcher::Event::Init) => self.listed = Some(BTreeSet::new()),
+            Ok(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => {
+                if let Some(key) = self.input.key(&object) {
+                    if let Some(listed) = &mut self.listed {
+                        listed.insert(key.clone());
+                    }
+                    self.known.insert(key);
+                }
+                self.input.applied(object, &mut tell);
+            }
+            Ok(watcher::Event::Delete(object)) => {
+                if let Some(key) = self.input.key(&object) {
+                    self.known.remove(&key);
+                    self.input.deleted(&key, &mut tell);
+                }
+            }
+            Ok(watcher::Event::InitDone) => {
+                if let Some(listed) = self.listed.take() {
+                    for key in self.known.difference(&listed) {
+                        self.input.deleted(key, &mut tell);
+                    }
+                    self.known = listed;
+                }
+                self.synced = true;
+                self.guard.set_ready();
+                tell.push(Event::Synced(self.source));
+            }
+            Err(error) => {
+                tracing::warn!(source = ?self.source, %error, "watch broke, trying again");
+                if !self.synced {
+                    self.guard.set_pending(error.to_string());
+                }
+            }
+        }
+        tell
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kubefledged_process::Readiness;
+
+    use super::*;
+
+    /// Tells every name as the deletion or appearance of a node.
+    struct Names;
+
+    impl Input for Names {
+        type Object = &'static str;
+        type Key = &'static str;
+
+        fn key(&self, object: &&'static str) -> Option<&'static str> {
+            Some(object)
+        }
+        fn applied(&mut self, object: &'static str, tell: &mut Vec<Event>) {
+            tell.push(Event::NodeApplied(
+                name(object),
+                kubefledged_engine::NodeFacts::default(),
+            ));
+        }
+        fn deleted(&mut self, key: &&'static str, tell: &mut Vec<Event>) {
+            tell.push(Event::NodeDeleted(name(key)));
+        }
+    }
+
+    fn name(name: &str) -> kubefledged_engine::NodeName {
+        kubefledged_engine::NodeName(name.into())
+    }
+
+    fn turn(teller: &mut Teller<Names>, events: Vec<watcher::Event<&'static str>>) -> Vec<String> {
+        let told = events.into_iter().flat_map(|event| teller.turn(Ok(event)));
+        told.map(|event| match event {
+            Event::NodeApplied(name, _) => format!("+{name}"),
+            Event::NodeDeleted(name) => format!("-{name}"),
+            Event::Synced(_) => "synced".to_owned(),
+            other => format!("{other:?}"),
+        })
+        .collect()
+    }
+
+    #[test]
+    fn what_vanished_while_the_watch_was_broken_is_told_as_deleted_after_the_new_list() {
+        use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
+
+        let readiness = Readiness::default();
+        let mut teller = Teller::new(Source::Nodes, Names, readiness.register("nodes"));
+        let told = turn(&mut teller, vec![Init, InitApply("a"), InitApply("b")]);
+        assert_eq!(told, ["+a", "+b"]);
+        assert!(!readiness.pending().is_empty());
+        assert_eq!(turn(&mut teller, vec![InitDone]), ["synced"]);
+        assert!(readiness.pending().is_empty());
+        let told = turn(&mut teller, vec![Apply("c"), Delete("a")]);
+        assert_eq!(told, ["+c", "-a"]);
+        // A list that breaks half way counts for nothing.
+        let told = turn(
+            &mut teller,
+            vec![Init, InitApply("b"), Init, InitApply("c")],
+        );
+        assert_eq!(told, ["+b", "+c"]);
+        assert_eq!(turn(&mut teller, vec![InitDone]), ["-b", "synced"]);
+    }
+
+    #[test]
+    fn a_list_that_cannot_be_had_is_named_by_readiness() {
+        let readiness = Readiness::default();
+        let mut teller = Teller::new(Source::Nodes, Names, readiness.register("nodes"));
+        teller.turn(Err(watcher::Error::NoResourceVersion));
+        let pending = readiness.pending();
+        assert!(pending[0].1.contains("resourceVersion"), "{pending:?}");
     }
 }

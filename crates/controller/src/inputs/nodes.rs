@@ -8,11 +8,12 @@ use kube::Resource;
 use kubefledged_engine::{Event, NodeFacts, NodeName};
 use serde::Deserialize;
 
-use super::Input;
+use super::{Input, lean};
 
 /// The part of a Node that is read.
 #[derive(Clone, Debug, Deserialize)]
 pub struct LeanNode {
+    #[serde(deserialize_with = "lean::metadata")]
     metadata: ObjectMeta,
     #[serde(default)]
     spec: LeanSpec,

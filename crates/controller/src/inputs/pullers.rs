@@ -3,82 +3,175 @@
 //! a difference is told.
 
 use std::{
-    collections::BTreeMap,
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::ResourceExt as _;
+use k8s_openapi::{
+    NamespaceResourceScope, api::discovery::v1::EndpointSlice,
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::Resource;
 use kubefledged_engine::{Event, NodeName, Puller};
+use serde::Deserialize;
 
-use super::Input;
+use super::{Input, lean};
 
-/// Ready pullers by slice, and what was told of each node.
+/// The part of an `EndpointSlice` that is read.
+#[derive(Clone, Debug, Deserialize)]
+pub struct LeanSlice {
+    #[serde(deserialize_with = "lean::metadata")]
+    metadata: ObjectMeta,
+    endpoints: Option<Vec<LeanEndpoint>>,
+    ports: Option<Vec<LeanPort>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct LeanEndpoint {
+    addresses: Vec<String>,
+    #[serde(default)]
+    conditions: LeanConditions,
+    node_name: Option<String>,
+    target_ref: Option<LeanTarget>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct LeanConditions {
+    ready: Option<bool>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct LeanTarget {
+    uid: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct LeanPort {
+    name: Option<String>,
+    port: Option<u16>,
+}
+
+impl Resource for LeanSlice {
+    type DynamicType = ();
+    type Scope = NamespaceResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        EndpointSlice::kind(&())
+    }
+    fn group((): &()) -> Cow<'_, str> {
+        EndpointSlice::group(&())
+    }
+    fn version((): &()) -> Cow<'_, str> {
+        EndpointSlice::version(&())
+    }
+    fn plural((): &()) -> Cow<'_, str> {
+        EndpointSlice::plural(&())
+    }
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+/// Ready pullers by slice and by node, and what was told of each node.
 #[derive(Debug, Default)]
 pub struct Pullers {
-    slices: BTreeMap<String, Vec<(NodeName, Puller)>>,
-    told: BTreeMap<NodeName, Puller>,
+    slices: BTreeMap<Arc<str>, BTreeSet<NodeName>>,
+    nodes: BTreeMap<NodeName, Known>,
+}
+
+/// A node's pullers.
+#[derive(Debug, Default)]
+struct Known {
+    ready: Vec<(Arc<str>, Puller)>,
+    told: Option<Puller>,
 }
 
 impl Input for Pullers {
-    type Object = EndpointSlice;
-    type Key = String;
+    type Object = LeanSlice;
+    type Key = Arc<str>;
 
-    fn key(&self, object: &EndpointSlice) -> Option<String> {
-        Some(object.name_any())
+    fn key(&self, object: &LeanSlice) -> Option<Arc<str>> {
+        object.metadata.name.as_deref().map(Arc::from)
     }
 
-    fn applied(&mut self, object: EndpointSlice, tell: &mut Vec<Event>) {
-        self.slices.insert(object.name_any(), ready(&object));
-        self.tell_differences(tell);
+    fn applied(&mut self, object: LeanSlice, tell: &mut Vec<Event>) {
+        if let Some(slice) = self.key(&object) {
+            self.replace(&slice, ready(object), tell);
+        }
     }
 
-    fn deleted(&mut self, key: &String, tell: &mut Vec<Event>) {
+    fn deleted(&mut self, key: &Arc<str>, tell: &mut Vec<Event>) {
+        self.replace(key, Vec::new(), tell);
         self.slices.remove(key);
-        self.tell_differences(tell);
     }
 }
 
 impl Pullers {
-    fn tell_differences(&mut self, tell: &mut Vec<Event>) {
-        let mut now: BTreeMap<NodeName, Puller> = BTreeMap::new();
-        for (node, puller) in self.slices.values().flatten() {
-            // Of two ready pods the one that is in use stays.
-            let in_use = self.told.get(node) == Some(puller);
-            if in_use || !now.contains_key(node) {
-                now.insert(node.clone(), puller.clone());
+    /// Only the nodes of this slice are looked at: thousands of slices change while thousands of
+    /// pullers are replaced.
+    fn replace(&mut self, slice: &Arc<str>, now: Vec<(NodeName, Puller)>, tell: &mut Vec<Event>) {
+        let nodes: BTreeSet<NodeName> = now.iter().map(|(node, _)| node.clone()).collect();
+        let before = self.slices.insert(slice.clone(), nodes.clone());
+        let touched: BTreeSet<NodeName> = before.into_iter().flatten().chain(nodes).collect();
+        for node in &touched {
+            if let Some(known) = self.nodes.get_mut(node) {
+                known.ready.retain(|(other, _)| other != slice);
             }
         }
-        for node in self.told.keys().filter(|node| !now.contains_key(*node)) {
-            tell.push(Event::PullerChanged(node.clone(), None));
+        for (node, puller) in now {
+            let known = self.nodes.entry(node).or_default();
+            known.ready.push((slice.clone(), puller));
         }
-        for (node, puller) in &now {
-            if self.told.get(node) != Some(puller) {
-                tell.push(Event::PullerChanged(node.clone(), Some(puller.clone())));
+        for node in touched {
+            let Some(known) = self.nodes.get_mut(&node) else {
+                continue;
+            };
+            let chosen = known.choose();
+            let gone = chosen.is_none();
+            if chosen != known.told {
+                known.told.clone_from(&chosen);
+                tell.push(Event::PullerChanged(node.clone(), chosen));
+            }
+            if gone {
+                self.nodes.remove(&node);
             }
         }
-        self.told = now;
+    }
+}
+
+impl Known {
+    /// Of two ready pods the one that is in use stays.
+    fn choose(&self) -> Option<Puller> {
+        let mut pullers = self.ready.iter().map(|(_, puller)| puller);
+        let in_use = pullers
+            .clone()
+            .find(|puller| self.told.as_ref() == Some(puller));
+        in_use.or_else(|| pullers.next()).cloned()
     }
 }
 
 /// The ready pullers of one slice.
-pub(crate) fn ready(slice: &EndpointSlice) -> Vec<(NodeName, Puller)> {
-    let ports = slice.ports.iter().flatten();
-    let Some(port) = ports
-        .filter(|port| port.name.as_deref() == Some("grpc"))
-        .find_map(|port| u16::try_from(port.port?).ok())
-    else {
+pub(crate) fn ready(slice: LeanSlice) -> Vec<(NodeName, Puller)> {
+    let mut ports = slice.ports.into_iter().flatten();
+    let grpc = ports.find(|port| port.name.as_deref() == Some("grpc"));
+    let Some(port) = grpc.and_then(|port| port.port) else {
         return Vec::new();
     };
     slice
         .endpoints
-        .iter()
-        .filter(|endpoint| endpoint.conditions.as_ref().and_then(|c| c.ready) != Some(false))
+        .into_iter()
+        .flatten()
+        .filter(|endpoint| endpoint.conditions.ready != Some(false))
         .filter_map(|endpoint| {
             let address: IpAddr = endpoint.addresses.first()?.parse().ok()?;
-            let instance: Arc<str> = endpoint.target_ref.as_ref()?.uid.as_deref()?.into();
-            let node = NodeName(endpoint.node_name.as_deref()?.into());
+            let instance: Arc<str> = endpoint.target_ref?.uid?.into();
+            let node = NodeName(endpoint.node_name?.into());
             let address = SocketAddr::new(address, port);
             Some((node, Puller { instance, address }))
         })
@@ -89,7 +182,7 @@ pub(crate) fn ready(slice: &EndpointSlice) -> Vec<(NodeName, Puller)> {
 mod tests {
     use super::*;
 
-    fn slice(name: &str, endpoints: &[(&str, &str, bool)]) -> EndpointSlice {
+    fn slice(name: &str, endpoints: &[(&str, &str, bool)]) -> LeanSlice {
         let endpoints: Vec<_> = endpoints
             .iter()
             .map(|(node, uid, ready)| {
@@ -106,7 +199,7 @@ mod tests {
         .unwrap()
     }
 
-    fn tell(pullers: &mut Pullers, slice: EndpointSlice) -> Vec<String> {
+    fn tell(pullers: &mut Pullers, slice: LeanSlice) -> Vec<String> {
         let mut events = Vec::new();
         pullers.applied(slice, &mut events);
         events
@@ -147,5 +240,21 @@ mod tests {
             ["n1 b"]
         );
         assert_eq!(tell(&mut pullers, slice("s", &[])), ["n1 none"]);
+    }
+
+    #[test]
+    fn an_endpoint_that_moves_between_slices_is_never_gone() {
+        let mut pullers = Pullers::default();
+        tell(
+            &mut pullers,
+            slice("s", &[("n1", "a", true), ("n2", "b", true)]),
+        );
+        assert!(tell(&mut pullers, slice("t", &[("n2", "b", true)])).is_empty());
+        assert!(tell(&mut pullers, slice("s", &[("n1", "a", true)])).is_empty());
+        let mut events = Vec::new();
+        pullers.deleted(&"t".into(), &mut events);
+        assert_eq!(events.len(), 1);
+        assert!(matches!(&events[0], Event::PullerChanged(node, None) if &*node.0 == "n2"));
+        assert_eq!(pullers.nodes.len(), 1);
     }
 }

@@ -1,0 +1,33 @@
+//! The part of an object's metadata that is read. The rest, above all `managedFields`, is skipped
+//! while it is parsed.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::{Deserialize, Deserializer};
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Lean {
+    name: Option<String>,
+    namespace: Option<String>,
+    resource_version: Option<String>,
+    labels: Option<BTreeMap<String, String>>,
+}
+
+/// For `#[serde(deserialize_with)]`: name, namespace, resource version and labels.
+pub fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+    let Lean {
+        name,
+        namespace,
+        resource_version,
+        labels,
+    } = Lean::deserialize(deserializer)?;
+    Ok(ObjectMeta {
+        name,
+        namespace,
+        resource_version,
+        labels,
+        ..ObjectMeta::default()
+    })
+}

@@ -80,6 +80,10 @@
 {{- fail (printf "\n\npuller.criSocketPath %s is not below puller.runtimeDirectory %s, which the puller mounts: set puller.runtimeDirectory to the socket's directory\n" $socket .runtimeDirectory) }}
 {{- end }}
 {{- end }}
+{{- $providers := include "kubefledged.credentialProviders" . | fromYaml }}
+{{- if ne (empty $providers.config) (empty $providers.binDir) }}
+{{- fail "\n\npuller.credentialProviders.config and puller.credentialProviders.binDir are of use only together: set both, or a preset\n" }}
+{{- end }}
 {{- if and .Values.metrics.podMonitor.enabled .Values.metrics.serviceMonitor.enabled }}
 {{- fail "\n\nmetrics.podMonitor.enabled and metrics.serviceMonitor.enabled would scrape everything twice: choose one\n" }}
 {{- end }}

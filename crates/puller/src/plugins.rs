@@ -7,7 +7,7 @@ mod config;
 mod exec;
 mod program;
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use anyhow::Context as _;
 use kubefledged_image::{ImageRef, Keyring};
@@ -82,15 +82,21 @@ impl Plugins {
             return (Vec::new(), None);
         };
         let mut keyring = Keyring::default();
+        let mut keys = BTreeSet::new();
         let mut trouble = Vec::new();
         for entry in self.providers.iter() {
             if !entry.provider.fits(&image) {
                 continue;
             }
             match entry.ask(&image).await {
-                Ok(found) => found
-                    .into_iter()
-                    .for_each(|(key, login)| keyring.add(&key, login)),
+                // Of several providers for one key the first one counts.
+                Ok(found) => {
+                    for (key, login) in found {
+                        if keys.insert(key.clone()) {
+                            keyring.add(&key, login);
+                        }
+                    }
+                }
                 Err(error) => {
                     let provider = &entry.provider.name;
                     let error = format!("{error:#}");

@@ -17,6 +17,11 @@ fn needed(path: &str) -> Value {
             "certificates.mode",
             json!("certManager"),
         ),
+        (
+            "puller.credentialProviders.",
+            "puller.credentialProviders.preset",
+            json!("aks"),
+        ),
         ("controller.podDis", "controller.replicas", two.clone()),
         ("controller.affinity", "controller.replicas", two),
         ("metrics.pod", "metrics.podMonitor.enabled", on.clone()),
@@ -45,6 +50,7 @@ fn other(path: &str, now: &Value) -> Value {
             "imagePullDeadlineDuration"
             | "imageCacheRefreshFrequency"
             | "checkInterval"
+            | "noProgressLimit"
             | "duration",
             _,
         ) => {
@@ -52,6 +58,9 @@ fn other(path: &str, now: &Value) -> Value {
         }
         ("digest", _) => json!(format!("sha256:{}", "1".repeat(64))),
         ("criSocketPath", _) => json!("/run/other.sock"),
+        ("preset", _) => json!("eks"),
+        ("imageFsPath" | "config" | "binDir" | "caBundle", _) => json!("/other/path"),
+        ("files", _) => json!(["/other/file"]),
         ("listenPort", _) => json!(10999),
         ("interval" | "scrapeTimeout", _) => json!("7s"),
         ("imagePullSecrets", _) => json!([{"name": "other"}]),

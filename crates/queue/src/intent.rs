@@ -64,7 +64,6 @@ impl Intents {
     }
 
     /// How many.
-    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.newest.len()
     }

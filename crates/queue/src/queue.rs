@@ -252,9 +252,8 @@ impl Queue {
         open.any(|(_, task)| task.credentials.contains(&credential))
     }
 
-    /// Everything that is kept in memory.
-    #[cfg(test)]
-    pub(crate) fn remembers(&self) -> usize {
+    /// How many things are kept in memory.
+    pub fn remembers(&self) -> usize {
         let work = self.tasks.len() + self.removals.len() + self.checks.len() + self.calls.len();
         work + self.ending.len() + self.open.len() + self.intents.len()
     }

@@ -1,0 +1,286 @@
+//! What the steps of a script do to the World, and how the bad day ends.
+
+use kubefledged_api_types::names::status;
+use kubefledged_engine::NodeFacts;
+
+use crate::{
+    api::{Key, Object, Resource, Wish},
+    network::Side,
+    node::Node,
+    registry::{NAMES, PAUSE, normalized},
+    runtime::Runtime,
+    script::{Action, CACHES, SourceKey, Trouble, ZONES},
+    world::{Event, World},
+};
+
+/// A cache's name in the API server.
+pub fn cache_name(cache: usize) -> String {
+    let (namespace, name) = CACHES[cache];
+    format!("{namespace}/{name}")
+}
+
+impl World {
+    /// Carries out a step.
+    pub fn act(&mut self, action: Action) {
+        // Nodes that a shorter script does without.
+        let joins = matches!(action, Action::Join(..));
+        if action.node().is_some_and(|n| n >= self.nodes.len()) && !joins {
+            return;
+        }
+        match action {
+            Action::Apply(cache, spec) => self.change(cache, true, |object| {
+                if object.spec != *spec {
+                    object.generation += 1;
+                    object.spec = *spec;
+                    object.last_wish = Wish::Spec;
+                }
+            }),
+            Action::Delete(cache) => {
+                let key = (SourceKey::Caches, cache_name(cache));
+                self.remove_resource(&key);
+            }
+            Action::Refresh(cache, value) => self.change(cache, false, |object| {
+                let purge = object.status.purge.as_ref();
+                let over = purge.is_some_and(|purge| purge.completion_time.is_some())
+                    && object.status.status != status::PROCESSING;
+                let news = value.is_empty() || object.refresh.as_ref() != Some(&value);
+                object.refresh = Some(value);
+                if news {
+                    object.last_wish = Wish::Refresh(over);
+                }
+            }),
+            Action::Purge(cache, value) => self.change(cache, false, |object| {
+                let news = value.is_empty()
+                    || (object.purge.as_ref() != Some(&value)
+                        && object.status.last_handled_purge.as_ref() != Some(&value));
+                object.purge = Some(value);
+                if news {
+                    object.last_wish = Wish::Purge;
+                }
+            }),
+            Action::Touch(cache) => self.change(cache, false, |_| {}),
+            Action::Join(node, kind) => {
+                if node == self.nodes.len() {
+                    let pause = self.registries.manifest(PAUSE);
+                    self.nodes.push(Node::new(node, Runtime::new(kind, &pause)));
+                }
+                if self.nodes.get(node).is_some_and(|n| n.facts.is_none()) {
+                    self.join(node);
+                }
+            }
+            Action::Leave(node) => self.leave(node),
+            Action::Relabel(node, zone) => self.facts(node, |facts| {
+                facts
+                    .labels
+                    .insert("zone".to_owned(), ZONES[zone].to_owned());
+            }),
+            Action::Cordon(node, on) => self.facts(node, |facts| facts.unschedulable = on),
+            Action::Ready(node, on) => self.facts(node, |facts| facts.ready = on),
+            Action::Exclude(node, on) => self.facts(node, |facts| {
+                let value = if on { "true" } else { "false" };
+                facts.labels.insert(
+                    kubefledged_api_types::names::EXCLUDE_LABEL.to_owned(),
+                    value.to_owned(),
+                );
+            }),
+            Action::Reboot(node, wiped) => self.reboot(node, wiped),
+            Action::PullerRestarts(node) => self.puller_ends(node, false),
+            Action::PullerReplaced(node) => self.puller_ends(node, true),
+            Action::RuntimeRestarts(node, wait) => self.runtime_restarts(node, wait),
+            Action::Collect(node, most) => {
+                let gone = self.nodes[node].runtime.collect(most);
+                self.note(|| format!("collected {gone:?}"));
+            }
+            Action::Run(node, name) => self.run_container(node, NAMES[name]),
+            Action::Stop(node) => self.nodes[node].runtime.containers.truncate(1),
+            Action::ForeignPull(node, name) => self.after(2_000, Event::ForeignPulled(node, name)),
+            Action::ForeignPin(node, name) => {
+                let runtime = &mut self.nodes[node].runtime;
+                if let Some(id) = runtime.resolve(NAMES[name])
+                    && let Some(held) = runtime.images.get_mut(&id)
+                {
+                    held.pinned = true;
+                }
+            }
+            Action::MoveTag(name) => self.registries.move_tag(NAMES[name]),
+            Action::Crash(who, wait) => self.crash(who, wait),
+            Action::Pause(who, wait) => {
+                let until = self.now + wait;
+                self.controllers[who].paused_until = until;
+            }
+            Action::Skew(who, seconds) => self.controllers[who].skew = seconds,
+            Action::Trouble(trouble, lasts) => self.begin(trouble, lasts),
+        }
+    }
+
+    fn change(&mut self, cache: usize, create: bool, change: impl FnOnce(&mut Object)) {
+        let name = cache_name(cache);
+        let mut object = match self.api.cache(&name) {
+            Some(object) => object.clone(),
+            None if create => Object {
+                uid: self.api.next_version(),
+                generation: 0,
+                ..Object::default()
+            },
+            None => return,
+        };
+        change(&mut object);
+        self.put((SourceKey::Caches, name), Resource::Cache(Box::new(object)));
+    }
+
+    fn facts(&mut self, node: usize, change: impl FnOnce(&mut NodeFacts)) {
+        let Some(facts) = &mut self.nodes[node].facts else {
+            return;
+        };
+        change(facts);
+        let facts = facts.clone();
+        let key = (SourceKey::Nodes, self.nodes[node].name.to_string());
+        self.put(key, Resource::Node(facts));
+    }
+
+    /// A machine joins the cluster.
+    pub fn join(&mut self, node: usize) {
+        let name = self.nodes[node].name.to_string();
+        let zone = ZONES[node % ZONES.len()];
+        let facts = NodeFacts {
+            labels: [("zone", zone), ("kubernetes.io/hostname", name.as_str())]
+                .into_iter()
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .collect(),
+            ready: true,
+            ..NodeFacts::default()
+        };
+        self.nodes[node].facts = Some(facts.clone());
+        self.put((SourceKey::Nodes, name), Resource::Node(facts));
+        self.nodes[node].pod += 1;
+        let pod = self.nodes[node].pod;
+        let wait = self.rng.between(500, 5_000);
+        self.after(wait, Event::PullerStarts(node, pod));
+    }
+
+    fn leave(&mut self, node: usize) {
+        if self.nodes[node].facts.take().is_none() {
+            return;
+        }
+        self.nodes[node].left = true;
+        self.kill_puller(node);
+        let name = self.nodes[node].name.to_string();
+        self.remove_resource(&(SourceKey::Nodes, name.clone()));
+        self.remove_resource(&(SourceKey::Pullers, name));
+    }
+
+    fn reboot(&mut self, node: usize, wiped: bool) {
+        if self.nodes[node].facts.is_none() {
+            return;
+        }
+        self.facts(node, |facts| facts.ready = false);
+        self.kill_puller(node);
+        let wait = self.rng.between(5_000, 60_000);
+        let runtime = &mut self.nodes[node].runtime;
+        runtime.away_until = self.now + wait;
+        runtime.containers.truncate(1);
+        self.after(wait, Event::Booted(node, wiped));
+    }
+
+    /// A machine is up again; a new disk is empty.
+    pub fn booted(&mut self, node: usize, wiped: bool) {
+        if wiped {
+            let kind = self.nodes[node].runtime.kind;
+            let pause = self.registries.manifest(PAUSE);
+            self.nodes[node].runtime = Runtime::new(kind, &pause);
+        }
+        self.facts(node, |facts| facts.ready = true);
+        if self.nodes[node].facts.is_some() && self.nodes[node].process.is_none() {
+            let pod = self.nodes[node].pod;
+            self.after(1_000, Event::PullerStarts(node, pod));
+        }
+    }
+
+    /// A container starts, if its image is there.
+    pub fn run_container(&mut self, node: usize, target: &str) {
+        let runtime = &mut self.nodes[node].runtime;
+        if let Some(id) = runtime.resolve(target)
+            && let Some(held) = runtime.images.get_mut(&id)
+        {
+            held.ran = true;
+            runtime.containers.push(id);
+        }
+    }
+
+    /// The kubelet has pulled a name for a pod.
+    pub fn foreign_pulled(&mut self, node: usize, name: usize) {
+        let manifest = self.registries.manifest(NAMES[name]);
+        let now = self.now;
+        let runtime = &mut self.nodes[node].runtime;
+        if runtime.away_until > now {
+            return;
+        }
+        runtime.store(NAMES[name], &manifest, now);
+        runtime.foreign.insert(normalized(NAMES[name]));
+    }
+
+    // === stored things
+
+    /// Stores a resource and tells whoever watches.
+    pub fn put(&mut self, key: Key, resource: Resource) {
+        self.api.put(self.now, key.clone(), resource);
+        self.changed(&key);
+    }
+
+    /// Deletes a resource and tells whoever watches.
+    pub fn remove_resource(&mut self, key: &Key) {
+        if self.api.delete(self.now, key) {
+            self.changed(key);
+        }
+    }
+
+    // === troubles
+
+    fn begin(&mut self, trouble: Trouble, lasts: u64) {
+        if self.calm {
+            return;
+        }
+        self.troubles.push(trouble);
+        self.after(lasts, Event::Over(trouble));
+        match trouble {
+            Trouble::WatchBroken(who, source) => self.break_watch(who, source),
+            Trouble::ApiUnreachable(who) => {
+                for source in SourceKey::ALL {
+                    self.break_watch(who, source);
+                }
+            }
+            Trouble::CutOff(node) => self.break_links(Side::Network, |link| link.node == node),
+            _ => {}
+        }
+    }
+
+    /// A trouble is over.
+    pub fn over(&mut self, trouble: Trouble) {
+        let Some(at) = self.troubles.iter().position(|known| *known == trouble) else {
+            return;
+        };
+        self.troubles.swap_remove(at);
+        self.note(|| format!("over {trouble:?}"));
+        if matches!(
+            trouble,
+            Trouble::WatchBroken(..) | Trouble::ApiUnreachable(_)
+        ) {
+            self.mend_watches();
+        }
+    }
+
+    /// The bad day is over: what was wrong is right again, and stays so.
+    pub fn calm_down(&mut self) {
+        self.calm = true;
+        self.note(|| "calm".to_owned());
+        self.troubles.clear();
+        for who in 0..2 {
+            self.controllers[who].paused_until = self.controllers[who].paused_until.min(self.now);
+            self.controllers[who].skew = 0;
+        }
+        for node in 0..self.nodes.len() {
+            self.nodes[node].runtime.away_until = self.now;
+        }
+        self.mend_watches();
+    }
+}

@@ -1,0 +1,285 @@
+//! The container runtime of one node, as real ones were seen to behave: what they hold, what
+//! removal takes along, what they say when something goes wrong.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kubefledged_queue::{CallError, Container, Image, Runtime as Kind};
+
+use crate::registry::{Manifest, PAUSE, normalized};
+
+/// One image.
+#[derive(Clone, Debug, Default)]
+pub struct Held {
+    /// Normalized names with tags.
+    pub tags: BTreeSet<String>,
+    /// `repository@sha256:...`
+    pub digests: BTreeSet<String>,
+    /// Protected from garbage collection.
+    pub pinned: bool,
+    /// Pinned by a label of ours.
+    pub pinned_by_us: bool,
+    /// A container has run from it.
+    pub ran: bool,
+    /// When it came.
+    pub since: u64,
+}
+
+/// One node's runtime.
+#[derive(Debug)]
+pub struct Runtime {
+    /// How it removes.
+    pub kind: Kind,
+    /// By id: 64 hexadecimal digits.
+    pub images: BTreeMap<String, Held>,
+    /// Ids of the images that containers run from.
+    pub containers: Vec<String>,
+    /// Names that somebody else pulled: nobody of ours must answer for them.
+    pub foreign: BTreeSet<String>,
+    /// It answers nothing before.
+    pub away_until: u64,
+}
+
+impl Runtime {
+    /// With its sandbox image, and a sandbox that runs.
+    pub fn new(kind: Kind, pause: &Manifest) -> Self {
+        let mut runtime = Self {
+            kind,
+            images: BTreeMap::new(),
+            containers: Vec::new(),
+            foreign: BTreeSet::new(),
+            away_until: 0,
+        };
+        runtime.store(PAUSE, pause, 0);
+        runtime.foreign.insert(normalized(PAUSE));
+        runtime.containers.push(pause.id.clone());
+        if let Some(held) = runtime.images.get_mut(&pause.id) {
+            // containerd 1.6 has no pins; 2.x and CRI-O pin the sandbox image.
+            held.pinned = kind == Kind::Crio;
+            held.ran = true;
+        }
+        runtime
+    }
+
+    /// The id that a name, a digest or an id leads to.
+    pub fn resolve(&self, target: &str) -> Option<String> {
+        let bare = target.strip_prefix("sha256:").unwrap_or(target);
+        if self.images.contains_key(bare) {
+            return Some(bare.to_owned());
+        }
+        let name = normalized(target);
+        let found = self
+            .images
+            .iter()
+            .find(|(_, held)| held.tags.contains(&name) || held.digests.contains(&name));
+        found.map(|(id, _)| id.clone())
+    }
+
+    /// Does it hold this name?
+    pub fn holds(&self, name: &str) -> bool {
+        self.resolve(name).is_some()
+    }
+
+    /// `ImageStatus`.
+    pub fn inspect(&self, target: &str) -> Option<Image> {
+        let id = self.resolve(target)?;
+        let held = self.images.get(&id)?;
+        let shown = |name: &String| match self.kind {
+            Kind::Docker => name
+                .strip_prefix("docker.io/library/")
+                .unwrap_or(name)
+                .to_owned(),
+            _ => name.clone(),
+        };
+        Some(Image {
+            id: match self.kind {
+                Kind::Crio => id.clone(),
+                _ => format!("sha256:{id}"),
+            },
+            tags: held.tags.iter().map(shown).collect(),
+            digests: held.digests.iter().map(shown).collect(),
+            size: 1,
+            pinned: held.pinned,
+        })
+    }
+
+    /// What a pull leaves behind. A tag that meant another image leaves that one without it.
+    pub fn store(&mut self, name: &str, manifest: &Manifest, now: u64) {
+        let name = normalized(name);
+        for held in self.images.values_mut() {
+            held.tags.remove(&name);
+        }
+        let held = self.images.entry(manifest.id.clone()).or_default();
+        if held.tags.is_empty() && held.digests.is_empty() {
+            held.since = now;
+        }
+        if !name.contains('@') {
+            held.tags.insert(name);
+        }
+        held.digests.insert(manifest.digest.clone());
+    }
+
+    /// All containers, in the words of the runtime.
+    pub fn list_containers(&self) -> Vec<Container> {
+        let said = |id: &String| {
+            let tag = self.images.get(id).and_then(|held| held.tags.first());
+            let image = match (self.kind, tag) {
+                (Kind::Docker, _) => vec![format!("docker://sha256:{id}")],
+                (Kind::Crio, Some(tag)) => vec![id.clone(), tag.clone()],
+                (Kind::Crio, None) => vec![id.clone()],
+                (Kind::Containerd, _) => vec![format!("sha256:{id}")],
+            };
+            Container { image }
+        };
+        self.containers.iter().map(said).collect()
+    }
+
+    /// Does a container run from it?
+    pub fn used(&self, id: &str) -> bool {
+        self.containers.iter().any(|used| used == id)
+    }
+
+    /// Normalized names that a removal of this target would take away.
+    pub fn would_take(&self, target: &str) -> BTreeSet<String> {
+        let Some(id) = self.resolve(target) else {
+            return BTreeSet::new();
+        };
+        let by_id = target.strip_prefix("sha256:").unwrap_or(target) == id;
+        if self.kind == Kind::Crio && !by_id {
+            return [normalized(target)].into();
+        }
+        self.images[&id].tags.clone()
+    }
+
+    /// `RemoveImage`, with the three behaviours that were seen.
+    pub fn remove(&mut self, target: &str) -> Result<(), CallError> {
+        let bare = target.strip_prefix("sha256:").unwrap_or(target);
+        if self.kind == Kind::Crio && target != bare {
+            return Err(unknown(&format!(
+                "short-name {target:?} did not resolve to an alias and no unqualified-search registries are defined"
+            )));
+        }
+        let Some(id) = self.resolve(target) else {
+            return Ok(());
+        };
+        match self.kind {
+            // All names, in use or pinned, without a word.
+            Kind::Containerd => self.drop_image(&id),
+            Kind::Crio if bare == id => {
+                if self.used(&id) {
+                    return Err(in_use());
+                }
+                self.drop_image(&id);
+            }
+            // Only the name; a digest is none.
+            Kind::Crio => {
+                let name = normalized(target);
+                let last = self.images[&id].tags.len() <= 1;
+                if last && self.used(&id) {
+                    return Err(in_use());
+                }
+                if let Some(held) = self.images.get_mut(&id) {
+                    held.tags.remove(&name);
+                }
+                self.foreign.remove(&name);
+            }
+            Kind::Docker => {
+                if self.used(&id) {
+                    return Err(unknown(
+                        "conflict: unable to delete (cannot be forced) - image is being used by running container",
+                    ));
+                }
+                self.drop_image(&id);
+            }
+        }
+        Ok(())
+    }
+
+    fn drop_image(&mut self, id: &str) {
+        if let Some(held) = self.images.remove(id) {
+            for tag in held.tags {
+                self.foreign.remove(&tag);
+            }
+        }
+    }
+
+    /// The kubelet's garbage collection: what never ran goes first, what is pinned or in use stays.
+    pub fn collect(&mut self, most: usize) -> Vec<String> {
+        let mut old: Vec<(bool, u64, String)> = self
+            .images
+            .iter()
+            .filter(|(id, held)| !held.pinned && !self.used(id))
+            .map(|(id, held)| (held.ran, held.since, id.clone()))
+            .collect();
+        old.sort();
+        let gone: Vec<String> = old.into_iter().take(most).map(|(.., id)| id).collect();
+        for id in &gone {
+            self.drop_image(id);
+        }
+        gone
+    }
+}
+
+/// An error as most of them come: without a usable code.
+pub fn unknown(message: &str) -> CallError {
+    CallError {
+        code: "Unknown".to_owned(),
+        message: message.to_owned(),
+    }
+}
+
+/// The socket does not answer, or stopped to in the middle of a call.
+pub fn away() -> CallError {
+    CallError {
+        code: "Unavailable".to_owned(),
+        message: "tcp connect error: Connection refused (os error 111)".to_owned(),
+    }
+}
+
+fn in_use() -> CallError {
+    unknown("image used by 4f2c: image is in use by a container")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::Registries;
+
+    fn holding(kind: Kind) -> Runtime {
+        let registries = Registries::default();
+        let mut runtime = Runtime::new(kind, &registries.manifest(PAUSE));
+        for name in ["r1.test/app:1", "r1.test/alias:1"] {
+            runtime.store(name, &registries.manifest(name), 1);
+        }
+        runtime
+    }
+
+    #[test]
+    fn containerd_removes_an_image_with_all_its_names_even_in_use() {
+        let mut runtime = holding(Kind::Containerd);
+        let id = runtime.resolve("r1.test/app:1").unwrap();
+        runtime.containers.push(id);
+        runtime.remove("r1.test/app:1").unwrap();
+        assert!(!runtime.holds("r1.test/alias:1"));
+    }
+
+    #[test]
+    fn crio_removes_a_name_and_keeps_the_data_of_the_last_one() {
+        let mut runtime = holding(Kind::Crio);
+        let id = runtime.resolve("r1.test/app:1").unwrap();
+        runtime.remove("r1.test/app:1").unwrap();
+        assert!(runtime.holds("r1.test/alias:1"));
+        runtime.remove("r1.test/alias:1").unwrap();
+        assert!(runtime.holds(&id));
+        assert!(runtime.remove(&format!("sha256:{id}")).is_err());
+        runtime.remove(&id).unwrap();
+        assert!(!runtime.holds(&id));
+    }
+
+    #[test]
+    fn collection_takes_what_never_ran_first_and_nothing_in_use() {
+        let mut runtime = holding(Kind::Containerd);
+        let id = runtime.resolve("r1.test/app:1").unwrap();
+        assert_eq!(runtime.collect(9), [id]);
+        assert!(runtime.holds(PAUSE));
+    }
+}

@@ -1,0 +1,464 @@
+//! What happens in a bad day, decided before it begins: who does what when, and which troubles last
+//! how long. A script can be cut down to what a failure needs.
+
+use std::fmt;
+
+use kubefledged_api_types::{
+    CacheSpecEntry, GoDuration, ImageCacheSpec, ImagePullPolicy, PullSecretReference, RefreshSpec,
+};
+use kubefledged_engine::Source;
+use kubefledged_queue::Runtime as Kind;
+
+use crate::{
+    registry::{HOSTS, NAMES},
+    rng::Rng,
+};
+
+/// How long a bad day lasts, in ms.
+pub const DAY: u64 = 30 * 60_000;
+/// Caches that users may create.
+pub const CACHES: [(&str, &str); 3] = [("ns", "a"), ("ns", "b"), ("other", "c")];
+/// Zones of nodes.
+pub const ZONES: [&str; 2] = ["east", "west"];
+
+/// A whole bad day.
+#[derive(Clone, Debug)]
+pub struct Script {
+    /// Of everything that is decided on the way: latencies, ties, which call a trouble hits.
+    pub seed: u64,
+    /// Nodes that are there from the start, by their runtime.
+    pub nodes: Vec<Kind>,
+    /// In order of time.
+    pub steps: Vec<Step>,
+}
+
+/// Something that happens.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// In ms.
+    pub at: u64,
+    /// What.
+    pub action: Action,
+}
+
+/// What people, machines and chance do.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// A user writes an object; an edit where it is there already.
+    Apply(usize, Box<ImageCacheSpec>),
+    /// A user deletes it.
+    Delete(usize),
+    /// A user asks for a refresh; empty or a token.
+    Refresh(usize, String),
+    /// A user asks for a purge; empty or a token.
+    Purge(usize, String),
+    /// Somebody changes a label of the object: another resource version.
+    Touch(usize),
+    /// A Node joins, if there is none of this number.
+    Join(usize, Kind),
+    /// A Node is deleted; its disk stays or not.
+    Leave(usize),
+    /// It is in another zone from now on.
+    Relabel(usize, usize),
+    /// Cordoned, or not any more.
+    Cordon(usize, bool),
+    /// Its Ready condition.
+    Ready(usize, bool),
+    /// Labelled to get no images, or not any more.
+    Exclude(usize, bool),
+    /// The machine starts anew; the disk may be empty then.
+    Reboot(usize, bool),
+    /// The puller's container starts anew in the same pod.
+    PullerRestarts(usize),
+    /// Another pod takes its place.
+    PullerReplaced(usize),
+    /// The runtime is away for so many ms.
+    RuntimeRestarts(usize, u64),
+    /// The kubelet collects so many images.
+    Collect(usize, usize),
+    /// A container starts from this image, if it is there.
+    Run(usize, usize),
+    /// All containers but the sandbox end.
+    Stop(usize),
+    /// The kubelet pulls this name for a pod.
+    ForeignPull(usize, usize),
+    /// Somebody pins the image of this name.
+    ForeignPin(usize, usize),
+    /// A tag means another image from now on.
+    MoveTag(usize),
+    /// A controller is killed and comes back after so many ms.
+    Crash(usize, u64),
+    /// A controller stands still for so many ms, and does not know it.
+    Pause(usize, u64),
+    /// The wall clock of a controller is set, in seconds.
+    Skew(usize, i64),
+    /// A trouble that lasts so many ms.
+    Trouble(Trouble, u64),
+}
+
+/// What is wrong for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trouble {
+    /// Somebody writes to objects just before we do.
+    Conflicts,
+    /// The API server refuses writes.
+    WritesFail,
+    /// Writes happen, and their answers are lost.
+    AnswersLost,
+    /// The API server takes its time.
+    ApiSlow,
+    /// A controller does not reach the API server.
+    ApiUnreachable(usize),
+    /// A watch of a controller is broken; it lists anew afterwards.
+    WatchBroken(usize, SourceKey),
+    /// Lists are some time old.
+    ListsStale,
+    /// Secrets cannot be read.
+    SecretsUnreadable,
+    /// Calls to a node get lost.
+    CallsLost(usize),
+    /// Calls to a node come late, also after their caller has given up.
+    CallsLate(usize),
+    /// Calls to a node come twice.
+    CallsTwice(usize),
+    /// Streams of a node break in the middle.
+    StreamsBreak(usize),
+    /// A node is cut off.
+    CutOff(usize),
+    /// The runtime takes its time.
+    RuntimeSlow(usize),
+    /// The runtime says no to anything now and then.
+    RuntimeErrs(usize),
+    /// The runtime does what it was asked to, and its answer is lost.
+    EffectsUntold(usize),
+    /// The runtime drops pulls that nobody cancelled.
+    PullsCancelled(usize),
+    /// Containers start just after somebody has looked for them.
+    ContainersStart(usize),
+    /// Nothing fits on the disk.
+    DiskFull(usize),
+    /// A registry does not answer.
+    RegistryDown(usize),
+    /// A registry refuses everybody.
+    RegistryRefuses(usize),
+    /// A registry asks to wait.
+    RateLimited(usize),
+    /// A registry does not have a name.
+    NameUnknown(usize),
+}
+
+/// [`Source`] with an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SourceKey {
+    /// `ImageCaches`.
+    Caches,
+    /// Nodes.
+    Nodes,
+    /// Pullers.
+    Pullers,
+}
+
+impl SourceKey {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Caches, Self::Nodes, Self::Pullers];
+
+    /// As the engine calls it.
+    pub fn source(self) -> Source {
+        match self {
+            Self::Caches => Source::Caches,
+            Self::Nodes => Source::Nodes,
+            Self::Pullers => Source::Pullers,
+        }
+    }
+}
+
+impl Action {
+    /// The node it is about.
+    pub fn node(&self) -> Option<usize> {
+        use Trouble as T;
+        match self {
+            Self::Join(n, _)
+            | Self::Leave(n)
+            | Self::Relabel(n, _)
+            | Self::Cordon(n, _)
+            | Self::Ready(n, _)
+            | Self::Exclude(n, _)
+            | Self::Reboot(n, _)
+            | Self::PullerRestarts(n)
+            | Self::PullerReplaced(n)
+            | Self::RuntimeRestarts(n, _)
+            | Self::Collect(n, _)
+            | Self::Run(n, _)
+            | Self::Stop(n)
+            | Self::ForeignPull(n, _)
+            | Self::ForeignPin(n, _) => Some(*n),
+            Self::Trouble(trouble, _) => match trouble {
+                T::CallsLost(n)
+                | T::CallsLate(n)
+                | T::CallsTwice(n)
+                | T::StreamsBreak(n)
+                | T::CutOff(n)
+                | T::RuntimeSlow(n)
+                | T::RuntimeErrs(n)
+                | T::EffectsUntold(n)
+                | T::PullsCancelled(n)
+                | T::ContainersStart(n)
+                | T::DiskFull(n) => Some(*n),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Script {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seed {}, nodes {:?}", self.seed, self.nodes)?;
+        for step in &self.steps {
+            write!(f, "  {:>8} ", step.at)?;
+            match &step.action {
+                Action::Apply(cache, spec) => {
+                    let spec = serde_json::to_string(spec).map_err(|_| fmt::Error)?;
+                    let (namespace, name) = CACHES[*cache];
+                    writeln!(f, "apply {namespace}/{name} {spec}")?;
+                }
+                other => writeln!(f, "{other:?}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Classes of what can happen. A day has some of them only: a mixture of everything hides what a
+/// few of them together do.
+#[derive(Clone, Copy, Debug)]
+struct Classes(u64);
+
+impl Classes {
+    fn has(self, class: u32) -> bool {
+        self.0 >> class & 1 == 1
+    }
+}
+
+impl Script {
+    /// The day of a seed.
+    pub fn generate(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let nodes: Vec<Kind> = (0..rng.between(3, 5)).map(|_| kind(&mut rng)).collect();
+        // Some days are fine.
+        let classes = Classes(match rng.below(10) {
+            0 => 0,
+            1 => u64::MAX,
+            _ => rng.next() & rng.next(),
+        });
+        let mut day = Day {
+            rng,
+            classes,
+            nodes: nodes.len(),
+            steps: Vec::new(),
+        };
+        day.users();
+        day.machines();
+        day.troubles();
+        let mut steps = day.steps;
+        steps.sort_by_key(|step| step.at);
+        Self { seed, nodes, steps }
+    }
+}
+
+fn kind(rng: &mut Rng) -> Kind {
+    *rng.pick(&[Kind::Containerd, Kind::Containerd, Kind::Crio, Kind::Docker])
+}
+
+struct Day {
+    rng: Rng,
+    classes: Classes,
+    nodes: usize,
+    steps: Vec<Step>,
+}
+
+impl Day {
+    fn push(&mut self, action: Action) {
+        let at = self.rng.below(DAY);
+        self.steps.push(Step { at, action });
+    }
+
+    fn node(&mut self) -> usize {
+        // One more than there are: a node that joins later.
+        self.rng.index(self.nodes + 1)
+    }
+
+    fn users(&mut self) {
+        for cache in 0..CACHES.len() {
+            let action = Action::Apply(cache, Box::new(self.spec()));
+            let early = self.rng.percent(70);
+            let at = self.rng.below(if early { 1_000 } else { DAY });
+            self.steps.push(Step { at, action });
+        }
+        for _ in 0..self.rng.between(1, 10) {
+            let cache = self.rng.index(CACHES.len());
+            let action = match self.rng.below(10) {
+                0..=3 => Action::Apply(cache, Box::new(self.spec())),
+                4 => Action::Delete(cache),
+                5 | 6 => Action::Refresh(cache, self.token()),
+                7 | 8 => Action::Purge(cache, self.token()),
+                _ => Action::Touch(cache),
+            };
+            self.push(action);
+        }
+    }
+
+    fn token(&mut self) -> String {
+        match self.rng.below(3) {
+            0 => String::new(),
+            token => format!("t{token}"),
+        }
+    }
+
+    fn spec(&mut self) -> ImageCacheSpec {
+        let lists = self.rng.between(1, 2);
+        ImageCacheSpec {
+            cache_spec: (0..lists).map(|_| self.list()).collect(),
+            image_pull_secrets: match self.rng.below(4) {
+                0 => Vec::new(),
+                1 => secrets(&["wrong", "right"]),
+                2 => secrets(&["missing", "right"]),
+                _ => secrets(&["right"]),
+            },
+            refresh: match self.rng.below(4) {
+                0 => Some(RefreshSpec {
+                    interval: Some(GoDuration(std::time::Duration::from_secs(120))),
+                }),
+                _ => None,
+            },
+        }
+    }
+
+    fn list(&mut self) -> CacheSpecEntry {
+        let count = self.rng.between(1, 3);
+        let mut images: Vec<String> = Vec::new();
+        for _ in 0..count {
+            // The sandbox image is a rare mistake.
+            let most = if self.rng.percent(3) {
+                NAMES.len()
+            } else {
+                NAMES.len() - 1
+            };
+            let name = NAMES[self.rng.index(most)].to_owned();
+            if !images.contains(&name) {
+                images.push(name);
+            }
+        }
+        let zone = *self.rng.pick(&ZONES);
+        CacheSpecEntry {
+            images,
+            node_selector: match self.rng.below(3) {
+                0 => [("zone".to_owned(), zone.to_owned())].into(),
+                _ => std::collections::BTreeMap::new(),
+            },
+            image_pull_policy: match self.rng.below(4) {
+                0 => Some(ImagePullPolicy::Always),
+                1 => Some(ImagePullPolicy::IfNotPresent),
+                _ => None,
+            },
+            priority: self.rng.percent(20).then_some(5),
+            ..CacheSpecEntry::default()
+        }
+    }
+
+    fn machines(&mut self) {
+        for class in 0..16 {
+            if !self.classes.has(class) {
+                continue;
+            }
+            for _ in 0..self.rng.between(1, 2) {
+                self.machine(class);
+            }
+        }
+    }
+
+    fn machine(&mut self, class: u32) {
+        let node = self.node();
+        let image = self.rng.index(NAMES.len());
+        let who = self.rng.index(2);
+        let flag = self.rng.percent(50);
+        let while_ms = self.rng.between(500, 90_000);
+        let action = match class {
+            0 => Action::Join(self.nodes, kind(&mut self.rng)),
+            1 => Action::Leave(node),
+            2 => Action::Relabel(node, self.rng.index(ZONES.len())),
+            3 => Action::Cordon(node, flag),
+            4 => Action::Ready(node, flag),
+            5 => Action::Exclude(node, flag),
+            6 => Action::Reboot(node, flag),
+            7 => Action::PullerRestarts(node),
+            8 => Action::PullerReplaced(node),
+            9 => Action::RuntimeRestarts(node, while_ms / 3),
+            10 => Action::Collect(node, self.rng.index(4)),
+            11 => Action::Run(node, image),
+            12 if flag => Action::ForeignPull(node, image),
+            12 => Action::ForeignPin(node, image),
+            13 => Action::MoveTag(image),
+            14 if flag => Action::Crash(who, while_ms),
+            14 => Action::Pause(who, while_ms),
+            _ => Action::Skew(who, i64::try_from(self.rng.below(600)).unwrap_or(0) - 300),
+        };
+        if matches!(action, Action::Run(..)) && flag {
+            self.push(Action::Stop(node));
+        }
+        self.push(action);
+    }
+
+    fn troubles(&mut self) {
+        for class in 16..39 {
+            if !self.classes.has(class) {
+                continue;
+            }
+            for _ in 0..self.rng.between(1, 3) {
+                let trouble = self.trouble(class);
+                let lasts = self.rng.between(1_000, 240_000);
+                self.push(Action::Trouble(trouble, lasts));
+            }
+        }
+    }
+
+    fn trouble(&mut self, class: u32) -> Trouble {
+        use Trouble as T;
+        let node = self.node();
+        let host = self.rng.index(HOSTS.len());
+        match class {
+            16 => T::Conflicts,
+            17 => T::WritesFail,
+            18 => T::AnswersLost,
+            19 => T::ApiSlow,
+            20 => T::ApiUnreachable(self.rng.index(2)),
+            21 => T::WatchBroken(self.rng.index(2), *self.rng.pick(&SourceKey::ALL)),
+            22 => T::ListsStale,
+            23 => T::SecretsUnreadable,
+            24 => T::CallsLost(node),
+            25 => T::CallsLate(node),
+            26 => T::CallsTwice(node),
+            27 => T::StreamsBreak(node),
+            28 => T::CutOff(node),
+            29 => T::RuntimeSlow(node),
+            30 => T::RuntimeErrs(node),
+            31 => T::EffectsUntold(node),
+            32 => T::PullsCancelled(node),
+            33 => T::DiskFull(node),
+            34 => T::RegistryDown(host),
+            35 => T::RegistryRefuses(host),
+            36 => T::RateLimited(host),
+            37 => T::ContainersStart(node),
+            _ => T::NameUnknown(self.rng.index(NAMES.len())),
+        }
+    }
+}
+
+fn secrets(names: &[&str]) -> Vec<PullSecretReference> {
+    names
+        .iter()
+        .map(|name| PullSecretReference {
+            name: (*name).to_owned(),
+        })
+        .collect()
+}

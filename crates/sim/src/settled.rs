@@ -1,0 +1,217 @@
+//! What must hold when the bad day is over and everything has had time to heal.
+
+use std::collections::BTreeSet;
+
+use kubefledged_api_types::{
+    conditions::{self, ready},
+    names::status,
+};
+use kubefledged_engine::{CacheObject, Event as EngineEvent, NodeFacts};
+
+use crate::{
+    api::{self, Object, Resource, Wish},
+    registry::{PAUSE, normalized},
+    rules::{condition, eligible, wanted},
+    script::SourceKey,
+    world::World,
+};
+
+/// After so long nothing of a request is left in a puller.
+const FORGOTTEN: u64 = 2 * 3_600_000;
+
+impl World {
+    /// Checks everything.
+    pub fn check_end(&mut self) {
+        let mut told: Vec<(&'static str, String)> = Vec::new();
+        for (key, object) in self.api.caches() {
+            told.extend(self.cache_settled(key, object));
+        }
+        told.extend(self.nodes_settled());
+        told.extend(self.nothing_in_flight());
+        for (rule, detail) in told {
+            self.broken(rule, detail);
+        }
+    }
+
+    /// Nodes that are in the cluster, with what is known of them.
+    fn members(&self) -> impl Iterator<Item = (usize, &NodeFacts)> {
+        let nodes = self.nodes.iter().enumerate();
+        nodes.filter_map(|(index, node)| Some((index, node.facts.as_ref()?)))
+    }
+
+    fn seen(&self, key: &str, object: &Object) -> CacheObject {
+        let resource = Resource::Cache(Box::new(object.clone()));
+        match api::applied(key, &resource) {
+            EngineEvent::CacheApplied(object) => *object,
+            _ => unreachable!("a cache is told as a cache"),
+        }
+    }
+
+    fn cache_settled(&self, key: &str, object: &Object) -> Vec<(&'static str, String)> {
+        let mut told = Vec::new();
+        let known = &object.status;
+        let seen = self.seen(key, object);
+        let purged = known.purge.is_some();
+        let told_of = format!("{key} {}", serde_json::to_string(known).unwrap_or_default());
+        if known.status.is_empty() || known.status == status::PROCESSING {
+            told.push(("operations end", told_of.clone()));
+        }
+        if known.observed_generation != Some(object.generation) {
+            told.push(("edits are taken up", told_of.clone()));
+        }
+        let open = |value: &Option<String>, handled: &Option<String>| {
+            value
+                .as_ref()
+                .is_some_and(|v| v.is_empty() || handled.as_ref() != Some(v))
+        };
+        if open(&object.refresh, &known.last_handled_refresh)
+            || open(&object.purge, &known.last_handled_purge)
+        {
+            told.push(("annotations are handled", told_of.clone()));
+        }
+        let expected = match object.last_wish {
+            Wish::Purge => Some(true),
+            Wish::Refresh(true) => Some(false),
+            _ => None,
+        };
+        if expected.is_some_and(|expected| expected != purged) {
+            told.push(("the last wish holds", told_of.clone()));
+        }
+        if purged {
+            if condition(known, conditions::READY) != Some(("False", ready::PURGED)) {
+                told.push(("a purged cache says so", told_of));
+            }
+            return told;
+        }
+        let mut nodes = 0;
+        let mut missing = None;
+        for (index, facts) in self.members().filter(|(_, facts)| eligible(facts)) {
+            let wants = wanted(&seen, facts);
+            nodes += i64::from(!wants.is_empty());
+            let runtime = &self.nodes[index].runtime;
+            let lacks = wants.into_iter().find(|name| !runtime.holds(name));
+            missing = missing.or(lacks.map(|name| format!("n{index} lacks {name}: {told_of}")));
+        }
+        if let Some(missing) = missing {
+            told.push(("every image is where it is wanted", missing));
+        }
+        let reason = if nodes == 0 {
+            ready::NO_ELIGIBLE_NODES
+        } else {
+            ready::ALL_IMAGES_PRESENT
+        };
+        let counts = known.nodes.unwrap_or_default();
+        if condition(known, conditions::READY) != Some(("True", reason))
+            || (counts.desired, counts.ready) != (nodes, nodes)
+        {
+            told.push(("Ready in the end", format!("{nodes} nodes: {told_of}")));
+        }
+        let well = [status::SUCCEEDED, status::NOTHING_DONE].contains(&known.status.as_str());
+        if !well || !known.failures.is_empty() {
+            told.push(("no failure is left", told_of));
+        }
+        told
+    }
+
+    /// What nobody wants any more is gone from every node, unless something keeps it.
+    fn nodes_settled(&self) -> Vec<(&'static str, String)> {
+        let mut told = Vec::new();
+        let caches: Vec<(&String, &Object, CacheObject)> = self
+            .api
+            .caches()
+            .map(|(key, object)| (key, object, self.seen(key, object)))
+            .collect();
+        for (index, facts) in self.members() {
+            let node = &self.nodes[index];
+            if node.left || node.process.is_none() {
+                continue;
+            }
+            let active = caches
+                .iter()
+                .filter(|(_, object, _)| object.status.purge.is_none());
+            let wanted_here: BTreeSet<String> = active
+                .clone()
+                .flat_map(|(.., seen)| wanted(seen, facts))
+                .collect();
+            // A node that merely stops matching keeps its images to the kubelet.
+            let listed: BTreeSet<String> = active
+                .flat_map(|(.., seen)| &seen.spec.cache_spec)
+                .flat_map(|list| list.images.iter().map(|name| normalized(name)))
+                .collect();
+            for (key, object, _) in &caches {
+                for name in object.ever_applied.iter().map(|name| normalized(name)) {
+                    let stays = wanted_here.contains(&name)
+                        || listed.contains(&name)
+                        || self.kept(index, &name, &wanted_here);
+                    if node.runtime.holds(&name) && !stays {
+                        let status = serde_json::to_string(&object.status).unwrap_or_default();
+                        let detail = format!("n{index} holds {name} of {key}: {status}");
+                        told.push(("removals are done", detail));
+                    }
+                }
+            }
+        }
+        told
+    }
+
+    /// Does something keep this name on this node?
+    fn kept(&self, node: usize, name: &str, wanted: &BTreeSet<String>) -> bool {
+        let runtime = &self.nodes[node].runtime;
+        let Some(id) = runtime.resolve(name) else {
+            return false;
+        };
+        let held = &runtime.images[&id];
+        let mut others = held.tags.iter().filter(|tag| *tag != name);
+        let foreign = |tag: &String| wanted.contains(tag) || runtime.foreign.contains(tag);
+        name == PAUSE
+            || held.pinned
+            || runtime.used(&id)
+            || runtime.foreign.contains(name)
+            // Names of caches that are gone are nobody's to remove.
+            || others.any(|tag| foreign(tag) || !self.owned(tag))
+    }
+
+    fn owned(&self, name: &str) -> bool {
+        let mut caches = self.api.caches();
+        caches.any(|(_, object)| {
+            object
+                .ever_applied
+                .iter()
+                .any(|known| normalized(known) == name)
+        })
+    }
+
+    fn nothing_in_flight(&mut self) -> Vec<(&'static str, String)> {
+        let mut told = Vec::new();
+        let now = self.now;
+        for who in 0..self.controllers.len() {
+            let live = &self.controllers[who].view.live;
+            // A look may just be under way.
+            if live.len() > self.nodes.len() {
+                told.push(("nothing in flight", format!("c{who}: {live:?}")));
+            }
+        }
+        for node in &mut self.nodes {
+            let Some(process) = &mut node.process else {
+                continue;
+            };
+            let depth = process.queue.depth();
+            let later = process.tick(now + FORGOTTEN);
+            process.queue.poll(later, &mut Vec::new());
+            let left = process.queue.remembers();
+            if depth != (0, 0) || left > process.calls.len() * 2 {
+                told.push((
+                    "nothing is kept",
+                    format!("{}: {depth:?}, {left}", node.name),
+                ));
+            }
+        }
+        let endpoints = self
+            .api
+            .now
+            .keys()
+            .filter(|(source, _)| *source == SourceKey::Pullers);
+        debug_assert!(endpoints.count() <= self.nodes.len());
+        told
+    }
+}

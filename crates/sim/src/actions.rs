@@ -37,7 +37,15 @@ impl World {
             }),
             Action::Delete(cache) => {
                 let key = (SourceKey::Caches, cache_name(cache));
-                self.remove_resource(&key);
+                if self
+                    .api
+                    .cache(&key.1)
+                    .is_some_and(|object| object.finalizer)
+                {
+                    self.change(cache, false, |object| object.deleting = true);
+                } else {
+                    self.remove_resource(&key);
+                }
             }
             Action::Refresh(cache, value) => self.change(cache, false, |object| {
                 let purge = object.status.purge.as_ref();
@@ -59,10 +67,11 @@ impl World {
                 }
             }),
             Action::Touch(cache) => self.change(cache, false, |_| {}),
-            Action::Join(node, kind) => {
+            Action::Join(node, flavor) => {
                 if node == self.nodes.len() {
                     let pause = self.registries.manifest(PAUSE);
-                    self.nodes.push(Node::new(node, Runtime::new(kind, &pause)));
+                    self.nodes
+                        .push(Node::new(node, Runtime::new(flavor, &pause)));
                 }
                 if self.nodes.get(node).is_some_and(|n| n.facts.is_none()) {
                     self.join(node);
@@ -185,9 +194,9 @@ impl World {
     /// A machine is up again; a new disk is empty.
     pub fn booted(&mut self, node: usize, wiped: bool) {
         if wiped {
-            let kind = self.nodes[node].runtime.kind;
+            let flavor = self.nodes[node].runtime.flavor;
             let pause = self.registries.manifest(PAUSE);
-            self.nodes[node].runtime = Runtime::new(kind, &pause);
+            self.nodes[node].runtime = Runtime::new(flavor, &pause);
         }
         self.facts(node, |facts| facts.ready = true);
         if self.nodes[node].facts.is_some() && self.nodes[node].process.is_none() {

@@ -27,6 +27,10 @@ pub struct Object {
     pub refresh: Option<String>,
     /// Value of the purge annotation.
     pub purge: Option<String>,
+    /// Ours stands on it.
+    pub finalizer: bool,
+    /// Deleted, and held by the finalizer.
+    pub deleting: bool,
     /// For the rules: names that `status.appliedImages` ever held.
     pub ever_applied: BTreeSet<String>,
     /// For the rules: what the user did last.
@@ -190,6 +194,7 @@ fn seen(key: &str, object: &Object) -> CacheObject {
         status: object.status.clone(),
         refresh: object.refresh.clone(),
         purge: object.purge.clone(),
-        deleting: false,
+        deleting: object.deleting,
+        finalizer: object.finalizer,
     }
 }

@@ -67,6 +67,8 @@ pub enum Write {
     Status(CacheKey, String, Box<ImageCacheStatus>),
     /// An annotation, if it has this value.
     Clear(CacheKey, &'static str, String),
+    /// The finalizer on an object with this UID, or none.
+    Finalizer(CacheKey, String, bool),
 }
 
 impl Controller {
@@ -341,6 +343,9 @@ impl World {
                 self.absorb_bytes(message.as_bytes());
                 self.note(|| format!("c{who} event {key} {reason}: {message}"));
             }
+            Command::SetFinalizer { key, uid, present } => {
+                self.write(who, Write::Finalizer(key, uid, present));
+            }
             Command::RaiseTerm { seen_term } => {
                 let controller = &mut self.controllers[who];
                 controller.seen_term = controller.seen_term.max(seen_term);
@@ -366,7 +371,7 @@ impl World {
 
     /// A write reaches the API server, which may or may not do it, and may or may not say so.
     pub fn write_arrives(&mut self, who: usize, life: u32, write: Write) {
-        let (Write::Status(key, ..) | Write::Clear(key, ..)) = &write;
+        let (Write::Status(key, ..) | Write::Clear(key, ..) | Write::Finalizer(key, ..)) = &write;
         let (key, name) = (key.clone(), key.to_string());
         if self.hits(Trouble::Conflicts, 40)
             && let Some(object) = self.api.cache(&name).cloned()
@@ -394,6 +399,7 @@ impl World {
                 EngineEvent::StatusWritten(key, result.map(Option::unwrap_or_default))
             }
             Write::Clear(..) => EngineEvent::AnnotationCleared(key, result),
+            Write::Finalizer(..) => EngineEvent::FinalizerWritten(key, result),
         };
         self.after(wait, Event::Tell(who, life, Box::new(answer)));
     }
@@ -420,6 +426,19 @@ impl World {
                     return Ok(None);
                 }
                 *known = None;
+            }
+            Write::Finalizer(_, uid, present) => {
+                if object.uid.to_string() != *uid {
+                    return Err(WriteError::Gone);
+                }
+                if object.finalizer == *present {
+                    return Ok(None);
+                }
+                object.finalizer = *present;
+                if object.deleting && !present {
+                    self.remove_resource(&(SourceKey::Caches, name.to_owned()));
+                    return Ok(Some(object.version.to_string()));
+                }
             }
         }
         self.put(
@@ -519,6 +538,7 @@ fn told(write: &Write) -> String {
             serde_json::to_string(status).unwrap_or_default()
         ),
         Write::Clear(key, annotation, value) => format!("clear {annotation}={value:?} of {key}"),
+        Write::Finalizer(key, _, on) => format!("finalizer of {key}: {on}"),
     }
 }
 

@@ -3,8 +3,7 @@
 
 use kubefledged_contract::controller as contract;
 use kubefledged_engine::{
-    Batch, BatchEnd, BatchId, CancelPulls, CredentialScope, Event as EngineEvent, ImageOutcome,
-    Work,
+    Batch, BatchEnd, BatchId, CancelPulls, CredentialScope, Event as EngineEvent, Work,
 };
 use kubefledged_image::credentials::Keyring;
 use kubefledged_proto::puller::{
@@ -71,6 +70,8 @@ pub enum Reply {
     Done,
     /// A later term was seen.
     Refused(u64),
+    /// It keeps too much in memory already.
+    Overloaded,
 }
 
 /// Who a broken stream is the fault of.
@@ -107,8 +108,10 @@ impl World {
                 references,
                 wanted,
                 releasable,
+                unpin,
             } => {
-                let request = contract::remove_request(batch, references, wanted, releasable);
+                let request =
+                    contract::remove_request(batch, references, wanted, releasable, unpin);
                 (Purpose::Remove, request.encode_to_vec())
             }
             Work::Check { references } => {
@@ -224,9 +227,11 @@ impl World {
             }
         }
         if !missing.is_empty() {
-            let event = EngineEvent::SecretsMissing(batch.cache.clone(), missing);
-            let life = self.controllers[who].life;
-            self.after(5, Event::Tell(who, life, Box::new(event)));
+            if let Some(cache) = &batch.cache {
+                let event = EngineEvent::SecretsMissing(cache.clone(), missing);
+                let life = self.controllers[who].life;
+                self.after(5, Event::Tell(who, life, Box::new(event)));
+            }
         }
         Some(keyring)
     }
@@ -278,9 +283,8 @@ impl World {
         let mut over = purpose == Purpose::Check;
         match reply {
             Reply::Message(bytes) => {
-                match decoded(purpose, &bytes) {
-                    Ok(Some(outcomes)) => events.push(EngineEvent::Outcomes(batch, outcomes)),
-                    Ok(None) => {}
+                match decoded(purpose, batch, &bytes) {
+                    Ok(told) => events.extend(told),
                     Err(error) => self.broken("messages decode", error.to_string()),
                 }
                 if over {
@@ -290,6 +294,10 @@ impl World {
             Reply::Done => {
                 over = true;
                 events.push(EngineEvent::BatchEnded(batch, BatchEnd::Done));
+            }
+            Reply::Overloaded => {
+                over = true;
+                events.push(EngineEvent::BatchEnded(batch, BatchEnd::Lost));
             }
             Reply::Refused(seen_term) => {
                 over = true;
@@ -372,12 +380,19 @@ impl World {
 
 fn decoded(
     purpose: Purpose,
+    batch: BatchId,
     bytes: &[u8],
-) -> Result<Option<Vec<ImageOutcome>>, prost::DecodeError> {
-    Ok(match purpose {
+) -> Result<Vec<EngineEvent>, prost::DecodeError> {
+    let outcomes = match purpose {
         Purpose::Pull => contract::pulled(PullImagesResponse::decode(bytes)?),
         Purpose::Remove => contract::removed(RemoveImagesResponse::decode(bytes)?),
-        Purpose::Check => Some(contract::checked(CheckImagesResponse::decode(bytes)?)),
+        Purpose::Check => {
+            let (outcomes, report) = contract::checked(CheckImagesResponse::decode(bytes)?);
+            let outcomes = EngineEvent::Outcomes(batch, outcomes);
+            return Ok(vec![outcomes, EngineEvent::Checked(batch, report)]);
+        }
         Purpose::Cancel => None,
-    })
+    };
+    let told = outcomes.map(|outcomes| EngineEvent::Outcomes(batch, outcomes));
+    Ok(told.into_iter().collect())
 }

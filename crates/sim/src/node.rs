@@ -7,9 +7,15 @@ use std::{
 };
 
 use kubefledged_engine::{NodeFacts, NodeName, Puller};
-use kubefledged_queue::{Call, CallError, CallId, Image, Queue, Settings, StreamId, Tick};
+use kubefledged_queue::{
+    Call, CallError, CallId, Event as QueueEvent, Image, Queue, RuntimeFacts, Settings, StreamId,
+    Support, Tick,
+};
 
-use crate::{registry::Manifest, runtime::Runtime};
+use crate::{
+    registry::{Manifest, PAUSE},
+    runtime::Runtime,
+};
 
 /// One machine.
 #[derive(Debug)]
@@ -64,6 +70,8 @@ pub struct Running {
     pub plan: Plan,
     /// When it began.
     pub since: u64,
+    /// How long it will take.
+    pub takes: u64,
     /// Nobody waits for its effect any more.
     pub cancelled: bool,
 }
@@ -75,6 +83,8 @@ pub enum Plan {
     Succeed(Option<Manifest>),
     /// Not at all.
     Fail(CallError),
+    /// It does not end.
+    Hang,
     /// The runtime says that it went well, and nothing happened.
     Pretend,
 }
@@ -134,13 +144,23 @@ impl Node {
         self.incarnation += 1;
         let settings = Settings {
             runtime: self.runtime.kind,
+            disk_watermark: Some(80),
             ..Settings::default()
         };
+        let more = self.runtime.flavor.has_more();
+        let facts = RuntimeFacts {
+            runtime: self.runtime.kind,
+            sandbox_image: Some(PAUSE.to_owned()),
+            pins: if more { Support::Unknown } else { Support::No },
+            progress: more,
+        };
+        let mut queue = Queue::new(settings);
+        queue.handle(Tick(0), QueueEvent::Runtime(facts));
         self.process = Some(Process {
             incarnation: self.incarnation,
             puller: self.puller(index),
             started: now,
-            queue: Queue::new(settings),
+            queue,
             wake: None,
             calls: BTreeMap::new(),
             streams: BTreeMap::new(),

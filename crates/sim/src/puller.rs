@@ -1,11 +1,14 @@
 //! The puller's process: requests go into its real queue, its runtime calls go to the runtime.
 
+use std::collections::BTreeMap;
+
 use kubefledged_contract::puller::{self as contract, Malformed};
 use kubefledged_proto::puller::{
     CancelPullsRequest, CheckImagesRequest, Credential, PullImagesRequest, RemoveImagesRequest,
 };
 use kubefledged_queue::{
-    Answer, Call, CallError, CallId, Command, CredentialId, Event as QueueEvent, StreamId,
+    Answer, Bytes, Call, CallError, CallId, Command, CredentialId, Disk, Event as QueueEvent,
+    StreamId,
 };
 use prost::Message as _;
 
@@ -216,8 +219,16 @@ impl World {
                 let message = contract::removed(outcomes).encode_to_vec();
                 self.reply_on(node, stream, Reply::Message(message));
             }
-            Command::Checked(stream, answers, term) => {
-                let message = contract::checked(answers, term).encode_to_vec();
+            Command::Progress(stream, images) => {
+                let message = contract::progress(images).encode_to_vec();
+                self.reply_on(node, stream, Reply::Message(message));
+            }
+            Command::Overloaded(stream) => {
+                self.reply_on(node, stream, Reply::Overloaded);
+                self.end_stream(node, stream);
+            }
+            Command::Checked(stream, report) => {
+                let message = contract::checked(report).encode_to_vec();
                 self.reply_on(node, stream, Reply::Message(message));
             }
             Command::Cancelled(stream, _) => {
@@ -272,14 +283,18 @@ impl World {
             return;
         };
         let incarnation = process.incarnation;
+        let hangs = matches!(plan, Plan::Hang);
         let running = Running {
             call,
             plan,
             since: self.now,
+            takes,
             cancelled: false,
         };
         process.calls.insert(id, running);
-        self.after(takes, Event::Done(node, incarnation, id));
+        if !hangs {
+            self.after(takes, Event::Done(node, incarnation, id));
+        }
         if let Some(limit) = limit.filter(|limit| *limit < takes) {
             self.after(limit, Event::Limit(node, incarnation, id));
         }
@@ -311,6 +326,9 @@ impl World {
                 message: "writing blob: storing blob to file: context canceled".to_owned(),
             };
             return (Plan::Fail(error), takes / 2);
+        }
+        if self.hits(Trouble::PullsStall(node), 50) {
+            return (Plan::Hang, takes);
         }
         if self.hits(Trouble::RuntimeErrs(node), 20) {
             return (Plan::Pretend, takes);
@@ -424,10 +442,12 @@ impl World {
         let starts = matches!(running.call, Call::Containers)
             && self.is(Trouble::ContainersStart(node))
             && self.rng.percent(50);
+        let full = self.is(Trouble::DiskFull(node));
         let runtime = &mut self.nodes[node].runtime;
         let manifest = match &running.plan {
             Plan::Fail(error) => return failed(&running.call, error.clone()),
             Plan::Pretend => return Answer::Pulled(Ok(())),
+            Plan::Hang => return failed(&running.call, away()),
             Plan::Succeed(manifest) => manifest,
         };
         match &running.call {
@@ -443,6 +463,14 @@ impl World {
                 answer
             }
             Call::Remove(target) => Answer::Removed(runtime.remove(target)),
+            Call::Pin(id, on) => Answer::Pinned(runtime.label(id, *on)),
+            Call::Pins => Answer::Pins(Ok(runtime.labelled())),
+            Call::Credentials(_) => Answer::Credentials(Vec::new(), None),
+            Call::FsInfo => Answer::Disk(Ok(Disk {
+                capacity: 100,
+                available: if full { 5 } else { 50 },
+            })),
+            Call::Progress(names) => Answer::Progress(Ok(self.bytes(node, names))),
             Call::Pull(name, _) => {
                 if let Some(manifest) = manifest {
                     runtime.store(name, manifest, now);
@@ -451,6 +479,31 @@ impl World {
                 Answer::Pulled(Ok(()))
             }
         }
+    }
+
+    /// How far the pulls of these names are. A pull that hangs stands at half.
+    fn bytes(&self, node: usize, names: &[String]) -> BTreeMap<String, Bytes> {
+        let calls = self.nodes[node]
+            .process
+            .iter()
+            .flat_map(|p| p.calls.values());
+        let pulls = calls.filter_map(|running| match &running.call {
+            Call::Pull(name, _) if names.contains(name) => {
+                let hangs = matches!(running.plan, Plan::Hang);
+                let done = match hangs {
+                    true => running.takes / 2,
+                    false => self.now - running.since,
+                };
+                let bytes = Bytes {
+                    done,
+                    total: running.takes,
+                    active: true,
+                };
+                Some((name.clone(), bytes))
+            }
+            _ => None,
+        });
+        pulls.collect()
     }
 
     /// The runtime is away for a while; its calls fail.
@@ -489,8 +542,9 @@ fn event(
                 credentials.push((CredentialId(process.counter), credential));
             }
             let images = request.images.into_iter();
+            let interval = request.progress_interval_ms;
             let images = images
-                .map(|image| contract::pull_request(image, &credentials, hash))
+                .map(|image| contract::pull_request(image, &credentials, interval, hash))
                 .collect::<Result<_, _>>()
                 .map_err(malformed)?;
             Ok(QueueEvent::Pull(stream, authority, images))
@@ -525,5 +579,10 @@ fn failed(call: &Call, error: CallError) -> Answer {
         Call::Pull(..) => Answer::Pulled(Err(error)),
         Call::Containers => Answer::Containers(Err(error)),
         Call::Remove(_) => Answer::Removed(Err(error)),
+        Call::Credentials(_) => Answer::Credentials(Vec::new(), Some(error.message)),
+        Call::FsInfo => Answer::Disk(Err(error)),
+        Call::Pins => Answer::Pins(Err(error)),
+        Call::Pin(..) => Answer::Pinned(Err(error)),
+        Call::Progress(_) => Answer::Progress(Err(error)),
     }
 }

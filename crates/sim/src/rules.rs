@@ -3,7 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kubefledged_api_types::{ImageCacheStatus, conditions, names::EXCLUDE_LABEL};
+use kubefledged_api_types::{
+    ImageCacheStatus,
+    conditions::{self, Ready},
+    names::EXCLUDE_LABEL,
+};
 use kubefledged_engine::{
     Batch, BatchEnd, BatchId, CacheKey, CacheObject, Event as EngineEvent, ImageResult, NodeFacts,
     NodeName, Work,
@@ -204,7 +208,7 @@ impl World {
         }
         match verb {
             Verb::Remove => told.extend(self.wrong_removals(who, batch, &names)),
-            Verb::Pull => told.extend(self.unrecorded(&batch.cache, &names)),
+            Verb::Pull => told.extend(self.unrecorded(batch.cache.as_ref(), &names)),
             Verb::Check => {}
         }
         for (rule, detail) in told {
@@ -238,7 +242,12 @@ impl World {
     }
 
     /// What may come to lie on nodes is written down before.
-    fn unrecorded(&self, key: &CacheKey, names: &[String]) -> Option<(&'static str, String)> {
+    fn unrecorded(
+        &self,
+        key: Option<&CacheKey>,
+        names: &[String],
+    ) -> Option<(&'static str, String)> {
+        let key = key?;
         let object = self.api.cache(&key.to_string())?;
         let known: BTreeSet<String> = object
             .ever_applied
@@ -286,7 +295,7 @@ impl World {
         let stands = condition(&object.status, conditions::READY).is_some_and(|known| {
             known == ready && object.status.last_check_time == status.last_check_time
         });
-        if ready.0 != "True" || ready.1 != conditions::ready::ALL_IMAGES_PRESENT || stands {
+        if ready.0 != "True" || ready.1 != Ready::AllImagesPresent.as_str() || stands {
             return None;
         }
         for (node, facts) in view.nodes.iter().filter(|(_, facts)| eligible(facts)) {

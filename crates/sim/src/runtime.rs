@@ -16,17 +16,48 @@ pub struct Held {
     pub digests: BTreeSet<String>,
     /// Protected from garbage collection.
     pub pinned: bool,
-    /// Pinned by a label of ours.
-    pub pinned_by_us: bool,
+    /// It carries a label of ours; whether that pins it is the runtime's business.
+    pub labelled: bool,
     /// A container has run from it.
     pub ran: bool,
     /// When it came.
     pub since: u64,
 }
 
+/// Runtimes that behave differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flavor {
+    /// Takes labels, and knows no pins.
+    Containerd16,
+    /// Pins what carries a label.
+    Containerd2,
+    /// Pins by configuration only; no other interface than CRI.
+    Crio,
+    /// The same.
+    Docker,
+}
+
+impl Flavor {
+    /// How it removes.
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::Containerd16 | Self::Containerd2 => Kind::Containerd,
+            Self::Crio => Kind::Crio,
+            Self::Docker => Kind::Docker,
+        }
+    }
+
+    /// Has it an interface beside CRI, for pins and progress?
+    pub fn has_more(self) -> bool {
+        self.kind() == Kind::Containerd
+    }
+}
+
 /// One node's runtime.
 #[derive(Debug)]
 pub struct Runtime {
+    /// Which it is.
+    pub flavor: Flavor,
     /// How it removes.
     pub kind: Kind,
     /// By id: 64 hexadecimal digits.
@@ -41,8 +72,10 @@ pub struct Runtime {
 
 impl Runtime {
     /// With its sandbox image, and a sandbox that runs.
-    pub fn new(kind: Kind, pause: &Manifest) -> Self {
+    pub fn new(flavor: Flavor, pause: &Manifest) -> Self {
+        let kind = flavor.kind();
         let mut runtime = Self {
+            flavor,
             kind,
             images: BTreeMap::new(),
             containers: Vec::new(),
@@ -54,7 +87,7 @@ impl Runtime {
         runtime.containers.push(pause.id.clone());
         if let Some(held) = runtime.images.get_mut(&pause.id) {
             // containerd 1.6 has no pins; 2.x and CRI-O pin the sandbox image.
-            held.pinned = kind == Kind::Crio;
+            held.pinned = flavor == Flavor::Crio || flavor == Flavor::Containerd2;
             held.ran = true;
         }
         runtime
@@ -98,8 +131,40 @@ impl Runtime {
             tags: held.tags.iter().map(shown).collect(),
             digests: held.digests.iter().map(shown).collect(),
             size: 1,
-            pinned: held.pinned,
+            pinned: self.pinned(held),
         })
+    }
+
+    /// Is it protected from garbage collection?
+    pub fn pinned(&self, held: &Held) -> bool {
+        held.pinned || (held.labelled && self.flavor == Flavor::Containerd2)
+    }
+
+    /// Puts our label on an id, or takes it off.
+    pub fn label(&mut self, id: &str, on: bool) -> Result<(), CallError> {
+        if !self.flavor.has_more() {
+            return Err(CallError {
+                code: "Unimplemented".to_owned(),
+                message: "unknown service containerd.services.images.v1.Images".to_owned(),
+            });
+        }
+        let bare = id.strip_prefix("sha256:").unwrap_or(id);
+        match self.images.get_mut(bare) {
+            Some(held) => {
+                held.labelled = on;
+                Ok(())
+            }
+            None => Err(CallError {
+                code: "NotFound".to_owned(),
+                message: format!("image {id:?}: not found"),
+            }),
+        }
+    }
+
+    /// Ids that carry our label.
+    pub fn labelled(&self) -> Vec<String> {
+        let images = self.images.iter().filter(|(_, held)| held.labelled);
+        images.map(|(id, _)| format!("sha256:{id}")).collect()
     }
 
     /// What a pull leaves behind. A tag that meant another image leaves that one without it.
@@ -207,7 +272,7 @@ impl Runtime {
         let mut old: Vec<(bool, u64, String)> = self
             .images
             .iter()
-            .filter(|(id, held)| !held.pinned && !self.used(id))
+            .filter(|(id, held)| !self.pinned(held) && !self.used(id))
             .map(|(id, held)| (held.ran, held.since, id.clone()))
             .collect();
         old.sort();
@@ -244,9 +309,9 @@ mod tests {
     use super::*;
     use crate::registry::Registries;
 
-    fn holding(kind: Kind) -> Runtime {
+    fn holding(flavor: Flavor) -> Runtime {
         let registries = Registries::default();
-        let mut runtime = Runtime::new(kind, &registries.manifest(PAUSE));
+        let mut runtime = Runtime::new(flavor, &registries.manifest(PAUSE));
         for name in ["r1.test/app:1", "r1.test/alias:1"] {
             runtime.store(name, &registries.manifest(name), 1);
         }
@@ -255,7 +320,7 @@ mod tests {
 
     #[test]
     fn containerd_removes_an_image_with_all_its_names_even_in_use() {
-        let mut runtime = holding(Kind::Containerd);
+        let mut runtime = holding(Flavor::Containerd16);
         let id = runtime.resolve("r1.test/app:1").unwrap();
         runtime.containers.push(id);
         runtime.remove("r1.test/app:1").unwrap();
@@ -264,7 +329,7 @@ mod tests {
 
     #[test]
     fn crio_removes_a_name_and_keeps_the_data_of_the_last_one() {
-        let mut runtime = holding(Kind::Crio);
+        let mut runtime = holding(Flavor::Crio);
         let id = runtime.resolve("r1.test/app:1").unwrap();
         runtime.remove("r1.test/app:1").unwrap();
         assert!(runtime.holds("r1.test/alias:1"));
@@ -277,7 +342,7 @@ mod tests {
 
     #[test]
     fn collection_takes_what_never_ran_first_and_nothing_in_use() {
-        let mut runtime = holding(Kind::Containerd);
+        let mut runtime = holding(Flavor::Containerd16);
         let id = runtime.resolve("r1.test/app:1").unwrap();
         assert_eq!(runtime.collect(9), [id]);
         assert!(runtime.holds(PAUSE));

@@ -3,16 +3,15 @@
 
 use std::fmt;
 
+use crate::{
+    registry::{HOSTS, NAMES},
+    rng::Rng,
+    runtime::Flavor,
+};
 use kubefledged_api_types::{
     CacheSpecEntry, GoDuration, ImageCacheSpec, ImagePullPolicy, PullSecretReference, RefreshSpec,
 };
 use kubefledged_engine::Source;
-use kubefledged_queue::Runtime as Kind;
-
-use crate::{
-    registry::{HOSTS, NAMES},
-    rng::Rng,
-};
 
 /// How long a bad day lasts, in ms.
 pub const DAY: u64 = 30 * 60_000;
@@ -27,7 +26,7 @@ pub struct Script {
     /// Of everything that is decided on the way: latencies, ties, which call a trouble hits.
     pub seed: u64,
     /// Nodes that are there from the start, by their runtime.
-    pub nodes: Vec<Kind>,
+    pub nodes: Vec<Flavor>,
     /// In order of time.
     pub steps: Vec<Step>,
 }
@@ -55,7 +54,7 @@ pub enum Action {
     /// Somebody changes a label of the object: another resource version.
     Touch(usize),
     /// A Node joins, if there is none of this number.
-    Join(usize, Kind),
+    Join(usize, Flavor),
     /// A Node is deleted; its disk stays or not.
     Leave(usize),
     /// It is in another zone from now on.
@@ -131,6 +130,8 @@ pub enum Trouble {
     RuntimeErrs(usize),
     /// The runtime does what it was asked to, and its answer is lost.
     EffectsUntold(usize),
+    /// Pulls begin and never end.
+    PullsStall(usize),
     /// The runtime drops pulls that nobody cancelled.
     PullsCancelled(usize),
     /// Containers start just after somebody has looked for them.
@@ -202,6 +203,7 @@ impl Action {
                 | T::RuntimeErrs(n)
                 | T::EffectsUntold(n)
                 | T::PullsCancelled(n)
+                | T::PullsStall(n)
                 | T::ContainersStart(n)
                 | T::DiskFull(n) => Some(*n),
                 _ => None,
@@ -244,7 +246,7 @@ impl Script {
     /// The day of a seed.
     pub fn generate(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
-        let nodes: Vec<Kind> = (0..rng.between(3, 5)).map(|_| kind(&mut rng)).collect();
+        let nodes: Vec<Flavor> = (0..rng.between(3, 5)).map(|_| flavor(&mut rng)).collect();
         // Some days are fine.
         let classes = Classes(match rng.below(10) {
             0 => 0,
@@ -266,8 +268,13 @@ impl Script {
     }
 }
 
-fn kind(rng: &mut Rng) -> Kind {
-    *rng.pick(&[Kind::Containerd, Kind::Containerd, Kind::Crio, Kind::Docker])
+fn flavor(rng: &mut Rng) -> Flavor {
+    *rng.pick(&[
+        Flavor::Containerd16,
+        Flavor::Containerd2,
+        Flavor::Crio,
+        Flavor::Docker,
+    ])
 }
 
 struct Day {
@@ -331,6 +338,7 @@ impl Day {
                 }),
                 _ => None,
             },
+            ..ImageCacheSpec::default()
         }
     }
 
@@ -384,7 +392,7 @@ impl Day {
         let flag = self.rng.percent(50);
         let while_ms = self.rng.between(500, 90_000);
         let action = match class {
-            0 => Action::Join(self.nodes, kind(&mut self.rng)),
+            0 => Action::Join(self.nodes, flavor(&mut self.rng)),
             1 => Action::Leave(node),
             2 => Action::Relabel(node, self.rng.index(ZONES.len())),
             3 => Action::Cordon(node, flag),
@@ -410,7 +418,7 @@ impl Day {
     }
 
     fn troubles(&mut self) {
-        for class in 16..39 {
+        for class in 16..40 {
             if !self.classes.has(class) {
                 continue;
             }
@@ -449,6 +457,7 @@ impl Day {
             35 => T::RegistryRefuses(host),
             36 => T::RateLimited(host),
             37 => T::ContainersStart(node),
+            38 => T::PullsStall(node),
             _ => T::NameUnknown(self.rng.index(NAMES.len())),
         }
     }

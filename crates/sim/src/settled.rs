@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use kubefledged_api_types::{
-    conditions::{self, ready},
+    conditions::{self, Ready},
     names::status,
 };
 use kubefledged_engine::{CacheObject, Event as EngineEvent, NodeFacts};
@@ -78,7 +78,7 @@ impl World {
             told.push(("the last wish holds", told_of.clone()));
         }
         if purged {
-            if condition(known, conditions::READY) != Some(("False", ready::PURGED)) {
+            if condition(known, conditions::READY) != Some(("False", Ready::Purged.as_str())) {
                 told.push(("a purged cache says so", told_of));
             }
             return told;
@@ -96,9 +96,9 @@ impl World {
             told.push(("every image is where it is wanted", missing));
         }
         let reason = if nodes == 0 {
-            ready::NO_ELIGIBLE_NODES
+            Ready::NoEligibleNodes.as_str()
         } else {
-            ready::ALL_IMAGES_PRESENT
+            Ready::AllImagesPresent.as_str()
         };
         let counts = known.nodes.unwrap_or_default();
         if condition(known, conditions::READY) != Some(("True", reason))
@@ -164,7 +164,7 @@ impl World {
         let mut others = held.tags.iter().filter(|tag| *tag != name);
         let foreign = |tag: &String| wanted.contains(tag) || runtime.foreign.contains(tag);
         name == PAUSE
-            || held.pinned
+            || (held.pinned && !held.labelled)
             || runtime.used(&id)
             || runtime.foreign.contains(name)
             // Names of caches that are gone are nobody's to remove.

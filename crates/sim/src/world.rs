@@ -132,7 +132,7 @@ impl World {
         let registries = Registries::default();
         let pause = registries.manifest(PAUSE);
         let nodes = script.nodes.iter().enumerate();
-        let nodes = nodes.map(|(index, kind)| Node::new(index, Runtime::new(*kind, &pause)));
+        let nodes = nodes.map(|(index, flavor)| Node::new(index, Runtime::new(*flavor, &pause)));
         let mut world = Self {
             nodes: nodes.collect(),
             now: 0,

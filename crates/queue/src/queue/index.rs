@@ -131,7 +131,6 @@ impl Tasks {
         !(self.looks.is_empty() && self.slots.is_empty() && self.active.is_empty())
     }
 
-    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.all.len()
     }

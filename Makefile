@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e bench-real \
+.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e bench-real sim \
 	deploy-using-yaml remove-kubefledged update down
 
 ARCH := $(shell uname -m)
@@ -21,6 +21,11 @@ CONTROLLER_CRD = $(CARGO) run --quiet --locked --target $(TARGET) --package kube
 # Values without comments: the chart cannot read its own values.yaml.
 DEFAULTS := sed -e '/^ *\#/d' -e '/^$$/d' $(CHART)/values.yaml
 CHART_README = hack/tool helm-docs --log-level warning --sort-values-order file --chart-search-root $(CHART)
+
+SEEDS ?= 2000
+FIRST ?= 1
+JOBS ?= 0
+SIM_ARGS = $(if $(SEED),--seed $(SEED) $(if $(TRACE),--trace),--seeds $(SEEDS) --first $(FIRST) --jobs $(JOBS))
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +48,9 @@ lint: ## Formatting and clippy; each pure crate alone
 
 unit: ## Unit and whole-process tests
 	$(CARGO) test --locked --target $(TARGET)
+
+sim: ## Simulated bad days: SEEDS=2000, FIRST=1, JOBS=0 (each processor one); SEED=17 replays one, TRACE=1 tells all of it
+	$(CARGO) run --quiet --locked --target $(TARGET) --profile sim --package kubefledged-sim -- $(SIM_ARGS)
 
 chart: ## Lint the chart and test what it renders; no cluster is needed
 	$(HELM) lint --strict $(CHART)

@@ -232,8 +232,9 @@ impl World {
 
     /// Stores a resource and tells whoever watches.
     pub fn put(&mut self, key: Key, resource: Resource) {
-        self.api.put(self.now, key.clone(), resource);
-        self.changed(&key);
+        let told = key.clone();
+        self.api.put(self.now, key, resource);
+        self.changed(&told);
     }
 
     /// Deletes a resource and tells whoever watches.

@@ -60,6 +60,9 @@ pub enum Resource {
     Puller(Puller),
 }
 
+/// What became of a resource; nothing: it is gone.
+pub type Change = (Key, Option<Resource>);
+
 /// The Lease of the controllers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lease {
@@ -110,11 +113,7 @@ impl Api {
     }
 
     /// All of a kind as they were then, and what happened since.
-    pub fn as_of(
-        &self,
-        source: SourceKey,
-        at: u64,
-    ) -> (BTreeMap<Key, Resource>, Vec<(Key, Option<Resource>)>) {
+    pub fn as_of(&self, source: SourceKey, at: u64) -> (BTreeMap<Key, Resource>, Vec<Change>) {
         let mut then = BTreeMap::new();
         let mut since = Vec::new();
         for (when, key, resource) in self.history.iter().filter(|(_, (s, _), _)| *s == source) {

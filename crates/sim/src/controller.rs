@@ -370,8 +370,8 @@ impl World {
     }
 
     /// A write reaches the API server, which may or may not do it, and may or may not say so.
-    pub fn write_arrives(&mut self, who: usize, life: u32, write: Write) {
-        let (Write::Status(key, ..) | Write::Clear(key, ..) | Write::Finalizer(key, ..)) = &write;
+    pub fn write_arrives(&mut self, who: usize, life: u32, write: &Write) {
+        let (Write::Status(key, ..) | Write::Clear(key, ..) | Write::Finalizer(key, ..)) = write;
         let (key, name) = (key.clone(), key.to_string());
         if self.hits(Trouble::Conflicts, 40)
             && let Some(object) = self.api.cache(&name).cloned()
@@ -386,7 +386,7 @@ impl World {
         let mut result = if refused {
             Err(failed())
         } else {
-            self.stored(&name, &write)
+            self.stored(&name, write)
         };
         let mut wait = self.rng.between(1, 20);
         if self.hits(Trouble::AnswersLost, 50) {

@@ -226,12 +226,12 @@ impl World {
                 keyring.add(host, credential);
             }
         }
-        if !missing.is_empty() {
-            if let Some(cache) = &batch.cache {
-                let event = EngineEvent::SecretsMissing(cache.clone(), missing);
-                let life = self.controllers[who].life;
-                self.after(5, Event::Tell(who, life, Box::new(event)));
-            }
+        if !missing.is_empty()
+            && let Some(cache) = &batch.cache
+        {
+            let event = EngineEvent::SecretsMissing(cache.clone(), missing);
+            let life = self.controllers[who].life;
+            self.after(5, Event::Tell(who, life, Box::new(event)));
         }
         Some(keyring)
     }

@@ -490,9 +490,10 @@ impl World {
         let pulls = calls.filter_map(|running| match &running.call {
             Call::Pull(name, _) if names.contains(name) => {
                 let hangs = matches!(running.plan, Plan::Hang);
-                let done = match hangs {
-                    true => running.takes / 2,
-                    false => self.now - running.since,
+                let done = if hangs {
+                    running.takes / 2
+                } else {
+                    self.now - running.since
                 };
                 let bytes = Bytes {
                     done,

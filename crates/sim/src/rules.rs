@@ -94,18 +94,19 @@ impl View {
         };
         self.present.insert((asked.node.clone(), known), present);
     }
+}
 
-    /// Is it beyond doubt that this cache wants this name on this node?
-    fn surely_wants(&self, object: &CacheObject, facts: &NodeFacts, name: &str) -> bool {
-        let status = &object.status;
-        let asks_purge = object.purge.as_ref().is_some_and(|value| {
-            value.is_empty() || status.last_handled_purge.as_ref() != Some(value)
-        });
-        !object.deleting
-            && !asks_purge
-            && status.purge.is_none()
-            && wanted(object, facts).contains(name)
-    }
+/// Is it beyond doubt that this cache wants this name on this node?
+fn surely_wants(object: &CacheObject, facts: &NodeFacts, name: &str) -> bool {
+    let status = &object.status;
+    let asks_purge = object
+        .purge
+        .as_ref()
+        .is_some_and(|value| value.is_empty() || status.last_handled_purge.as_ref() != Some(value));
+    !object.deleting
+        && !asks_purge
+        && status.purge.is_none()
+        && wanted(object, facts).contains(name)
 }
 
 /// Names, normalized, that the spec of a cache lists for a node.
@@ -232,7 +233,7 @@ impl World {
         let facts = view.nodes.get(&batch.node)?;
         let wrong = names.iter().find_map(|name| {
             let mut caches = view.caches.values();
-            let cache = caches.find(|object| view.surely_wants(object, facts, name))?;
+            let cache = caches.find(|object| surely_wants(object, facts, name))?;
             Some(format!(
                 "{name} at {}, which {} wants",
                 batch.node, cache.key

@@ -192,8 +192,8 @@ impl Action {
             | Self::Run(n, _)
             | Self::Stop(n)
             | Self::ForeignPull(n, _)
-            | Self::ForeignPin(n, _) => Some(*n),
-            Self::Trouble(trouble, _) => match trouble {
+            | Self::ForeignPin(n, _)
+            | Self::Trouble(
                 T::CallsLost(n)
                 | T::CallsLate(n)
                 | T::CallsTwice(n)
@@ -205,9 +205,9 @@ impl Action {
                 | T::PullsCancelled(n)
                 | T::PullsStall(n)
                 | T::ContainersStart(n)
-                | T::DiskFull(n) => Some(*n),
-                _ => None,
-            },
+                | T::DiskFull(n),
+                _,
+            ) => Some(*n),
             _ => None,
         }
     }

@@ -39,18 +39,10 @@ impl World {
         nodes.filter_map(|(index, node)| Some((index, node.facts.as_ref()?)))
     }
 
-    fn seen(&self, key: &str, object: &Object) -> CacheObject {
-        let resource = Resource::Cache(Box::new(object.clone()));
-        match api::applied(key, &resource) {
-            EngineEvent::CacheApplied(object) => *object,
-            _ => unreachable!("a cache is told as a cache"),
-        }
-    }
-
     fn cache_settled(&self, key: &str, object: &Object) -> Vec<(&'static str, String)> {
         let mut told = Vec::new();
         let known = &object.status;
-        let seen = self.seen(key, object);
+        let seen = seen(key, object);
         let purged = known.purge.is_some();
         let told_of = format!("{key} {}", serde_json::to_string(known).unwrap_or_default());
         if known.status.is_empty() || known.status == status::PROCESSING {
@@ -119,7 +111,7 @@ impl World {
         let caches: Vec<(&String, &Object, CacheObject)> = self
             .api
             .caches()
-            .map(|(key, object)| (key, object, self.seen(key, object)))
+            .map(|(key, object)| (key, object, seen(key, object)))
             .collect();
         for (index, facts) in self.members() {
             let node = &self.nodes[index];
@@ -213,5 +205,14 @@ impl World {
             .filter(|(source, _)| *source == SourceKey::Pullers);
         debug_assert!(endpoints.count() <= self.nodes.len());
         told
+    }
+}
+
+/// As the controller's inputs tell it.
+fn seen(key: &str, object: &Object) -> CacheObject {
+    let resource = Resource::Cache(Box::new(object.clone()));
+    match api::applied(key, &resource) {
+        EngineEvent::CacheApplied(object) => *object,
+        _ => unreachable!("a cache is told as a cache"),
     }
 }

@@ -211,7 +211,7 @@ impl World {
             Event::EngineWake(who, life, at) => self.engine_wakes(who, life, at),
             Event::Lease(who, life) => self.lease_round(who, life),
             Event::ControllerStarts(who) => self.controller_starts(who),
-            Event::Write(who, life, write) => self.write_arrives(who, life, *write),
+            Event::Write(who, life, write) => self.write_arrives(who, life, &write),
             Event::Request(link, bytes) => self.request_arrives(link, &bytes),
             Event::Reply(link, reply) => self.reply_arrives(link, reply),
             Event::Lost(link) => self.lost(link),

@@ -1,0 +1,290 @@
+//! Nodes, `EndpointSlices` and `ImageCaches` in a real API server.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use k8s_openapi::api::{
+    core::v1::{Namespace, Node},
+    discovery::v1::EndpointSlice,
+};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    runtime::wait::await_condition,
+};
+use kubefledged_api_types::{CacheSpecEntry, ImageCache, ImageCacheSpec};
+use serde_json::{Value, json};
+
+use crate::fleet;
+
+/// Where the controller looks for its pullers.
+pub const NAMESPACE: &str = "kube-fledged";
+const SLICE: usize = 100;
+const PORT: u16 = 7443;
+/// Requests to the API server at a time.
+const PARALLEL: usize = 16;
+const OURS: &str = "kubefledged.io/bench=fleet";
+
+/// The API server.
+#[derive(Clone)]
+pub struct Cluster {
+    client: Client,
+}
+
+impl Cluster {
+    /// Connects as KUBECONFIG says.
+    pub async fn connect() -> anyhow::Result<Self> {
+        let client = Client::try_default()
+            .await
+            .context("no API server: run this by hack/bench")?;
+        Ok(Self { client })
+    }
+
+    /// The controller's namespace.
+    pub async fn prepare(&self) -> anyhow::Result<()> {
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        let object =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
+        namespaces
+            .patch(
+                NAMESPACE,
+                &PatchParams::apply("kubefledged-bench"),
+                &Patch::Apply(object),
+            )
+            .await
+            .context("cannot make the namespace")?;
+        Ok(())
+    }
+
+    /// Registers nodes, without their pullers.
+    pub async fn add_nodes(&self, nodes: std::ops::Range<usize>) -> anyhow::Result<()> {
+        let api: Api<Node> = Api::all(self.client.clone());
+        stream::iter(nodes)
+            .map(|node| {
+                let api = api.clone();
+                async move {
+                    let object: Node = serde_json::from_value(node_object(node))?;
+                    match api.create(&PostParams::default(), &object).await {
+                        Ok(_) => Ok(()),
+                        Err(kube::Error::Api(error)) if error.is_already_exists() => Ok(()),
+                        Err(error) => {
+                            Err(anyhow::Error::from(error).context("cannot create a Node"))
+                        }
+                    }
+                }
+            })
+            .buffer_unordered(PARALLEL)
+            .try_collect()
+            .await
+    }
+
+    /// Publishes the pullers of nodes, a hundred to a slice.
+    pub async fn add_pullers(&self, nodes: std::ops::Range<usize>) -> anyhow::Result<()> {
+        let api: Api<EndpointSlice> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let nodes: Vec<usize> = nodes.collect();
+        let slices: Vec<Vec<usize>> = nodes.chunks(SLICE).map(<[usize]>::to_vec).collect();
+        stream::iter(slices)
+            .map(|nodes| {
+                let api = api.clone();
+                async move {
+                    let object = slice_object(&nodes);
+                    let name = object["metadata"]["name"]
+                        .as_str()
+                        .unwrap_or_default()
+                        .to_owned();
+                    let params = PatchParams::apply("kubefledged-bench").force();
+                    api.patch(&name, &params, &Patch::Apply(object))
+                        .await
+                        .context("cannot write an EndpointSlice")?;
+                    anyhow::Ok(())
+                }
+            })
+            .buffer_unordered(PARALLEL)
+            .try_collect()
+            .await
+    }
+
+    /// Removes what was made here: nodes, slices, caches.
+    pub async fn clear(&self) -> anyhow::Result<()> {
+        let caches: Api<ImageCache> = Api::default_namespaced(self.client.clone());
+        caches
+            .delete_collection(&DeleteParams::background(), &ListParams::default())
+            .await?;
+        let ours = ListParams::default().labels(OURS);
+        let slices: Api<EndpointSlice> = Api::namespaced(self.client.clone(), NAMESPACE);
+        slices
+            .delete_collection(&DeleteParams::background(), &ours)
+            .await?;
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        nodes
+            .delete_collection(&DeleteParams::background(), &ours)
+            .await?;
+        Ok(())
+    }
+
+    /// Rewrites `status.images` of nodes once, as kubelets do after pulls.
+    pub async fn rewrite_images(
+        &self,
+        nodes: std::ops::Range<usize>,
+        round: usize,
+    ) -> anyhow::Result<()> {
+        let api: Api<Node> = Api::all(self.client.clone());
+        let images: Vec<Value> = (0..50)
+            .map(|image| json!({"names": [format!("registry.example/app{image}:{round}")], "sizeBytes": 4_000_000 + image}))
+            .collect();
+        let patch = Patch::Merge(json!({"status": {"images": images}}));
+        stream::iter(nodes)
+            .map(|node| {
+                let (api, patch) = (api.clone(), patch.clone());
+                async move {
+                    api.patch_status(&fleet::name(node), &PatchParams::default(), &patch)
+                        .await?;
+                    anyhow::Ok(())
+                }
+            })
+            .buffer_unordered(PARALLEL)
+            .try_collect()
+            .await
+    }
+
+    /// `ImageCaches` of the default namespace.
+    pub fn caches(&self) -> Api<ImageCache> {
+        Api::default_namespaced(self.client.clone())
+    }
+
+    /// Creates an `ImageCache` of one list for all nodes.
+    pub async fn create_cache(&self, name: &str, images: Vec<String>) -> anyhow::Result<()> {
+        let spec = ImageCacheSpec {
+            cache_spec: vec![CacheSpecEntry {
+                images,
+                ..CacheSpecEntry::default()
+            }],
+            ..ImageCacheSpec::default()
+        };
+        let object = ImageCache::new(name, spec);
+        self.caches()
+            .create(&PostParams::default(), &object)
+            .await
+            .context("cannot create an ImageCache")?;
+        Ok(())
+    }
+
+    /// Waits until a cache is as asked for.
+    pub async fn wait(
+        &self,
+        name: &str,
+        limit: Duration,
+        is: impl Fn(&ImageCache) -> bool + Send,
+    ) -> anyhow::Result<ImageCache> {
+        let condition = |object: Option<&ImageCache>| object.is_some_and(&is);
+        let waited =
+            tokio::time::timeout(limit, await_condition(self.caches(), name, condition)).await;
+        if let Ok(object) = waited {
+            return object?.context("the ImageCache is gone");
+        }
+        let now = self.caches().get_opt(name).await?;
+        let told = now.and_then(|cache| cache.status).map(|status| {
+            (
+                status.status,
+                status.reason,
+                status.ready,
+                status.conditions,
+            )
+        });
+        anyhow::bail!("ImageCache {name} is not as awaited after {limit:?}: {told:?}")
+    }
+
+    /// Writes of the controller so far, by the API server's own count.
+    pub async fn writes(&self) -> anyhow::Result<u64> {
+        let request = http_get("/metrics")?;
+        let text = self.client.request_text(request).await?;
+        Ok(text.lines().filter_map(controllers_write).sum())
+    }
+}
+
+fn http_get(path: &str) -> anyhow::Result<http::Request<Vec<u8>>> {
+    Ok(http::Request::get(path).body(Vec::new())?)
+}
+
+/// `apiserver_request_total{...} 12` of a write to what only the controller writes.
+fn controllers_write(line: &str) -> Option<u64> {
+    let rest = line.strip_prefix("apiserver_request_total{")?;
+    let (labels, value) = rest.rsplit_once("} ")?;
+    let has = |name: &str, values: &[&str]| {
+        values
+            .iter()
+            .any(|value| labels.contains(&format!("{name}=\"{value}\"")))
+    };
+    let write = has("verb", &["POST", "PUT", "PATCH", "APPLY", "DELETE"]);
+    let resource = has("resource", &["imagecaches", "events"]);
+    (write && resource)
+        .then(|| value.trim().parse().ok())
+        .flatten()
+}
+
+fn node_object(node: usize) -> Value {
+    let name = fleet::name(node);
+    json!({
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": {"name": name, "labels": {
+            "kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "kubefledged.io/bench": "fleet",
+            "pool": format!("p{}", node % 20),
+        }},
+        "status": {
+            "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}],
+            "addresses": [{"type": "InternalIP", "address": fleet::address(node).to_string()}],
+            "nodeInfo": {
+                "machineID": "", "systemUUID": "", "bootID": "", "kernelVersion": "", "osImage": "",
+                "containerRuntimeVersion": "simulated://1", "kubeletVersion": "v1.34.4",
+                "kubeProxyVersion": "", "operatingSystem": "linux", "architecture": "amd64",
+            },
+        },
+    })
+}
+
+fn slice_object(nodes: &[usize]) -> Value {
+    let endpoints: Vec<Value> = nodes
+        .iter()
+        .map(|node| json!({
+            "addresses": [fleet::address(*node).to_string()],
+            "conditions": {"ready": true},
+            "nodeName": fleet::name(*node),
+            "targetRef": {"kind": "Pod", "name": format!("puller-{node}"), "namespace": NAMESPACE, "uid": format!("uid-{node}")},
+        }))
+        .collect();
+    let first = nodes.first().copied().unwrap_or_default();
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": format!("kubefledged-puller-{first}"), "namespace": NAMESPACE, "labels": {
+            "kubernetes.io/service-name": "kubefledged-puller", "kubefledged.io/bench": "fleet",
+        }},
+        "addressType": "IPv4",
+        "ports": [{"name": "grpc", "port": PORT, "protocol": "TCP"}],
+        "endpoints": endpoints,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_writes_of_what_the_controller_writes_are_counted() {
+        let line = |verb: &str, resource: &str| {
+            format!(
+                "apiserver_request_total{{code=\"200\",resource=\"{resource}\",verb=\"{verb}\"}} 7"
+            )
+        };
+        assert_eq!(controllers_write(&line("PATCH", "imagecaches")), Some(7));
+        assert_eq!(controllers_write(&line("GET", "imagecaches")), None);
+        assert_eq!(controllers_write(&line("POST", "nodes")), None);
+    }
+
+    #[test]
+    fn objects_are_what_the_api_has() {
+        serde_json::from_value::<Node>(node_object(3)).unwrap();
+        let slice: EndpointSlice = serde_json::from_value(slice_object(&[3, 4])).unwrap();
+        assert_eq!(slice.endpoints.len(), 2);
+    }
+}

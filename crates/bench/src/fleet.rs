@@ -1,0 +1,403 @@
+//! The nodes of the simulated fleet: what each holds, and what is being pulled.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use fixedbitset::FixedBitSet;
+use kubefledged_proto::puller::{PullOutcome, PullResult, RemoveOutcome, RemoveResult};
+use tokio::sync::{Notify, Semaphore};
+
+use crate::model::{BASES, Model, Registry};
+
+/// Node 0's address is the first of this range. A range of its own: `EndpointSlices` refuse loopback.
+const FIRST: u32 = u32::from_be_bytes([10, 100, 0, 1]);
+/// As `--max-parallel-pulls` of the real puller.
+const PARALLEL_PULLS: usize = 2;
+
+/// Where the puller of a node is reached.
+pub fn address(node: usize) -> IpAddr {
+    Ipv4Addr::from_bits(FIRST + u32::try_from(node).unwrap_or(u32::MAX)).into()
+}
+
+/// Whose puller is reached at this address.
+pub fn node_at(address: IpAddr) -> Option<usize> {
+    match address {
+        IpAddr::V4(address) => Some(address.to_bits().checked_sub(FIRST)? as usize),
+        IpAddr::V6(address) => node_at(address.to_ipv4_mapped()?.into()),
+    }
+}
+
+/// The Node's name.
+pub fn name(node: usize) -> String {
+    format!("sim-{node}")
+}
+
+/// What was asked of the fleet.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// `PullImages` calls.
+    pub pull_calls: AtomicU64,
+    /// `CheckImages` calls.
+    pub check_calls: AtomicU64,
+    /// `RemoveImages` calls.
+    pub remove_calls: AtomicU64,
+    /// Images that were transferred.
+    pub pulled: AtomicU64,
+    /// Images that were transferred though the node held them already.
+    pub pulled_again: AtomicU64,
+    /// Handshakes done.
+    pub handshakes: AtomicU64,
+    /// Connections open now, and the most there were.
+    pub open: AtomicU64,
+    /// See `open`.
+    pub most_open: AtomicU64,
+}
+
+/// One node.
+#[derive(Debug)]
+pub struct SimNode {
+    state: Mutex<State>,
+    slots: Semaphore,
+    finished: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    held: FixedBitSet,
+    bases: BTreeSet<usize>,
+    pulling: BTreeSet<usize>,
+    failed_once: FixedBitSet,
+    cancelled: BTreeSet<(u64, u64)>,
+    term: u64,
+}
+
+/// All nodes and the registry.
+#[derive(Debug)]
+pub struct Fleet {
+    nodes: Vec<SimNode>,
+    images: RwLock<BTreeMap<Arc<str>, usize>>,
+    model: RwLock<Arc<Model>>,
+    /// Of all images.
+    pub registry: Registry,
+    /// What was asked.
+    pub counters: Counters,
+}
+
+impl Fleet {
+    /// Nodes that hold nothing.
+    pub fn new(nodes: usize) -> Self {
+        let node = |_| SimNode {
+            state: Mutex::default(),
+            slots: Semaphore::new(PARALLEL_PULLS),
+            finished: Notify::new(),
+        };
+        Self {
+            nodes: (0..nodes).map(node).collect(),
+            images: RwLock::default(),
+            model: RwLock::default(),
+            registry: Registry::default(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// How many nodes.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// From now on the world is like this.
+    pub fn set_model(&self, model: Model) {
+        *self.model.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(model);
+    }
+
+    /// What the world is like.
+    pub fn model(&self) -> Arc<Model> {
+        self.model
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Node images present over all nodes.
+    pub fn pairs(&self) -> u64 {
+        let count = |node: &SimNode| node.lock().held.count_ones(..) as u64;
+        self.nodes.iter().map(count).sum()
+    }
+
+    /// Every node loses every image.
+    pub fn wipe(&self) {
+        for node in &self.nodes {
+            let mut state = node.lock();
+            state.held.clear();
+            state.bases.clear();
+        }
+    }
+
+    fn image(&self, reference: &str) -> usize {
+        let known = self
+            .images
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(reference)
+            .copied();
+        known.unwrap_or_else(|| {
+            let mut images = self.images.write().unwrap_or_else(PoisonError::into_inner);
+            let next = images.len();
+            *images.entry(reference.into()).or_insert(next)
+        })
+    }
+
+    /// Names of what a node holds.
+    pub fn images_of(&self, node: usize) -> Vec<String> {
+        let images = self.images.read().unwrap_or_else(PoisonError::into_inner);
+        let held = &self.nodes[node].lock().held;
+        images
+            .iter()
+            .filter(|(_, image)| held.contains(**image))
+            .map(|(name, _)| name.to_string())
+            .collect()
+    }
+
+    /// Takes note of a leader's term; the later term, where there is one.
+    pub fn admit(&self, node: usize, term: u64) -> Result<(), u64> {
+        let mut state = self.nodes[node].lock();
+        if term < state.term {
+            return Err(state.term);
+        }
+        state.term = term;
+        Ok(())
+    }
+
+    /// The highest term that the node has seen.
+    pub fn term(&self, node: usize) -> u64 {
+        self.nodes[node].lock().term
+    }
+
+    /// Does the node hold these images? `None`: a pull of it runs.
+    pub fn look(&self, node: usize, references: &[String]) -> Vec<Option<bool>> {
+        let images: Vec<usize> = references.iter().map(|name| self.image(name)).collect();
+        let state = self.nodes[node].lock();
+        images
+            .into_iter()
+            .map(|image| (!state.pulling.contains(&image)).then(|| state.held.contains(image)))
+            .collect()
+    }
+
+    /// Removes images.
+    pub fn remove(&self, node: usize, references: &[String]) -> Vec<RemoveOutcome> {
+        let images: Vec<usize> = references.iter().map(|name| self.image(name)).collect();
+        let mut state = self.nodes[node].lock();
+        let remove = |(index, image): (usize, usize)| {
+            let was = state.held.contains(image);
+            if was {
+                state.held.set(image, false);
+            }
+            RemoveOutcome {
+                index: u32::try_from(index).unwrap_or(u32::MAX),
+                result: if was {
+                    RemoveResult::Removed.into()
+                } else {
+                    RemoveResult::Absent.into()
+                },
+                ..RemoveOutcome::default()
+            }
+        };
+        images.into_iter().enumerate().map(remove).collect()
+    }
+
+    /// The pulls of a batch that have not begun end.
+    pub fn cancel(&self, node: usize, term: u64, batch: u64) {
+        self.nodes[node].lock().cancelled.insert((term, batch));
+    }
+
+    /// Pulls one image for a batch and says what became of it.
+    pub async fn pull(
+        &self,
+        node: usize,
+        batch: (u64, u64),
+        index: usize,
+        reference: &str,
+    ) -> PullOutcome {
+        let image = self.image(reference);
+        let at = &self.nodes[node];
+        let outcome = |result: PullResult| PullOutcome {
+            index: u32::try_from(index).unwrap_or(u32::MAX),
+            result: result.into(),
+            ..PullOutcome::default()
+        };
+        let failed = |reason: &str, message: &str| PullOutcome {
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            ..outcome(PullResult::Failed)
+        };
+        let model = self.model();
+        let Ok(_slot) = at.slots.acquire().await else {
+            return outcome(PullResult::Cancelled);
+        };
+        let bytes = loop {
+            let finished = at.finished.notified();
+            match at.begin(&model, node, image, batch) {
+                Begin::Present => return outcome(PullResult::Present),
+                Begin::Cancelled => return outcome(PullResult::Cancelled),
+                Begin::Fails => return failed("ErrImagePull", "the model says so"),
+                Begin::Transfer(bytes) => break bytes,
+                // Somebody else's pull of the same image: theirs is ours.
+                Begin::Attached => finished.await,
+            }
+        };
+        let Some(_entered) = self.registry.enter(model.registry_limit) else {
+            at.end(image, false);
+            return failed("RateLimited", "429 Too Many Requests");
+        };
+        let arrival = self.registry.arrival(&model, node, bytes);
+        if arrival > tokio::time::Instant::now() {
+            tokio::time::sleep_until(arrival).await;
+        }
+        self.counters.pulled.fetch_add(1, Ordering::Relaxed);
+        if !at.end(image, true) {
+            self.counters.pulled_again.fetch_add(1, Ordering::Relaxed);
+        }
+        outcome(PullResult::Pulled)
+    }
+
+    /// The same for a whole batch in a world where pulls take no time: no await, no task.
+    pub fn pull_at_once(&self, node: usize, references: &[String]) -> Vec<PullOutcome> {
+        let model = self.model();
+        let images: Vec<usize> = references.iter().map(|name| self.image(name)).collect();
+        let mut state = self.nodes[node].lock();
+        let mut pulled = 0;
+        let outcomes = images
+            .into_iter()
+            .enumerate()
+            .map(|(index, image)| {
+                let mut outcome = PullOutcome {
+                    index: u32::try_from(index).unwrap_or(u32::MAX),
+                    ..PullOutcome::default()
+                };
+                if state.held.contains(image) {
+                    outcome.result = PullResult::Present.into();
+                } else if state.fails(&model, node, image) {
+                    outcome.result = PullResult::Failed.into();
+                    outcome.reason = "ErrImagePull".into();
+                } else {
+                    state.held.grow_and_insert(image);
+                    pulled += 1;
+                    outcome.result = PullResult::Pulled.into();
+                }
+                outcome
+            })
+            .collect();
+        self.counters.pulled.fetch_add(pulled, Ordering::Relaxed);
+        outcomes
+    }
+}
+
+enum Begin {
+    Present,
+    Cancelled,
+    Fails,
+    Attached,
+    /// So many bytes are missing.
+    Transfer(u64),
+}
+
+impl SimNode {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self, model: &Model, node: usize, image: usize, batch: (u64, u64)) -> Begin {
+        let mut state = self.lock();
+        if state.cancelled.contains(&batch) {
+            return Begin::Cancelled;
+        }
+        if state.held.contains(image) {
+            return Begin::Present;
+        }
+        if state.fails(model, node, image) {
+            return Begin::Fails;
+        }
+        if !state.pulling.insert(image) {
+            return Begin::Attached;
+        }
+        let base = if state.bases.contains(&(image % BASES)) {
+            0
+        } else {
+            model.base_bytes
+        };
+        Begin::Transfer(model.own_bytes + base)
+    }
+
+    /// False: it was there already.
+    fn end(&self, image: usize, there: bool) -> bool {
+        let mut state = self.lock();
+        state.pulling.remove(&image);
+        let mut new = true;
+        if there {
+            new = !state.held.contains(image);
+            state.held.grow_and_insert(image);
+            state.bases.insert(image % BASES);
+        }
+        self.finished.notify_waiters();
+        new
+    }
+}
+
+impl State {
+    fn fails(&mut self, model: &Model, node: usize, image: usize) -> bool {
+        let fails = model.fails(node, image) && !self.failed_once.contains(image);
+        if fails {
+            self.failed_once.grow_and_insert(image);
+        }
+        fails
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_leads_back_to_its_node() {
+        for node in [0, 255, 4_999, 14_999] {
+            assert_eq!(node_at(address(node)), Some(node));
+        }
+        assert_eq!(node_at(IpAddr::from([10, 77, 0, 1])), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_batches_that_want_one_image_transfer_it_once() {
+        let fleet = Fleet::new(1);
+        fleet.set_model(Model {
+            least: std::time::Duration::from_secs(1),
+            ..Model::default()
+        });
+        let (a, b) = tokio::join!(
+            fleet.pull(0, (1, 1), 0, "r/a:1"),
+            fleet.pull(0, (1, 2), 0, "r/a:1"),
+        );
+        assert_eq!(a.result(), PullResult::Pulled);
+        assert_eq!(b.result(), PullResult::Present);
+        assert_eq!(fleet.counters.pulled.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn what_is_removed_is_gone_and_what_was_not_there_is_absent() {
+        let fleet = Fleet::new(2);
+        let names = ["r/a:1".to_owned(), "r/b:1".to_owned()];
+        fleet.pull_at_once(0, &names[..1]);
+        let results: Vec<_> = fleet
+            .remove(0, &names)
+            .iter()
+            .map(RemoveOutcome::result)
+            .collect();
+        assert_eq!(results, [RemoveResult::Removed, RemoveResult::Absent]);
+        assert_eq!(fleet.pairs(), 0);
+    }
+}

@@ -1,0 +1,20 @@
+//! `make bench-fleet`: thousands of simulated pullers behind a real API server and a real controller.
+
+mod cluster;
+mod controller;
+mod fleet;
+mod model;
+mod report;
+mod scenario;
+mod serve;
+mod service;
+
+use clap::Parser as _;
+
+fn main() -> anyhow::Result<()> {
+    let args = scenario::Args::parse();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .init();
+    tokio::runtime::Runtime::new()?.block_on(scenario::run(args))
+}

@@ -1,0 +1,241 @@
+//! The contract of `proto/kubefledged/puller/v1`, answered for every node of the fleet.
+
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use futures::{Stream, StreamExt as _, stream::FuturesUnordered};
+use kubefledged_contract::SEEN_TERM;
+use kubefledged_proto::puller::{
+    Accepted, Authority, CancelPullsRequest, CancelPullsResponse, CheckImagesRequest,
+    CheckImagesResponse, CheckedImage, GetInfoRequest, GetInfoResponse, Heartbeat, ImageState,
+    ListImagesRequest, ListImagesResponse, NodeImage, PullImagesRequest, PullImagesResponse,
+    PullOutcome, PullOutcomes, RemoveImagesRequest, RemoveImagesResponse, RemoveOutcomes, Support,
+    pull_images_response, puller_service_server::PullerService, remove_images_response,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Extensions, Request, Response, Status};
+
+use crate::fleet::{self, Fleet};
+
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// Outcomes that are ready together go in one message.
+const COALESCE: Duration = Duration::from_millis(50);
+
+/// Which address of ours a connection came to: the node's.
+#[derive(Clone, Copy, Debug)]
+pub struct Local(pub SocketAddr);
+
+/// See the module.
+#[derive(Clone)]
+pub struct Service(pub Arc<Fleet>);
+
+type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Service {
+    #[allow(clippy::result_large_err)] // tonic's own error
+    fn node(&self, extensions: &Extensions, asked: &str) -> Result<usize, Status> {
+        let local = extensions
+            .get::<Local>()
+            .ok_or_else(|| Status::internal("the connection has no local address"))?;
+        let node = fleet::node_at(local.0.ip())
+            .filter(|node| *node < self.0.len())
+            .ok_or_else(|| Status::internal("no node has this address"))?;
+        if fleet::name(node) != asked {
+            return Err(Status::invalid_argument(format!(
+                "this is the puller of node {}, not of {asked}",
+                fleet::name(node)
+            )));
+        }
+        Ok(node)
+    }
+
+    #[allow(clippy::result_large_err)] // tonic's own error
+    fn admit(
+        &self,
+        extensions: &Extensions,
+        authority: Option<Authority>,
+    ) -> Result<(usize, Authority), Status> {
+        let authority =
+            authority.ok_or_else(|| Status::invalid_argument("authority is missing"))?;
+        let node = self.node(extensions, &authority.node_name)?;
+        self.0.admit(node, authority.term).map_err(|seen| {
+            let mut status = Status::failed_precondition(format!("term {seen} was seen"));
+            status.metadata_mut().insert(SEEN_TERM, seen.into());
+            status
+        })?;
+        Ok((node, authority))
+    }
+}
+
+fn pulled(event: pull_images_response::Event) -> PullImagesResponse {
+    PullImagesResponse { event: Some(event) }
+}
+
+fn outcomes(outcomes: Vec<PullOutcome>) -> PullImagesResponse {
+    pulled(pull_images_response::Event::Outcomes(PullOutcomes {
+        outcomes,
+    }))
+}
+
+/// Goes on when nobody listens any more: a pull belongs to the puller.
+async fn pull_all(
+    fleet: Arc<Fleet>,
+    node: usize,
+    batch: (u64, u64),
+    references: Vec<String>,
+    sender: mpsc::Sender<Result<PullImagesResponse, Status>>,
+) {
+    let mut pulls: FuturesUnordered<_> = references
+        .iter()
+        .enumerate()
+        .map(|(index, reference)| fleet.pull(node, batch, index, reference))
+        .collect();
+    let mut ready = Vec::new();
+    let mut send_at = None;
+    loop {
+        let wait = async {
+            match send_at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => tokio::time::sleep(HEARTBEAT).await,
+            }
+        };
+        tokio::select! {
+            outcome = pulls.next() => match outcome {
+                Some(outcome) => {
+                    ready.push(outcome);
+                    send_at.get_or_insert(tokio::time::Instant::now() + COALESCE);
+                }
+                None => break,
+            },
+            () = wait => {
+                let message = if send_at.take().is_some() {
+                    outcomes(std::mem::take(&mut ready))
+                } else {
+                    pulled(pull_images_response::Event::Heartbeat(Heartbeat {}))
+                };
+                let _ = sender.send(Ok(message)).await;
+            }
+        }
+    }
+    if !ready.is_empty() {
+        let _ = sender.send(Ok(outcomes(ready))).await;
+    }
+}
+
+#[tonic::async_trait]
+impl PullerService for Service {
+    type PullImagesStream = Outgoing<PullImagesResponse>;
+    type RemoveImagesStream = Outgoing<RemoveImagesResponse>;
+    type ListImagesStream = Outgoing<ListImagesResponse>;
+
+    async fn get_info(
+        &self,
+        request: Request<GetInfoRequest>,
+    ) -> Result<Response<GetInfoResponse>, Status> {
+        let node = self.node(request.extensions(), &request.get_ref().node_name)?;
+        Ok(Response::new(GetInfoResponse {
+            node_name: fleet::name(node),
+            puller_instance: format!("uid-{node}"),
+            runtime_name: "simulated".to_owned(),
+            max_parallel_pulls: 2,
+            pin_support: Support::No.into(),
+            progress_support: Support::No.into(),
+            ..GetInfoResponse::default()
+        }))
+    }
+
+    async fn pull_images(
+        &self,
+        request: Request<PullImagesRequest>,
+    ) -> Result<Response<Self::PullImagesStream>, Status> {
+        let (_, extensions, request) = request.into_parts();
+        let (node, authority) = self.admit(&extensions, request.authority)?;
+        let fleet = self.0.clone();
+        fleet.counters.pull_calls.fetch_add(1, Ordering::Relaxed);
+        let references: Vec<String> = request.images.into_iter().map(|i| i.reference).collect();
+        let accepted = pulled(pull_images_response::Event::Accepted(Accepted::default()));
+        if fleet.model().is_instant() {
+            let all = outcomes(fleet.pull_at_once(node, &references));
+            let stream = tokio_stream::iter([Ok(accepted), Ok(all)]);
+            return Ok(Response::new(Box::pin(stream)));
+        }
+        let (sender, receiver) = mpsc::channel(16);
+        let _ = sender.try_send(Ok(accepted));
+        let batch = (authority.term, authority.batch_id);
+        tokio::spawn(pull_all(fleet, node, batch, references, sender));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn remove_images(
+        &self,
+        request: Request<RemoveImagesRequest>,
+    ) -> Result<Response<Self::RemoveImagesStream>, Status> {
+        let (_, extensions, request) = request.into_parts();
+        let (node, _) = self.admit(&extensions, request.authority)?;
+        self.0.counters.remove_calls.fetch_add(1, Ordering::Relaxed);
+        let outcomes = self.0.remove(node, &request.references);
+        let event = remove_images_response::Event::Outcomes(RemoveOutcomes { outcomes });
+        let message = RemoveImagesResponse { event: Some(event) };
+        Ok(Response::new(Box::pin(tokio_stream::iter([Ok(message)]))))
+    }
+
+    async fn check_images(
+        &self,
+        request: Request<CheckImagesRequest>,
+    ) -> Result<Response<CheckImagesResponse>, Status> {
+        let (_, extensions, request) = request.into_parts();
+        let node = self.node(&extensions, &request.node_name)?;
+        self.0.counters.check_calls.fetch_add(1, Ordering::Relaxed);
+        let looks = self.0.look(node, &request.references);
+        let images = looks
+            .into_iter()
+            .enumerate()
+            .map(|(index, held)| CheckedImage {
+                index: u32::try_from(index).unwrap_or(u32::MAX),
+                state: match held {
+                    None => ImageState::Pulling.into(),
+                    Some(true) => ImageState::Present.into(),
+                    Some(false) => ImageState::Absent.into(),
+                },
+                ..CheckedImage::default()
+            })
+            .collect();
+        Ok(Response::new(CheckImagesResponse {
+            images,
+            highest_term: self.0.term(node),
+            ..CheckImagesResponse::default()
+        }))
+    }
+
+    async fn cancel_pulls(
+        &self,
+        request: Request<CancelPullsRequest>,
+    ) -> Result<Response<CancelPullsResponse>, Status> {
+        let (_, extensions, request) = request.into_parts();
+        let (node, authority) = self.admit(&extensions, request.authority)?;
+        for cancel in &request.cancels {
+            self.0.cancel(node, authority.term, cancel.batch_id);
+        }
+        let ended = u32::try_from(request.cancels.len()).unwrap_or(u32::MAX);
+        Ok(Response::new(CancelPullsResponse { ended }))
+    }
+
+    async fn list_images(
+        &self,
+        request: Request<ListImagesRequest>,
+    ) -> Result<Response<Self::ListImagesStream>, Status> {
+        let node = self.node(request.extensions(), &request.get_ref().node_name)?;
+        let image = |name: String| NodeImage {
+            repo_tags: vec![name],
+            ..NodeImage::default()
+        };
+        let images = self.0.images_of(node).into_iter().map(image).collect();
+        let message = ListImagesResponse { images };
+        Ok(Response::new(Box::pin(tokio_stream::iter([Ok(message)]))))
+    }
+}

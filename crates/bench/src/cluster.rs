@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::{
-    core::v1::{Namespace, Node},
+    core::v1::{Namespace, Node, Secret},
     discovery::v1::EndpointSlice,
 };
 use kube::{
@@ -14,9 +14,10 @@ use kube::{
     runtime::wait::await_condition,
 };
 use kubefledged_api_types::{CacheSpecEntry, ImageCache, ImageCacheSpec};
+use kubefledged_process::tls::{Identity, Served, keys};
 use serde_json::{Value, json};
 
-use crate::fleet;
+use crate::{fleet, model::Model};
 
 /// Where the controller looks for its pullers.
 pub const NAMESPACE: &str = "kube-fledged";
@@ -79,8 +80,12 @@ impl Cluster {
             .await
     }
 
-    /// Publishes the pullers of nodes, a hundred to a slice.
-    pub async fn add_pullers(&self, nodes: std::ops::Range<usize>) -> anyhow::Result<()> {
+    /// Publishes the pullers of nodes, a hundred to a slice; those of dead nodes where nobody answers.
+    pub async fn add_pullers(
+        &self,
+        nodes: std::ops::Range<usize>,
+        model: &Model,
+    ) -> anyhow::Result<()> {
         let api: Api<EndpointSlice> = Api::namespaced(self.client.clone(), NAMESPACE);
         let nodes: Vec<usize> = nodes.collect();
         let slices: Vec<Vec<usize>> = nodes.chunks(SLICE).map(<[usize]>::to_vec).collect();
@@ -88,7 +93,7 @@ impl Cluster {
             .map(|nodes| {
                 let api = api.clone();
                 async move {
-                    let object = slice_object(&nodes);
+                    let object = slice_object(&nodes, model);
                     let name = object["metadata"]["name"]
                         .as_str()
                         .unwrap_or_default()
@@ -195,6 +200,19 @@ impl Cluster {
         anyhow::bail!("ImageCache {name} is not as awaited after {limit:?}: {told:?}")
     }
 
+    /// The pullers' certificate, as the leader publishes it; `None` until it does.
+    pub async fn puller_identity(&self) -> anyhow::Result<Option<Served>> {
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let Some(secret) = secrets.get_opt("kubefledged-puller-tls").await? else {
+            return Ok(None);
+        };
+        let data = secret.data.unwrap_or_default();
+        let value = |key: &str| data.get(key).map_or(&[][..], |value| &value.0);
+        let identity =
+            Identity::from_pem(value(keys::CERTIFICATE), value(keys::KEY), value(keys::CA))?;
+        Ok(Some(identity.mutual_server()?))
+    }
+
     /// Writes of the controller so far, by the API server's own count.
     pub async fn writes(&self) -> anyhow::Result<u64> {
         let request = http_get("/metrics")?;
@@ -243,11 +261,11 @@ fn node_object(node: usize) -> Value {
     })
 }
 
-fn slice_object(nodes: &[usize]) -> Value {
+fn slice_object(nodes: &[usize], model: &Model) -> Value {
     let endpoints: Vec<Value> = nodes
         .iter()
         .map(|node| json!({
-            "addresses": [fleet::address(*node).to_string()],
+            "addresses": [if model.is_dead(*node) { fleet::silent_address(*node) } else { fleet::address(*node) }.to_string()],
             "conditions": {"ready": true},
             "nodeName": fleet::name(*node),
             "targetRef": {"kind": "Pod", "name": format!("puller-{node}"), "namespace": NAMESPACE, "uid": format!("uid-{node}")},
@@ -284,7 +302,8 @@ mod tests {
     #[test]
     fn objects_are_what_the_api_has() {
         serde_json::from_value::<Node>(node_object(3)).unwrap();
-        let slice: EndpointSlice = serde_json::from_value(slice_object(&[3, 4])).unwrap();
+        let slice: EndpointSlice =
+            serde_json::from_value(slice_object(&[3, 4], &Model::default())).unwrap();
         assert_eq!(slice.endpoints.len(), 2);
     }
 }

@@ -20,9 +20,17 @@ const FIRST: u32 = u32::from_be_bytes([10, 100, 0, 1]);
 /// As `--max-parallel-pulls` of the real puller.
 const PARALLEL_PULLS: usize = 2;
 
+/// Where nobody answers, not even that there is nobody: the address of a dead node.
+const SILENT: u32 = u32::from_be_bytes([10, 101, 0, 1]);
+
 /// Where the puller of a node is reached.
 pub fn address(node: usize) -> IpAddr {
     Ipv4Addr::from_bits(FIRST + u32::try_from(node).unwrap_or(u32::MAX)).into()
+}
+
+/// Where the puller of a dead node is not reached.
+pub fn silent_address(node: usize) -> IpAddr {
+    Ipv4Addr::from_bits(SILENT + u32::try_from(node).unwrap_or(u32::MAX)).into()
 }
 
 /// Whose puller is reached at this address.

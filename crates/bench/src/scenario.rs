@@ -12,8 +12,9 @@ use clap::{Parser, ValueEnum};
 use futures::future::BoxFuture;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kubefledged_api_types::{ImageCache, names};
+use kubefledged_process::tls::Served;
 use serde_json::json;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     cluster::Cluster,
@@ -97,7 +98,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         logs: args.logs.clone(),
         flags: args.controller_flags.clone(),
     };
+    let (identity, served) = watch::channel(None);
     let mut world = World {
+        identity,
         cluster,
         fleet,
         program,
@@ -108,7 +111,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         images: args.images as usize,
         limit: Duration::from_secs(args.limit),
     };
-    let serving = serve::serve(world.fleet.clone(), PULLER_PORT);
+    let serving = serve::serve(world.fleet.clone(), PULLER_PORT, served);
     let measuring = async {
         for scenario in &args.scenarios {
             let rows = world
@@ -178,6 +181,7 @@ fn publish(
 
 struct World {
     cluster: Cluster,
+    identity: watch::Sender<Option<Arc<Served>>>,
     fleet: Arc<Fleet>,
     program: Program,
     leader: Option<Controller>,
@@ -230,7 +234,7 @@ impl World {
         self.cluster.add_nodes(self.nodes..nodes).await?;
         // Slices are of a hundred: those that were not full are written anew.
         self.cluster
-            .add_pullers(self.nodes / 100 * 100..nodes)
+            .add_pullers(self.nodes / 100 * 100..nodes, &Model::default())
             .await?;
         self.nodes = nodes;
         Ok(())
@@ -250,7 +254,20 @@ impl World {
         self.fleet.wipe();
         let controller = self.start_controller()?;
         self.leader = Some(controller);
+        self.present_identity().await?;
         self.settle().await
+    }
+
+    /// Waits for the certificate that the leader makes for the pullers, and serves under it.
+    async fn present_identity(&self) -> anyhow::Result<()> {
+        for _ in 0..600 {
+            if let Some(served) = self.cluster.puller_identity().await? {
+                self.identity.send_replace(Some(Arc::new(served)));
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        anyhow::bail!("no leader has made the pullers' certificate; see the controller's log")
     }
 
     /// Waits until somebody leads and no call to a puller has come for a second.
@@ -512,7 +529,7 @@ impl World {
                 let range = from + step * 100..from + (step + 1) * 100;
                 self.cluster.add_nodes(range.clone()).await?;
                 self.cluster
-                    .add_pullers(range.start / 100 * 100..range.end)
+                    .add_pullers(range.start / 100 * 100..range.end, &Model::default())
                     .await?;
                 tokio::time::sleep_until(
                     start + Duration::from_secs(2) * (u32::try_from(step)? + 1),
@@ -585,6 +602,7 @@ impl World {
             ..Model::default()
         };
         let alive = (0..self.nodes).filter(|node| !model.is_dead(*node)).count();
+        self.cluster.add_pullers(0..self.nodes, &model).await?;
         self.fleet.set_model(model);
         let (name, images) = self.next_cache();
         let work = async {
@@ -602,6 +620,9 @@ impl World {
         self.cluster
             .caches()
             .delete(&name, &DeleteParams::default())
+            .await?;
+        self.cluster
+            .add_pullers(0..self.nodes, &Model::default())
             .await?;
         Ok(row)
     }

@@ -1,5 +1,6 @@
 //! One listener for all nodes: in a network namespace where a whole range of addresses is local
-//! (`AnyIP`), the address that a connection came to tells which node is meant.
+//! (`AnyIP`), the address that a connection came to tells which node is meant. TLS is that of the
+//! real puller.
 
 use std::{
     io,
@@ -10,88 +11,81 @@ use std::{
 };
 
 use anyhow::Context as _;
+use futures::StreamExt as _;
+use kubefledged_process::tls::{self, Failures, Served};
 use kubefledged_proto::puller::puller_service_server::PullerServiceServer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpSocket,
-    sync::mpsc,
+    sync::watch,
 };
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::Connected};
 
 use crate::{
-    fleet::{self, Fleet},
+    fleet::Fleet,
     service::{Local, Service},
 };
 
 const BACKLOG: u32 = 16_384;
+const MESSAGE_LIMIT: usize = 8 << 20;
 
-/// Serves all nodes on a port, for as long as the process lives.
-pub async fn serve(fleet: Arc<Fleet>, port: u16) -> anyhow::Result<()> {
+/// Serves all nodes on a port, for as long as the process lives, under the newest certificate.
+pub async fn serve(
+    fleet: Arc<Fleet>,
+    port: u16,
+    identity: watch::Receiver<Option<Arc<Served>>>,
+) -> anyhow::Result<()> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
     socket
         .bind(SocketAddr::from(([0, 0, 0, 0], port)))
         .context("cannot listen for pullers")?;
     let listener = socket.listen(BACKLOG)?;
-    let (sender, incoming) = mpsc::channel(1024);
-    let accepting = fleet.clone();
-    tokio::spawn(async move {
-        // Sockets of dead nodes: open, and nobody answers.
-        let mut silent = Vec::new();
-        loop {
-            let Ok((stream, _)) = listener.accept().await else {
-                continue;
-            };
-            let Ok(local) = stream.local_addr() else {
-                continue;
-            };
-            let dead =
-                fleet::node_at(local.ip()).is_none_or(|node| accepting.model().is_dead(node));
-            if dead {
-                silent.push(stream);
-                continue;
-            }
-            let connection = Connection::new(stream, local, accepting.clone());
-            if sender.send(Ok::<_, io::Error>(connection)).await.is_err() {
-                return;
-            }
-        }
-    });
+    let shutdown = CancellationToken::new();
+    let incoming = tls::incoming(listener, identity, Failures::default(), shutdown);
+    let counting = fleet.clone();
+    let connections = ReceiverStream::new(incoming)
+        .map(move |stream| stream.and_then(|stream| Connection::new(stream, counting.clone())));
     Server::builder()
-        .add_service(PullerServiceServer::new(Service(fleet)))
-        .serve_with_incoming(ReceiverStream::new(incoming))
+        .add_service(
+            PullerServiceServer::new(Service(fleet)).max_decoding_message_size(MESSAGE_LIMIT),
+        )
+        .serve_with_incoming(connections)
         .await
         .context("the simulated pullers stopped")
 }
 
 /// A connection that knows to which node it came, and is counted while it is open.
-struct Connection<S> {
-    stream: S,
+struct Connection {
+    stream: tls::Stream,
     local: SocketAddr,
     fleet: Arc<Fleet>,
 }
 
-impl<S> Connection<S> {
-    fn new(stream: S, local: SocketAddr, fleet: Arc<Fleet>) -> Self {
-        let open = fleet.counters.open.fetch_add(1, Ordering::Relaxed) + 1;
-        fleet.counters.most_open.fetch_max(open, Ordering::Relaxed);
-        fleet.counters.handshakes.fetch_add(1, Ordering::Relaxed);
-        Self {
+impl Connection {
+    fn new(stream: tls::Stream, fleet: Arc<Fleet>) -> io::Result<Self> {
+        let local = stream.get_ref().0.local_addr()?;
+        let counters = &fleet.counters;
+        let open = counters.open.fetch_add(1, Ordering::Relaxed) + 1;
+        counters.most_open.fetch_max(open, Ordering::Relaxed);
+        counters.handshakes.fetch_add(1, Ordering::Relaxed);
+        Ok(Self {
             stream,
             local,
             fleet,
-        }
+        })
     }
 }
 
-impl<S> Drop for Connection<S> {
+impl Drop for Connection {
     fn drop(&mut self) {
         self.fleet.counters.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl<S> Connected for Connection<S> {
+impl Connected for Connection {
     type ConnectInfo = Local;
 
     fn connect_info(&self) -> Local {
@@ -99,7 +93,7 @@ impl<S> Connected for Connection<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
+impl AsyncRead for Connection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -109,7 +103,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
+impl AsyncWrite for Connection {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -14,6 +14,7 @@ use kubefledged_process::{
 };
 use kubefledged_proto::puller::puller_service_server::PullerServiceServer;
 use kubefledged_queue::{Queue, Settings};
+use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
@@ -116,6 +117,27 @@ fn settings(args: &Args, node: &Node, runtime: &str) -> Settings {
     }
 }
 
+/// What is counted when somebody asks: the disk, and the queue once there is one.
+fn exposition(
+    registry: Registry,
+    metrics: &Metrics,
+    args: &Args,
+    shown: watch::Receiver<Option<Debug>>,
+) -> Exposition {
+    let (metrics, disk) = (metrics.clone(), disk::path(args.image_fs_path.as_deref()));
+    Exposition::new(registry).before(move || {
+        metrics.measure(disk.as_deref());
+        let (metrics, shown) = (metrics.clone(), shown.borrow().clone());
+        async move {
+            if let Some(shown) = shown
+                && let Ok((_, totals)) = shown.view(0, 0).await
+            {
+                metrics.queued(totals.waiting, totals.running);
+            }
+        }
+    })
+}
+
 impl Bound {
     /// Runs until the token is cancelled.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -137,7 +159,9 @@ impl Bound {
         // Probes answer first: liveness does not depend on the runtime.
         let ready = readiness.register("runtime");
         let certificates = readiness.register("certificates");
-        let admin = admin::serve(http, readiness, Exposition::new(registry), shutdown.clone());
+        let (measured, inbox) = watch::channel(None);
+        let exposition = exposition(registry, &metrics, &args, inbox);
+        let admin = admin::serve(http, readiness, exposition, shutdown.clone());
         tasks.spawn(async move { admin.await.context("probes and metrics cannot be served") });
 
         let (served, identity) = watch::channel(None);
@@ -169,13 +193,14 @@ impl Bound {
         let (driver, inputs) = Driver::new(queue, node.clone(), metrics, told, counter.clone());
         // Before the first request: how images are removed here must be known by then.
         let known = runtime::tell(&node, &inputs).await.then_some(version);
-        let routes = debug::routes(Debug {
+        let shown = Debug {
             node_name: args.node_name.as_str().into(),
             socket,
             node: node.clone(),
             inputs: inputs.clone(),
-        })
-        .await?;
+        };
+        measured.send_replace(Some(shown.clone()));
+        let routes = debug::routes(shown).await?;
         let serve = endpoint::serve(debug, routes.clone(), shutdown.clone());
         tasks.spawn(async move { serve.await.context("the debug endpoint cannot be served") });
         let service = Service {
@@ -215,13 +240,21 @@ impl Bound {
             drive.await;
             Ok(())
         });
-        while let Some(ended) = tasks.join_next().await {
-            ended.context("a task ended")??;
-            anyhow::ensure!(
-                shutdown.is_cancelled(),
-                "a task ended before the process did"
-            );
-        }
-        Ok(())
+        ended(tasks, &shutdown).await
     }
+}
+
+/// All tasks; one that ends before the process is asked to ends it.
+async fn ended(
+    mut tasks: JoinSet<anyhow::Result<()>>,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    while let Some(ended) = tasks.join_next().await {
+        ended.context("a task ended")??;
+        anyhow::ensure!(
+            shutdown.is_cancelled(),
+            "a task ended before the process did"
+        );
+    }
+    Ok(())
 }

@@ -46,7 +46,8 @@ pub async fn routes(debug: Debug) -> anyhow::Result<Routes> {
 }
 
 impl Debug {
-    async fn view(&self, after: u64, limit: usize) -> Result<(Vec<PullRow>, Totals), Status> {
+    /// A page of the queue, and numbers of the whole.
+    pub async fn view(&self, after: u64, limit: usize) -> Result<(Vec<PullRow>, Totals), Status> {
         let leaving = || Status::unavailable("this puller is shutting down");
         let (sender, answer) = oneshot::channel();
         let input = Input::View(after, limit, sender);

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    metrics::Metrics,
+    metrics::{Metrics, method},
     node::{Abilities, Node},
 };
 
@@ -271,6 +271,7 @@ impl Driver {
             _ => None,
         };
         let (node, answers) = (self.node.clone(), self.answers.clone());
+        let (metrics, began) = (self.metrics.clone(), Instant::now());
         tokio::spawn(async move {
             let limit = limit(&call);
             let failed = |code, message| node.failed(&call, code, message);
@@ -285,6 +286,9 @@ impl Driver {
                     Input::Answered(id, failed("DeadlineExceeded", why))
                 }
             };
+            if let Some(method) = method(&call) {
+                metrics.called(method, &input, began.elapsed());
+            }
             let _ = answers.send(input);
         });
     }

@@ -1,7 +1,11 @@
-//! What is counted.
+//! What is counted. The node is not a label: it is the target that is scraped.
 
-use kubefledged_queue::{PullOutcome, RemoveResult};
+use std::{path::Path, time::Duration};
+
+use kubefledged_image::ImageRef;
+use kubefledged_queue::{Answer, Call, Disk, PullOutcome, PullResult, RemoveResult};
 use prometheus_client::{
+    encoding::EncodeLabelSet,
     metrics::{
         counter::Counter,
         family::Family,
@@ -11,14 +15,63 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::driver::{pull_label, removal_label};
+use crate::{
+    disk,
+    driver::{Input, pull_label, removal_label},
+};
+
+/// Registries with a label of their own; names are chosen by whoever writes an `ImageCache`, so that
+/// everything else is one: `other`.
+const REGISTRIES: [&str; 9] = [
+    "docker.io",
+    "ghcr.io",
+    "quay.io",
+    "gcr.io",
+    "registry.k8s.io",
+    "public.ecr.aws",
+    "mcr.microsoft.com",
+    "nvcr.io",
+    "registry.gitlab.com",
+];
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PullLabels {
+    result: &'static str,
+    reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RegistryLabel {
+    registry: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    method: &'static str,
+    code: String,
+}
 
 /// See the module; clones count together.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    pulls: Family<Vec<(&'static str, String)>, Counter>,
+    pulls: Family<PullLabels, Counter>,
     durations: Histogram,
-    removals: Family<Vec<(&'static str, String)>, Counter>,
+    bytes: Family<RegistryLabel, Counter>,
+    removals: Family<ResultLabel, Counter>,
+    calls: Family<CallLabels, Histogram>,
+    queue: Family<StateLabel, Gauge>,
+    used: Gauge,
+    size: Gauge,
     /// Whether the runtime answered when it was last asked.
     pub cri_up: Gauge,
 }
@@ -29,46 +82,214 @@ impl Metrics {
         let metrics = Self {
             pulls: Family::default(),
             durations: Histogram::new(exponential_buckets(0.1, 2.0, 14)),
+            bytes: Family::default(),
             removals: Family::default(),
+            calls: Family::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(0.001, 4.0, 10))
+            }),
+            queue: Family::default(),
+            used: Gauge::default(),
+            size: Gauge::default(),
             cri_up: Gauge::default(),
         };
+        metrics.register_pulls(registry);
+        metrics.register_runtime(registry);
+        metrics
+    }
+
+    fn register_pulls(&self, registry: &mut Registry) {
         registry.register(
             "image_pulls",
             "Ended pulls by result and reason",
-            metrics.pulls.clone(),
+            self.pulls.clone(),
         );
         registry.register_with_unit(
             "image_pull_duration",
             "From the first runtime call to the end of a pull",
             Unit::Seconds,
-            metrics.durations.clone(),
+            self.durations.clone(),
+        );
+        registry.register_with_unit(
+            "image_pull",
+            "Size of images that were pulled, as the runtime counts it",
+            Unit::Bytes,
+            self.bytes.clone(),
         );
         registry.register(
             "image_removals",
             "Ended removals by result",
-            metrics.removals.clone(),
+            self.removals.clone(),
+        );
+        registry.register(
+            "queue_pulls",
+            "Pulls that wait and pulls that run",
+            self.queue.clone(),
+        );
+    }
+
+    fn register_runtime(&self, registry: &mut Registry) {
+        registry.register_with_unit(
+            "cri_request_duration",
+            "Calls of the container runtime by method and gRPC code",
+            Unit::Seconds,
+            self.calls.clone(),
         );
         registry.register(
             "cri_up",
             "Whether the container runtime answered when it was last asked",
-            metrics.cri_up.clone(),
+            self.cri_up.clone(),
         );
-        metrics
+        registry.register_with_unit(
+            "image_filesystem_used",
+            "In use on the file system of the images, also by others; absent where it cannot be seen",
+            Unit::Bytes,
+            self.used.clone(),
+        );
+        registry.register_with_unit(
+            "image_filesystem_size",
+            "Size of the file system of the images; absent where it cannot be seen",
+            Unit::Bytes,
+            self.size.clone(),
+        );
     }
 
     /// A pull ended.
     pub fn pulled(&self, outcome: &PullOutcome) {
         let (result, reason) = pull_label(&outcome.result);
-        let labels = vec![("result", result.to_owned()), ("reason", reason.to_owned())];
+        let labels = PullLabels {
+            result,
+            reason: reason.to_owned(),
+        };
         self.pulls.get_or_create(&labels).inc();
         if outcome.attempts > 0 {
             self.durations.observe(outcome.took.as_secs_f64());
+        }
+        if let (PullResult::Pulled, Some(image)) = (&outcome.result, &outcome.image) {
+            let names = image.tags.iter().chain(&image.digests);
+            let registry = registry_label(names.map(String::as_str).next());
+            let label = RegistryLabel { registry };
+            self.bytes.get_or_create(&label).inc_by(image.size);
         }
     }
 
     /// A removal ended.
     pub fn removed(&self, result: &RemoveResult) {
-        let labels = vec![("result", removal_label(result).to_owned())];
-        self.removals.get_or_create(&labels).inc();
+        let result = removal_label(result);
+        self.removals.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// The runtime answered, or did not.
+    pub fn called(&self, method: &'static str, answer: &Input, took: Duration) {
+        let Input::Answered(_, answer) = answer else {
+            return;
+        };
+        let labels = CallLabels {
+            method,
+            code: code(answer).to_owned(),
+        };
+        self.calls
+            .get_or_create(&labels)
+            .observe(took.as_secs_f64());
+    }
+
+    /// Pulls that wait and that run.
+    pub fn queued(&self, waiting: usize, running: usize) {
+        for (state, count) in [("waiting", waiting), ("running", running)] {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.queue.get_or_create(&StateLabel { state }).set(count);
+        }
+    }
+
+    /// Looks at the disk, before an answer.
+    pub fn measure(&self, path: Option<&Path>) {
+        if let Some(Ok(Disk {
+            capacity,
+            available,
+        })) = path.map(disk::usage)
+        {
+            let bytes = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+            self.used.set(bytes(capacity.saturating_sub(available)));
+            self.size.set(bytes(capacity));
+        }
+    }
+}
+
+/// Of what the queue calls, the calls of the runtime.
+pub fn method(call: &Call) -> Option<&'static str> {
+    match call {
+        Call::Inspect(_) => Some("ImageStatus"),
+        Call::Pull(..) => Some("PullImage"),
+        Call::Containers => Some("ListContainers"),
+        Call::Remove(_) => Some("RemoveImage"),
+        Call::Pins => Some("ListPins"),
+        Call::Pin(..) => Some("Pin"),
+        Call::Progress(_) => Some("Progress"),
+        Call::Credentials(_) | Call::FsInfo => None,
+    }
+}
+
+/// A gRPC code.
+fn code(answer: &Answer) -> &str {
+    let error = match answer {
+        Answer::Inspected(result) => result.as_ref().err(),
+        Answer::Containers(result) => result.as_ref().err(),
+        Answer::Disk(result) => result.as_ref().err(),
+        Answer::Pins(result) => result.as_ref().err(),
+        Answer::Progress(result) => result.as_ref().err(),
+        Answer::Pulled(result) | Answer::Removed(result) | Answer::Pinned(result) => {
+            result.as_ref().err()
+        }
+        Answer::Credentials(..) => None,
+    };
+    error.map_or("OK", |error| &error.code)
+}
+
+fn registry_label(name: Option<&str>) -> &'static str {
+    let image = name.and_then(|name| ImageRef::parse(name).ok());
+    let host = image.as_ref().map(ImageRef::registry);
+    let known = REGISTRIES.iter().find(|known| host == Some(**known));
+    known.copied().unwrap_or("other")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kubefledged_testkit::assert_documented;
+
+    #[test]
+    fn names_types_labels_and_help_are_those_of_the_documentation() {
+        let mut registry = kubefledged_process::metrics::registry("1");
+        let metrics = Metrics::register(&mut registry);
+        kubefledged_process::tls::Failures::register(&mut registry).example();
+        metrics.pulled(&PullOutcome {
+            index: 0,
+            result: PullResult::Pulled,
+            image: Some(kubefledged_queue::Image {
+                tags: vec!["nginx:1".to_owned()],
+                size: 7,
+                ..Default::default()
+            }),
+            pin: kubefledged_queue::PinResult::NotAsked,
+            attempts: 1,
+            took: Duration::from_secs(1),
+        });
+        metrics.removed(&RemoveResult::Removed);
+        let id = kubefledged_queue::CallId(1);
+        metrics.called(
+            "PullImage",
+            &Input::Answered(id, Answer::Pulled(Ok(()))),
+            Duration::ZERO,
+        );
+        metrics.queued(1, 2);
+        assert_documented("puller", &registry);
+    }
+
+    #[test]
+    fn a_registry_that_is_not_well_known_is_other() {
+        assert_eq!(registry_label(Some("nginx:1")), "docker.io");
+        assert_eq!(registry_label(Some("ghcr.io/a/b:1")), "ghcr.io");
+        for other in [Some("my.registry:5000/a:1"), Some("UPPER/x"), None] {
+            assert_eq!(registry_label(other), "other");
+        }
     }
 }

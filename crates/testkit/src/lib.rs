@@ -4,9 +4,11 @@
 
 pub mod certificates;
 mod containerd;
+mod documented;
 pub mod runtime;
 mod wait;
 
 pub use certificates::{Ca, Leaf, SecretDirectory, Usage};
+pub use documented::assert_documented;
 pub use runtime::{Call, FakeRuntime, Login, Native, Removal};
 pub use wait::eventually;

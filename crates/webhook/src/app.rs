@@ -1,18 +1,15 @@
 //! The process: its listeners, and what runs side by side.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use kube::Client;
 use kubefledged_process::{
-    Guard, Readiness, admin, net,
+    Guard, Metrics as Exposition, Readiness, admin,
+    metrics::registry,
+    net,
     tls::{self, Failures, Served},
 };
-use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -41,7 +38,7 @@ pub struct Bound {
     config: Config,
     client: Client,
     readiness: Readiness,
-    registry: Arc<Mutex<Registry>>,
+    exposition: Exposition,
     metrics: Metrics,
     stopping: Guard,
     keeper: Keeper,
@@ -63,16 +60,16 @@ pub async fn build(config: Config, client: Client) -> anyhow::Result<Bound> {
         readiness.register("certificate"),
         readiness.register("configuration"),
     );
-    let mut registry = Registry::default();
+    let mut registry = registry(env!("CARGO_PKG_VERSION"));
     let metrics = Metrics::register(&mut registry);
-    let failures = Failures::register(registry.sub_registry_with_prefix("kubefledged"));
+    let failures = Failures::register(&mut registry);
     let tls_listener = listen(config.listen_port, "--listen-port").await?;
     let http_listener = listen(config.http_port, "--http-port").await?;
     Ok(Bound {
         config,
         client,
         readiness,
-        registry: Arc::new(Mutex::new(registry)),
+        exposition: Exposition::new(registry),
         metrics,
         stopping,
         keeper,
@@ -106,7 +103,7 @@ impl Bound {
             config,
             client,
             readiness,
-            registry,
+            exposition,
             metrics,
             stopping,
             keeper,
@@ -126,7 +123,12 @@ impl Bound {
         let incoming = tls::incoming(tls_listener, current, failures, stop_serving.clone());
         let serving = server::serve(incoming, router, stop_serving.clone());
         // Probes are answered and the certificate is followed to the very end.
-        let probes = admin::serve(http_listener, readiness, registry, CancellationToken::new());
+        let probes = admin::serve(
+            http_listener,
+            readiness,
+            exposition,
+            CancellationToken::new(),
+        );
         let certificates = Box::pin(keeper.follow(client));
         tokio::select! {
             ((), ()) = async { tokio::join!(delay, serving) } => Ok(()),

@@ -53,12 +53,12 @@ impl Metrics {
             duration: Histogram::new(exponential_buckets(0.000_1, 4.0, 8)),
         };
         registry.register(
-            "kubefledged_webhook_requests",
+            "webhook_requests",
             "Admission requests by what came of them",
             metrics.requests.clone(),
         );
         registry.register_with_unit(
-            "kubefledged_webhook_request_duration",
+            "webhook_request_duration",
             "Time to judge an admission request",
             Unit::Seconds,
             metrics.duration.clone(),
@@ -321,7 +321,8 @@ mod tests {
 
     #[tokio::test]
     async fn requests_are_counted_by_what_came_of_them() {
-        let mut registry = Registry::default();
+        let mut registry = kubefledged_process::metrics::registry("1");
+        kubefledged_process::tls::Failures::register(&mut registry).example();
         let router = router(Readiness::default(), Metrics::register(&mut registry));
         for body in [
             review(&["a:1"]),
@@ -342,5 +343,6 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is not in {text}");
         }
+        kubefledged_testkit::assert_documented("webhook", &registry);
     }
 }

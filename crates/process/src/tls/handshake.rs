@@ -134,6 +134,12 @@ impl Failures {
         failures
     }
 
+    /// For tests of what is exposed: as if one had failed.
+    pub fn example(&self) {
+        let reason = Reason::Closed.label();
+        drop(self.counts.get_or_create(&Labels { reason }));
+    }
+
     /// A handshake failed.
     pub fn count(&self, reason: Reason, error: &io::Error, peer: &SocketAddr) {
         let label = reason.label();

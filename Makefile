@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e bench-real sim \
+.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e test-runtimes bench-real sim \
 	deploy-using-yaml remove-kubefledged update down
 
 ARCH := $(shell uname -m)
@@ -79,6 +79,13 @@ install: images ## Install the chart with these images into the local cluster
 
 e2e: ## End-to-end tests on the local cluster
 	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e -- --test-threads=1
+
+test-runtimes: setup images ## End-to-end tests on containerd 1.6, containerd 2.2 and CRI-O, in clusters of their own
+	export CLUSTER_NAME=runtimes; trap '$(CLUSTER) down' EXIT; \
+	$(CLUSTER) down; $(CLUSTER) up --runtime containerd,containerd2,crio --disk 2G; hack/install; \
+	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test runtimes -- --test-threads=1 --include-ignored; \
+	$(CLUSTER) down; $(CLUSTER) up --runtime containerd2,crio; hack/install; \
+	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test walkthrough -- --test-threads=1
 
 bench-real: ## 2 nodes x 24 images of 4 MB beside crictl, on the local cluster
 	hack/bench-real

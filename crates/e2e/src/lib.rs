@@ -94,14 +94,19 @@ impl Cluster {
         Ok(serde_json::from_str(&json)?)
     }
 
-    /// Removes what an earlier test left: all objects, and demo images on the nodes.
+    /// Removes what an earlier test left: all objects, pods in this namespace, demo images on the
+    /// nodes, and the faulty registry's fault.
     pub fn clean(&self, namespace: &str) -> anyhow::Result<()> {
         let _ = self.kubectl(&format!("create namespace {namespace}"));
+        self.run(&["fault", "off"], "")?;
         self.kubectl("delete imagecaches --all --all-namespaces")?;
+        self.kubectl(&format!("delete pods --all --now -n {namespace}"))?;
         for node in self.nodes()? {
-            for image in self.images(&node)? {
-                if image.contains("/demo/") {
-                    self.run(&["node", &node, "crictl", "rmi", &image], "")?;
+            for image in self.listed(&node)? {
+                // By id: one removal is enough for all names, on every runtime.
+                if names(&image).any(|name| name.contains("/demo/")) {
+                    let id = image["id"].as_str().context("an image without id")?;
+                    self.run(&["node", &node, "crictl", "rmi", id], "")?;
                 }
             }
         }
@@ -116,13 +121,26 @@ impl Cluster {
 
     /// What the runtime of a node holds, by name and tag.
     pub fn images(&self, node: &str) -> anyhow::Result<BTreeSet<String>> {
+        let images = self.listed(node)?;
+        let tags = images.iter().flat_map(tags);
+        Ok(tags.map(ToOwned::to_owned).collect())
+    }
+
+    /// As the runtime of a node lists them.
+    fn listed(&self, node: &str) -> anyhow::Result<Vec<Value>> {
         let json = self.run(&["node", node, "crictl", "images", "-o", "json"], "")?;
-        let list: Value = serde_json::from_str(&json)?;
-        let images = list["images"].as_array().into_iter().flatten();
-        let tags = images.flat_map(|image| image["repoTags"].as_array().into_iter().flatten());
-        Ok(tags
-            .filter_map(|tag| Some(tag.as_str()?.to_owned()))
-            .collect())
+        let mut list: Value = serde_json::from_str(&json)?;
+        Ok(list["images"]
+            .as_array_mut()
+            .map(std::mem::take)
+            .unwrap_or_default())
+    }
+
+    /// Name and version of a node's runtime, such as `containerd://1.6.20`.
+    pub fn runtime(&self, node: &str) -> anyhow::Result<String> {
+        self.kubectl(&format!(
+            "get node n{node} -o jsonpath={{.status.nodeInfo.containerRuntimeVersion}}"
+        ))
     }
 
     /// Of these the ones of the tests.
@@ -193,6 +211,22 @@ impl Cluster {
     }
 }
 
+fn tags(image: &Value) -> impl Iterator<Item = &str> {
+    strings(&image["repoTags"])
+}
+
+/// CRI-O keeps an image that has lost its last tag: its digest still says whose it was.
+fn names(image: &Value) -> impl Iterator<Item = &str> {
+    tags(image).chain(strings(&image["repoDigests"]))
+}
+
+fn strings(list: &Value) -> impl Iterator<Item = &str> {
+    list.as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+}
+
 fn split<'a>(first: &'a str, rest: &'a str) -> Vec<&'a str> {
     std::iter::once(first)
         .chain(rest.split_whitespace())
@@ -202,4 +236,9 @@ fn split<'a>(first: &'a str, rest: &'a str) -> Vec<&'a str> {
 /// The full name of a demo image.
 pub fn demo(name: &str) -> String {
     format!("registry.test:5000/demo/{name}:1.0")
+}
+
+/// The same image in the registry that fails as told.
+pub fn faulty(name: &str) -> String {
+    format!("faulty.test:5003/demo/{name}:1.0")
 }

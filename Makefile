@@ -15,6 +15,7 @@ NAMESPACE := kube-fledged
 REGISTRY := registry.test:5000
 # kubectl for deploy-using-yaml and remove-kubefledged: your own cluster's.
 KUBECTL ?= kubectl
+CLEANUP ?= yes
 HELM := hack/tool helm
 CHART := charts/kubefledged
 CONTROLLER_CRD = $(CARGO) run --quiet --locked --target $(TARGET) --package kubefledged-controller -- crd
@@ -107,7 +108,13 @@ deploy-using-yaml: ## Apply the plain manifests to your own cluster (KUBECTL=...
 	  validatingwebhookconfiguration/kubefledged-webhook-server
 	$(KUBECTL) get pods -n $(NAMESPACE)
 
+# Nothing of ours may hold objects or images when nobody is left to let go of them.
 remove-kubefledged: ## Remove what deploy-using-yaml applied; images stay on the nodes
+	if [ "$(CLEANUP)" = yes ] && $(KUBECTL) get -n $(NAMESPACE) deployment kubefledged-controller >/dev/null; then \
+	  $(KUBECTL) apply -f deploy/kubefledged-cleanup.yaml; \
+	  $(KUBECTL) -n $(NAMESPACE) wait --for=condition=Complete --timeout=120s job/kubefledged-cleanup || { \
+	    echo "see: kubectl logs -n $(NAMESPACE) job/kubefledged-cleanup; to go on without: make remove-kubefledged CLEANUP=no" >&2; exit 1; }; \
+	  $(KUBECTL) delete -f deploy/kubefledged-cleanup.yaml; fi
 	$(KUBECTL) delete --ignore-not-found -f deploy/kubefledged-validatingwebhook.yaml
 	$(KUBECTL) delete --ignore-not-found --wait=true -f deploy/kubefledged-crd.yaml
 	for file in deploy/kubefledged-*.yaml; do case $$file in \

@@ -44,6 +44,7 @@ fn other(path: &str, now: &Value) -> Value {
         ("failurePolicy", _) => json!("Ignore"),
         ("secretAccess", _) => json!("namespaces"),
         ("mode", _) => json!("certManager"),
+        ("timeout", _) => json!("7m"),
         ("issuerRef", _) => json!({"name": "other"}),
         ("logFormat", _) => json!("text"),
         (

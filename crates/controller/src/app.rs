@@ -22,7 +22,7 @@ use crate::{
     args::{Cli, Command, RunArgs},
     certificates::{self, Keeper},
     checks::Checks,
-    crd, driver,
+    cleanup, crd, driver,
     effects::{Effects, credentials::Credentials, objects::Objects, pullers::Pullers},
     inputs::{
         self,
@@ -31,23 +31,35 @@ use crate::{
         pullers::LeanSlice,
     },
     lease::{self, Candidate, Told},
+    verify,
 };
 
 /// What the command line asks for.
 pub fn main(cli: Cli) -> anyhow::Result<()> {
-    if let Some(Command::Crd) = cli.command {
-        print!("{}", crd::yaml()?);
-        return Ok(());
-    }
-    log::init(&cli.run.log)?;
-    cli.run.obsolete.warn();
+    let Cli { command, run } = cli;
+    let run = match &command {
+        None => run,
+        Some(Command::Crd) => {
+            print!("{}", crd::yaml()?);
+            return Ok(());
+        }
+        Some(Command::Cleanup(once) | Command::Verify(once)) => once.run.clone(),
+    };
+    log::init(&run.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let token = shutdown::signal()?;
-        build(cli.run).await?.run(token).await
+        match command {
+            Some(Command::Cleanup(once)) => cleanup::run(run, once.timeout.0).await,
+            Some(Command::Verify(once)) => verify::run(run, once.timeout.0).await,
+            _ => {
+                run.obsolete.warn();
+                let token = shutdown::signal()?;
+                build(run).await?.run(token).await
+            }
+        }
     })
 }
 

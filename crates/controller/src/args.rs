@@ -25,6 +25,22 @@ pub struct Cli {
 pub enum Command {
     /// Print the CustomResourceDefinition as YAML
     Crd,
+    /// Before kubefledged is removed: stop the controller, take pins off the nodes and finalizers
+    /// off image caches
+    Cleanup(Once),
+    /// See whether an installation works; nothing is created
+    Verify(Once),
+}
+
+/// Something that is done once, where a controller is installed.
+#[derive(Args, Clone, Debug)]
+pub struct Once {
+    /// Longest time for all of it (Go duration)
+    #[arg(long, default_value = "1m")]
+    pub timeout: GoDuration,
+    /// Of the controller in question.
+    #[command(flatten)]
+    pub run: RunArgs,
 }
 
 /// The pull policy of lists that have none.

@@ -293,7 +293,7 @@ impl Candidate {
     }
 }
 
-fn read(lease: &Lease) -> Held {
+pub(crate) fn read(lease: &Lease) -> Held {
     let spec = lease.spec.clone().unwrap_or_default();
     Held {
         holder: spec.holder_identity.unwrap_or_default(),

@@ -26,3 +26,5 @@ mod webhook;
 
 pub use keeper::{Keeper, Mode, Settings};
 pub use metrics::Metrics;
+pub(crate) use roles::Role;
+pub(crate) use secrets::Secrets;

@@ -1,0 +1,125 @@
+//! Whether an installation works, as `helm test` asks: nothing is created.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use k8s_openapi::api::{apps::v1::DaemonSet, coordination::v1::Lease};
+use kube::{Api, Client, api::PostParams};
+use kubefledged_api_types::{CacheSpecEntry, ImageCache, ImageCacheSpec, names::refusal};
+
+use crate::{args::RunArgs, lease};
+
+/// Between looks while something is still starting.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Looks until all is well, for `limit` at most, and says what was seen.
+pub async fn run(args: RunArgs, limit: Duration) -> anyhow::Result<()> {
+    let client = Client::try_default()
+        .await
+        .context("cannot find the API server: run in a pod, or set KUBECONFIG")?;
+    let deadline = Instant::now() + limit;
+    let installation = Installation { client, args };
+    installation.until(deadline, Question::Leader).await?;
+    installation.until(deadline, Question::Pullers).await?;
+    installation.until(deadline, Question::Accepted).await?;
+    if !installation.args.webhook_configuration.is_empty() {
+        installation.until(deadline, Question::Refused).await?;
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+enum Question {
+    /// A controller leads.
+    Leader,
+    /// Every node that should have a puller has one that is ready.
+    Pullers,
+    /// A good `ImageCache` is let in.
+    Accepted,
+    /// A bad one is not: the webhook judges.
+    Refused,
+}
+
+struct Installation {
+    client: Client,
+    args: RunArgs,
+}
+
+impl Installation {
+    async fn until(&self, deadline: Instant, question: Question) -> anyhow::Result<()> {
+        loop {
+            match self.look(question).await {
+                Ok(seen) => {
+                    println!("ok: {seen}");
+                    return Ok(());
+                }
+                Err(error) if Instant::now() > deadline => return Err(error),
+                Err(_) => tokio::time::sleep(LOOK).await,
+            }
+        }
+    }
+
+    async fn look(&self, question: Question) -> anyhow::Result<String> {
+        let namespace = &self.args.namespace;
+        match question {
+            Question::Leader => {
+                let name = &self.args.lease_name;
+                let leases: Api<Lease> = Api::namespaced(self.client.clone(), namespace);
+                let held = leases.get(name).await.context("no controller leads yet")?;
+                let holder = lease::read(&held).holder;
+                ensure!(
+                    !holder.is_empty(),
+                    "no controller leads: nobody holds Lease {name}"
+                );
+                Ok(format!("{holder} leads"))
+            }
+            Question::Pullers => {
+                let name = &self.args.puller_service;
+                let sets: Api<DaemonSet> = Api::namespaced(self.client.clone(), namespace);
+                let status = sets
+                    .get(name)
+                    .await
+                    .with_context(|| format!("DaemonSet {name}"))?;
+                let status = status.status.unwrap_or_default();
+                let (ready, desired) = (status.number_ready, status.desired_number_scheduled);
+                ensure!(desired > 0, "no node takes a pod of DaemonSet {name}");
+                ensure!(ready == desired, "{ready} of {desired} pullers are ready");
+                Ok(format!("{ready} of {desired} pullers are ready"))
+            }
+            Question::Accepted => {
+                let created = self.create(&["registry.example.com/team/app:1.0"]).await;
+                created.context("a good ImageCache is refused")?;
+                Ok("a good ImageCache is accepted".to_owned())
+            }
+            Question::Refused => match self.create(&[]).await {
+                Ok(()) => {
+                    anyhow::bail!("an ImageCache without images is accepted: no webhook judges")
+                }
+                Err(error) if error.to_string().contains(refusal::NO_IMAGES) => {
+                    Ok("an ImageCache without images is refused".to_owned())
+                }
+                Err(error) => Err(error).context("the webhook does not answer"),
+            },
+        }
+    }
+
+    /// As a dry run.
+    async fn create(&self, images: &[&str]) -> Result<(), kube::Error> {
+        let list = CacheSpecEntry {
+            images: images.iter().map(ToString::to_string).collect(),
+            ..CacheSpecEntry::default()
+        };
+        let spec = ImageCacheSpec {
+            cache_spec: vec![list],
+            ..ImageCacheSpec::default()
+        };
+        let api: Api<ImageCache> = Api::namespaced(self.client.clone(), &self.args.namespace);
+        let params = PostParams {
+            dry_run: true,
+            ..PostParams::default()
+        };
+        api.create(&params, &ImageCache::new("kubefledged-verify", spec))
+            .await
+            .map(drop)
+    }
+}

@@ -18,7 +18,7 @@ pub mod validation;
 pub use affinity::{
     NodeAffinity, NodeSelector, NodeSelectorOperator, NodeSelectorRequirement, NodeSelectorTerm,
 };
-pub use duration::GoDuration;
+pub use duration::{DurationError, GoDuration};
 pub use share::NodeShare;
 pub use spec::{
     CacheSpecEntry, DeletionPolicy, ImageCache, ImageCacheSpec, ImagePullPolicy,

@@ -124,8 +124,8 @@ fn a_whole_file_of_kube_fledged_s_defaults_says_little_and_runs_none_of_its_imag
         .collect();
     assert_eq!(
         notes.len(),
-        5,
-        "Pod Security, one replica, three images: {said}"
+        7,
+        "Pod Security, one replica of each, a deadline that binds, three images: {said}"
     );
     assert_eq!(
         said.matches("kube-fledged's own image does not run here")

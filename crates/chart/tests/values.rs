@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 
 /// Values that do nothing while another one is not set: how their names begin, and what they need.
 fn needed(path: &str) -> Value {
-    let two = json!(2);
     let on = json!(true);
     let all = [
         ("rbac.secretNames", "rbac.secretAccess", json!("namespaces")),
@@ -22,8 +21,6 @@ fn needed(path: &str) -> Value {
             "puller.credentialProviders.preset",
             json!("aks"),
         ),
-        ("controller.podDis", "controller.replicas", two.clone()),
-        ("controller.affinity", "controller.replicas", two),
         ("metrics.pod", "metrics.podMonitor.enabled", on.clone()),
         ("metrics.serv", "metrics.serviceMonitor.enabled", on.clone()),
         ("metrics.prom", "metrics.prometheusRule.enabled", on.clone()),

@@ -296,10 +296,7 @@ mod tests {
 
     #[test]
     fn only_matching_credentials_go_along_and_each_once() {
-        let credential = |user: &str| Credential {
-            username: user.to_owned(),
-            ..Credential::default()
-        };
+        let credential = |user: &str| Credential::login(user, "");
         let keyring = [
             ("r.test", credential("u")),
             ("other.test", credential("stranger")),

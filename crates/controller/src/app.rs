@@ -72,9 +72,12 @@ pub struct Bound {
 
 /// Connects and listens.
 pub async fn build(args: RunArgs) -> anyhow::Result<Bound> {
-    let client = Client::try_default()
+    let mut config = kube::Config::infer()
         .await
         .context("cannot find the API server: run in a pod, or set KUBECONFIG")?;
+    // Everything here that asks has its own back-off, which knows what is still worth asking.
+    config.default_retry = false;
+    let client = Client::try_from(config).context("cannot make a client for the API server")?;
     let http = net::bind(args.http_port)
         .await
         .context("cannot listen on --http-port")?;
@@ -157,12 +160,7 @@ impl Bound {
         });
 
         let effects = Effects {
-            pullers: Pullers::new(
-                connector,
-                Credentials::new(client.clone()),
-                args.max_dials,
-                args.max_connections,
-            ),
+            pullers: pullers(&args, &client, connector),
             objects: Objects::new(client, args.pod_name.clone()),
             events,
             raise_term,
@@ -189,6 +187,17 @@ impl Bound {
         // The Lease is given back before the process ends: the next one takes over at once.
         releasing.await.context("the Lease could not be released")
     }
+}
+
+fn pullers(args: &RunArgs, client: &Client, connector: Connector) -> Pullers {
+    let service_account = args.service_account_name.as_deref().map(Arc::from);
+    let credentials = Credentials::new(client.clone(), service_account);
+    Pullers::new(
+        connector,
+        credentials,
+        args.max_dials as usize,
+        args.max_connections as usize,
+    )
 }
 
 /// Tells the certificates who leads, and passes everything on.

@@ -1,8 +1,10 @@
 //! Flags. Those of kube-fledged keep their names; what has no object any more is accepted and
 //! warned about.
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use kubefledged_api_types::{GoDuration, ImagePullPolicy};
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser, value_parser};
+use kubefledged_api_types::{DurationError, GoDuration, ImagePullPolicy};
 use kubefledged_engine::Settings;
 use kubefledged_process::LogArgs;
 
@@ -55,6 +57,7 @@ pub enum PullPolicy {
 
 /// Flags of the running controller.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "This installation")]
 pub struct RunArgs {
     /// Namespace of the pullers, the Lease and our Secrets
     #[arg(long, env = "POD_NAMESPACE", default_value = "kube-fledged")]
@@ -90,31 +93,47 @@ pub struct RunArgs {
     )]
     pub deployment_name: String,
 
-    /// Longest time for one attempt at one image on one node (Go duration)
-    #[arg(long, default_value = "5m", help_heading = "Images")]
-    pub image_pull_deadline_duration: GoDuration,
-    /// Time between automatic refreshes (Go duration); 0s: never
-    #[arg(long, default_value = "15m", help_heading = "Images")]
+    /// Longest time for one attempt at one image on one node (Go duration, 1s to 24h). Set, it binds
+    /// everywhere; not set, it is 5m where the progress of a pull cannot be seen, and elsewhere a
+    /// pull goes on for as long as it moves
+    #[arg(long, help_heading = "Images", value_parser = pull_deadline)]
+    pub image_pull_deadline_duration: Option<GoDuration>,
+    /// Time between automatic refreshes (Go duration); at least 1m, or 0s: never
+    #[arg(long, default_value = "15m", help_heading = "Images", value_parser = refresh_frequency)]
     pub image_cache_refresh_frequency: GoDuration,
     /// Pull policy of lists that have none
     #[arg(long, value_enum, default_value_t = PullPolicy::IfNotPresent, help_heading = "Images")]
     pub image_pull_policy: PullPolicy,
-    /// Time between looks at what a node holds (Go duration)
-    #[arg(long, default_value = "5m", help_heading = "Images")]
+    /// ServiceAccount in the namespace of an ImageCache whose imagePullSecrets are used too, if
+    /// the ImageCache names none itself
+    #[arg(long, help_heading = "Images", value_parser = NonEmptyStringValueParser::new())]
+    pub service_account_name: Option<String>,
+    /// Time between looks at what a node holds (Go duration, 10s to 24h)
+    #[arg(long, default_value = "5m", help_heading = "Images", value_parser = check_interval)]
     pub check_interval: GoDuration,
-    /// How long a puller may be silent before its node counts as failed (Go duration)
-    #[arg(long, default_value = "2m", help_heading = "Images")]
+    /// How long a puller may be silent before its node counts as failed (Go duration, 1s to 24h)
+    #[arg(long, default_value = "2m", help_heading = "Images", value_parser = puller_grace)]
     pub puller_grace: GoDuration,
+    /// Longest time that a deleted ImageCache with deletionPolicy Purge waits for its images to be
+    /// removed (Go duration, 1s to 168h); what is left then is named in an Event
+    #[arg(long, default_value = "10m", help_heading = "Images", value_parser = purge_deadline)]
+    pub purge_deadline: GoDuration,
 
-    /// Connections being made at a time
-    #[arg(long, default_value_t = 64, help_heading = "Limits")]
-    pub max_dials: usize,
-    /// Calls to pullers at a time
-    #[arg(long, default_value_t = 512, help_heading = "Limits")]
-    pub max_connections: usize,
+    /// Connections to pullers being made at a time (2 to 4096); half of them are for pullers that do
+    /// not answer at once
+    #[arg(long, default_value_t = 64, help_heading = "Limits", value_parser = value_parser!(u32).range(2..=4096))]
+    pub max_dials: u32,
+    /// Connections to pullers open at a time (1 to 65536), besides as many again whose pulls take
+    /// long; about 60 KiB of memory each
+    #[arg(long, default_value_t = 512, help_heading = "Limits", value_parser = value_parser!(u32).range(1..=65536))]
+    pub max_connections: u32,
+    /// Pulls from one registry that run at a time, on all nodes together (1 to 65536); less for a
+    /// registry that answers with 429
+    #[arg(long, default_value_t = 512, help_heading = "Limits", value_parser = value_parser!(u32).range(1..=65536))]
+    pub max_registry_pulls: u32,
 
     /// Port of /livez, /readyz and /metrics (plain HTTP)
-    #[arg(long, default_value_t = 8080)]
+    #[arg(long, default_value_t = 8080, help_heading = "Probes and metrics")]
     pub http_port: u16,
     /// Logs.
     #[command(flatten)]
@@ -131,9 +150,6 @@ pub struct ObsoleteArgs {
     /// The puller finds the socket itself; see its --cri-socket-path
     #[arg(long)]
     pub cri_socket_path: Option<String>,
-    /// There are no Jobs
-    #[arg(long)]
-    pub service_account_name: Option<String>,
     /// There are no Jobs
     #[arg(long)]
     pub job_retention_policy: Option<String>,
@@ -153,7 +169,6 @@ impl ObsoleteArgs {
     pub fn warn(&self) {
         let Self {
             cri_socket_path,
-            service_account_name,
             job_retention_policy,
             job_priority_class_name,
             image_delete_job_host_network,
@@ -161,7 +176,6 @@ impl ObsoleteArgs {
         } = self;
         for (flag, value) in [
             ("--cri-socket-path", cri_socket_path),
-            ("--service-account-name", service_account_name),
             ("--job-retention-policy", job_retention_policy),
             ("--job-priority-class-name", job_priority_class_name),
             (
@@ -178,6 +192,49 @@ impl ObsoleteArgs {
             }
         }
     }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// Where no flag sets another and the progress of a pull cannot be seen.
+const PULL_DEADLINE: Duration = Duration::from_secs(5 * 60);
+
+fn pull_deadline(text: &str) -> Result<GoDuration, String> {
+    between(text, SECOND, DAY)
+}
+
+fn refresh_frequency(text: &str) -> Result<GoDuration, String> {
+    let frequency: GoDuration = text
+        .parse()
+        .map_err(|error: DurationError| error.to_string())?;
+    if frequency.0.is_zero() || frequency.0 >= MINUTE {
+        return Ok(frequency);
+    }
+    Err("it must be at least 1m, or 0s for never".to_owned())
+}
+
+fn check_interval(text: &str) -> Result<GoDuration, String> {
+    between(text, 10 * SECOND, DAY)
+}
+
+fn puller_grace(text: &str) -> Result<GoDuration, String> {
+    between(text, SECOND, DAY)
+}
+
+fn purge_deadline(text: &str) -> Result<GoDuration, String> {
+    between(text, SECOND, 7 * DAY)
+}
+
+fn between(text: &str, least: Duration, most: Duration) -> Result<GoDuration, String> {
+    let duration: GoDuration = text
+        .parse()
+        .map_err(|error: DurationError| error.to_string())?;
+    if (least..=most).contains(&duration.0) {
+        return Ok(duration);
+    }
+    let (least, most) = (GoDuration(least), GoDuration(most));
+    Err(format!("it must be from {least} to {most}"))
 }
 
 impl RunArgs {
@@ -199,13 +256,18 @@ impl RunArgs {
     pub fn settings(&self) -> Settings {
         Settings {
             refresh_interval: self.image_cache_refresh_frequency.0,
-            pull_deadline: self.image_pull_deadline_duration.0,
+            pull_deadline: self
+                .image_pull_deadline_duration
+                .map_or(PULL_DEADLINE, |set| set.0),
+            pull_deadline_binds: self.image_pull_deadline_duration.is_some(),
             image_pull_policy: match self.image_pull_policy {
                 PullPolicy::IfNotPresent => ImagePullPolicy::IfNotPresent,
                 PullPolicy::Always => ImagePullPolicy::Always,
             },
             check_interval: self.check_interval.0,
             puller_grace: self.puller_grace.0,
+            purge_deadline: self.purge_deadline.0,
+            max_registry_pulls: self.max_registry_pulls,
             ..Settings::default()
         }
     }
@@ -231,6 +293,61 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(cli.run.settings().refresh_interval.as_secs(), 900);
+    }
+
+    #[test]
+    fn a_deadline_binds_everywhere_only_if_somebody_sets_it() {
+        let settings = parse(&[]).unwrap().run.settings();
+        assert_eq!(settings.pull_deadline.as_secs(), 300);
+        assert!(!settings.pull_deadline_binds);
+        let flag = "--image-pull-deadline-duration=5m";
+        let settings = parse(&[flag]).unwrap().run.settings();
+        assert_eq!(settings.pull_deadline.as_secs(), 300);
+        assert!(settings.pull_deadline_binds);
+    }
+
+    #[test]
+    fn a_service_account_is_no_obsolete_flag() {
+        let cli = parse(&["--service-account-name=puller"]).unwrap();
+        assert_eq!(cli.run.service_account_name.as_deref(), Some("puller"));
+    }
+
+    #[test]
+    fn a_value_that_would_stop_all_work_is_refused_with_its_bounds() {
+        for (flag, bounds) in [
+            ("--max-dials=0", "2..=4096"),
+            ("--max-dials=1", "2..=4096"),
+            ("--max-connections=0", "1..=65536"),
+            ("--max-registry-pulls=0", "1..=65536"),
+            ("--check-interval=0s", "it must be from 10s to 24h"),
+            ("--puller-grace=0s", "it must be from 1s to 24h"),
+            ("--purge-deadline=0s", "it must be from 1s to 168h"),
+            (
+                "--image-pull-deadline-duration=0s",
+                "it must be from 1s to 24h",
+            ),
+            (
+                "--image-cache-refresh-frequency=59s",
+                "at least 1m, or 0s for never",
+            ),
+            ("--service-account-name=", "a value is required"),
+        ] {
+            let said = parse(&[flag]).unwrap_err().to_string();
+            let name = flag.split('=').next().unwrap();
+            assert!(said.contains(name) && said.contains(bounds), "{said}");
+        }
+        let never = parse(&["--image-cache-refresh-frequency=0s"]).unwrap();
+        assert!(never.run.settings().refresh_interval.is_zero());
+    }
+
+    #[test]
+    fn help_puts_every_flag_under_a_heading() {
+        let command = <Cli as clap::CommandFactory>::command();
+        let without = command
+            .get_arguments()
+            .filter(|flag| !flag.is_hide_set() && flag.get_help_heading().is_none());
+        let names: Vec<_> = without.map(|flag| flag.get_id().as_str()).collect();
+        assert!(names.is_empty(), "{names:?}");
     }
 
     #[test]

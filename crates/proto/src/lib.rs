@@ -1,4 +1,7 @@
-//! Code generated from `proto/`. What is written by hand here keeps secrets out of Debug.
+//! Code generated from `proto/`. What is written by hand here keeps secrets out of Debug and
+//! out of memory that is free again.
+
+use zeroize::Zeroize as _;
 
 /// Serialized `FileDescriptorSet` of what the controller serves, for gRPC reflection.
 pub const CONTROLLER_DESCRIPTORS: &[u8] =
@@ -42,6 +45,49 @@ pub mod containerd {
 
 // Each Debug destructures exhaustively: a new field breaks the build, not the secrecy.
 
+impl puller::Credential {
+    /// A user and a password.
+    pub fn login(username: &str, password: &str) -> Self {
+        Self {
+            username: username.to_owned(),
+            password: password.to_owned(),
+            identity_token: String::new(),
+            registry_token: String::new(),
+        }
+    }
+}
+
+/// What is decoded, cached and cloned on the way is not left in memory.
+impl Drop for puller::Credential {
+    fn drop(&mut self) {
+        let Self {
+            username,
+            password,
+            identity_token,
+            registry_token,
+        } = self;
+        for secret in [username, password, identity_token, registry_token] {
+            secret.zeroize();
+        }
+    }
+}
+
+impl Drop for cri::AuthConfig {
+    fn drop(&mut self) {
+        let Self {
+            username,
+            password,
+            auth,
+            server_address: _,
+            identity_token,
+            registry_token,
+        } = self;
+        for secret in [username, password, auth, identity_token, registry_token] {
+            secret.zeroize();
+        }
+    }
+}
+
 impl std::fmt::Debug for puller::Credential {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {
@@ -72,14 +118,27 @@ impl std::fmt::Debug for puller::PullImagesRequest {
 
 impl std::fmt::Debug for cri::AuthConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            username: _,
+            password: _,
+            auth: _,
+            server_address: _,
+            identity_token: _,
+            registry_token: _,
+        } = self;
         f.write_str("AuthConfig(redacted)")
     }
 }
 
 impl std::fmt::Debug for cri::PullImageRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            image,
+            auth: _,
+            sandbox_config: _,
+        } = self;
         f.debug_struct("PullImageRequest")
-            .field("image", &self.image)
+            .field("image", image)
             .finish_non_exhaustive()
     }
 }

@@ -2,6 +2,7 @@
 //! restarts.
 
 use std::{
+    mem::take,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -174,13 +175,14 @@ impl Cri {
 
     /// Pulls it. What the runtime answers is not looked at: `inspect` decides.
     pub async fn pull(&self, name: String, credential: Option<Credential>) -> Result<(), Status> {
-        let auth = credential.map(|credential| AuthConfig {
-            username: credential.username,
-            password: credential.password,
-            identity_token: credential.identity_token,
-            registry_token: credential.registry_token,
+        let auth = credential.map(|mut credential| AuthConfig {
+            username: take(&mut credential.username),
+            password: take(&mut credential.password),
+            auth: String::new(),
             // With an address containerd compares hosts and silently pulls without credentials.
-            ..AuthConfig::default()
+            server_address: String::new(),
+            identity_token: take(&mut credential.identity_token),
+            registry_token: take(&mut credential.registry_token),
         });
         // Some runtimes do not expect it to be missing.
         let annotations = [("kubefledged.io/pull".to_owned(), "true".to_owned())].into();

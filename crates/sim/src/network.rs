@@ -218,11 +218,7 @@ impl World {
                 }
             };
             for host in [PRIVATE, "elsewhere.test"] {
-                let credential = Credential {
-                    username: format!("{user}@{host}"),
-                    password: "secret".to_owned(),
-                    ..Credential::default()
-                };
+                let credential = Credential::login(&format!("{user}@{host}"), "secret");
                 keyring.add(host, credential);
             }
         }

@@ -1,217 +1,263 @@
 //! Pull secrets, read when a batch needs them. Only what matches an image goes to its node.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::{Duration, Instant},
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, Client};
+use futures::{
+    FutureExt as _, StreamExt as _, TryStreamExt as _,
+    future::{BoxFuture, Shared},
+    stream,
+};
+use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
+use kube::{
+    Client, Resource,
+    api::{GetParams, Request},
+};
 use kubefledged_engine::CredentialScope;
 use kubefledged_image::credentials::Keyring;
 use kubefledged_proto::puller::Credential;
-use serde::Deserialize;
-use tokio::sync::Mutex;
+use serde::{Deserialize, de::DeserializeOwned};
+use tokio::time::{Instant, timeout};
+use zeroize::Zeroizing;
 
-/// How long a look-up is good for.
+use super::dockercfg::PullSecret;
+
+/// How long a look-up is good for, from its begin. Then it is forgotten.
 const FRESH: Duration = Duration::from_secs(60);
+/// For one look-up, however many secrets it reads.
+const LIMIT: Duration = Duration::from_secs(10);
+/// Secrets of one scope that are read at a time.
+const AT_A_TIME: usize = 8;
 
 /// What the secrets of a scope hold.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Resolved {
     /// Credentials by registry.
     pub keyring: Keyring<Credential>,
     /// Secrets that do not exist.
     pub missing: Vec<String>,
+    /// What else cannot be used, and why.
+    pub unusable: Vec<(String, String)>,
 }
+
+/// Why a look-up failed: what the API server said, or that it said nothing.
+pub type Failed = Arc<str>;
+
+type Lookup = Shared<BoxFuture<'static, Result<Arc<Resolved>, Failed>>>;
 
 /// See the module.
 pub struct Credentials {
-    client: Client,
-    // One look-up in flight: a wave over thousands of nodes asks for the same few secrets.
-    cache: Mutex<BTreeMap<CredentialScope, (Instant, Arc<Resolved>)>>,
+    reader: Reader,
+    /// For scopes that name no `ServiceAccount`.
+    service_account: Option<Arc<str>>,
+    lookups: Arc<Mutex<Lookups>>,
+}
+
+/// One per scope, in flight or done: a wave over thousands of nodes asks for the same few secrets.
+#[derive(Default)]
+struct Lookups(BTreeMap<CredentialScope, (Instant, Lookup)>);
+
+impl Lookups {
+    fn forget_old(&mut self) {
+        self.0.retain(|_, (begun, _)| begun.elapsed() < FRESH);
+    }
 }
 
 impl Credentials {
-    /// Reads by this client.
-    pub fn new(client: Client) -> Self {
+    /// Reads by this client. The `ServiceAccount` is for scopes that name none.
+    pub fn new(client: Client, service_account: Option<Arc<str>>) -> Self {
         Self {
-            client,
-            cache: Mutex::default(),
+            reader: Reader { client },
+            service_account,
+            lookups: Arc::default(),
         }
     }
 
     /// The credentials of a scope.
     ///
     /// # Errors
-    /// The API server did not answer, or forbids it. A missing Secret is no error.
-    pub async fn resolve(&self, scope: &CredentialScope) -> Result<Arc<Resolved>, kube::Error> {
-        if scope.secrets.is_empty() {
+    /// The API server did not answer, or forbids it. What does not exist is no error.
+    pub async fn resolve(&self, scope: &CredentialScope) -> Result<Arc<Resolved>, Failed> {
+        let mut scope = scope.clone();
+        scope.service_account = scope.service_account.or(self.service_account.clone());
+        if scope.secrets.is_empty() && scope.service_account.is_none() {
             return Ok(Arc::default());
         }
-        let mut cache = self.cache.lock().await;
-        cache.retain(|_, (at, _)| at.elapsed() < FRESH);
-        if let Some((_, resolved)) = cache.get(scope) {
-            return Ok(resolved.clone());
-        }
-        let resolved = Arc::new(self.read(scope).await?);
-        cache.insert(scope.clone(), (Instant::now(), resolved.clone()));
-        Ok(resolved)
+        self.lookup(scope).await
     }
 
-    async fn read(&self, scope: &CredentialScope) -> Result<Resolved, kube::Error> {
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), &scope.namespace);
+    fn lookup(&self, scope: CredentialScope) -> Lookup {
+        let mut lookups = lock(&self.lookups);
+        lookups.forget_old();
+        if let Some((_, lookup)) = lookups.0.get(&scope)
+            && !matches!(lookup.peek(), Some(Err(_)))
+        {
+            return lookup.clone();
+        }
+        let reader = self.reader.clone();
+        let asked = scope.clone();
+        // In a task of its own: it ends also when all who asked have gone.
+        let reading = tokio::spawn(async move {
+            match timeout(LIMIT, reader.read(&asked)).await {
+                Ok(resolved) => resolved.map(Arc::new),
+                Err(_) => Err(format!(
+                    "the API server did not answer for the pull secrets of namespace {} within {LIMIT:?}",
+                    asked.namespace
+                )
+                .into()),
+            }
+        });
+        let lookup = async {
+            reading
+                .await
+                .unwrap_or_else(|_| Err("the look-up was cut short".into()))
+        };
+        let lookup = lookup.boxed().shared();
+        lookups.0.insert(scope, (Instant::now(), lookup.clone()));
+        tokio::spawn(forget(Arc::downgrade(&self.lookups)));
+        lookup
+    }
+}
+
+fn lock(lookups: &Mutex<Lookups>) -> MutexGuard<'_, Lookups> {
+    lookups.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Passwords do not lie about for longer than they are good for.
+async fn forget(lookups: Weak<Mutex<Lookups>>) {
+    tokio::time::sleep(FRESH).await;
+    if let Some(lookups) = lookups.upgrade() {
+        lock(&lookups).forget_old();
+    }
+}
+
+#[derive(Clone)]
+struct Reader {
+    client: Client,
+}
+
+/// The part of a `ServiceAccount` that is read.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct LeanServiceAccount {
+    #[serde(default)]
+    image_pull_secrets: Vec<LocalReference>,
+}
+
+#[derive(Deserialize)]
+struct LocalReference {
+    #[serde(default)]
+    name: String,
+}
+
+impl Reader {
+    async fn read(&self, scope: &CredentialScope) -> Result<Resolved, Failed> {
         let mut resolved = Resolved::default();
-        for name in scope.secrets.iter() {
-            let Some(secret) = api.get_opt(name).await? else {
-                resolved.missing.push(name.clone());
-                continue;
-            };
-            if let Err(error) = add(&mut resolved.keyring, &secret) {
-                tracing::warn!(
-                    namespace = &*scope.namespace,
-                    secret = name,
-                    error,
-                    "cannot use this pull secret"
-                );
+        let mut names = scope.secrets.to_vec();
+        if let Some(account) = &scope.service_account {
+            match self.secrets_of(&scope.namespace, account).await? {
+                Ok(more) => names.extend(more),
+                Err(why) => resolved
+                    .unusable
+                    .push((format!("those of ServiceAccount {account}"), why.to_owned())),
+            }
+        }
+        // The kubelet passes over an entry without a name.
+        names.retain(|name| !name.is_empty());
+        let mut seen = BTreeSet::new();
+        names.retain(|name| seen.insert(name.clone()));
+        let reads = names.into_iter().map(|name| async move {
+            let found = self
+                .get::<Secret, PullSecret>(&scope.namespace, &name)
+                .await?;
+            Ok::<_, Failed>((name, found))
+        });
+        let secrets: Vec<_> = stream::iter(reads)
+            .buffered(AT_A_TIME)
+            .try_collect()
+            .await?;
+        for (name, found) in secrets {
+            match found {
+                Found::Object(secret) => {
+                    if let Err(why) = secret.add_to(&mut resolved.keyring) {
+                        resolved.unusable.push((name, why.to_owned()));
+                    }
+                }
+                Found::Nothing => resolved.missing.push(name),
+                Found::NoName => resolved.unusable.push((name, NO_NAME.to_owned())),
             }
         }
         Ok(resolved)
     }
-}
 
-#[derive(Deserialize)]
-struct DockerConfig {
-    auths: HashMap<String, Entry>,
-}
+    /// The names of a `ServiceAccount`'s imagePullSecrets, or why there are none.
+    async fn secrets_of(
+        &self,
+        namespace: &str,
+        account: &str,
+    ) -> Result<Result<Vec<String>, &'static str>, Failed> {
+        let found = self.get::<ServiceAccount, LeanServiceAccount>(namespace, account);
+        Ok(match found.await? {
+            Found::Object(account) => {
+                let secrets = account.image_pull_secrets.into_iter();
+                Ok(secrets.map(|reference| reference.name).collect())
+            }
+            Found::Nothing => Err("not found"),
+            Found::NoName => Err(NO_NAME),
+        })
+    }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Entry {
-    username: String,
-    password: String,
-    auth: String,
-}
-
-/// Adds the entries of a Secret of one of the two docker types. The error never quotes content.
-fn add(keyring: &mut Keyring<Credential>, secret: &Secret) -> Result<(), &'static str> {
-    let data = |key: &str| {
-        secret
-            .data
-            .as_ref()?
-            .get(key)
-            .map(|bytes| bytes.0.as_slice())
-    };
-    let auths = match secret.type_.as_deref() {
-        Some("kubernetes.io/dockerconfigjson") => {
-            let json = data(".dockerconfigjson").ok_or("key .dockerconfigjson is missing")?;
-            serde_json::from_slice::<DockerConfig>(json)
-                .map_err(|_| "key .dockerconfigjson is no docker config")?
-                .auths
+    async fn get<K, T>(&self, namespace: &str, name: &str) -> Result<Found<T>, Failed>
+    where
+        K: Resource<DynamicType = ()>,
+        T: DeserializeOwned,
+    {
+        // The name becomes a part of a path, and whoever writes an ImageCache chooses it.
+        if !is_name(name) {
+            return Ok(Found::NoName);
         }
-        Some("kubernetes.io/dockercfg") => {
-            let json = data(".dockercfg").ok_or("key .dockercfg is missing")?;
-            serde_json::from_slice(json).map_err(|_| "key .dockercfg is no docker config")?
-        }
-        _ => {
-            return Err(
-                "it must be of type kubernetes.io/dockerconfigjson or kubernetes.io/dockercfg",
-            );
-        }
-    };
-    // The order within one key is kept, across keys it is the keyring's.
-    for (registry, entry) in auths.into_iter().collect::<BTreeMap<_, _>>() {
-        let (username, password) = user_and_password(entry)?;
-        let credential = Credential {
-            username,
-            password,
-            ..Credential::default()
+        let about = |why: &dyn std::fmt::Display| -> Failed {
+            format!("cannot get {} {namespace}/{name}: {why}", K::kind(&())).into()
         };
-        keyring.add(&registry, credential);
+        let request = Request::new(K::url_path(&(), Some(namespace)));
+        let request = request
+            .get(name, &GetParams::default())
+            .map_err(|error| about(&error))?;
+        match self.client.request_text(request).await {
+            Ok(text) => serde_json::from_str(&Zeroizing::new(text))
+                .map(Found::Object)
+                .map_err(|_| about(&"the API server's answer cannot be read")),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Found::Nothing),
+            // Its own sentence; the error's would come with all of the Status.
+            Err(kube::Error::Api(status)) => Err(about(&status.message)),
+            Err(error) => Err(about(&error)),
+        }
     }
-    Ok(())
 }
 
-/// `auth` wins over username and password, as in the kubelet.
-fn user_and_password(entry: Entry) -> Result<(String, String), &'static str> {
-    if entry.auth.is_empty() {
-        return Ok((entry.username, entry.password));
-    }
-    let decoded = STANDARD
-        .decode(entry.auth.trim())
-        .map_err(|_| "an auth is no base64")?;
-    let text = String::from_utf8(decoded).map_err(|_| "an auth is no text")?;
-    let (username, password) = text.split_once(':').ok_or("an auth has no colon")?;
-    Ok((
-        username.to_owned(),
-        password.trim_end_matches('\0').to_owned(),
-    ))
+enum Found<T> {
+    Object(T),
+    Nothing,
+    /// It cannot be one's name.
+    NoName,
+}
+
+const NO_NAME: &str = "it cannot be the name of one";
+
+/// A DNS subdomain, as the API server wants names of Secrets and `ServiceAccounts`.
+fn is_name(name: &str) -> bool {
+    let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    name.len() <= 253
+        && name.split('.').all(|label| {
+            let bytes = label.as_bytes();
+            bytes.first().is_some_and(|byte| letter(*byte))
+                && bytes.last().is_some_and(|byte| letter(*byte))
+                && bytes.iter().all(|byte| letter(*byte) || *byte == b'-')
+        })
 }
 
 #[cfg(test)]
-mod tests {
-    use kubefledged_image::ImageRef;
-
-    use super::*;
-
-    fn secret(type_: &str, key: &str, content: &str) -> Secret {
-        serde_json::from_value(serde_json::json!({
-            "type": type_, "data": {key: STANDARD.encode(content)},
-        }))
-        .unwrap()
-    }
-
-    fn users(secret: &Secret, image: &str) -> Result<Vec<String>, &'static str> {
-        let mut keyring = Keyring::default();
-        add(&mut keyring, secret)?;
-        let image = ImageRef::parse(image).unwrap();
-        Ok(keyring
-            .matching(&image)
-            .into_iter()
-            .map(|c| format!("{}:{}", c.username, c.password))
-            .collect())
-    }
-
-    #[test]
-    fn both_docker_types_are_read_and_auth_wins() {
-        let auth = STANDARD.encode("u:p:q");
-        let config = format!(
-            r#"{{"auths":{{"r.test:5001":{{"auth":"{auth}","username":"x"}},"other.test":{{"username":"y","password":"z"}}}}}}"#
-        );
-        let json = secret(
-            "kubernetes.io/dockerconfigjson",
-            ".dockerconfigjson",
-            &config,
-        );
-        assert_eq!(users(&json, "r.test:5001/a:1").unwrap(), ["u:p:q"]);
-        assert_eq!(users(&json, "other.test/a:1").unwrap(), ["y:z"]);
-        assert!(users(&json, "third.test/a:1").unwrap().is_empty());
-        let old = secret(
-            "kubernetes.io/dockercfg",
-            ".dockercfg",
-            r#"{"r.test":{"username":"a","password":"b"}}"#,
-        );
-        assert_eq!(users(&old, "r.test/a:1").unwrap(), ["a:b"]);
-    }
-
-    #[test]
-    fn a_malformed_secret_is_named_without_its_content() {
-        let bad = secret(
-            "kubernetes.io/dockerconfigjson",
-            ".dockerconfigjson",
-            "s3cret",
-        );
-        assert_eq!(
-            users(&bad, "a"),
-            Err("key .dockerconfigjson is no docker config")
-        );
-        let opaque = secret("Opaque", "x", "s3cret");
-        assert!(
-            users(&opaque, "a")
-                .unwrap_err()
-                .contains("dockerconfigjson")
-        );
-    }
-}
+mod tests;

@@ -2,7 +2,8 @@
 //!
 //! Two limits, each for its own thing. *Connections* are memory: each holds a permit for as long as
 //! it is open, and one that nobody uses is closed after [`LINGER`], at once when another node waits
-//! for a permit. *Dials* are handshakes and waiting: half of them are for pullers that answer at
+//! for a permit. Work that takes long, such as the pull of a large image, moves to permits of its own,
+//! as many again: it does not keep a new node waiting. *Dials* are handshakes and waiting: half of them are for pullers that answer at
 //! once and half for those that do not, so that hundreds of dead nodes cannot stall the living.
 
 use std::{
@@ -37,6 +38,9 @@ const PROMPT: Duration = Duration::from_millis(150);
 /// A node that was slow goes straight to the slow ones for so long.
 const REMEMBER: Duration = Duration::from_secs(600);
 
+/// A connection that is in use for longer moves to the permits of its own.
+const LONG: Duration = Duration::from_secs(1);
+
 /// Makes connections.
 pub trait Dial: Send + Sync + 'static {
     /// Which one.
@@ -59,6 +63,7 @@ struct Inner<D: Dial> {
     prompt: Semaphore,
     slow: Semaphore,
     permits: Arc<Semaphore>,
+    long: Arc<Semaphore>,
     /// How many wait for a permit.
     waiting: AtomicUsize,
     known_slow: Mutex<HashMap<D::Key, Instant>>,
@@ -71,17 +76,23 @@ type Opening<C> = Shared<BoxFuture<'static, Result<Arc<Open<C>>, Arc<str>>>>;
 enum Slot<C> {
     /// Everybody who needs it waits for the same dial. Then open, or gone.
     Dialing(Opening<C>),
-    /// Users borrow it; idle since the last of them gave it back. Then gone.
+    /// Users borrow it; in use, or idle, since then. Then gone.
     Open {
         open: Arc<Open<C>>,
         users: usize,
-        idle_since: Instant,
+        since: Instant,
     },
 }
 
 struct Open<C> {
     connection: C,
-    _permit: OwnedSemaphorePermit,
+    permit: Mutex<Permit>,
+}
+
+/// What a connection holds for as long as it is open.
+struct Permit {
+    _held: OwnedSemaphorePermit,
+    long: bool,
 }
 
 /// A connection in use; dropping it gives it back.
@@ -99,7 +110,8 @@ impl<D: Dial> Clone for Pool<D> {
 }
 
 impl<D: Dial> Pool<D> {
-    /// At most `dials` (at least 2) connections being made and `connections` open at a time.
+    /// At most `dials` (at least 2) connections being made and `connections` open at a time, besides
+    /// as many again that are in use for long.
     /// Needs a tokio runtime.
     pub fn new(dialer: D, dials: usize, connections: usize) -> Self {
         let slow = dials / 2;
@@ -108,6 +120,7 @@ impl<D: Dial> Pool<D> {
             prompt: Semaphore::new(dials - slow),
             slow: Semaphore::new(slow),
             permits: Arc::new(Semaphore::new(connections)),
+            long: Arc::new(Semaphore::new(connections)),
             waiting: AtomicUsize::new(0),
             known_slow: Mutex::default(),
             slots: Mutex::default(),
@@ -157,7 +170,10 @@ impl<D: Dial> Inner<D> {
     fn find(self: &Arc<Self>, key: &D::Key) -> Result<Borrowed<D>, Opening<D::Connection>> {
         let mut slots = self.slots();
         match slots.get_mut(key) {
-            Some(Slot::Open { open, users, .. }) => {
+            Some(Slot::Open { open, users, since }) => {
+                if *users == 0 {
+                    *since = Instant::now();
+                }
                 *users += 1;
                 Ok(Borrowed {
                     key: key.clone(),
@@ -188,7 +204,7 @@ impl<D: Dial> Inner<D> {
                 let slot = Slot::Open {
                     open: open.clone(),
                     users: 0,
-                    idle_since: Instant::now(),
+                    since: Instant::now(),
                 };
                 slots.insert(key, slot);
             }
@@ -245,6 +261,7 @@ impl<D: Dial> Inner<D> {
         // From here on a connection that becomes idle is closed at once.
         let _waiting = Waiting::begin(&self.waiting);
         self.close_longest_idle();
+        self.set_long_ones_apart(Instant::now());
         let permit = self.permits.clone().acquire_owned().await;
         permit.map_err(|_| "the pool is closed".into())
     }
@@ -253,10 +270,8 @@ impl<D: Dial> Inner<D> {
         let mut slots = self.slots();
         let idle = slots.iter().filter_map(|(key, slot)| match slot {
             Slot::Open {
-                users: 0,
-                idle_since,
-                ..
-            } => Some((*idle_since, key.clone())),
+                users: 0, since, ..
+            } => Some((*since, key.clone())),
             _ => None,
         });
         if let Some((_, key)) = idle.min_by_key(|(since, _)| *since) {
@@ -269,25 +284,41 @@ impl<D: Dial> Inner<D> {
             .retain(|_, since| now.duration_since(*since) < REMEMBER);
         self.slots().retain(|_, slot| match slot {
             Slot::Open {
-                users: 0,
-                idle_since,
-                ..
-            } => now.duration_since(*idle_since) < LINGER,
+                users: 0, since, ..
+            } => now.duration_since(*since) < LINGER,
             _ => true,
         });
     }
 
+    fn set_long_ones_apart(&self, now: Instant) {
+        for slot in self.slots().values() {
+            let Slot::Open { open, users, since } = slot else {
+                continue;
+            };
+            if *users == 0 || now.duration_since(*since) < LONG {
+                continue;
+            }
+            let mut permit = open.permit.lock().unwrap_or_else(PoisonError::into_inner);
+            if !permit.long
+                && let Ok(held) = self.long.clone().try_acquire_owned()
+            {
+                *permit = Permit {
+                    _held: held,
+                    long: true,
+                };
+            }
+        }
+    }
+
     fn give_back(&self, key: &D::Key, given: &Arc<Open<D::Connection>>) {
         let mut slots = self.slots();
-        if let Some(Slot::Open {
-            open,
-            users,
-            idle_since,
-        }) = slots.get_mut(key)
+        if let Some(Slot::Open { open, users, since }) = slots.get_mut(key)
             && Arc::ptr_eq(open, given)
         {
             *users -= 1;
-            *idle_since = Instant::now();
+            if *users == 0 {
+                *since = Instant::now();
+            }
             if *users == 0 && self.waiting.load(Ordering::SeqCst) > 0 {
                 slots.remove(key);
             }
@@ -324,7 +355,10 @@ fn opened<C>(
     result.map(|connection| {
         Arc::new(Open {
             connection,
-            _permit: permit,
+            permit: Mutex::new(Permit {
+                _held: permit,
+                long: false,
+            }),
         })
     })
 }
@@ -334,6 +368,7 @@ async fn sweep<D: Dial>(pool: Weak<Inner<D>>) {
         tokio::time::sleep(SWEEP).await;
         let Some(pool) = pool.upgrade() else { return };
         pool.close_idle(Instant::now());
+        pool.set_long_ones_apart(Instant::now());
     }
 }
 

@@ -4,7 +4,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use kubefledged_contract::{SEEN_TERM, controller as contract};
 use kubefledged_engine::{
-    Batch, BatchEnd, BatchId, CancelPulls, CredentialScope, Event, NodeName, PullItem, Puller, Work,
+    Batch, BatchEnd, BatchId, CacheKey, CancelPulls, CredentialScope, Event, NodeName, PullItem,
+    Puller, Work,
 };
 use kubefledged_process::tls::Connector;
 use kubefledged_proto::puller::{
@@ -15,7 +16,7 @@ use tokio::{sync::mpsc, time::timeout};
 use tonic::{Code, Request, Response, Status, Streaming, transport::Channel};
 
 use super::{
-    credentials::Credentials,
+    credentials::{Credentials, Resolved},
     dial,
     pool::{Borrowed, Dial, Pool},
 };
@@ -171,11 +172,12 @@ impl Pullers {
     ) -> Result<BatchEnd, Status> {
         let resolved = match self.credentials.resolve(scope).await {
             Ok(resolved) => resolved,
-            Err(error) => return Ok(BatchEnd::CredentialsFailed(error.to_string())),
+            Err(why) => return Ok(BatchEnd::CredentialsFailed(why.to_string())),
         };
-        if let Some(cache) = batch.cache.clone().filter(|_| !resolved.missing.is_empty()) {
-            let missing = Event::SecretsMissing(cache, resolved.missing.clone());
-            let _ = events.send(missing).await;
+        if let Some(cache) = &batch.cache {
+            for event in complaints(cache, &resolved) {
+                let _ = events.send(event).await;
+            }
         }
         let request = contract::pull_request(batch, images, &resolved.keyring);
         let mut stream = answered(client.pull_images(limited(request))).await?;
@@ -212,6 +214,20 @@ impl Pullers {
         self.pool.discard(borrowed);
         BatchEnd::Lost
     }
+}
+
+/// What of a cache's secrets cannot be used.
+fn complaints(cache: &CacheKey, resolved: &Resolved) -> impl Iterator<Item = Event> {
+    let Resolved {
+        keyring: _,
+        missing,
+        unusable,
+    } = resolved;
+    let missing =
+        (!missing.is_empty()).then(|| Event::SecretsMissing(cache.clone(), missing.clone()));
+    let unusable =
+        (!unusable.is_empty()).then(|| Event::SecretsUnusable(cache.clone(), unusable.clone()));
+    missing.into_iter().chain(unusable)
 }
 
 async fn remove(

@@ -171,11 +171,7 @@ fn understand(answer: &[u8], asked: &str) -> anyhow::Result<Answer> {
         .unwrap_or_default()
         .into_iter()
         .map(|(key, login)| {
-            let credential = Credential {
-                username: login.username,
-                password: login.password,
-                ..Credential::default()
-            };
+            let credential = Credential::login(&login.username, &login.password);
             (key, credential)
         });
     Ok(Answer {

@@ -278,9 +278,5 @@ pub fn image(reference: &str) -> ImagePull {
 }
 
 pub fn credential(username: &str, password: &str) -> Credential {
-    Credential {
-        username: username.to_owned(),
-        password: password.to_owned(),
-        ..Credential::default()
-    }
+    Credential::login(username, password)
 }

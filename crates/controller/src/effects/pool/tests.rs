@@ -90,10 +90,54 @@ async fn an_idle_connection_makes_room_at_once_for_a_node_that_waits() {
     // And one that becomes idle while somebody waits.
     let wanted = key("c");
     let mut c = std::pin::pin!(pool.borrow(&wanted));
-    assert!(timeout(Duration::from_secs(9), &mut c).await.is_err());
+    assert!(timeout(Duration::from_millis(500), &mut c).await.is_err());
     drop(b);
     assert_eq!(c.await.unwrap().connection().number, 2);
     assert_eq!(net.open.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_that_pull_for_long_do_not_keep_a_new_one_waiting() {
+    let (pool, net) = pool(64, 512);
+    let mut pulling = Vec::new();
+    for n in 0..512 {
+        pulling.push(pool.borrow(&format!("n{n}")).await.unwrap());
+    }
+    let start = Instant::now();
+    let new = pool.borrow(&key("new")).await.unwrap();
+    assert!(
+        start.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        start.elapsed()
+    );
+    drop(new);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let start = Instant::now();
+    let new = pool.borrow(&key("newer")).await.unwrap();
+    assert!(
+        start.elapsed() < Duration::from_millis(50),
+        "{:?}",
+        start.elapsed()
+    );
+    assert_eq!(net.open.load(Ordering::SeqCst), 513);
+    drop((new, pulling));
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert_eq!(net.open.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn open_connections_are_bounded_however_long_they_are_in_use() {
+    let (pool, net) = pool(4, 2);
+    let mut pulling = Vec::new();
+    for n in 0..4 {
+        pulling.push(pool.borrow(&format!("n{n}")).await.unwrap());
+    }
+    let wanted = key("one more");
+    let mut more = std::pin::pin!(pool.borrow(&wanted));
+    assert!(timeout(Duration::from_secs(60), &mut more).await.is_err());
+    assert_eq!(net.open.load(Ordering::SeqCst), 4);
+    pulling.pop();
+    assert!(more.await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]

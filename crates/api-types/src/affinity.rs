@@ -17,27 +17,49 @@ pub struct NodeAffinity {
 #[serde(rename_all = "camelCase")]
 pub struct NodeSelector {
     /// A node must fulfil at least one of these terms.
-    #[schemars(length(min = 1, max = 32))]
+    #[schemars(length(min = 1, max = 16))]
     pub node_selector_terms: Vec<NodeSelectorTerm>,
 }
 
 /// One alternative. A term without any requirement matches no node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "!has(self.matchFields) || self.matchFields.all(f, f.key == 'metadata.name')",
+    "fieldPath": ".matchFields",
+    "message": "metadata.name is the only field: match labels by matchExpressions",
+}]))]
 pub struct NodeSelectorTerm {
     /// Requirements on the node's labels; all must hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32))]
+    #[schemars(length(max = 10))]
     pub match_expressions: Vec<NodeSelectorRequirement>,
     /// Requirements on the node's fields; all must hold. The only field is metadata.name, with the
     /// operators In and NotIn.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32))]
+    #[schemars(length(max = 10))]
     pub match_fields: Vec<NodeSelectorRequirement>,
 }
 
 /// One requirement.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = [
+    {
+        "rule": "!(self.operator in ['In', 'NotIn']) || (has(self.values) && size(self.values) > 0)",
+        "fieldPath": ".values",
+        "message": "In and NotIn need at least one value",
+    },
+    {
+        "rule": "!(self.operator in ['Exists', 'DoesNotExist']) || !has(self.values) || size(self.values) == 0",
+        "fieldPath": ".values",
+        "message": "Exists and DoesNotExist take no values: remove them",
+    },
+    {
+        "rule": "!(self.operator in ['Gt', 'Lt']) || (has(self.values) && size(self.values) == 1 && self.values[0].matches(r'^-?\\d+$'))",
+        "fieldPath": ".values",
+        "message": "Gt and Lt need exactly one value, an integer such as \"4\"",
+    },
+]))]
 pub struct NodeSelectorRequirement {
     /// Key of the label, or name of the field.
     #[schemars(length(max = 317))]

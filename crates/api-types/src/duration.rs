@@ -75,7 +75,15 @@ impl JsonSchema for GoDuration {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "maxLength": 32, "pattern": PATTERN})
+        // A pattern would tell a regular expression instead of what to write.
+        json_schema!({
+            "type": "string",
+            "maxLength": 32,
+            "x-kubernetes-validations": [{
+                "rule": format!("self.matches(r'{PATTERN}')"),
+                "message": "write a duration with units, such as 30s, 5m, 1h30m or 0s",
+            }],
+        })
     }
 }
 

@@ -91,7 +91,11 @@ impl JsonSchema for NodeShare {
             "minimum": 0,
             "maximum": 1_000_000,
             "maxLength": 4,
-            "pattern": "^(100|[0-9]{1,2})%$",
+            // A pattern would tell a regular expression instead of what to write.
+            "x-kubernetes-validations": [{
+                "rule": "type(self) == int || self.matches('^(100|[0-9]{1,2})%$')",
+                "message": "write an integer, or a percentage from \"0%\" to \"100%\"",
+            }],
         })
     }
 }

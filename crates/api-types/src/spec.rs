@@ -141,6 +141,12 @@ pub struct PullSecretReference {
 
 /// How the images are kept fresh.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    // What is no duration at all is the field's own rule.
+    "rule": "!has(self.interval) || !self.interval.matches('^([0-9]+([.][0-9]+)?(ns|us|ms|s|m|h))+$') || duration(self.interval) == duration('0s') || duration(self.interval) >= duration('1m')",
+    "fieldPath": ".interval",
+    "message": "write at least 1m, or 0s to switch refreshes off",
+}]))]
 pub struct RefreshSpec {
     /// Time between automatic refreshes as a Go duration, at least 1m; 0s switches them off, while
     /// looks at the nodes and new nodes go on. Not set: the controller's

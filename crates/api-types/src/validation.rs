@@ -1,7 +1,7 @@
 //! The rules for a written spec, in kube-fledged's words. The webhook refuses by them; the engine
 //! tolerates what was stored before they existed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kubefledged_image::ImageRef;
 
@@ -22,9 +22,23 @@ impl std::fmt::Display for Violation {
     }
 }
 
+/// Bytes of all names of images in one object. They stand in its status once more while they are
+/// on nodes, and etcd takes 1.5 MiB.
+pub const MOST_NAME_BYTES: usize = 400_000;
+
 /// All broken rules of a spec, in the order of its fields.
 pub fn violations(spec: &ImageCacheSpec) -> Vec<Violation> {
     let mut found = Vec::new();
+    let names = spec.cache_spec.iter().flat_map(|list| &list.images);
+    if names.map(String::len).sum::<usize>() > MOST_NAME_BYTES {
+        found.push(Violation {
+            field: "spec.cacheSpec".to_owned(),
+            message: format!(
+                "the names of images have more than {MOST_NAME_BYTES} bytes in all: split it into \
+                 several ImageCaches"
+            ),
+        });
+    }
     for (l, list) in spec.cache_spec.iter().enumerate() {
         let field = format!("spec.cacheSpec[{l}].images");
         if list.images.is_empty() {
@@ -61,13 +75,23 @@ pub fn violations(spec: &ImageCacheSpec) -> Vec<Violation> {
     found
 }
 
-/// The rules that `new` breaks and `old` did not: what was stored stays updatable.
+/// The rules that `new` breaks more often than `old` did: what was stored stays updatable. Places
+/// do not count, since an edit moves them.
 pub fn new_violations(old: &ImageCacheSpec, new: &ImageCacheSpec) -> Vec<Violation> {
-    let before: BTreeSet<_> = violations(old).into_iter().map(|v| v.message).collect();
-    violations(new)
-        .into_iter()
-        .filter(|violation| !before.contains(&violation.message))
-        .collect()
+    let mut before: BTreeMap<String, usize> = BTreeMap::new();
+    for violation in violations(old) {
+        *before.entry(violation.message).or_default() += 1;
+    }
+    let is_new = |violation: &Violation| match before.get_mut(&violation.message) {
+        Some(left @ 1..) => {
+            *left -= 1;
+            false
+        }
+        _ => true,
+    };
+    let mut found = violations(new);
+    found.retain(is_new);
+    found
 }
 
 #[cfg(test)]
@@ -123,5 +147,35 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].message, refusal::NO_IMAGES);
         assert!(new_violations(&old, &old).is_empty());
+    }
+
+    #[test]
+    fn one_empty_list_that_was_stored_excuses_one_empty_list() {
+        let old = spec(&[&[], &["a:1"]]);
+        let moved = spec(&[&["a:1"], &[]]);
+        assert!(new_violations(&old, &moved).is_empty());
+        let more = spec(&[&[], &["a:1"], &[]]);
+        assert_eq!(new_violations(&old, &more).len(), 1);
+    }
+
+    #[test]
+    fn an_object_has_room_for_so_many_names_because_each_is_stored_twice() {
+        let names: Vec<String> = (0..MOST_NAME_BYTES / 100)
+            .map(|i| format!("{}{i:010}", "a".repeat(90)))
+            .collect();
+        let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let full = spec(&[&names]);
+        assert!(texts(&full).is_empty());
+        names.push("b");
+        let more = spec(&[&names]);
+        assert_eq!(
+            texts(&more),
+            [
+                "spec.cacheSpec: the names of images have more than 400000 bytes in all: split it into several ImageCaches"
+            ]
+        );
+        // An object that was stored too full can be edited, as long as it stays so.
+        assert!(new_violations(&more, &more).is_empty());
+        assert_eq!(new_violations(&full, &more).len(), 1);
     }
 }

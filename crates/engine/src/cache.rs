@@ -8,157 +8,35 @@ use std::{
 
 use fixedbitset::FixedBitSet;
 use kubefledged_api_types::{
-    ImageCacheSpec, ImageCacheStatus, ImagePullPolicy, PurgeStatus, Timestamp, names::reason,
-    status::ImageCounts, status::NodeCounts,
+    DeletionPolicy, ImageCacheSpec, ImageCacheStatus, PurgeStatus, Timestamp,
+    conditions::{self, Degraded},
+    names::status,
 };
 
 use crate::{
-    CacheObject, CredentialScope, NodeFacts, Settings, Tick, backoff,
+    CacheObject, CredentialScope, Settings, Tick, backoff,
+    cell::{Cell, Counts, Flags},
     images::{ImageId, Images},
     node::{NodeIdx, Stamp},
+    operation::{Kind, Operation, wants_hash},
+    registry::Registries,
     removal::Owed,
+    scope::{ScopeId, Scopes},
+    wants::{Pattern, Wants},
 };
 
 /// Never used again.
 pub type CacheIdx = u32;
 
-/// What the last operation was, or is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// The object is new.
-    Create,
-    /// What is wanted where has changed.
-    Update,
-    /// Asked for, or the interval is over and something must be pulled.
-    Refresh,
-    /// Asked for.
-    Purge,
-}
-
-impl Kind {
-    /// As it stands in the status.
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::Create => reason::CREATE,
-            Self::Update => reason::UPDATE,
-            Self::Refresh => reason::REFRESH,
-            Self::Purge => reason::PURGE,
-        }
-    }
-
-    /// From the status.
-    pub fn from_reason(text: &str) -> Option<Self> {
-        [Self::Create, Self::Update, Self::Refresh, Self::Purge]
-            .into_iter()
-            .find(|kind| kind.reason() == text)
-    }
-}
-
-/// An operation under way.
-#[derive(Debug)]
-pub struct Operation {
-    /// Which.
-    pub kind: Kind,
-    /// Outcomes of batches with this stamp or a later one count.
-    pub stamp: Stamp,
-    /// As in the status; part of the freshness token, so that a new leader forms the same one.
-    pub started: Timestamp,
-    /// Those it began with and that have not left.
-    pub nodes: FixedBitSet,
-    /// How many of them are not done.
-    pub open: usize,
-    /// Annotations and their values that are handled when it ends.
-    pub handles: Vec<(&'static str, String)>,
-    /// An annotation is being cleared; asked for again after this.
-    pub clearing: Option<Tick>,
-}
-
-/// How one node stands with one cache.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum CellState {
-    /// Not eligible, or no list matches.
-    #[default]
-    Out,
-    /// No puller answers, beyond the grace time.
-    Unreachable,
-    /// Misses an image that failed.
-    Failed,
-    /// Is pulling.
-    Pulling,
-    /// Misses an image, or was not looked at yet.
-    Pending,
-    /// Held everything when last looked at.
-    Ready,
-}
-
-/// One node of one cache, as last assessed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cell {
-    /// Which of the five parts, or none.
-    pub state: CellState,
-    /// Wanted images.
-    pub want: u32,
-    /// Of these present.
-    pub have: u32,
-    /// Of these failed.
-    pub failing: u32,
-    /// Oldest look at a wanted image.
-    pub looked: Stamp,
-    /// When all of them were looked at last.
-    pub looked_at: Option<Timestamp>,
-    /// When they are to be looked at next.
-    pub check_at: Tick,
-    /// Nothing is left of the operation here.
-    pub done: bool,
-}
-
-/// One list of the spec.
-#[derive(Debug)]
-pub struct List {
-    selector: BTreeMap<String, String>,
-    /// Image, spelling, policy.
-    pub images: Vec<(ImageId, Arc<str>, ImagePullPolicy)>,
-    /// Higher first.
-    pub priority: i32,
-    /// For one attempt.
-    pub deadline: Duration,
-}
-
-impl List {
-    /// Is it for such a node?
-    pub fn matches(&self, facts: &NodeFacts) -> bool {
-        self.selector
-            .iter()
-            .all(|(key, value)| facts.labels.get(key) == Some(value))
-    }
-}
-
-/// One image that a cache wants on a node.
-#[derive(Clone, Debug)]
-pub struct Want {
-    /// Which.
-    pub image: ImageId,
-    /// As written.
-    pub reference: Arc<str>,
-    /// Whether a present one will do.
-    pub policy: ImagePullPolicy,
-    /// Higher first.
-    pub priority: i32,
-    /// For one attempt.
-    pub deadline: Duration,
-}
-
-/// Sums over the cells.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Counts {
-    /// As they stand in the status.
-    pub nodes: NodeCounts,
-    /// As they stand in the status.
-    pub images: ImageCounts,
-    /// Failed pairs.
-    pub failing: i64,
-    /// Cells in the count that were never looked at.
-    pub unseen: i64,
+/// Everything that has a number.
+#[derive(Debug, Default)]
+pub struct Names {
+    /// Images.
+    pub images: Images,
+    /// Registry hosts.
+    pub registries: Registries,
+    /// Whose credentials.
+    pub scopes: Scopes,
 }
 
 /// What the last operation's end says.
@@ -185,6 +63,15 @@ pub struct Write {
     pub over: String,
 }
 
+/// Pins of ours are to go, because nothing holds the object that wanted them.
+#[derive(Clone, Copy, Debug)]
+pub struct Unpin {
+    /// Nodes whose last report is older have not answered.
+    pub since: Stamp,
+    /// Nobody is waited for any longer.
+    pub until: Tick,
+}
+
 /// One cache.
 #[derive(Debug)]
 #[expect(
@@ -194,14 +81,20 @@ pub struct Write {
 pub struct Cache {
     /// As last seen, with what was written since.
     pub object: CacheObject,
+    /// The stored spec cannot be used, and why: the last one that could stays.
+    pub invalid: Option<String>,
     /// The spec compiled.
-    pub lists: Vec<List>,
-    /// The spec that is worked on; differs from the object's while a purge runs.
-    pub spec: ImageCacheSpec,
+    pub wants: Wants,
+    /// Generation of the spec that is compiled.
+    pub compiled: Option<i64>,
+    /// What is wanted where, as one number, and the same when an operation last began.
+    pub wants_hash: u64,
+    /// See `wants_hash`; 0: not known.
+    pub covered: u64,
     /// Images of the spec.
-    pub ids: BTreeSet<ImageId>,
+    pub ids: FixedBitSet,
     /// Whose credentials.
-    pub scope: CredentialScope,
+    pub scope: ScopeId,
     /// What the status tells.
     pub told: Told,
     /// Under way.
@@ -226,22 +119,44 @@ pub struct Cache {
     pub cells: Vec<Cell>,
     /// Sums over `cells`.
     pub counts: Counts,
+    /// Rises when something about it has changed: it assesses all nodes anew.
+    pub epoch: u32,
     /// The first round of a new leader is not complete: what was written stays.
     pub first_round: bool,
     /// Stamp of the quiet refresh under way.
     pub refreshing: Option<Stamp>,
+    /// The quiet refresh has found something to pull.
+    pub must_pull: bool,
+    /// The spec asks for pins.
+    pub pinned: bool,
+    /// What the deletion under way does about images.
+    pub deletion: Option<DeletionPolicy>,
+    /// Our finalizer is off, for good.
+    pub released: bool,
+    /// Something changed since the status was last computed.
+    pub unwritten: bool,
     /// When the next automatic refresh is due.
     pub refresh_at: Option<Tick>,
-    /// Secrets that do not exist.
-    pub missing_secrets: Vec<String>,
+    /// Nodes that pull for it, and how many batches.
+    pub pulling: BTreeMap<NodeIdx, u32>,
+    /// Nodes that wait for `spec.maxConcurrentNodes`.
+    pub waiting: BTreeSet<NodeIdx>,
+    /// Pins to be taken off.
+    pub unpin: Option<Unpin>,
+    /// Our finalizer is being written; asked for again after this.
+    pub finalizing: Option<Tick>,
+    /// Secrets that do not exist or cannot be used: name and why.
+    pub bad_secrets: BTreeMap<String, String>,
     /// The status as last known lists every name of `applied`.
     pub names_recorded: bool,
     /// State and begin of the operation that the last Kubernetes Event told of.
     pub announced: (String, Option<Timestamp>),
     /// Under way.
     pub write: Option<Write>,
-    /// No earlier write.
+    /// No earlier write, unless an operation begins or ends.
     pub write_after: Tick,
+    /// The last write failed: not even then.
+    pub write_failed: bool,
     /// A write was refused because the object is another: wait for the watch.
     pub stale: bool,
 }
@@ -250,7 +165,8 @@ impl Cache {
     /// A cache at first sight. Nothing is decided yet.
     pub fn adopt(
         object: CacheObject,
-        images: &mut Images,
+        invalid: Option<String>,
+        names: &mut Names,
         settings: &Settings,
         nodes: usize,
     ) -> Self {
@@ -262,15 +178,18 @@ impl Cache {
             started: known.start_time,
             completed: known.completion_time,
         };
+        let abandoned = known.conditions.iter().any(|condition| {
+            condition.type_ == conditions::DEGRADED
+                && condition.reason == Degraded::RemovalAbandoned.as_str()
+        });
         let mut cache = Self {
-            spec: ImageCacheSpec::default(),
-            lists: Vec::new(),
-            ids: BTreeSet::new(),
-            scope: CredentialScope {
-                namespace: object.key.namespace.clone(),
-                secrets: Arc::new([]),
-                service_account: None,
-            },
+            invalid,
+            wants: Wants::default(),
+            compiled: None,
+            wants_hash: 0,
+            covered: 0,
+            ids: FixedBitSet::new(),
+            scope: ScopeId::default(),
             told,
             operation: None,
             purged: false,
@@ -280,35 +199,50 @@ impl Cache {
             refreshed: known.last_refresh_time,
             applied: BTreeMap::new(),
             owed: BTreeMap::new(),
-            abandoned: false,
+            abandoned,
             cells: vec![Cell::default(); nodes],
             counts: Counts::default(),
+            epoch: 1,
             first_round: !object.status.status.is_empty(),
             refreshing: None,
+            must_pull: false,
+            pinned: false,
+            deletion: None,
+            released: false,
+            unwritten: false,
             refresh_at: None,
-            missing_secrets: Vec::new(),
+            pulling: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            unpin: None,
+            finalizing: None,
+            bad_secrets: BTreeMap::new(),
             names_recorded: false,
             announced: (object.status.status.clone(), object.status.start_time),
             write: None,
             write_after: Tick(0),
+            write_failed: false,
             stale: false,
             object,
         };
-        let spec = cache.object.spec.clone();
-        cache.compile(spec, images, settings);
-        cache.adopt_applied(images);
+        cache.compile(names, settings);
+        let seen = cache.object.status.observed_generation;
+        // Edited while nobody looked: what changed is not known any more, and counts as changed.
+        if seen.is_none_or(|seen| seen == cache.object.generation) {
+            cache.covered = cache.wants_hash;
+        }
+        cache.adopt_applied(names);
         cache.compare_names();
         cache
     }
 
     /// Names written before a restart. An object of kube-fledged has none: its spec counts.
-    fn adopt_applied(&mut self, images: &mut Images) {
-        let known = self.object.status.applied_images.clone();
-        for name in known {
-            let image = images.intern(&name.name);
+    fn adopt_applied(&mut self, names: &mut Names) {
+        for name in self.object.status.applied_images.clone() {
+            let image = names.images.intern(&name.name, &mut names.registries);
             let reference: Arc<str> = name.name.into();
             self.applied.insert(image, reference.clone());
-            if !self.ids.contains(&image) || name.since.is_some() {
+            let dropped = !self.ids.contains(image.index()) && self.invalid.is_none();
+            if (dropped && !self.spec().suspend) || name.since.is_some() {
                 let since = name.since.unwrap_or_default();
                 self.owed.insert(image, Owed::new(reference, since));
             }
@@ -318,37 +252,13 @@ impl Cache {
         }
     }
 
-    /// Takes up a spec.
-    pub fn compile(&mut self, spec: ImageCacheSpec, images: &mut Images, settings: &Settings) {
-        self.lists = spec
-            .cache_spec
-            .iter()
-            .map(|entry| List {
-                selector: entry.node_selector.clone(),
-                images: entry
-                    .images
-                    .iter()
-                    .map(|name| {
-                        let id = images.intern(name);
-                        let floating = images.get(id).floating;
-                        let policy = entry.image_pull_policy.unwrap_or(if floating {
-                            ImagePullPolicy::Always
-                        } else {
-                            settings.image_pull_policy
-                        });
-                        (id, Arc::from(name.as_str()), policy)
-                    })
-                    .collect(),
-                priority: entry.priority.unwrap_or(0),
-                deadline: entry.pull_deadline.map_or(settings.pull_deadline, |d| d.0),
-            })
-            .collect();
-        self.ids = self
-            .lists
-            .iter()
-            .flat_map(|list| list.images.iter().map(|(id, ..)| *id))
-            .collect();
-        self.scope = CredentialScope {
+    /// Takes up the object's spec. Its nodes are to be matched anew.
+    pub fn compile(&mut self, names: &mut Names, settings: &Settings) {
+        let spec = &self.object.spec;
+        let (images, registries) = (&mut names.images, &mut names.registries);
+        self.wants = Wants::new(&spec.cache_spec, images, registries, settings);
+        self.ids = self.wants.all().map(|want| want.image.index()).collect();
+        self.scope = names.scopes.intern(CredentialScope {
             namespace: self.object.key.namespace.clone(),
             secrets: spec
                 .image_pull_secrets
@@ -356,39 +266,29 @@ impl Cache {
                 .map(|secret| secret.name.clone())
                 .collect(),
             service_account: spec.service_account_name.as_deref().map(Arc::from),
-        };
-        self.spec = spec;
+        });
+        self.wants_hash = wants_hash(spec);
+        self.pinned = spec.pinned();
+        self.compiled = Some(self.object.generation);
+        self.bad_secrets.clear();
     }
 
-    /// What the cache wants on a node, whether it may have it now or not.
-    pub fn wants(&self, facts: &NodeFacts) -> Vec<Want> {
-        if self.purged || self.object.deleting || self.runs(Kind::Purge) {
-            return Vec::new();
-        }
-        let mut wants: Vec<Want> = Vec::new();
-        let mut seen = BTreeMap::new();
-        for list in self.lists.iter().filter(|list| list.matches(facts)) {
-            for (image, reference, policy) in &list.images {
-                if let Some(at) = seen.get(image) {
-                    let want: &mut Want = &mut wants[*at];
-                    want.priority = want.priority.max(list.priority);
-                    want.deadline = want.deadline.max(list.deadline);
-                    if *policy == ImagePullPolicy::Always {
-                        want.policy = *policy;
-                    }
-                    continue;
-                }
-                seen.insert(*image, wants.len());
-                wants.push(Want {
-                    image: *image,
-                    reference: reference.clone(),
-                    policy: *policy,
-                    priority: list.priority,
-                    deadline: list.deadline,
-                });
-            }
-        }
-        wants
+    /// What is wanted.
+    pub fn spec(&self) -> &ImageCacheSpec {
+        &self.object.spec
+    }
+
+    /// What it wants on a node, whether that may have it now or not.
+    pub fn pattern(&self, node: NodeIdx) -> &Pattern {
+        let wanting = !self.purged
+            && !self.object.deleting
+            && self.operation.as_ref().is_none_or(|op| op.kind.pulls());
+        let pattern = self
+            .cells
+            .get(node)
+            .filter(|_| wanting)
+            .map_or(0, |cell| cell.pattern);
+        self.wants.pattern(pattern)
     }
 
     /// Does this operation run?
@@ -396,62 +296,64 @@ impl Cache {
         self.operation.as_ref().is_some_and(|op| op.kind == kind)
     }
 
-    /// Every wanted name may lie on nodes from now on, and none of them is owed.
-    pub fn apply_wanted(&mut self) {
-        for list in &self.lists {
-            for (image, reference, _) in &list.images {
-                self.applied.insert(*image, reference.clone());
-                self.owed.remove(image);
-            }
-        }
+    /// May nothing new be started?
+    pub fn held(&self) -> bool {
+        (self.spec().suspend && !self.object.deleting) || self.invalid.is_some()
     }
 
-    /// Names that may lie on nodes and that `keep` does not want are owed from now on.
-    pub fn owe(&mut self, keep: &BTreeSet<ImageId>, now: Timestamp) {
-        for (image, reference) in &self.applied {
-            if !keep.contains(image) {
-                self.owed
-                    .entry(*image)
-                    .or_insert_with(|| Owed::new(reference.clone(), now));
-            }
-        }
+    /// Stamp of an operation that brings images to this node, or 0.
+    pub fn pulls_since(&self, node: NodeIdx) -> Stamp {
+        let operation = self.operation.as_ref().filter(|op| op.pulls.contains(node));
+        operation.map_or(0, |op| op.stamp)
+    }
+
+    /// On how many nodes it may be pulling at a time.
+    pub fn node_limit(&self) -> usize {
+        let eligible = u64::try_from(self.counts.nodes.desired).unwrap_or(0);
+        let limit = self
+            .spec()
+            .max_concurrent_nodes
+            .map(|share| share.of(eligible).max(1));
+        limit.map_or(usize::MAX, |limit| {
+            usize::try_from(limit).unwrap_or(usize::MAX)
+        })
+    }
+
+    /// May this node begin to pull for it?
+    pub fn node_may_pull(&self, node: NodeIdx) -> bool {
+        self.pulling.contains_key(&node) || self.pulling.len() < self.node_limit()
     }
 
     /// Call it when `applied` or the known status has changed.
     pub fn compare_names(&mut self) {
-        let known: BTreeSet<&str> = self
-            .object
-            .status
-            .applied_images
-            .iter()
-            .map(|applied| applied.name.as_str())
-            .collect();
+        let known = &self.object.status.applied_images;
+        let known: BTreeSet<&str> = known.iter().map(|applied| applied.name.as_str()).collect();
         self.names_recorded = self.applied.values().all(|name| known.contains(&**name));
     }
 
-    /// Has the API server what work on nodes must not begin without: the operation, and every name
-    /// that may come to lie on a node?
+    /// Has the API server what work on nodes must not begin without: our finalizer where one is
+    /// needed, the operation, and every name that may come to lie on a node?
     pub fn recorded(&self) -> bool {
         let known = &self.object.status;
         let operation_known = self.operation.as_ref().is_none_or(|operation| {
             known.reason == operation.kind.reason() && known.start_time == Some(operation.started)
         });
-        operation_known && self.names_recorded
+        let held = self.object.finalizer || !self.spec().needs_finalizer();
+        operation_known && self.names_recorded && held
+    }
+
+    /// May images be removed? A deleted object's names were written before they were pulled, and a
+    /// namespace that goes may take no writes any more.
+    pub fn may_remove(&self) -> bool {
+        !self.held() && (self.object.deleting || self.recorded())
     }
 
     /// Replaces a cell and keeps the sums true.
     pub fn set_cell(&mut self, node: NodeIdx, cell: Cell) {
-        if self.cells.len() <= node {
-            self.cells.resize(node + 1, Cell::default());
-        }
         let old = std::mem::replace(&mut self.cells[node], cell);
-        if old == cell {
-            return;
-        }
-        self.counts.add(&old, -1);
-        self.counts.add(&cell, 1);
+        self.counts.replace(&old, &cell);
         if let Some(operation) = &mut self.operation
-            && operation.nodes.contains(node)
+            && operation.has(node)
         {
             match (old.done, cell.done) {
                 (false, true) => operation.open = operation.open.saturating_sub(1),
@@ -463,46 +365,38 @@ impl Cache {
 
     /// Time between automatic refreshes; `None`: never.
     pub fn refresh_interval(&self, settings: &Settings) -> Option<Duration> {
-        let interval = self
-            .spec
+        let written = self
+            .spec()
             .refresh
             .as_ref()
-            .and_then(|refresh| refresh.interval)
-            .map_or(settings.refresh_interval, |interval| interval.0);
+            .and_then(|refresh| refresh.interval);
+        let interval = written.map_or(settings.refresh_interval, |interval| interval.0);
         (!interval.is_zero()).then_some(interval)
     }
 
-    /// Plans the next automatic refresh from now.
+    /// Plans the next automatic refresh, `elapsed` after the last.
     pub fn schedule_refresh(&mut self, now: Tick, settings: &Settings, elapsed: Duration) {
         let key = &self.object.key;
-        let spread = backoff::hash(
-            settings.seed,
-            &[key.namespace.as_bytes(), key.name.as_bytes()],
-        );
-        self.refresh_at = self.refresh_interval(settings).map(|interval| {
+        let parts = [key.namespace.as_bytes(), key.name.as_bytes()];
+        let spread = backoff::hash(settings.seed, &parts);
+        let interval = self.refresh_interval(settings);
+        self.refresh_at = interval.map(|interval| {
             now.after(backoff::jittered(interval, 10, spread).saturating_sub(elapsed))
         });
     }
-}
 
-impl Counts {
-    fn add(&mut self, cell: &Cell, sign: i64) {
-        let nodes = &mut self.nodes;
-        let part = match cell.state {
-            CellState::Out => return,
-            CellState::Unreachable => &mut nodes.unreachable,
-            CellState::Failed => &mut nodes.failed,
-            CellState::Pulling => &mut nodes.pulling,
-            CellState::Pending => &mut nodes.pending,
-            CellState::Ready => &mut nodes.ready,
-        };
-        *part += sign;
-        nodes.desired += sign;
-        self.images.desired += sign * i64::from(cell.want);
-        self.images.ready += sign * i64::from(cell.have);
-        self.failing += sign * i64::from(cell.failing);
-        if cell.looked == 0 && cell.state != CellState::Unreachable {
-            self.unseen += sign;
+    /// The operation ends because nobody wants it any more.
+    pub fn abort(&mut self, now: Timestamp) {
+        if self.operation.take().is_some() {
+            status::ABORTED.clone_into(&mut self.told.status);
+            kubefledged_api_types::names::message::ABORTED.clone_into(&mut self.told.message);
+            self.told.completed = Some(now);
         }
+    }
+
+    /// Have all nodes answered that no pin of ours is left, or is nobody waited for any longer?
+    pub fn unpinned(&self, now: Tick) -> bool {
+        let waits = self.unpin.is_some_and(|unpin| unpin.until > now);
+        !waits || self.counts.flagged(Flags::PINS_OPEN) == 0
     }
 }

@@ -12,26 +12,47 @@
 
 #![deny(missing_docs)]
 
+mod alarms;
+mod assess;
 mod backoff;
+mod batches;
 mod cache;
+mod caches;
+mod cell;
+mod conditions;
+mod deletion;
 mod engine;
 pub mod event;
+mod facts;
+mod failures;
 mod images;
+mod looks;
 mod node;
+mod nodes;
 mod operation;
 mod plan;
+mod pulls;
+mod refresh;
+mod registry;
 mod removal;
+mod scope;
+mod selector;
 mod status;
 #[cfg(test)]
 mod tests;
+pub mod view;
+mod wants;
+mod writes;
 
+pub use cell::CellState;
 pub use engine::{Engine, Settings};
 pub use event::{
     Batch, BatchEnd, BatchId, CacheKey, CacheObject, CancelPulls, CheckReport, Command,
     CredentialScope, Disk, Event, ImageOutcome, ImageResult, InvalidCache, NodeFacts, NodeName,
     Pin, PinResult, PullItem, Puller, Seen, Severity, Source, Work, WriteError,
 };
-pub use node::Ineligible;
+pub use facts::Ineligible;
+pub use pulls::{Skip, Why};
 
 pub use kubefledged_api_types::Tick;
 use kubefledged_api_types::Timestamp;

@@ -7,58 +7,26 @@ use std::{
 };
 
 use fixedbitset::FixedBitSet;
-use kubefledged_api_types::names::{EXCLUDE_LABEL, HOSTNAME_LABEL};
 
 use crate::{
-    BatchId, NodeFacts, NodeName, Puller, Tick, backoff, event::CredentialScope, images::ImageId,
+    BatchId, CheckReport, NodeName, Puller, Tick, backoff,
+    facts::{Facts, Ineligible},
+    images::ImageId,
+    looks::Looks,
+    scope::ScopeId,
 };
 
 /// Slot of a node; free slots are used again.
 pub type NodeIdx = usize;
 
-/// Counts operations and rounds: an outcome is newer than an operation if the batch it came from
+/// Counts operations and batches: an outcome is newer than an operation if the batch it came from
 /// began after it. 0 is never.
 pub type Stamp = u32;
 
-/// Taints of nodes that are about to go or must not get anything more.
-const BARRING_TAINTS: [&str; 8] = [
-    "node.kubernetes.io/disk-pressure",
-    "node.kubernetes.io/out-of-service",
-    "node.cloudprovider.kubernetes.io/shutdown",
-    "node.cloudprovider.kubernetes.io/uninitialized",
-    "ToBeDeletedByClusterAutoscaler",
-    "DeletionCandidateOfClusterAutoscaler",
-    "karpenter.sh/disrupted",
-    "karpenter.sh/disruption",
-];
-
-/// Why a node gets no images now. It is neither awaited nor a failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ineligible {
-    /// There is a puller, but no such Node (yet).
-    Unknown,
-    /// Its label says so.
-    Excluded,
-    /// No kubelet of its own: a virtual node.
-    Virtual,
-    /// Not Linux.
-    OtherSystem,
-    /// Its Ready condition is not True.
-    NotReady,
-    /// Cordoned.
-    Cordoned,
-    /// Under disk pressure, shutting down or chosen for removal.
-    Tainted,
-}
-
-/// What was last seen of one image on one node.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Look {
-    /// Stamp of the batch that looked last.
-    pub looked: Stamp,
-    /// Stamp of the batch that asked the registry last.
-    pub fetched: Stamp,
-}
+/// How long after a loss another one counts as the next of a row.
+const LOSS_MEMORY: Duration = Duration::from_secs(3600);
+/// So many losses in a row are a pattern.
+const PATTERN: u32 = 3;
 
 /// Why an image is not there, while it is not.
 #[derive(Clone, Debug)]
@@ -70,9 +38,35 @@ pub struct Attempt {
     /// Not tried again before; `None`: until a refresh or an edit.
     pub not_before: Option<Tick>,
     /// One word.
-    pub reason: String,
+    pub reason: Arc<str>,
     /// A sentence.
     pub message: Arc<str>,
+}
+
+/// Something vanished that we had not removed.
+#[derive(Clone, Copy, Debug)]
+pub struct Loss {
+    /// In a row.
+    count: u32,
+    /// The last one.
+    at: Tick,
+}
+
+/// What a node's puller says of pins and disk.
+#[derive(Debug, Default)]
+pub struct Upkeep {
+    /// Stamp of the last check that brought a report.
+    pub reported: Stamp,
+    /// Ids that carry our pin.
+    pub pins: Vec<Arc<str>>,
+    /// Ids of images that are to be pinned, where they were seen.
+    pub ids: BTreeMap<ImageId, Arc<str>>,
+    /// Whether the runtime lets us pin.
+    pub can_pin: Option<bool>,
+    /// The file system of the images is above its watermark.
+    pub disk_full: bool,
+    /// Pinning failed; not before.
+    pub pin_not_before: Tick,
 }
 
 /// One node.
@@ -81,128 +75,80 @@ pub struct Node {
     /// Its name; `None` in a free slot.
     pub name: Option<NodeName>,
     /// As the API server has it.
-    pub facts: Option<NodeFacts>,
+    pub facts: Option<Facts>,
     /// Who answers there.
     pub puller: Option<Puller>,
     /// Stamp of the first sight of this puller instance: older looks are looked again.
     pub instance_stamp: Stamp,
-    /// The puller came after the first sync: the node is new.
-    pub joined: bool,
-    /// Since when an eligible node has had no puller that answers.
+    /// The same, if the node is new: what is always pulled asks the registry. Else 0.
+    pub joined: Stamp,
+    /// Since when a node has had no puller that answers.
     pub silent_since: Option<Tick>,
     /// Calls that failed in a row.
     pub call_failures: u32,
     /// No call before.
     pub not_before: Tick,
-    /// Images it held when last looked at.
-    pub present: FixedBitSet,
-    looks: Vec<Look>,
+    /// Everything is looked at again that was seen before.
+    pub look_again: Stamp,
+    /// When that is next raised.
+    pub check_at: Tick,
+    /// What it was seen to hold.
+    pub looks: Looks,
+    /// Images that some cache wants here.
+    pub wanted: FixedBitSet,
     /// Images that failed, by whose credentials were used.
-    pub attempts: BTreeMap<(ImageId, CredentialScope), Attempt>,
+    pub attempts: BTreeMap<(ImageId, ScopeId), Attempt>,
+    /// Images that vanished.
+    losses: BTreeMap<ImageId, Loss>,
+    /// Checks in a row that saw a loss, and when what was lost is pulled again.
+    lost_checks: Option<Loss>,
+    /// What was lost is not pulled again before.
+    pub heal_not_before: Tick,
+    /// Pins and disk.
+    pub upkeep: Upkeep,
     /// Calls under way.
     pub live: BTreeSet<BatchId>,
-    /// When it is planned again although nothing happens.
-    pub wake: Option<Tick>,
+    /// Rises when something about it has changed: caches assess it anew.
+    pub epoch: u32,
 }
 
 impl Node {
     /// May it get images? The one question that everything asks.
     pub fn eligibility(&self) -> Result<(), Ineligible> {
-        let facts = self.facts.as_ref().ok_or(Ineligible::Unknown)?;
-        self.runs_puller()?;
-        if facts
-            .labels
-            .get(EXCLUDE_LABEL)
-            .is_some_and(|v| v != "false")
-        {
-            return Err(Ineligible::Excluded);
-        }
-        if !facts.ready {
-            return Err(Ineligible::NotReady);
-        }
-        if facts.unschedulable {
-            return Err(Ineligible::Cordoned);
-        }
-        if facts
-            .taints
-            .iter()
-            .any(|key| BARRING_TAINTS.contains(&key.as_str()))
-        {
-            return Err(Ineligible::Tainted);
-        }
-        Ok(())
+        self.facts
+            .as_ref()
+            .map_or(Err(Ineligible::Unknown), |facts| facts.eligible)
     }
 
-    /// Could a puller run there at all? Such nodes owe removals while they do not answer.
-    pub fn runs_puller(&self) -> Result<(), Ineligible> {
-        let facts = self.facts.as_ref().ok_or(Ineligible::Unknown)?;
-        let label = |name: &str| facts.labels.get(name).map(String::as_str);
-        if label("type") == Some("virtual-kubelet")
-            || label("eks.amazonaws.com/compute-type") == Some("fargate")
-        {
-            return Err(Ineligible::Virtual);
-        }
-        if label("kubernetes.io/os").is_some_and(|os| os != "linux") {
-            return Err(Ineligible::OtherSystem);
-        }
-        Ok(())
+    /// Could it hold images of ours, and owe their removal?
+    pub fn runs_puller(&self) -> bool {
+        self.facts.as_ref().is_some_and(|facts| facts.runs_puller)
     }
 
     /// As it stands in `status.failures`.
-    pub fn hostname(&self) -> String {
-        let label = self
-            .facts
-            .as_ref()
-            .and_then(|f| f.labels.get(HOSTNAME_LABEL));
-        match (label, &self.name) {
-            (Some(hostname), _) => hostname.clone(),
-            (None, Some(name)) => name.to_string(),
-            (None, None) => String::new(),
-        }
+    pub fn hostname(&self) -> &str {
+        let label = self.facts.as_ref().and_then(Facts::hostname);
+        label
+            .or(self.name.as_ref().map(|name| &*name.0))
+            .unwrap_or_default()
     }
 
-    /// What was last seen of an image.
-    pub fn look(&self, image: ImageId) -> Look {
-        self.looks.get(image.index()).copied().unwrap_or_default()
-    }
-
-    /// Was it there when last looked at?
-    pub fn holds(&self, image: ImageId) -> bool {
-        self.present.contains(image.index())
-    }
-
-    /// Somebody looked.
-    pub fn saw(&mut self, image: ImageId, present: bool, stamp: Stamp) {
-        let look = self.look_mut(image);
-        look.looked = look.looked.max(stamp);
-        self.present.grow_and_insert(image.index());
-        self.present.set(image.index(), present);
-    }
-
-    /// The registry was asked, and what it has is there.
-    pub fn fetched(&mut self, image: ImageId, stamp: Stamp) {
-        let look = self.look_mut(image);
-        look.fetched = look.fetched.max(stamp);
-    }
-
-    fn look_mut(&mut self, image: ImageId) -> &mut Look {
-        if self.looks.len() <= image.index() {
-            self.looks.resize(image.index() + 1, Look::default());
-        }
-        &mut self.looks[image.index()]
+    /// For jitter.
+    pub fn spread(&self, seed: u64, part: &[u8]) -> u64 {
+        let name = self.name.as_ref().map_or("", |name| &name.0);
+        backoff::hash(seed, &[name.as_bytes(), part])
     }
 
     /// Whatever was seen is not known any more: another leader may have acted meanwhile.
     pub fn forget(&mut self) {
-        self.looks.clear();
-        self.present.clear();
-        self.attempts.clear();
-        self.live.clear();
-        self.call_failures = 0;
-        self.not_before = Tick(0);
-        self.silent_since = None;
-        self.joined = false;
-        self.wake = None;
+        let old = std::mem::take(self);
+        *self = Self {
+            name: old.name,
+            facts: old.facts,
+            puller: old.puller,
+            epoch: old.epoch,
+            ..Self::default()
+        };
     }
 
     /// Has its puller been silent beyond the grace time?
@@ -211,19 +157,18 @@ impl Node {
             .is_some_and(|since| since.after(grace) <= now)
     }
 
+    /// May it be called now?
+    pub fn callable(&self) -> bool {
+        self.puller.is_some() && self.facts.is_some()
+    }
+
     /// A call to its puller failed.
     pub fn call_failed(&mut self, now: Tick, seed: u64) {
         self.call_failures += 1;
         self.silent_since.get_or_insert(now);
-        let name = self.name.as_ref().map_or("", |name| &name.0);
-        let spread = backoff::hash(seed, &[name.as_bytes(), &self.call_failures.to_le_bytes()]);
-        let wait = backoff::wait(
-            Duration::from_millis(500),
-            Duration::from_secs(30),
-            self.call_failures,
-            spread,
-        );
-        self.not_before = now.after(wait);
+        let spread = self.spread(seed, &self.call_failures.to_le_bytes());
+        let (first, most) = (Duration::from_millis(500), Duration::from_secs(30));
+        self.not_before = now.after(backoff::wait(first, most, self.call_failures, spread));
     }
 
     /// A call to its puller was answered.
@@ -231,5 +176,138 @@ impl Node {
         self.call_failures = 0;
         self.not_before = Tick(0);
         self.silent_since = None;
+    }
+
+    /// Takes in the report of a check.
+    pub fn reported(&mut self, report: CheckReport, stamp: Stamp) {
+        let upkeep = &mut self.upkeep;
+        upkeep.reported = upkeep.reported.max(stamp);
+        upkeep.pins = report.pinned_by_us;
+        upkeep.can_pin = report.can_pin.or(upkeep.can_pin);
+        upkeep.disk_full = report.disk.is_some_and(|disk| {
+            let used = disk.capacity.saturating_sub(disk.available);
+            disk.capacity > 0
+                && u128::from(used) * 100
+                    >= u128::from(disk.capacity) * u128::from(disk.watermark_percent)
+        });
+    }
+
+    /// A check did not find what was there before, and that we had not removed. The first loss is
+    /// mended at once, the next ones ever later: a node under disk pressure is not thrashed.
+    pub fn lost(&mut self, image: ImageId, now: Tick, seed: u64) {
+        let next = |before: Option<&Loss>| match before {
+            Some(loss) if loss.at.after(LOSS_MEMORY) > now => loss.count + 1,
+            _ => 1,
+        };
+        let count = next(self.losses.get(&image));
+        self.losses.insert(image, Loss { count, at: now });
+        if self.lost_checks.is_some_and(|checks| checks.at == now) {
+            return;
+        }
+        let count = next(self.lost_checks.as_ref());
+        self.lost_checks = Some(Loss { count, at: now });
+        if count > 1 {
+            let spread = self.spread(seed, &count.to_le_bytes());
+            let (first, most) = (Duration::from_secs(30), Duration::from_secs(600));
+            self.heal_not_before = now.after(backoff::wait(first, most, count - 1, spread));
+        }
+    }
+
+    /// When a lost image may be pulled again, if that is still to come.
+    pub fn heals_at(&self, image: ImageId, now: Tick) -> Option<Tick> {
+        let waits = self.heal_not_before > now && self.losses.contains_key(&image);
+        waits.then_some(self.heal_not_before)
+    }
+
+    /// Has it vanished of late?
+    pub fn has_lost(&self, image: ImageId) -> bool {
+        self.losses.contains_key(&image)
+    }
+
+    /// Has anything vanished of late?
+    pub fn loses(&self) -> bool {
+        !self.losses.is_empty()
+    }
+
+    /// Does it vanish again and again soon after it was pulled?
+    pub fn keeps_losing(&self, image: ImageId, now: Tick) -> bool {
+        let loss = self.losses.get(&image);
+        loss.is_some_and(|loss| loss.count >= PATTERN && loss.at.after(LOSS_MEMORY) > now)
+    }
+
+    /// Forgets losses that are too old to count.
+    pub fn forget_losses(&mut self, now: Tick) {
+        self.losses
+            .retain(|_, loss| loss.at.after(LOSS_MEMORY) > now);
+    }
+
+    /// An image's number means another image from now on.
+    pub fn forget_image(&mut self, image: ImageId) {
+        self.looks.forget(image);
+        self.attempts.retain(|(failed, _), _| *failed != image);
+        self.losses.remove(&image);
+        self.upkeep.ids.remove(&image);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Disk;
+
+    const S: u64 = 1000;
+
+    #[test]
+    fn a_first_loss_is_mended_at_once_and_each_further_one_later() {
+        let mut node = Node::default();
+        let image = ImageId(3);
+        node.lost(image, Tick(100 * S), 0);
+        assert_eq!(node.heals_at(image, Tick(100 * S)), None);
+        node.lost(image, Tick(400 * S), 0);
+        let second = node.heals_at(image, Tick(400 * S)).unwrap();
+        assert!(
+            second > Tick(420 * S) && second < Tick(440 * S),
+            "{second:?}"
+        );
+        assert_eq!(
+            node.heals_at(ImageId(4), Tick(400 * S)),
+            None,
+            "it was not lost"
+        );
+        node.lost(image, Tick(700 * S), 0);
+        assert!(node.heals_at(image, Tick(700 * S)).unwrap() > Tick(740 * S));
+        assert!(node.keeps_losing(image, Tick(701 * S)));
+        assert!(
+            !node.keeps_losing(image, Tick(4301 * S)),
+            "an hour without one"
+        );
+    }
+
+    #[test]
+    fn several_images_lost_in_one_check_are_one_step_of_the_back_off() {
+        let mut node = Node::default();
+        for image in 0..50 {
+            node.lost(ImageId(image), Tick(100 * S), 0);
+        }
+        assert_eq!(node.heals_at(ImageId(1), Tick(100 * S)), None);
+    }
+
+    #[test]
+    fn a_disk_is_full_from_its_watermark_on() {
+        let mut node = Node::default();
+        let report = |available| CheckReport {
+            disk: Some(Disk {
+                capacity: 100,
+                available,
+                watermark_percent: 80,
+            }),
+            ..CheckReport::default()
+        };
+        node.reported(report(21), 1);
+        assert!(!node.upkeep.disk_full);
+        node.reported(report(20), 2);
+        assert!(node.upkeep.disk_full);
+        node.reported(CheckReport::default(), 3);
+        assert!(!node.upkeep.disk_full, "it cannot be seen");
     }
 }

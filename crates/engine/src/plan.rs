@@ -1,81 +1,98 @@
-//! What one node is asked to do, and how it then stands with every cache.
+//! What one node is asked to do. One plan is: end what nobody wants, remove, look, pull, and then
+//! note how the node stands with every cache.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
 };
 
-use kubefledged_api_types::ImagePullPolicy;
+use fixedbitset::FixedBitSet;
 
 use crate::{
-    Batch, BatchId, CacheKey, CancelPulls, Command, CredentialScope, Now, PullItem, Tick, Work,
+    CancelPulls, Command, Engine, Now, Tick, Work,
+    alarms::Alarm,
     backoff,
-    cache::{CacheIdx, Cell, CellState, Kind, Want},
-    engine::{Engine, Live, LiveWork},
+    batches::{LiveWork, bare},
+    cache::CacheIdx,
     images::ImageId,
-    node::{Node, NodeIdx, Stamp},
+    node::{NodeIdx, Stamp},
     removal::Debt,
 };
 
 /// Most images in one batch.
-const MOST_IMAGES: usize = 512;
-/// Most pull batches a node works on at a time; the puller orders what is in them.
-const MOST_PULL_BATCHES: usize = 4;
-/// A batch that says nothing for so long has lost its effect; a backstop, effects end earlier.
-const CHECK_DEADLINE: Duration = Duration::from_secs(60);
-const WORK_DEADLINE: Duration = Duration::from_secs(6 * 3600);
+pub(crate) const MOST_IMAGES: usize = 512;
 
-/// What every cache wants on one node, and what is under way there.
-struct Scene {
-    wants: Vec<(CacheIdx, Vec<Want>)>,
-    wanted: BTreeSet<ImageId>,
-    pulling: BTreeMap<ImageId, CacheIdx>,
-    removing: BTreeSet<ImageId>,
-    checking: bool,
-    pull_batches: usize,
+/// What is wanted on one node, and what is under way there.
+#[derive(Debug, Default)]
+pub struct Scene {
+    /// Images that some cache wants.
+    pub wanted: FixedBitSet,
+    /// Of these to be pinned.
+    pub pin_wanted: FixedBitSet,
+    /// Images that are being pulled.
+    pub pulling: BTreeSet<ImageId>,
+    /// Images that are being removed.
+    pub removing: BTreeSet<ImageId>,
+    /// A removal runs.
+    pub removal: bool,
+    /// A check runs.
+    pub check: bool,
+    /// Pull batches that are not long.
+    pub short_pulls: usize,
+    /// Caches that assess the node anew.
+    pub stale: Vec<CacheIdx>,
+    /// Caches whose pulls wait for a registry.
+    pub throttled: BTreeSet<CacheIdx>,
     wake: Option<Tick>,
 }
 
 impl Scene {
-    fn wake_at(&mut self, at: Tick) {
+    /// Plan again then.
+    pub fn wake_at(&mut self, at: Tick) {
         self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
     }
 }
 
 impl Engine {
-    /// Plans one node and assesses it anew. Returns when to do so again.
-    pub(crate) fn plan_node(
-        &mut self,
-        idx: NodeIdx,
-        now: Now,
-        out: &mut Vec<Command>,
-    ) -> Option<Tick> {
-        self.watch_silence(idx, now.tick);
-        let mut scene = self.scene(idx);
-        let callable = self.nodes[idx].puller.is_some() && self.nodes[idx].facts.is_some();
-        if callable && self.nodes[idx].not_before <= now.tick {
-            self.cancel_unwanted(idx, &scene, out);
-            self.plan_removal(idx, now, &mut scene, out);
-            self.plan_check(idx, now, &mut scene, out);
-            self.plan_pulls(idx, now, &mut scene, out);
-        } else if callable {
-            scene.wake_at(self.nodes[idx].not_before);
+    pub(crate) fn plan_node(&mut self, idx: NodeIdx, now: Now) {
+        if self.nodes[idx].name.is_none() {
+            return;
         }
-        for (cache, wants) in std::mem::take(&mut scene.wants) {
-            let cell = self.assess(cache, idx, &wants, now, &mut scene);
-            if let Some(cache) = self.caches.get_mut(&cache) {
+        self.watch_silence(idx, now.tick);
+        self.leave_operations(idx);
+        let mut scene = self.scene(idx);
+        if self.nodes[idx].wanted != scene.wanted {
+            let node = &mut self.nodes[idx];
+            node.epoch += 1;
+            node.looks.keep(&scene.wanted);
+            node.wanted.clone_from(&scene.wanted);
+        }
+        self.time_to_look(idx, now, &mut scene);
+        self.find_stale(idx, now.tick, &mut scene);
+        let node = &self.nodes[idx];
+        if node.callable() && node.not_before > now.tick {
+            scene.wake_at(node.not_before);
+        } else if node.callable() {
+            self.cancel_unwanted(idx, &scene);
+            self.plan_removal(idx, now, &mut scene);
+            self.plan_check(idx, now, &mut scene);
+            self.plan_pulls(idx, now, &mut scene);
+        }
+        for at in std::mem::take(&mut scene.stale) {
+            let cell = self.assess(at, idx, now.tick, &mut scene);
+            if let Some(cache) = self.caches.get_mut(&at) {
                 cache.set_cell(idx, cell);
             }
-            self.dirty_caches.insert(cache);
+            self.dirty_caches.insert(at);
         }
-        scene.wake
+        let wake = scene.wake.filter(|at| *at > now.tick);
+        self.alarms.set(Alarm::Node(idx), wake);
     }
 
-    /// The grace time begins when an eligible node is first seen without a puller.
+    /// Since when nobody answers on a node where somebody could.
     fn watch_silence(&mut self, idx: NodeIdx, now: Tick) {
         let node = &mut self.nodes[idx];
-        if node.eligibility().is_err() {
+        if !node.runs_puller() {
             node.silent_since = None;
         } else if node.puller.is_none() {
             node.silent_since.get_or_insert(now);
@@ -84,63 +101,105 @@ impl Engine {
         }
     }
 
-    fn scene(&self, idx: NodeIdx) -> Scene {
-        let node = &self.nodes[idx];
-        let mut scene = Scene {
-            wants: Vec::with_capacity(self.caches.len()),
-            wanted: BTreeSet::new(),
-            pulling: BTreeMap::new(),
-            removing: BTreeSet::new(),
-            checking: false,
-            pull_batches: 0,
-            wake: None,
-        };
-        for (at, cache) in &self.caches {
-            let wants = node
-                .facts
-                .as_ref()
-                .map_or_else(Vec::new, |facts| cache.wants(facts));
-            scene.wanted.extend(wants.iter().map(|want| want.image));
-            scene.wants.push((*at, wants));
+    /// A node that is not eligible any more, or that no list matches any more, gets nothing.
+    fn leave_operations(&mut self, idx: NodeIdx) {
+        let eligible = self.nodes[idx].eligibility().is_ok();
+        for cache in self.caches.values_mut() {
+            let wanting = eligible && !cache.pattern(idx).wants.is_empty();
+            let done = cache.cells[idx].done;
+            if let Some(operation) = cache.operation.as_mut().filter(|op| op.pulls.contains(idx))
+                && !wanting
+            {
+                operation.pulls.remove(idx);
+                let left = !operation.has(idx) && !done;
+                operation.open = operation.open.saturating_sub(usize::from(left));
+            }
         }
-        for id in &node.live {
-            let Some(live) = self.live.get(id) else {
-                continue;
-            };
+    }
+
+    pub(crate) fn scene(&self, idx: NodeIdx) -> Scene {
+        let mut scene = Scene::default();
+        for cache in self.caches.values() {
+            let images = &cache.pattern(idx).images;
+            union(&mut scene.wanted, images);
+            if cache.pinned {
+                union(&mut scene.pin_wanted, images);
+            }
+        }
+        for live in self.nodes[idx]
+            .live
+            .iter()
+            .filter_map(|id| self.live.get(id))
+        {
             match &live.work {
-                LiveWork::Pull { images } => {
-                    scene.pull_batches += 1;
-                    let open = images.iter().filter(|image| image.open);
-                    scene
-                        .pulling
-                        .extend(open.map(|image| (image.id, live.cache)));
+                LiveWork::Pull(pull) => {
+                    scene.short_pulls += usize::from(!pull.long);
+                    let open = pull.images.iter().filter(|image| image.open);
+                    scene.pulling.extend(open.map(|image| image.id));
                 }
-                LiveWork::Remove { images } => scene.removing.extend(images.iter().copied()),
-                LiveWork::Check { .. } => scene.checking = true,
+                LiveWork::Remove { images, .. } => {
+                    scene.removal = true;
+                    scene.removing.extend(images.iter().copied());
+                }
+                LiveWork::Check { .. } => scene.check = true,
             }
         }
         scene
     }
 
+    /// Once per check interval everything is looked at again.
+    fn time_to_look(&mut self, idx: NodeIdx, now: Now, scene: &mut Scene) {
+        if scene.wanted.is_clear() {
+            self.nodes[idx].check_at = Tick(0);
+            return;
+        }
+        let interval = self.settings.check_interval;
+        let node = &self.nodes[idx];
+        let spread = node.spread(self.settings.seed, b"check");
+        if node.check_at == Tick(0) {
+            // Spread over half an interval: after a leader's start all nodes begin together.
+            let part = u32::try_from(50 + spread % 51).unwrap_or(100);
+            self.nodes[idx].check_at = now.tick.after(interval * part / 100);
+        } else if node.check_at <= now.tick {
+            let stamp = self.next_stamp(now);
+            let node = &mut self.nodes[idx];
+            node.check_at = now.tick.after(backoff::jittered(interval, 10, spread));
+            node.look_again = stamp;
+            node.epoch += 1;
+            node.forget_losses(now.tick);
+        }
+        scene.wake_at(self.nodes[idx].check_at);
+    }
+
+    /// Caches that have changed since they last assessed the node, or for which the node has, or
+    /// for which time has come.
+    fn find_stale(&self, idx: NodeIdx, now: Tick, scene: &mut Scene) {
+        let epoch = self.nodes[idx].epoch;
+        for (at, cache) in &self.caches {
+            let cell = &cache.cells[idx];
+            let due = cell.wake != Tick(0) && cell.wake <= now;
+            if cell.epochs != (epoch, cache.epoch) || due {
+                scene.stale.push(*at);
+            } else if cell.wake != Tick(0) {
+                scene.wake_at(cell.wake);
+            }
+        }
+    }
+
     /// A pull that no cache wants on this node any more ends.
-    fn cancel_unwanted(&mut self, idx: NodeIdx, scene: &Scene, out: &mut Vec<Command>) {
-        let Some(puller) = self.nodes[idx].puller.clone() else {
+    fn cancel_unwanted(&mut self, idx: NodeIdx, scene: &Scene) {
+        let node = &self.nodes[idx];
+        let (Some(name), Some(puller)) = (&node.name, &node.puller) else {
             return;
         };
-        let Some(name) = self.nodes[idx].name.clone() else {
-            return;
-        };
-        let batches: Vec<BatchId> = self.nodes[idx].live.iter().copied().collect();
-        for batch in batches {
-            let Some(live) = self.live.get_mut(&batch) else {
-                continue;
-            };
-            let LiveWork::Pull { images } = &mut live.work else {
+        for batch in &node.live {
+            let Some(LiveWork::Pull(pull)) = self.live.get_mut(batch).map(|live| &mut live.work)
+            else {
                 continue;
             };
             let mut references = Vec::new();
-            for image in images.iter_mut() {
-                if image.open && !image.cancelled && !scene.wanted.contains(&image.id) {
+            for image in &mut pull.images {
+                if image.open && !image.cancelled && !scene.wanted.contains(image.id.index()) {
                     image.cancelled = true;
                     references.push(image.reference.clone());
                 }
@@ -149,410 +208,150 @@ impl Engine {
                 continue;
             }
             self.seq += 1;
-            out.push(Command::CancelPulls(CancelPulls {
+            self.outbox.push(Command::CancelPulls(CancelPulls {
                 term: self.term.unwrap_or_default(),
                 seq: self.seq,
                 node: name.clone(),
                 puller: puller.clone(),
-                batch,
+                batch: *batch,
                 references,
             }));
         }
     }
 
-    fn plan_removal(&mut self, idx: NodeIdx, now: Now, scene: &mut Scene, out: &mut Vec<Command>) {
-        if !scene.removing.is_empty() {
+    /// One removal at a time: names that no cache wants here any more, and pins.
+    fn plan_removal(&mut self, idx: NodeIdx, now: Now, scene: &mut Scene) {
+        if scene.removal {
             return;
         }
-        for at in self.caches.keys().copied().collect::<Vec<_>>() {
-            let cache = &self.caches[&at];
-            if !cache.recorded() {
-                continue;
-            }
-            let stamp = cache.operation.as_ref().map_or(0, |op| op.stamp);
-            let mut due = Vec::new();
-            for (image, owed) in &cache.owed {
-                if scene.wanted.contains(image) || scene.pulling.contains_key(image) {
-                    continue;
-                }
-                match owed.debt(idx, stamp, now.tick) {
-                    Debt::Due if due.len() < MOST_IMAGES => {
-                        due.push((*image, owed.reference.clone()));
-                    }
-                    Debt::Due => {}
-                    Debt::Settled { again } => {
-                        if let Some(again) = again {
-                            scene.wake_at(again);
-                        }
-                    }
-                }
-            }
-            if due.is_empty() {
-                continue;
-            }
-            let wanted = scene.wants.iter().flat_map(|(_, wants)| wants);
-            let wanted: BTreeSet<Arc<str>> = wanted.map(|want| want.reference.clone()).collect();
-            let releasable: BTreeSet<Arc<str>> = self
-                .caches
-                .values()
-                .flat_map(|cache| cache.owed.iter())
-                .filter(|(image, _)| !scene.wanted.contains(image))
-                .map(|(_, owed)| owed.reference.clone())
-                .collect();
-            let (images, references): (Vec<_>, Vec<_>) = due.into_iter().unzip();
-            scene.removing.extend(images.iter().copied());
-            let work = Work::Remove {
-                references,
-                wanted: wanted.into_iter().collect(),
-                releasable: releasable.into_iter().collect(),
-                unpin: Vec::new(),
-            };
-            self.start(
-                idx,
-                at,
-                work,
-                LiveWork::Remove { images },
-                now.tick.after(WORK_DEADLINE),
-                out,
-            );
-            return;
-        }
-    }
-
-    fn plan_check(&mut self, idx: NodeIdx, now: Now, scene: &mut Scene, out: &mut Vec<Command>) {
-        if scene.checking || self.nodes[idx].eligibility().is_err() {
-            return;
-        }
-        let wants = std::mem::take(&mut scene.wants);
-        for (at, wants) in &wants {
-            let cache = &self.caches[at];
-            let cell = cache.cells.get(idx).copied().unwrap_or_default();
-            let direct = cache.operation.is_some() || self.nodes[idx].joined;
-            let since = self.nodes[idx]
-                .instance_stamp
-                .max(cache.refreshing.unwrap_or(1));
-            let old = |want: &&Want| {
-                let known = &self.images.get(want.image);
-                known.invalid.is_none() && self.nodes[idx].look(want.image).looked < since
-            };
-            let periodic = cell.check_at != Tick(0) && cell.check_at <= now.tick;
-            let due: Vec<&Want> = if periodic && cache.operation.is_none() {
-                wants
-                    .iter()
-                    .filter(|want| self.images.get(want.image).invalid.is_none())
-                    .collect()
-            } else if direct {
-                Vec::new()
-            } else {
-                wants.iter().filter(old).collect()
-            };
-            let due: Vec<&Want> = due
-                .into_iter()
-                .filter(|want| !scene.pulling.contains_key(&want.image))
-                .filter(|want| !scene.removing.contains(&want.image))
-                .take(MOST_IMAGES)
-                .collect();
-            if due.is_empty() {
-                continue;
-            }
-            let images = due.iter().map(|want| want.image).collect();
-            let references = due.iter().map(|want| want.reference.clone()).collect();
-            let deadline = now.tick.after(CHECK_DEADLINE);
-            let (work, live) = (Work::Check { references }, LiveWork::Check { images });
-            self.start(idx, *at, work, live, deadline, out);
-            scene.checking = true;
-            break;
-        }
-        scene.wants = wants;
-    }
-
-    fn plan_pulls(&mut self, idx: NodeIdx, now: Now, scene: &mut Scene, out: &mut Vec<Command>) {
-        if self.nodes[idx].eligibility().is_err() {
-            return;
-        }
-        let mut wants = std::mem::take(&mut scene.wants);
-        // Whoever is more urgent fills the node's batches first.
-        wants.sort_by_key(|(at, wants)| {
-            let urgent = wants
-                .iter()
-                .map(|want| want.priority)
-                .max()
-                .unwrap_or(i32::MIN);
-            (std::cmp::Reverse(urgent), *at)
-        });
-        for (at, wants) in &wants {
-            if !self.caches[at].recorded() {
-                continue;
-            }
-            let mut groups: BTreeMap<(Arc<str>, bool), Vec<&Want>> = BTreeMap::new();
-            for want in wants {
-                if scene.pulling.contains_key(&want.image) || scene.removing.contains(&want.image) {
-                    continue;
-                }
-                match self.pull_due(*at, idx, want, now.tick) {
-                    Due::Now => {
-                        let registry = self.images.get(want.image).registry.clone();
-                        let always = want.policy == ImagePullPolicy::Always;
-                        groups.entry((registry, always)).or_default().push(want);
-                    }
-                    Due::At(tick) => scene.wake_at(tick),
-                    Due::No => {}
-                }
-            }
-            for chunk in groups.values().flat_map(|group| group.chunks(MOST_IMAGES)) {
-                if scene.pull_batches >= MOST_PULL_BATCHES {
-                    break;
-                }
-                scene.pull_batches += 1;
-                scene
-                    .pulling
-                    .extend(chunk.iter().map(|want| (want.image, *at)));
-                self.start_pull(idx, *at, chunk, now.tick, out);
-            }
-        }
-        scene.wants = wants;
-    }
-
-    /// Is an image to be pulled?
-    fn pull_due(&self, at: CacheIdx, idx: NodeIdx, want: &Want, now: Tick) -> Due {
-        let (cache, node) = (&self.caches[&at], &self.nodes[idx]);
-        if self.images.get(want.image).invalid.is_some() {
-            return Due::No;
-        }
-        let stamp = cache
-            .operation
-            .as_ref()
-            .filter(|op| op.kind != Kind::Purge && op.nodes.contains(idx))
-            .map(|op| op.stamp);
-        if let Some(attempt) = node.attempts.get(&(want.image, cache.scope.clone()))
-            && stamp.is_none_or(|stamp| attempt.stamp >= stamp)
+        let mut due: BTreeMap<ImageId, Arc<str>> = BTreeMap::new();
+        for cache in self
+            .caches
+            .values()
+            .filter(|cache| !cache.owed.is_empty() && cache.may_remove())
         {
-            return match attempt.not_before {
-                Some(at) if at <= now => Due::Now,
-                Some(at) => Due::At(at),
-                None => Due::No,
-            };
+            let stamp = cache.operation.as_ref().map_or(0, |op| op.stamp);
+            for (image, owed) in &cache.owed {
+                let busy = scene.wanted.contains(image.index()) || scene.pulling.contains(image);
+                if !busy && due.len() < MOST_IMAGES && owed.debt(idx, stamp, now.tick) == Debt::Due
+                {
+                    due.insert(*image, owed.reference.clone());
+                }
+            }
         }
-        let look = node.look(want.image);
-        let due = match stamp {
-            Some(stamp) => !fresh(node, want, stamp),
-            None if look.looked == 0 => node.joined,
-            None => !node.holds(want.image),
+        let unpin = self.unwanted_pins(idx, now.tick, scene);
+        if due.is_empty() && unpin.is_empty() {
+            return;
+        }
+        let wanted = self
+            .caches
+            .values()
+            .flat_map(|cache| &cache.pattern(idx).wants);
+        let wanted: BTreeSet<Arc<str>> = wanted.map(|want| want.reference.clone()).collect();
+        let releasable: BTreeSet<Arc<str>> = self
+            .caches
+            .values()
+            .flat_map(|cache| &cache.owed)
+            .filter(|(image, _)| !scene.wanted.contains(image.index()))
+            .map(|(_, owed)| owed.reference.clone())
+            .collect();
+        let (images, references): (Vec<_>, Vec<_>) = due.into_iter().unzip();
+        scene.removing.extend(images.iter().copied());
+        scene.removal = true;
+        let work = Work::Remove {
+            references,
+            wanted: wanted.into_iter().collect(),
+            releasable: releasable.into_iter().collect(),
+            unpin: unpin.clone(),
         };
-        if due { Due::Now } else { Due::No }
+        self.start(idx, work, LiveWork::Remove { images, unpin }, now);
     }
 
-    fn start_pull(
-        &mut self,
-        idx: NodeIdx,
-        at: CacheIdx,
-        chunk: &[&Want],
-        now: Tick,
-        out: &mut Vec<Command>,
-    ) {
-        let (cache, node) = (&self.caches[&at], &self.nodes[idx]);
-        let base = match &cache.operation {
-            Some(op) if op.nodes.contains(idx) => format!("{}:{}", op.kind.reason(), op.started),
-            _ if node.joined && node.look(chunk[0].image).looked == 0 => {
-                format!(
-                    "join:{}",
-                    node.puller.as_ref().map_or("", |puller| &puller.instance)
-                )
+    /// Pins of ours on images that nobody wants pinned, as far as that can be known: ids say
+    /// nothing of names, so every image that is to be pinned must have been seen.
+    pub(crate) fn unwanted_pins(&self, idx: NodeIdx, now: Tick, scene: &Scene) -> Vec<Arc<str>> {
+        let node = &self.nodes[idx];
+        if node.upkeep.pins.is_empty() || node.upkeep.pin_not_before > now {
+            return Vec::new();
+        }
+        let mut wanted: BTreeSet<&str> = BTreeSet::new();
+        for image in scene.pin_wanted.ones().map(ImageId::from_index) {
+            if self.names.images.get(image).invalid.is_some() {
+                continue;
             }
-            _ => format!("heal:{}:{}", self.term.unwrap_or_default(), self.stamp),
-        };
-        let items = chunk
-            .iter()
-            .map(|want| {
-                let tries = node
-                    .attempts
-                    .get(&(want.image, cache.scope.clone()))
-                    .map_or(0, |attempt| attempt.tries);
-                PullItem {
-                    reference: want.reference.clone(),
-                    policy: want.policy,
-                    // A repeat is another pull: the puller remembers how the first one ended.
-                    freshness: if tries == 0 {
-                        base.clone().into()
-                    } else {
-                        format!("{base}#{}:{tries}", self.stamp).into()
-                    },
-                    priority: want.priority,
-                    deadline: Some(want.deadline),
-                    fallback_deadline: want.deadline,
-                    retention: crate::Pin::Leave,
+            match node.upkeep.ids.get(&image) {
+                Some(id) => {
+                    wanted.insert(id);
                 }
-            })
-            .collect();
-        let images = chunk
-            .iter()
-            .map(|want| crate::engine::LiveImage {
-                id: want.image,
-                reference: want.reference.clone(),
-                always: want.policy == ImagePullPolicy::Always,
-                open: true,
-                cancelled: false,
-            })
-            .collect();
-        let credentials: CredentialScope = cache.scope.clone();
-        let work = Work::Pull {
-            images: items,
-            credentials,
-        };
+                None if node.looks.get(image).looked == 0 || node.looks.holds(image) => {
+                    return Vec::new();
+                }
+                None => {}
+            }
+        }
+        let pins = node.upkeep.pins.iter();
+        pins.filter(|id| !wanted.contains(bare(id)))
+            .cloned()
+            .collect()
+    }
+
+    /// Does some cache want this image pinned here?
+    pub(crate) fn pin_wanted(&self, idx: NodeIdx, image: ImageId) -> bool {
+        let mut pinned = self.caches.values().filter(|cache| cache.pinned);
+        pinned.any(|cache| cache.pattern(idx).images.contains(image.index()))
+    }
+
+    /// Nothing is pulled before a look: what is there already costs no registry anything, and a
+    /// node that does not answer takes no budget.
+    fn plan_check(&mut self, idx: NodeIdx, now: Now, scene: &mut Scene) {
+        if scene.check {
+            return;
+        }
+        let node = &self.nodes[idx];
+        let eligible = node.eligibility().is_ok();
+        let mut due: BTreeMap<ImageId, Arc<str>> = BTreeMap::new();
+        let mut report_since: Stamp = node.instance_stamp;
+        for (at, cache) in &self.caches {
+            report_since = report_since.max(cache.unpin.map_or(0, |unpin| unpin.since));
+            if !scene.stale.contains(at) || !(eligible || cache.pinned) {
+                continue;
+            }
+            let since = self.look_since(*at, idx);
+            for want in &cache.pattern(idx).wants {
+                let busy =
+                    scene.pulling.contains(&want.image) || scene.removing.contains(&want.image);
+                if !busy
+                    && node.looks.get(want.image).looked < since
+                    && due.len() < MOST_IMAGES
+                    && self.names.images.get(want.image).invalid.is_none()
+                {
+                    due.insert(want.image, want.reference.clone());
+                }
+            }
+        }
+        if due.is_empty() && node.upkeep.reported >= report_since {
+            return;
+        }
+        let (images, references): (Vec<_>, Vec<_>) = due.into_iter().unzip();
+        scene.check = true;
         self.start(
             idx,
-            at,
-            work,
-            LiveWork::Pull { images },
-            now.after(WORK_DEADLINE),
-            out,
+            Work::Check { references },
+            LiveWork::Check { images },
+            now,
         );
     }
 
-    fn start(
-        &mut self,
-        idx: NodeIdx,
-        at: CacheIdx,
-        work: Work,
-        live: LiveWork,
-        deadline: Tick,
-        out: &mut Vec<Command>,
-    ) {
-        let node = &mut self.nodes[idx];
-        let (Some(name), Some(puller)) = (node.name.clone(), node.puller.clone()) else {
-            return;
-        };
-        self.stamp += 1;
-        self.seq += 1;
-        self.last_batch += 1;
-        let id = BatchId(self.last_batch);
-        node.live.insert(id);
-        self.deadlines.insert((deadline, id));
-        let cache: CacheKey = self.caches[&at].object.key.clone();
-        self.live.insert(
-            id,
-            Live {
-                node: idx,
-                cache: at,
-                scope: self.caches[&at].scope.clone(),
-                stamp: self.stamp,
-                work: live,
-                deadline,
-            },
-        );
-        out.push(Command::StartBatch(Box::new(Batch {
-            id,
-            term: self.term.unwrap_or_default(),
-            seq: self.seq,
-            node: name,
-            puller,
-            cache: Some(cache),
-            work,
-        })));
-    }
-
-    fn assess(
-        &self,
-        at: CacheIdx,
-        idx: NodeIdx,
-        wants: &[Want],
-        now: Now,
-        scene: &mut Scene,
-    ) -> Cell {
+    /// Looks of a cache at a node that are older are looked again.
+    pub(crate) fn look_since(&self, at: CacheIdx, idx: NodeIdx) -> Stamp {
         let (cache, node) = (&self.caches[&at], &self.nodes[idx]);
-        let before = cache.cells.get(idx).copied().unwrap_or_default();
-        let mut cell = Cell {
-            done: self.debts_settled(at, idx, now.tick, scene),
-            ..Cell::default()
-        };
-        if wants.is_empty() || node.eligibility().is_err() {
-            return cell;
-        }
-        let grace = self.settings.puller_grace;
-        let unreachable = node.unreachable(now.tick, grace);
-        if let (Some(since), false) = (node.silent_since, unreachable) {
-            scene.wake_at(since.after(grace));
-        }
-        let stamp = cache.operation.as_ref().map_or(0, |op| op.stamp);
-        let (mut looked, mut missing_failed, mut pulling) = (Stamp::MAX, false, false);
-        for want in wants {
-            cell.want += 1;
-            if self.images.get(want.image).invalid.is_some() {
-                cell.failing += 1;
-                missing_failed = true;
-                continue;
-            }
-            let attempt = node.attempts.get(&(want.image, cache.scope.clone()));
-            looked = looked.min(node.look(want.image).looked);
-            cell.have += u32::from(node.holds(want.image));
-            cell.failing += u32::from(attempt.is_some());
-            missing_failed |= attempt.is_some() && !node.holds(want.image);
-            pulling |= scene.pulling.contains_key(&want.image);
-            let tried = attempt.is_some_and(|attempt| attempt.stamp >= stamp);
-            cell.done &= unreachable || tried || fresh(node, want, stamp);
-        }
-        cell.looked = if looked == Stamp::MAX {
-            self.stamp
-        } else {
-            looked
-        };
-        cell.state = if unreachable {
-            CellState::Unreachable
-        } else if missing_failed {
-            CellState::Failed
-        } else if pulling && cell.have < cell.want {
-            CellState::Pulling
-        } else if cell.have < cell.want || cell.looked == 0 {
-            CellState::Pending
-        } else {
-            CellState::Ready
-        };
-        self.schedule_check(&mut cell, &before, node, now, at);
-        if cell.check_at > now.tick {
-            scene.wake_at(cell.check_at);
-        }
-        cell
-    }
-
-    /// A look that is newer than the last one puts the next check off.
-    fn schedule_check(&self, cell: &mut Cell, before: &Cell, node: &Node, now: Now, at: CacheIdx) {
-        let newer = cell.looked > before.looked || before.check_at == Tick(0);
-        if cell.looked == 0 || cell.state == CellState::Unreachable {
-            (cell.check_at, cell.looked_at) = (Tick(0), before.looked_at);
-        } else if newer {
-            let name = node.name.as_ref().map_or("", |name| &name.0);
-            let spread = backoff::hash(self.settings.seed, &[name.as_bytes(), &at.to_le_bytes()]);
-            let wait = backoff::jittered(self.settings.check_interval, 10, spread);
-            (cell.check_at, cell.looked_at) = (now.tick.after(wait), Some(now.wall));
-        } else {
-            (cell.check_at, cell.looked_at) = (before.check_at, before.looked_at);
-        }
-    }
-
-    /// Does this node owe nothing that an operation of the cache waits for?
-    fn debts_settled(&self, at: CacheIdx, idx: NodeIdx, now: Tick, scene: &Scene) -> bool {
-        let cache = &self.caches[&at];
-        let stamp = cache.operation.as_ref().map_or(0, |op| op.stamp);
-        self.nodes[idx].puller.is_none()
-            || self.nodes[idx].unreachable(now, self.settings.puller_grace)
-            || cache.owed.iter().all(|(image, owed)| {
-                scene.wanted.contains(image) || owed.debt(idx, stamp, now) != Debt::Due
-            })
+        let refresh = cache.refreshing.unwrap_or(0);
+        let node_since = node.instance_stamp.max(node.look_again);
+        node_since.max(cache.pulls_since(idx)).max(refresh).max(1)
     }
 }
 
-/// Is what the node holds newer than the operation with this stamp?
-fn fresh(node: &Node, want: &Want, stamp: Stamp) -> bool {
-    let look = node.look(want.image);
-    let seen = match want.policy {
-        ImagePullPolicy::IfNotPresent => look.looked,
-        ImagePullPolicy::Always => look.fetched,
-    };
-    node.holds(want.image) && seen >= stamp
-}
-
-enum Due {
-    Now,
-    At(Tick),
-    No,
+fn union(all: &mut FixedBitSet, more: &FixedBitSet) {
+    all.grow(more.len());
+    all.union_with(more);
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use fixedbitset::FixedBitSet;
-use kubefledged_api_types::{AppliedImage, Timestamp, status::KeptCounts};
+use kubefledged_api_types::{AppliedImage, Timestamp, names::failure, status::KeptCounts};
 
 use crate::{
     ImageResult, Tick, backoff,
@@ -17,7 +17,9 @@ use crate::{
 };
 
 /// How long a node that does not answer may owe a removal.
-pub const PATIENCE: Duration = Duration::from_secs(24 * 3600);
+pub const PATIENCE: i64 = 24 * 3600;
+/// Most bytes of owed names in one status; etcd takes 1.5 MiB in all.
+const MOST_OWED: usize = 800 * 1024;
 
 /// One name, owed.
 #[derive(Debug)]
@@ -54,15 +56,16 @@ pub struct Failed {
 pub enum Debt {
     /// To be removed now.
     Due,
-    /// Asked again later; nothing an operation waits for.
-    Settled {
-        /// When it is looked at again.
-        again: Option<Tick>,
-    },
+    /// It is gone.
+    Gone,
+    /// It is kept on purpose, and looked at again then.
+    Kept(Tick),
+    /// It could not be removed, and is tried again then.
+    Failed(Tick),
 }
 
 impl Owed {
-    /// From now on.
+    /// Nobody has confirmed yet.
     pub fn new(reference: Arc<str>, since: Timestamp) -> Self {
         Self {
             reference,
@@ -76,61 +79,40 @@ impl Owed {
     /// How a node stands. `stamp`: of the operation under way, or 0.
     pub fn debt(&self, node: NodeIdx, stamp: Stamp, now: Tick) -> Debt {
         if self.done.contains(node) {
-            return Debt::Settled { again: None };
+            return Debt::Gone;
         }
-        if let Some((_, again)) = self.kept.get(&node) {
-            return if *again <= now {
-                Debt::Due
-            } else {
-                Debt::Settled {
-                    again: Some(*again),
-                }
-            };
-        }
-        match self.failed.get(&node) {
+        match (self.kept.get(&node), self.failed.get(&node)) {
+            (Some((_, again)), _) if *again > now => Debt::Kept(*again),
             // An operation tries what failed before it began at once.
-            Some(failed) if failed.stamp >= stamp && failed.not_before > now => Debt::Settled {
-                again: Some(failed.not_before),
-            },
+            (None, Some(failed)) if failed.stamp >= stamp && failed.not_before > now => {
+                Debt::Failed(failed.not_before)
+            }
             _ => Debt::Due,
         }
     }
 
     /// What a node answered.
-    pub fn answered(
-        &mut self,
-        node: NodeIdx,
-        result: ImageResult,
-        stamp: Stamp,
-        now: Tick,
-        check_interval: Duration,
-        spread: u64,
-    ) {
+    pub fn answered(&mut self, node: NodeIdx, result: ImageResult, at: Answered) {
         self.kept.remove(&node);
         let before = self.failed.remove(&node);
         match result {
             ImageResult::Removed | ImageResult::Absent => self.done.grow_and_insert(node),
             ImageResult::Kept(reason) => {
-                self.kept.insert(node, (reason, now.after(check_interval)));
+                self.kept
+                    .insert(node, (reason, at.now.after(at.look_again)));
             }
             ImageResult::Failed { reason, message } => {
                 let tries = before.map_or(0, |failed| failed.tries) + 1;
-                let wait = backoff::wait(
-                    Duration::from_secs(10),
-                    Duration::from_secs(300),
+                let (first, most) = (Duration::from_secs(10), Duration::from_secs(300));
+                let not_before = at.now.after(backoff::wait(first, most, tries, at.spread));
+                let failed = Failed {
+                    stamp: at.stamp,
                     tries,
-                    spread,
-                );
-                self.failed.insert(
-                    node,
-                    Failed {
-                        stamp,
-                        tries,
-                        not_before: now.after(wait),
-                        reason,
-                        message,
-                    },
-                );
+                    not_before,
+                    reason,
+                    message,
+                };
+                self.failed.insert(node, failed);
             }
             // Superseded by a later pull, or nonsense: asked again if still owed.
             _ => {}
@@ -139,39 +121,66 @@ impl Owed {
 
     /// A node is gone: what it owed went with it.
     pub fn forget(&mut self, node: NodeIdx) {
-        if node < self.done.len() {
-            self.done.set(node, false);
+        if self.done.contains(node) {
+            self.done.remove(node);
         }
         self.kept.remove(&node);
         self.failed.remove(&node);
     }
 }
 
+/// The circumstances of an answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Answered {
+    /// Of the batch.
+    pub stamp: Stamp,
+    /// When it came.
+    pub now: Tick,
+    /// When what is kept is looked at again.
+    pub look_again: Duration,
+    /// For jitter.
+    pub spread: u64,
+}
+
 impl Cache {
+    /// Every wanted name may lie on nodes from now on, and none of them is owed.
+    pub fn apply_wanted(&mut self) {
+        for want in self.wants.all() {
+            self.applied.insert(want.image, want.reference.clone());
+            self.owed.remove(&want.image);
+        }
+    }
+
+    /// Names that may lie on nodes and that `keep` does not want are owed from now on.
+    pub fn owe(&mut self, keep: &FixedBitSet, now: Timestamp) {
+        for (image, reference) in &self.applied {
+            if !keep.contains(image.index()) {
+                let owed = self.owed.entry(*image);
+                owed.or_insert_with(|| Owed::new(reference.clone(), now));
+            }
+        }
+    }
+
     /// `status.appliedImages`, sorted by name.
     pub fn applied_status(&self) -> Vec<AppliedImage> {
-        let names: BTreeSet<AppliedImage> = self
-            .applied
-            .iter()
-            .map(|(image, reference)| AppliedImage {
-                name: reference.to_string(),
-                since: self.owed.get(image).map(|owed| owed.since),
-            })
-            .collect();
+        let name = |(image, reference): (&ImageId, &Arc<str>)| AppliedImage {
+            name: reference.to_string(),
+            since: self.owed.get(image).map(|owed| owed.since),
+        };
+        let names: BTreeSet<AppliedImage> = self.applied.iter().map(name).collect();
         names.into_iter().collect()
     }
 
     /// Takes names off the list that every node has confirmed, and gives up what silent nodes have
-    /// owed for too long. `owing`: nodes that could hold images of ours; `silent`: those of them
-    /// that do not answer.
+    /// owed for too long, or what the status cannot hold. `owing`: nodes that could hold images of
+    /// ours; `silent`: those of them that do not answer.
     pub fn settle(&mut self, owing: &FixedBitSet, silent: &FixedBitSet, now: Timestamp) {
-        let patience = i64::try_from(PATIENCE.as_secs()).unwrap_or(i64::MAX);
         let mut gone: Vec<ImageId> = Vec::new();
         for (image, owed) in &self.owed {
             let mut open = owing.difference(&owed.done).peekable();
             if open.peek().is_none() {
                 gone.push(*image);
-            } else if now.0 - owed.since.0 >= patience && open.all(|node| silent.contains(node)) {
+            } else if now.0 - owed.since.0 >= PATIENCE && open.all(|node| silent.contains(node)) {
                 self.abandoned = true;
                 gone.push(*image);
             }
@@ -180,12 +189,25 @@ impl Cache {
             self.owed.remove(&image);
             self.applied.remove(&image);
         }
+        self.drop_oldest();
+    }
+
+    fn drop_oldest(&mut self) {
+        let mut bytes: usize = self.owed.values().map(|owed| owed.reference.len()).sum();
+        while bytes > MOST_OWED
+            && let Some((image, owed)) =
+                self.owed.iter().min_by_key(|(id, owed)| (owed.since, **id))
+        {
+            bytes -= owed.reference.len();
+            let image = *image;
+            self.owed.remove(&image);
+            self.applied.remove(&image);
+            self.abandoned = true;
+        }
     }
 
     /// What was asked to go and stays on purpose.
     pub fn kept(&self) -> Option<KeptCounts> {
-        use kubefledged_api_types::names::failure;
-
         let mut counts = KeptCounts::default();
         for (reason, _) in self.owed.values().flat_map(|owed| owed.kept.values()) {
             match reason.as_str() {
@@ -195,5 +217,57 @@ impl Cache {
             }
         }
         (counts != KeptCounts::default()).then_some(counts)
+    }
+
+    /// Could some removal not be done?
+    pub fn removals_failed(&self) -> bool {
+        self.owed.values().any(|owed| !owed.failed.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Answered = Answered {
+        stamp: 5,
+        now: Tick(1000),
+        look_again: Duration::from_secs(300),
+        spread: 0,
+    };
+
+    fn owed() -> Owed {
+        Owed::new("a:1".into(), Timestamp(7))
+    }
+
+    #[test]
+    fn what_is_gone_is_not_asked_for_again_until_its_node_is_another() {
+        let mut owed = owed();
+        assert_eq!(owed.debt(3, 0, Tick(0)), Debt::Due);
+        owed.answered(3, ImageResult::Absent, NOW);
+        assert_eq!(owed.debt(3, 9, Tick(u64::MAX)), Debt::Gone);
+        assert_eq!(owed.debt(4, 0, Tick(0)), Debt::Due);
+        owed.forget(3);
+        assert_eq!(owed.debt(3, 0, Tick(0)), Debt::Due);
+    }
+
+    #[test]
+    fn what_is_kept_is_looked_at_again_with_the_next_check() {
+        let mut owed = owed();
+        owed.answered(3, ImageResult::Kept("InUse".into()), NOW);
+        assert_eq!(owed.debt(3, 9, Tick(1000)), Debt::Kept(Tick(301_000)));
+        assert_eq!(owed.debt(3, 9, Tick(301_000)), Debt::Due);
+    }
+
+    #[test]
+    fn what_failed_waits_unless_a_newer_operation_asks() {
+        let mut owed = owed();
+        let result = ImageResult::Failed {
+            reason: "ErrImageRemove".into(),
+            message: "m".into(),
+        };
+        owed.answered(3, result, NOW);
+        assert!(matches!(owed.debt(3, 5, Tick(1000)), Debt::Failed(_)));
+        assert_eq!(owed.debt(3, 6, Tick(1000)), Debt::Due);
     }
 }

@@ -1,0 +1,169 @@
+//! `status.failures`: a hundred entries at most, whatever the cluster's size, spread over the images.
+
+use std::collections::BTreeMap;
+
+use kubefledged_api_types::{
+    Failure, ImageCacheStatus,
+    names::failure,
+    status::{MAX_FAILURE_MESSAGE, MAX_FAILURES},
+};
+
+use crate::{
+    Engine, Tick,
+    cache::Cache,
+    cell::CellState,
+    node::{Node, NodeIdx},
+};
+
+const SILENT: &str =
+    "the puller of this node does not answer: see the DaemonSet kubefledged-puller";
+
+/// What was found: the first of each image, and how many in all.
+#[derive(Default)]
+struct Found<'a> {
+    by_image: BTreeMap<&'a str, Vec<Failure>>,
+    total: i64,
+}
+
+impl<'a> Found<'a> {
+    fn note(&mut self, image: &'a str, node: &Node, reason: &str, text: impl FnOnce() -> String) {
+        self.total += 1;
+        let list = self.by_image.entry(image).or_default();
+        if list.len() < MAX_FAILURES {
+            list.push(Failure {
+                node: node.hostname().to_owned(),
+                reason: reason.to_owned(),
+                message: cut(&text(), MAX_FAILURE_MESSAGE),
+            });
+        }
+    }
+}
+
+/// Lists them.
+pub fn list(engine: &Engine, cache: &Cache, now: Tick, status: &mut ImageCacheStatus) {
+    let mut found = Found::default();
+    for (idx, cell) in cache.cells.iter().enumerate() {
+        if cell.state == CellState::Out {
+            continue;
+        }
+        if cell.state == CellState::Unreachable && found.total > 100 * i64::from(cell.want) {
+            // A dead zone of thousands of nodes: its first hundred fill the list.
+            found.total += i64::from(cell.want);
+        } else if cell.failing > 0 || cell.state == CellState::Unreachable {
+            of_node(engine, cache, idx, now, &mut found);
+        }
+    }
+    for owed in cache.owed.values() {
+        for (node, failed) in &owed.failed {
+            let text = || failed.message.clone();
+            found.note(&owed.reference, &engine.nodes[*node], &failed.reason, text);
+        }
+    }
+    if found.total > 0 {
+        status.failure_count = Some(found.total);
+        status.failures = spread(found.by_image);
+        let shown: usize = status.failures.values().map(Vec::len).sum();
+        status.failures_truncated = (shown as u64 != found.total.unsigned_abs()).then_some(true);
+    }
+}
+
+fn of_node<'a>(
+    engine: &'a Engine,
+    cache: &'a Cache,
+    idx: NodeIdx,
+    now: Tick,
+    found: &mut Found<'a>,
+) {
+    let node = &engine.nodes[idx];
+    let unreachable = cache.cells[idx].state == CellState::Unreachable;
+    let trouble = engine.names.scopes.trouble(cache.scope);
+    let blamed = trouble.filter(|t| t.since.after(engine.settings.puller_grace) <= now);
+    for want in &cache.pattern(idx).wants {
+        let reference = &want.reference;
+        if let Some(why) = &engine.names.images.get(want.image).invalid {
+            found.note(reference, node, failure::INVALID_IMAGE_NAME, || why.clone());
+        } else if unreachable {
+            found.note(reference, node, failure::PULLER_UNAVAILABLE, || {
+                SILENT.to_owned()
+            });
+        } else if let Some(attempt) = node.attempts.get(&(want.image, cache.scope)) {
+            let text = || format!("{}{}", attempt.message, bad_secrets(cache));
+            found.note(reference, node, &attempt.reason, text);
+        } else if let Some(trouble) = blamed.filter(|_| !node.looks.holds(want.image)) {
+            let text = || trouble.message.clone();
+            found.note(reference, node, failure::CREDENTIALS_UNAVAILABLE, text);
+        }
+    }
+}
+
+fn bad_secrets(cache: &Cache) -> String {
+    if cache.bad_secrets.is_empty() {
+        return String::new();
+    }
+    let secrets = cache.bad_secrets.iter();
+    let secrets: Vec<String> = secrets
+        .map(|(name, why)| format!("{name}: {why}"))
+        .collect();
+    format!(" (tried without imagePullSecrets {})", secrets.join(", "))
+}
+
+/// At most [`MAX_FAILURES`] in all, one of each image before a second of any.
+fn spread(found: BTreeMap<&str, Vec<Failure>>) -> BTreeMap<String, Vec<Failure>> {
+    let mut left = MAX_FAILURES;
+    let mut taken: BTreeMap<&str, usize> = BTreeMap::new();
+    let longest = found.values().map(Vec::len).max().unwrap_or(0);
+    for round in 0..longest {
+        for (image, list) in &found {
+            if left > 0 && list.len() > round {
+                *taken.entry(image).or_default() += 1;
+                left -= 1;
+            }
+        }
+    }
+    found
+        .into_iter()
+        .filter_map(|(image, mut list)| {
+            list.truncate(*taken.get(image)?);
+            Some((image.to_owned(), list))
+        })
+        .collect()
+}
+
+fn cut(text: &str, most: usize) -> String {
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    let mut end = most - '…'.len_utf8();
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}…", &text[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_image_has_a_first_failure_before_any_has_a_second() {
+        let failure = || Failure {
+            node: "n".into(),
+            reason: "r".into(),
+            message: "m".into(),
+        };
+        let names: Vec<String> = (0..60).map(|image| format!("i{image:02}")).collect();
+        let found = names
+            .iter()
+            .map(|name| (name.as_str(), vec![failure(), failure()]));
+        let shown = spread(found.collect());
+        assert_eq!(shown.values().map(Vec::len).sum::<usize>(), MAX_FAILURES);
+        assert_eq!(shown.len(), 60);
+    }
+
+    #[test]
+    fn a_message_is_cut_between_characters() {
+        assert_eq!(cut("abc", 3), "abc");
+        let cut = cut(&"é".repeat(200), MAX_FAILURE_MESSAGE);
+        assert!(cut.len() <= MAX_FAILURE_MESSAGE && cut.ends_with('…'));
+    }
+}

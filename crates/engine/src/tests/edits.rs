@@ -1,0 +1,281 @@
+//! Edits at any moment, and caches that share images.
+
+use super::*;
+
+#[test]
+fn an_image_dropped_from_the_list_goes_from_the_nodes_and_an_added_one_comes() {
+    let mut world = World::new(&["n1", "n2"]);
+    world.create(spec(&[(&["r.test/a:1", "r.test/b:1"], &[])]));
+    world.lead();
+    world.edit(spec(&[(&["r.test/b:1", "r.test/c:1"], &[])]));
+    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
+    assert_eq!(world.held("n2"), ["r.test/b:1", "r.test/c:1"]);
+    world.wait(2);
+    let names: Vec<_> = world
+        .status()
+        .applied_images
+        .iter()
+        .map(|a| a.name.as_str())
+        .collect();
+    assert_eq!(names, ["r.test/b:1", "r.test/c:1"]);
+}
+
+#[test]
+fn an_image_that_another_cache_wants_stays_where_that_one_wants_it() {
+    let mut world = World::new(&["n1", "n2"]);
+    world.tell(Event::NodeApplied(node("n1"), facts(&[("tier", "x")])));
+    world.create(spec(&[(&["r.test/a:1", "r.test/b:1"], &[])]));
+    let mut other = world.objects[&key()].clone();
+    other.key = CacheKey {
+        namespace: "ns".into(),
+        name: "other".into(),
+    };
+    other.uid = "v".into();
+    other.spec = spec(&[(&["r.test/a:1"], &[("tier", "x")])]);
+    world.objects.insert(other.key.clone(), other.clone());
+    world.tell(Event::CacheApplied(Box::new(other)));
+    world.lead();
+    world.edit(spec(&[(&["r.test/b:1"], &[])]));
+    world.run();
+    assert_eq!(world.held("n1"), ["r.test/a:1", "r.test/b:1"]);
+    assert_eq!(world.held("n2"), ["r.test/b:1"]);
+    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
+}
+
+#[test]
+fn an_edit_during_a_pull_ends_what_it_no_longer_wants() {
+    let mut world = World::new(&["n1"]);
+    world.slow.insert("r.test/big:1".into());
+    world.create(spec(&[(&["r.test/big:1"], &[])]));
+    world.lead();
+    assert_eq!(world.told().0, "Processing");
+    world.edit(spec(&[(&["r.test/b:1"], &[])]));
+    world.run();
+    assert_eq!(world.count("cancel n1 r.test/big:1"), 1);
+    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
+    assert_eq!(world.held("n1"), ["r.test/b:1"]);
+}
+
+#[test]
+fn a_new_selector_moves_the_wish_and_a_new_list_is_taken_up() {
+    let mut world = World::new(&[]);
+    world.join("n1", &[("tier", "x")]);
+    world.join("n2", &[("tier", "y")]);
+    world.create(spec(&[(&["r.test/a:1"], &[("tier", "x")])]));
+    world.lead();
+    world.edit(spec(&[
+        (&["r.test/a:1"], &[("tier", "y")]),
+        (&["r.test/b:1"], &[]),
+    ]));
+    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
+    assert_eq!(
+        world.held("n1"),
+        ["r.test/a:1", "r.test/b:1"],
+        "nothing is removed from n1"
+    );
+    assert_eq!(world.held("n2"), ["r.test/a:1", "r.test/b:1"]);
+}
+
+#[test]
+fn what_is_no_other_wish_makes_no_operation() {
+    let mut world = World::new(&["n1"]);
+    world.create(images(&["r.test/a:1"]));
+    world.lead();
+    world.log.clear();
+    world.change(|spec| {
+        spec.cache_spec[0].priority = Some(7);
+        spec.cache_spec[0].pull_deadline = Some("1h".parse().unwrap());
+        spec.refresh = Some(kubefledged_api_types::RefreshSpec {
+            interval: "1h".parse().ok(),
+        });
+        spec.max_concurrent_nodes = "10%".parse().ok();
+        spec.min_ready_nodes = "90%".parse().ok();
+        spec.image_pull_secrets = vec![PullSecretReference { name: "s".into() }];
+    });
+    world.wait(2);
+    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"));
+    assert_eq!(world.status().observed_generation, Some(2));
+    assert!(world.log.is_empty(), "{:?}", world.log);
+}
+
+#[test]
+fn the_last_edit_wins_and_what_it_still_wants_goes_on() {
+    let mut world = World::new(&["n1"]);
+    world
+        .slow
+        .extend(["r.test/a:1".into(), "r.test/b:1".into()]);
+    world.create(images(&["r.test/a:1", "r.test/b:1"]));
+    world.lead();
+    world.edit(images(&["r.test/b:1", "r.test/c:1"]));
+    world.edit(images(&["r.test/b:1"]));
+    assert_eq!(world.count("cancel n1 r.test/a:1"), 1);
+    assert_eq!(world.count("cancel n1 r.test/b:1"), 0);
+    world.slow.clear();
+    world.end_slow("r.test/b:1");
+    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
+    assert_eq!(world.held("n1"), ["r.test/b:1"]);
+    world.wait(2);
+    assert_eq!(world.status().applied_images.len(), 1);
+}
+
+#[test]
+fn two_caches_want_one_image_and_it_is_pulled_once() {
+    let mut world = World::new(&["n1", "n2"]);
+    world.create(images(&["r.test/a:1"]));
+    world.create_as("b", images(&["r.test/a:1"]));
+    world.lead();
+    assert_eq!(world.count("pull"), 2);
+    assert_eq!(world.objects[&named("b")].status.status, "Succeeded");
+    assert_eq!(world.told().0, "Succeeded");
+}
+
+#[test]
+fn a_deleted_cache_whose_image_another_wants_takes_nothing_and_ends_no_pull() {
+    let mut world = World::new(&["n1"]);
+    world.slow.insert("r.test/a:1".into());
+    world.create(images(&["r.test/a:1"]));
+    world.lead();
+    world.create_as("b", images(&["r.test/a:1"]));
+    world.run();
+    world.delete();
+    assert_eq!(world.count("cancel"), 0);
+    world.end_slow("r.test/a:1");
+    assert_eq!(world.objects[&named("b")].status.status, "Succeeded");
+    assert_eq!(
+        (world.held("n1"), world.count("remove")),
+        (vec!["r.test/a:1"], 0)
+    );
+}
+
+#[test]
+fn a_wrong_secret_of_one_cache_does_not_keep_the_right_one_of_another_waiting() {
+    let mut world = World::new(&["n1"]);
+    world.broken.insert("r.test/a:1".into(), "Unauthorized");
+    world.create(images(&["r.test/a:1"]));
+    world.lead();
+    world.broken.clear();
+    let mut right = images(&["r.test/a:1"]);
+    right.image_pull_secrets = vec![PullSecretReference {
+        name: "right".into(),
+    }];
+    world.create_as("b", right);
+    world.run();
+    assert_eq!(world.held("n1"), ["r.test/a:1"]);
+    world.wait(2);
+    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"), "it healed");
+}
+
+#[test]
+fn an_edit_during_a_purge_waits_for_its_end_and_is_then_taken_up() {
+    let mut world = World::new(&["n1"]);
+    world.create(images(&["r.test/a:1"]));
+    world.lead();
+    world.writes_fail = true;
+    world.apply(|object| object.purge = Some(String::new()));
+    world.run();
+    world.change(|spec| spec.cache_spec[0].images = vec!["r.test/b:1".into()]);
+    assert_eq!(
+        world.held("n1"),
+        ["r.test/a:1"],
+        "nothing before the purge is written"
+    );
+    world.writes_fail = false;
+    world.wait(3);
+    world.wait(3);
+    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
+    assert_eq!(world.held("n1"), ["r.test/b:1"]);
+    let purges = world
+        .statuses
+        .iter()
+        .filter(|(_, s)| s.reason == "ImageCachePurge");
+    assert!(
+        purges.count() >= 2,
+        "begin and end of the purge were written"
+    );
+}
+
+#[test]
+fn an_edit_while_nobody_leads_removes_what_was_applied() {
+    let mut world = World::new(&["n1"]);
+    world.create(images(&["r.test/a:1", "r.test/b:1"]));
+    world.lead();
+    world.tell(Event::Leadership(None));
+    world.change(|spec| spec.cache_spec[0].images = vec!["r.test/b:1".into()]);
+    assert_eq!(world.held("n1"), ["r.test/a:1", "r.test/b:1"]);
+    world.tell(Event::Leadership(Some(2)));
+    world.run();
+    assert_eq!(world.held("n1"), ["r.test/b:1"]);
+    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
+}
+
+#[test]
+fn a_suspended_cache_starts_nothing_goes_on_looking_and_still_wants_its_images() {
+    let mut world = World::new(&["n1"]);
+    let mut suspended = images(&["r.test/a:1"]);
+    suspended.suspend = true;
+    world.create(suspended);
+    world.create_as("b", images(&["r.test/a:1", "r.test/c:1"]));
+    world.lead();
+    world.is("Progressing", "False", "Suspended");
+    assert_eq!(world.told().0, "", "no operation has begun");
+    assert_eq!(world.count("event ImageCacheCreate"), 2, "of the other one");
+    world.apply_to(&named("b"), |object| {
+        object.spec = images(&["r.test/c:1"]);
+        object.generation += 1;
+    });
+    world.run();
+    assert_eq!(world.held("n1"), ["r.test/a:1", "r.test/c:1"]);
+    let checks = world.count("check");
+    world.wait(700);
+    assert!(world.count("check") > checks);
+    world.apply(|object| object.refresh = Some("t".into()));
+    world.run();
+    assert_eq!(world.status().last_handled_refresh, None);
+    world.change(|spec| spec.suspend = false);
+    world.wait(2);
+    assert_eq!(world.told().0, "Succeeded");
+    assert_eq!(world.status().last_handled_refresh.as_deref(), Some("t"));
+}
+
+#[test]
+fn suspending_lets_running_pulls_finish_and_the_operation_wait() {
+    let mut world = World::new(&["n1"]);
+    world.slow.insert("r.test/a:1".into());
+    world.create(images(&["r.test/a:1"]));
+    world.lead();
+    world.change(|spec| spec.suspend = true);
+    assert_eq!(world.count("cancel"), 0);
+    world.end_slow("r.test/a:1");
+    world.wait(2);
+    assert_eq!(world.told().0, "Processing");
+    world.is("Ready", "True", "AllImagesPresent");
+    world.change(|spec| spec.suspend = false);
+    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"));
+}
+
+#[test]
+fn a_spec_that_cannot_be_used_says_so_keeps_its_images_and_recovers() {
+    let mut world = World::new(&["n1"]);
+    world.create(images(&["r.test/a:1"]));
+    world.lead();
+    let object = world.objects[&key()].clone();
+    world.asked();
+    world.tell(Event::CacheInvalid(Box::new(InvalidCache {
+        key: key(),
+        uid: object.uid.clone(),
+        resource_version: object.resource_version.clone(),
+        generation: 2,
+        status: object.status.clone(),
+        finalizer: false,
+        deleting: false,
+        message: "spec: nonsense".into(),
+    })));
+    world.run();
+    assert_eq!(world.told(), ("Failed", "CacheSpecValidationFailed"));
+    assert_eq!(world.status().message, "spec: nonsense");
+    assert_eq!(world.status().applied_images.len(), 1);
+    assert!(world.asked().is_empty());
+    world.apply(|object| object.generation = 3);
+    world.run();
+    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
+}

@@ -15,6 +15,10 @@ use crate::{
 
 /// Sums over the wanted images of a node.
 #[derive(Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, not one state"
+)]
 struct Sums {
     missing_failed: bool,
     pulling: bool,

@@ -264,7 +264,9 @@ impl Engine {
             LiveWork::Remove { images, unpin } => {
                 for ImageOutcome { index, result, .. } in outcomes {
                     match images.get(index).copied() {
-                        Some(image) => self.removed(live.node, live.stamp, image, result, now.tick),
+                        Some(image) => {
+                            self.removed(live.node, live.stamp, image, &result, now.tick);
+                        }
                         None => {
                             if let Some(id) = unpin.get(index - images.len()) {
                                 self.unpinned(live.node, id, &result, now.tick);
@@ -336,7 +338,7 @@ impl Engine {
                 if let Some(cache) = self.caches.get_mut(&pull.cache).filter(|_| moved) {
                     cache.must_pull |= cache.refreshing.is_some();
                 }
-                self.pin_answered(idx, id, outcome.pin, outcome.seen, now.tick);
+                self.pin_answered(idx, id, &outcome.pin, outcome.seen, now.tick);
                 self.scout_left(id, scope, idx);
             }
             ImageResult::Failed { reason, message } => {
@@ -376,7 +378,7 @@ impl Engine {
         &mut self,
         idx: NodeIdx,
         id: ImageId,
-        pin: PinResult,
+        pin: &PinResult,
         seen: Option<Seen>,
         now: Tick,
     ) {
@@ -451,7 +453,14 @@ impl Engine {
         self.touch_node(idx);
     }
 
-    fn removed(&mut self, idx: NodeIdx, stamp: Stamp, id: ImageId, result: ImageResult, now: Tick) {
+    fn removed(
+        &mut self,
+        idx: NodeIdx,
+        stamp: Stamp,
+        id: ImageId,
+        result: &ImageResult,
+        now: Tick,
+    ) {
         if matches!(result, ImageResult::Removed | ImageResult::Absent)
             && self.nodes[idx].wanted.contains(id.index())
         {

@@ -62,7 +62,7 @@ impl Digest {
 #[derive(Debug, Default)]
 pub struct Images {
     ids: BTreeMap<Arc<str>, ImageId>,
-    images: Vec<Image>,
+    rows: Vec<Image>,
     free: Vec<ImageId>,
 }
 
@@ -99,11 +99,11 @@ impl Images {
         let id = self
             .free
             .pop()
-            .unwrap_or_else(|| ImageId::from_index(self.images.len()));
-        if id.index() == self.images.len() {
-            self.images.push(image);
+            .unwrap_or_else(|| ImageId::from_index(self.rows.len()));
+        if id.index() == self.rows.len() {
+            self.rows.push(image);
         } else {
-            self.images[id.index()] = image;
+            self.rows[id.index()] = image;
         }
         self.ids.insert(name, id);
         id
@@ -111,12 +111,12 @@ impl Images {
 
     /// What is known of an image.
     pub fn get(&self, id: ImageId) -> &Image {
-        &self.images[id.index()]
+        &self.rows[id.index()]
     }
 
     /// What is known of an image.
     pub fn get_mut(&mut self, id: ImageId) -> &mut Image {
-        &mut self.images[id.index()]
+        &mut self.rows[id.index()]
     }
 
     /// How many are named.
@@ -133,7 +133,7 @@ impl Images {
             .filter(|id| !named.contains(id.index()))
             .collect();
         for id in &gone {
-            self.ids.remove(&self.images[id.index()].name);
+            self.ids.remove(&self.rows[id.index()].name);
         }
         self.free.extend(&gone);
         gone
@@ -142,7 +142,7 @@ impl Images {
     /// Which image of its repository a runtime has under this name. Where the runtime names several
     /// digests, all of them count; where it names none of the repository, nothing is known.
     pub fn digest(&self, id: ImageId, seen: &Seen) -> Digest {
-        let repository_of = &self.images[id.index()].repository;
+        let repository_of = &self.rows[id.index()].repository;
         let mut digests: Vec<&str> = seen
             .repo_digests
             .iter()

@@ -335,8 +335,8 @@ impl Cache {
         } else {
             (status::SUCCEEDED, message::DELETED)
         };
-        self.told.status = status.to_owned();
-        self.told.message = message.to_owned();
+        status.clone_into(&mut self.told.status);
+        message.clone_into(&mut self.told.message);
         self.told.completed = Some(now.max(operation.started));
     }
 

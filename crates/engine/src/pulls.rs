@@ -1,7 +1,12 @@
 //! Whether an image is pulled to a node now, and why not. Planning and `view` ask the same
 //! functions.
 
-use std::{cmp::Reverse, collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use kubefledged_api_types::{ImagePullPolicy, names::failure};
 
@@ -104,7 +109,7 @@ impl Engine {
     ) -> Result<Why, Skip> {
         let (cache, node) = (&self.caches[&at], &self.nodes[idx]);
         node.eligibility().map_err(Skip::Ineligible)?;
-        self.startable(cache, node, now)?;
+        startable(cache, node, now)?;
         if self.names.images.get(want.image).invalid.is_some() {
             return Err(Skip::InvalidName);
         }
@@ -146,22 +151,6 @@ impl Engine {
             }
             _ => Ok(why),
         }
-    }
-
-    fn startable(&self, cache: &Cache, node: &Node, now: Tick) -> Result<(), Skip> {
-        if node.puller.is_none() {
-            return Err(Skip::NoPuller);
-        }
-        if node.not_before > now {
-            return Err(Skip::NodeBackOff(node.not_before));
-        }
-        if cache.held() {
-            return Err(Skip::Suspended);
-        }
-        if !cache.recorded() {
-            return Err(Skip::NotRecorded);
-        }
-        Ok(())
     }
 
     /// What a node holds must have been fetched since then, where it is always pulled: on join,
@@ -256,17 +245,17 @@ impl Engine {
 
     pub(crate) fn plan_pulls(&mut self, idx: NodeIdx, now: Now, scene: &mut Scene) {
         let mut groups: BTreeMap<Group, Vec<Want>> = BTreeMap::new();
-        let mut wanted_by: BTreeMap<ImageId, ()> = BTreeMap::new();
+        let mut wanted_by: BTreeSet<ImageId> = BTreeSet::new();
         let mut convert = Vec::new();
         for at in &scene.stale {
             let cache = &self.caches[at];
             for want in &cache.pattern(idx).wants {
-                if wanted_by.contains_key(&want.image) {
+                if wanted_by.contains(&want.image) {
                     continue;
                 }
                 match self.verdict(*at, idx, want, scene, now.tick) {
                     Ok(why) => {
-                        wanted_by.insert(want.image, ());
+                        wanted_by.insert(want.image);
                         let registry = self.names.images.get(want.image).registry;
                         let group = (*at, registry, why, self.asks(cache, idx, want, why));
                         groups.entry(group).or_default().push(want.clone());
@@ -370,9 +359,10 @@ impl Engine {
             priority: want.priority,
             deadline: self.deadline(idx, want.image),
             fallback_deadline: self.settings.pull_deadline,
-            retention: match self.pin_due(idx, want, scene, now.tick) {
-                true => Pin::On,
-                false => Pin::Leave,
+            retention: if self.pin_due(idx, want, scene, now.tick) {
+                Pin::On
+            } else {
+                Pin::Leave
             },
         };
         let work = Work::Pull {
@@ -505,4 +495,20 @@ impl Engine {
         }
         self.touch_all_nodes();
     }
+}
+
+fn startable(cache: &Cache, node: &Node, now: Tick) -> Result<(), Skip> {
+    if node.puller.is_none() {
+        return Err(Skip::NoPuller);
+    }
+    if node.not_before > now {
+        return Err(Skip::NodeBackOff(node.not_before));
+    }
+    if cache.held() {
+        return Err(Skip::Suspended);
+    }
+    if !cache.recorded() {
+        return Err(Skip::NotRecorded);
+    }
+    Ok(())
 }

@@ -82,9 +82,10 @@ impl Wants {
                 .iter()
                 .map(|name| {
                     let image = images.intern(name, registries);
-                    let default = match images.get(image).floating {
-                        true => ImagePullPolicy::Always,
-                        false => settings.image_pull_policy,
+                    let default = if images.get(image).floating {
+                        ImagePullPolicy::Always
+                    } else {
+                        settings.image_pull_policy
                     };
                     Want {
                         image,

@@ -16,6 +16,10 @@ use kubefledged_api_types::{
 use super::*;
 
 #[derive(Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "switches of the world, not one state"
+)]
 struct World {
     engine: Option<Engine>,
     now: Now,
@@ -358,9 +362,10 @@ impl World {
         self.version += 1;
         let version = self.version.to_string();
         let object = self.objects.get_mut(&key).unwrap();
-        let stands = match annotation.contains("purge") {
-            true => &mut object.purge,
-            false => &mut object.refresh,
+        let stands = if annotation.contains("purge") {
+            &mut object.purge
+        } else {
+            &mut object.refresh
         };
         if stands.as_deref() != Some(value) {
             self.tell(Event::AnnotationCleared(key, Ok(None)));

@@ -227,9 +227,10 @@ fn an_image_lost_again_and_again_is_pulled_ever_later_and_named_with_the_remedy(
         while world.count("pull") == before {
             world.log.retain(|line| !line.starts_with("check"));
             world.wait(1);
-            if world.now.tick.0 > seen + 2_000_000 {
-                panic!("it is never pulled again");
-            }
+            assert!(
+                world.now.tick.0 < seen + 2_000_000,
+                "it is never pulled again"
+            );
         }
         pulls.push((world.now.tick.0 - seen) / 1000);
         world.log.retain(|line| !line.starts_with("check"));

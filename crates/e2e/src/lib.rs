@@ -165,6 +165,31 @@ impl Cluster {
         Ok(logs)
     }
 
+    /// Sends a signal to the puller of a node, and returns to how many processes.
+    pub fn signal_puller(&self, node: &str, signal: &str) -> anyhow::Result<usize> {
+        let mut killed = 0;
+        for dir in self.puller_processes(node)? {
+            let pid = dir.trim_start_matches("/proc/");
+            self.run(&["node", node, "kill", &format!("-{signal}"), pid], "")?;
+            killed += 1;
+        }
+        Ok(killed)
+    }
+
+    /// Directories in /proc of a node's puller, told from other nodes' by its pod's cgroup.
+    pub fn puller_processes(&self, node: &str) -> anyhow::Result<Vec<String>> {
+        let uid = self.kubectl(&format!(
+            "get pods -n kube-fledged -l app.kubernetes.io/component=puller --field-selector spec.nodeName=n{node} -o jsonpath={{.items[0].metadata.uid}}"
+        ))?;
+        anyhow::ensure!(!uid.is_empty(), "n{node} has no puller");
+        let script = format!(
+            "for dir in $(grep -ls pod{uid} /proc/[0-9]*/cgroup); do dir=${{dir%/cgroup}}; \
+             if grep -q ^kubefledged-pul $dir/comm; then echo $dir; fi; done"
+        );
+        let found = self.run(&["node", node, "sh", "-c", &script], "")?;
+        Ok(found.lines().map(ToOwned::to_owned).collect())
+    }
+
     /// Messages of the Events on an `ImageCache`.
     pub fn events(&self, namespace: &str, name: &str) -> anyhow::Result<Vec<String>> {
         let uid = self.object(namespace, name)?["metadata"]["uid"].clone();

@@ -2,7 +2,11 @@
 //! runs it on a cluster with one node of each, `make e2e` on what there is. One test at a time: they
 //! share the nodes.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on says where"
+)]
 
 use std::{
     collections::BTreeSet,
@@ -374,17 +378,11 @@ fn node_mounts(s: &Setup, node: &str) -> String {
     s.cluster.run(&script, "").unwrap()
 }
 
-/// Mounts of the puller on a node, told from other nodes' by its pod's cgroup.
 fn puller_mounts(s: &Setup, node: &str) -> String {
-    let uid = format!(
-        "get pods -n kube-fledged -l app.kubernetes.io/component=puller --field-selector spec.nodeName=n{node} -o jsonpath={{.items[0].metadata.uid}}"
-    );
-    let uid = s.cluster.kubectl(&uid).unwrap();
-    let script = format!(
-        "for dir in $(grep -l pod{uid} /proc/[0-9]*/cgroup); do dir=${{dir%/cgroup}}; \
-         if grep -q ^kubefledged-pul $dir/comm; then cat $dir/mountinfo; fi; done"
-    );
-    s.cluster
-        .run(&["node", node, "sh", "-c", &script], "")
-        .unwrap()
+    let processes = s.cluster.puller_processes(node).unwrap();
+    let [process] = processes.as_slice() else {
+        panic!("n{node} has these pullers: {processes:?}");
+    };
+    let mounts = format!("{process}/mountinfo");
+    s.cluster.run(&["node", node, "cat", &mounts], "").unwrap()
 }

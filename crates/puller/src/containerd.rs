@@ -11,7 +11,9 @@ use kubefledged_proto::containerd::{
         InfoRequest, ListContentRequest, ListStatusesRequest, ReadContentRequest,
         content_client::ContentClient,
     },
-    images::{Image, ListImagesRequest, UpdateImageRequest, images_client::ImagesClient},
+    images::{
+        GetImageRequest, Image, ListImagesRequest, UpdateImageRequest, images_client::ImagesClient,
+    },
 };
 use kubefledged_queue::{Bytes, Support};
 use tonic::{Code, Request, Status, metadata::MetadataValue, transport::Channel};
@@ -82,17 +84,37 @@ impl Containerd {
             .map(|(key, _)| format!("labels.{key}"))
             .collect();
         let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let Some(known) = self.image(id).await? else {
+            return if on {
+                Err(Status::not_found("the image is not there any more"))
+            } else {
+                // Nothing is pinned on it.
+                Ok(())
+            };
+        };
         let request = within(UpdateImageRequest {
             image: Some(Image {
-                name: id,
                 labels: labels.into(),
+                ..known
             }),
             update_mask: Some(prost_types::FieldMask { paths }),
         });
         match self.images.clone().update(request).await {
             Ok(_) => Ok(()),
-            // Nothing is pinned on an image that is not there.
             Err(status) if !on && status.code() == Code::NotFound => Ok(()),
+            Err(status) => Err(status),
+        }
+    }
+
+    /// An image with what it points to: containerd 2.x crashes at an update without.
+    async fn image(&self, name: String) -> Result<Option<Image>, Status> {
+        let request = within(GetImageRequest { name });
+        match self.images.clone().get(request).await {
+            Ok(answer) => {
+                let image = answer.into_inner().image;
+                Ok(image.filter(|image| image.target.is_some()))
+            }
+            Err(status) if status.code() == Code::NotFound => Ok(None),
             Err(status) => Err(status),
         }
     }

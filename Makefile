@@ -83,7 +83,7 @@ e2e: ## End-to-end tests on the local cluster
 
 test-runtimes: setup images ## End-to-end tests on containerd 1.6, containerd 2.2 and CRI-O, in clusters of their own
 	export CLUSTER_NAME=runtimes; trap '$(CLUSTER) down' EXIT; \
-	$(CLUSTER) down; $(CLUSTER) up --runtime containerd,containerd2,crio --disk 2G; hack/install --set puller.diskWatermark=80; \
+	$(CLUSTER) down; $(CLUSTER) up --runtime containerd,containerd2,crio --disk 2G; hack/install --set puller.diskWatermark=80 --set controller.checkInterval=1m; \
 	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test runtimes -- --test-threads=1 --include-ignored; \
 	$(CLUSTER) down; $(CLUSTER) up --runtime containerd2,crio; hack/install; \
 	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test walkthrough -- --test-threads=1

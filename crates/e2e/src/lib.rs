@@ -126,6 +126,14 @@ impl Cluster {
         Ok(tags.map(ToOwned::to_owned).collect())
     }
 
+    /// Of these the ones that it protects from garbage collection.
+    pub fn pinned(&self, node: &str) -> anyhow::Result<BTreeSet<String>> {
+        let images = self.listed(node)?.into_iter();
+        let pinned: Vec<Value> = images.filter(|image| image["pinned"] == true).collect();
+        let tags = pinned.iter().flat_map(tags);
+        Ok(tags.map(ToOwned::to_owned).collect())
+    }
+
     /// As the runtime of a node lists them.
     fn listed(&self, node: &str) -> anyhow::Result<Vec<Value>> {
         let json = self.run(&["node", node, "crictl", "images", "-o", "json"], "")?;

@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e test-runtimes bench-real sim \
+.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e test-install test-runtimes bench-real sim \
 	deploy-using-yaml remove-kubefledged update down
 
 ARCH := $(shell uname -m)
@@ -87,6 +87,12 @@ test-runtimes: setup images ## End-to-end tests on containerd 1.6, containerd 2.
 	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test runtimes -- --test-threads=1 --include-ignored; \
 	$(CLUSTER) down; $(CLUSTER) up --runtime containerd2,crio; hack/install; \
 	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test walkthrough -- --test-threads=1
+
+test-install: images ## Install, upgrade, move over and uninstall, on a local cluster of its own (ends with nothing installed)
+	CLUSTER_NAME=install $(CLUSTER) up
+	CLUSTER_NAME=install hack/default-images
+	CLUSTER_NAME=install $(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test install --test migrate -- --ignored --test-threads=1
+	CLUSTER_NAME=install $(CLUSTER) down
 
 bench-real: ## 2 nodes x 24 images of 4 MB beside crictl, on the local cluster
 	hack/bench-real

@@ -12,6 +12,8 @@ use std::{
 use anyhow::Context as _;
 use serde_json::Value;
 
+pub mod install;
+
 /// Between two looks while waiting.
 const LOOK: Duration = Duration::from_millis(200);
 

@@ -1,0 +1,91 @@
+//! Installing and removing, for the tests that begin and end with nothing installed. The images are
+//! on the nodes under the chart's default names: `hack/default-images`.
+
+use std::{path::Path, process::Command, time::Duration};
+
+use anyhow::Context as _;
+
+use crate::Cluster;
+
+/// The repository.
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+/// The nodes' disk is this machine's, and how full that is is not what is tried: no disk guard.
+const PRELUDE: &str = r#"helm() {
+  case $1 in
+    install | upgrade) command helm "$@" --set puller.diskWatermark=100 ;;
+    *) command helm "$@" ;;
+  esac
+}
+"#;
+
+impl Cluster {
+    /// Runs shell commands as a user types them, in the repository; what they said.
+    pub fn shell(&self, commands: &str) -> anyhow::Result<String> {
+        let output = Command::new(&self.program)
+            .args(["run", "bash", "-euo", "pipefail", "-c"])
+            .arg(format!("{PRELUDE}{commands}"))
+            .current_dir(ROOT)
+            .output()
+            .context("cannot run hack/cluster")?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        anyhow::ensure!(output.status.success(), "{commands}\n{said}{complaint}");
+        Ok(said)
+    }
+
+    /// Removes all of ours, and what tests of an installation leave.
+    pub fn bare(&self) -> anyhow::Result<()> {
+        self.shell(
+            "helm uninstall kubefledged -n kube-fledged --ignore-not-found --wait
+             kubectl delete validatingwebhookconfiguration kubefledged-webhook-server --ignore-not-found
+             kubectl delete crd imagecaches.kubefledged.io --ignore-not-found --timeout=60s
+             kubectl delete clusterrole,clusterrolebinding --ignore-not-found kubefledged-controller
+             kubectl delete namespace kube-fledged team-a team-b --ignore-not-found --timeout=120s",
+        )
+        .map(drop)
+    }
+
+    /// The chart, as the README installs it, with more arguments for Helm.
+    pub fn install_chart(&self, args: &str) -> anyhow::Result<String> {
+        let command = format!(
+            "kubectl apply -f deploy/kubefledged-namespace.yaml
+             helm upgrade --install kubefledged charts/kubefledged -n kube-fledged --wait --timeout 120s {args}"
+        );
+        let said = self.shell(&command)?;
+        self.shell(
+            "kubectl wait --for=jsonpath='{.webhooks[0].clientConfig.caBundle}' --timeout=60s \
+             validatingwebhookconfiguration/kubefledged-webhook-server",
+        )?;
+        Ok(said)
+    }
+
+    /// Waits until a shell command succeeds and says something.
+    pub fn eventually(&self, limit: Duration, command: &str) -> anyhow::Result<String> {
+        self.until(limit, command, || {
+            Ok(self
+                .shell(command)
+                .ok()
+                .filter(|said| !said.trim().is_empty()))
+        })
+    }
+}
+
+/// The blocks of shell commands in a Markdown file of the repository, in order. Those marked
+/// `sh machine` are for a machine without a cluster and left out.
+pub fn shell_blocks(path: &str) -> anyhow::Result<Vec<String>> {
+    let text = std::fs::read_to_string(Path::new(ROOT).join(path)).context(path.to_owned())?;
+    let mut blocks = Vec::new();
+    let mut current: Option<Vec<&str>> = None;
+    for line in text.lines() {
+        match &mut current {
+            None if line == "```sh" => current = Some(Vec::new()),
+            Some(lines) if line == "```" => {
+                blocks.push(lines.join("\n"));
+                current = None;
+            }
+            Some(lines) => lines.push(line),
+            None => {}
+        }
+    }
+    Ok(blocks)
+}

@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e test-install test-runtimes bench-real sim \
+.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package sbom test-install test-runtimes bench-real sim \
 	deploy-using-yaml remove-kubefledged update down
 
 ARCH := $(shell uname -m)
@@ -88,11 +88,16 @@ test-runtimes: setup images ## End-to-end tests on containerd 1.6, containerd 2.
 	$(CLUSTER) down; $(CLUSTER) up --runtime containerd2,crio; hack/install; \
 	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test walkthrough -- --test-threads=1
 
-test-install: images ## Install, upgrade, move over and uninstall, on a local cluster of its own (ends with nothing installed)
-	CLUSTER_NAME=install $(CLUSTER) up
-	CLUSTER_NAME=install hack/default-images
-	CLUSTER_NAME=install $(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test install --test migrate -- --ignored --test-threads=1
-	CLUSTER_NAME=install $(CLUSTER) down
+test-install: images ## Install, upgrade, move over and uninstall, on a local cluster of its own
+	export CLUSTER_NAME=install; trap '$(CLUSTER) down' EXIT; \
+	$(CLUSTER) down; $(CLUSTER) up; hack/default-images; \
+	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test install --test migrate -- --test-threads=1 --ignored
+
+package: ## The chart as dist/kubefledged-VERSION.tgz; digests in dist/*.digest are written into it
+	hack/package
+
+sbom: ## What the binaries are made of: dist/kubefledged-*.cdx.json (CycloneDX)
+	hack/sbom
 
 bench-real: ## 2 nodes x 24 images of 4 MB beside crictl, on the local cluster
 	hack/bench-real

@@ -2,7 +2,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package sbom test-install test-runtimes bench-real sim \
+.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package sbom test-install test-runtimes sim soak \
+	bench-engine bench-queue bench-guard bench-real bench-real-big bench-real-install bench-fleet \
 	deploy-using-yaml remove-kubefledged update down
 
 ARCH := $(shell uname -m)
@@ -27,6 +28,11 @@ SEEDS ?= 2000
 FIRST ?= 1
 JOBS ?= 0
 SIM_ARGS = $(if $(SEED),--seed $(SEED) $(if $(TRACE),--trace),--seeds $(SEEDS) --first $(FIRST) --jobs $(JOBS))
+
+NODES ?= 5000
+MINUTES ?= 60
+# cold also measures a check round, one image more and a purge; sick has dead and slow nodes.
+FLEET := cold bandwidth join killed sick limited caches rewrites growth
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -99,8 +105,35 @@ package: ## The chart as dist/kubefledged-VERSION.tgz; digests in dist/*.digest 
 sbom: ## What the binaries are made of: dist/kubefledged-*.cdx.json (CycloneDX)
 	hack/sbom
 
-bench-real: ## 2 nodes x 24 images of 4 MB beside crictl, on the local cluster
+# === measurements: tables and plots go to docs/performance.md; none of them is part of `make test`
+
+bench-engine: ## The engine alone: 1,000 to 20,000 nodes x 20 caches x 100 images
+	hack/bench-pure engine
+
+bench-queue: ## The queue alone: requests of 100 to 8,000 images
+	hack/bench-pure queue
+
+bench-guard: ## Instructions of the hot paths of engine and queue beside the committed ones; fails above +10 %
+	hack/bench-guard
+
+bench-real: ## 2 nodes x 24 images of 4 MB beside crictl, on the local cluster with the chart installed
 	hack/bench-real
+
+bench-real-big: ## One image of 300 MB beside crictl, likewise
+	hack/bench-real big
+
+bench-real-install: ## The time of helm install, likewise
+	hack/bench-real install
+
+bench-fleet: ## All scenarios of thousands of simulated nodes (NODES=5000); bench-cold, bench-join, ... are one each
+	hack/bench-fleet $(FLEET) --nodes $(NODES)
+
+.PHONY: $(addprefix bench-,$(FLEET))
+$(addprefix bench-,$(FLEET)): bench-%:
+	hack/bench-fleet $* --nodes $(NODES)
+
+soak: ## An hour (MINUTES=60) of churn on 1,000 simulated nodes: memory, sockets, API writes
+	FLEET_LIMIT=$$(($(MINUTES) + 10))m hack/bench-fleet soak --nodes 1000 --minutes $(MINUTES)
 
 deploy-using-yaml: ## Apply the plain manifests to your own cluster (KUBECTL=...)
 	$(KUBECTL) apply -f deploy/kubefledged-namespace.yaml

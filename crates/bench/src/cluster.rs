@@ -17,7 +17,7 @@ use kubefledged_api_types::{CacheSpecEntry, ImageCache, ImageCacheSpec};
 use kubefledged_process::tls::{Identity, Served, keys};
 use serde_json::{Value, json};
 
-use crate::{fleet, model::Model};
+use crate::fleet::{self, Fleet};
 
 /// Where the controller looks for its pullers.
 pub const NAMESPACE: &str = "kube-fledged";
@@ -84,7 +84,7 @@ impl Cluster {
     pub async fn add_pullers(
         &self,
         nodes: std::ops::Range<usize>,
-        model: &Model,
+        fleet: &Fleet,
     ) -> anyhow::Result<()> {
         let api: Api<EndpointSlice> = Api::namespaced(self.client.clone(), NAMESPACE);
         let nodes: Vec<usize> = nodes.collect();
@@ -93,7 +93,7 @@ impl Cluster {
             .map(|nodes| {
                 let api = api.clone();
                 async move {
-                    let object = slice_object(&nodes, model);
+                    let object = slice_object(&nodes, fleet);
                     let name = object["metadata"]["name"]
                         .as_str()
                         .unwrap_or_default()
@@ -125,6 +125,15 @@ impl Cluster {
         nodes
             .delete_collection(&DeleteParams::background(), &ours)
             .await?;
+        Ok(())
+    }
+
+    /// Deletes the Node of a node.
+    pub async fn remove_node(&self, node: usize) -> anyhow::Result<()> {
+        let api: Api<Node> = Api::all(self.client.clone());
+        api.delete(&fleet::name(node), &DeleteParams::default())
+            .await
+            .context("cannot delete a Node")?;
         Ok(())
     }
 
@@ -261,14 +270,16 @@ fn node_object(node: usize) -> Value {
     })
 }
 
-fn slice_object(nodes: &[usize], model: &Model) -> Value {
+fn slice_object(nodes: &[usize], fleet: &Fleet) -> Value {
+    let model = fleet.model();
     let endpoints: Vec<Value> = nodes
         .iter()
+        .filter(|node| !fleet.is_gone(**node))
         .map(|node| json!({
             "addresses": [if model.is_dead(*node) { fleet::silent_address(*node) } else { fleet::address(*node) }.to_string()],
             "conditions": {"ready": true},
             "nodeName": fleet::name(*node),
-            "targetRef": {"kind": "Pod", "name": format!("puller-{node}"), "namespace": NAMESPACE, "uid": format!("uid-{node}")},
+            "targetRef": {"kind": "Pod", "name": format!("puller-{node}"), "namespace": NAMESPACE, "uid": fleet.instance(*node)},
         }))
         .collect();
     let first = nodes.first().copied().unwrap_or_default();
@@ -303,7 +314,7 @@ mod tests {
     fn objects_are_what_the_api_has() {
         serde_json::from_value::<Node>(node_object(3)).unwrap();
         let slice: EndpointSlice =
-            serde_json::from_value(slice_object(&[3, 4], &Model::default())).unwrap();
+            serde_json::from_value(slice_object(&[3, 4], &Fleet::new(5))).unwrap();
         assert_eq!(slice.endpoints.len(), 2);
     }
 }

@@ -34,6 +34,10 @@ pub struct Usage {
     pub cpu: f64,
     /// Largest resident memory since the last reset, MiB.
     pub peak_rss: f64,
+    /// Resident memory now, MiB.
+    pub rss: f64,
+    /// Open files, sockets among them.
+    pub files: usize,
 }
 
 impl Program {
@@ -128,6 +132,8 @@ pub fn usage(pid: u32) -> anyhow::Result<Usage> {
     Ok(Usage {
         cpu: (ticks(11) + ticks(12)) / TICKS,
         peak_rss: kib("VmHWM:") / 1024.0,
+        rss: kib("VmRSS:") / 1024.0,
+        files: std::fs::read_dir(format!("/proc/{pid}/fd"))?.count(),
     })
 }
 

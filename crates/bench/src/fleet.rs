@@ -10,10 +10,15 @@ use std::{
 };
 
 use fixedbitset::FixedBitSet;
-use kubefledged_proto::puller::{PullOutcome, PullResult, RemoveOutcome, RemoveResult};
-use tokio::sync::{Notify, Semaphore};
+use kubefledged_proto::puller::{
+    CheckedImage, ImageState, PullOutcome, PullResult, RemoveOutcome, RemoveResult,
+};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::Instant,
+};
 
-use crate::model::{BASES, Model, Registry};
+use crate::model::{BASES, Model, Registry, mix};
 
 /// Node 0's address is the first of this range. A range of its own: `EndpointSlices` refuse loopback.
 const FIRST: u32 = u32::from_be_bytes([10, 100, 0, 1]);
@@ -83,6 +88,11 @@ struct State {
     failed_once: FixedBitSet,
     cancelled: BTreeSet<(u64, u64)>,
     term: u64,
+    /// When what its pulls have asked for will have arrived.
+    line: Option<Instant>,
+    /// Rises with every restart of the puller.
+    incarnation: u64,
+    gone: bool,
 }
 
 /// All nodes and the registry.
@@ -187,14 +197,59 @@ impl Fleet {
         self.nodes[node].lock().term
     }
 
-    /// Does the node hold these images? `None`: a pull of it runs.
-    pub fn look(&self, node: usize, references: &[String]) -> Vec<Option<bool>> {
+    /// What a check sees.
+    pub fn look(&self, node: usize, references: &[String]) -> Vec<CheckedImage> {
         let images: Vec<usize> = references.iter().map(|name| self.image(name)).collect();
         let state = self.nodes[node].lock();
+        let looked = |(index, (image, reference)): (usize, (usize, &String))| {
+            let mut checked = CheckedImage {
+                index: u32::try_from(index).unwrap_or(u32::MAX),
+                ..CheckedImage::default()
+            };
+            if state.pulling.contains(&image) {
+                checked.state = ImageState::Pulling.into();
+            } else if state.held.contains(image) {
+                checked.state = ImageState::Present.into();
+                checked.image_id = image_id(image);
+                checked.repo_digests = repo_digests(reference, image);
+            } else {
+                checked.state = ImageState::Absent.into();
+            }
+            checked
+        };
         images
             .into_iter()
-            .map(|image| (!state.pulling.contains(&image)).then(|| state.held.contains(image)))
+            .zip(references)
+            .enumerate()
+            .map(looked)
             .collect()
+    }
+
+    /// The puller's process ends, and another begins.
+    pub fn restart(&self, node: usize) {
+        let mut state = self.nodes[node].lock();
+        state.incarnation += 1;
+        state.term = 0;
+        state.cancelled.clear();
+    }
+
+    /// A node goes, or comes back without its disk.
+    pub fn set_gone(&self, node: usize, gone: bool) {
+        let mut state = self.nodes[node].lock();
+        state.gone = gone;
+        state.incarnation += 1;
+        state.held.clear();
+        state.bases.clear();
+    }
+
+    /// Is it not there?
+    pub fn is_gone(&self, node: usize) -> bool {
+        self.nodes[node].lock().gone
+    }
+
+    /// UID of the puller's pod.
+    pub fn instance(&self, node: usize) -> String {
+        format!("uid-{node}-{}", self.nodes[node].lock().incarnation)
     }
 
     /// Removes images.
@@ -239,6 +294,11 @@ impl Fleet {
             result: result.into(),
             ..PullOutcome::default()
         };
+        let there = |result: PullResult| PullOutcome {
+            image_id: image_id(image),
+            repo_digests: repo_digests(reference, image),
+            ..outcome(result)
+        };
         let failed = |reason: &str, message: &str| PullOutcome {
             reason: reason.to_owned(),
             message: message.to_owned(),
@@ -251,7 +311,7 @@ impl Fleet {
         let bytes = loop {
             let finished = at.finished.notified();
             match at.begin(&model, node, image, batch) {
-                Begin::Present => return outcome(PullResult::Present),
+                Begin::Present => return there(PullResult::Present),
                 Begin::Cancelled => return outcome(PullResult::Cancelled),
                 Begin::Fails => return failed("ErrImagePull", "the model says so"),
                 Begin::Transfer(bytes) => break bytes,
@@ -263,15 +323,17 @@ impl Fleet {
             at.end(image, false);
             return failed("RateLimited", "429 Too Many Requests");
         };
-        let arrival = self.registry.arrival(&model, node, bytes);
-        if arrival > tokio::time::Instant::now() {
+        let arrival = self
+            .registry
+            .arrival(&model, node, bytes, &mut at.lock().line);
+        if arrival > Instant::now() {
             tokio::time::sleep_until(arrival).await;
         }
         self.counters.pulled.fetch_add(1, Ordering::Relaxed);
         if !at.end(image, true) {
             self.counters.pulled_again.fetch_add(1, Ordering::Relaxed);
         }
-        outcome(PullResult::Pulled)
+        there(PullResult::Pulled)
     }
 
     /// The same for a whole batch in a world where pulls take no time: no await, no task.
@@ -282,17 +344,24 @@ impl Fleet {
         let mut pulled = 0;
         let outcomes = images
             .into_iter()
+            .zip(references)
             .enumerate()
-            .map(|(index, image)| {
+            .map(|(index, (image, reference))| {
                 let mut outcome = PullOutcome {
                     index: u32::try_from(index).unwrap_or(u32::MAX),
+                    image_id: image_id(image),
+                    repo_digests: repo_digests(reference, image),
                     ..PullOutcome::default()
                 };
                 if state.held.contains(image) {
                     outcome.result = PullResult::Present.into();
                 } else if state.fails(&model, node, image) {
-                    outcome.result = PullResult::Failed.into();
-                    outcome.reason = "ErrImagePull".into();
+                    outcome = PullOutcome {
+                        index: outcome.index,
+                        result: PullResult::Failed.into(),
+                        reason: "ErrImagePull".into(),
+                        ..PullOutcome::default()
+                    };
                 } else {
                     state.held.grow_and_insert(image);
                     pulled += 1;
@@ -304,6 +373,18 @@ impl Fleet {
         self.counters.pulled.fetch_add(pulled, Ordering::Relaxed);
         outcomes
     }
+}
+
+/// As long as a real one.
+fn image_id(image: usize) -> String {
+    format!("sha256:{:064x}", mix(image as u64, 4))
+}
+
+fn repo_digests(reference: &str, image: usize) -> Vec<String> {
+    let repository = reference
+        .rsplit_once(':')
+        .map_or(reference, |(name, _)| name);
+    vec![format!("{repository}@sha256:{:064x}", mix(image as u64, 5))]
 }
 
 enum Begin {

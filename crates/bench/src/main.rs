@@ -5,16 +5,19 @@ mod controller;
 mod fleet;
 mod model;
 mod report;
+mod run;
 mod scenario;
 mod serve;
 mod service;
+mod soak;
+mod world;
 
 use clap::Parser as _;
 
 fn main() -> anyhow::Result<()> {
-    let args = scenario::Args::parse();
+    let args = run::Args::parse();
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .init();
-    tokio::runtime::Runtime::new()?.block_on(scenario::run(args))
+    tokio::runtime::Runtime::new()?.block_on(run::run(args))
 }

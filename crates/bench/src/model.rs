@@ -61,7 +61,7 @@ impl Model {
 }
 
 /// Spreads numbers evenly (the finalizer of splitmix64).
-fn mix(value: u64, salt: u64) -> u64 {
+pub fn mix(value: u64, salt: u64) -> u64 {
     let mut z = value
         .wrapping_add(salt.wrapping_mul(0x9e37_79b9_7f4a_7c15))
         .wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -104,12 +104,21 @@ impl Registry {
         Some(slot)
     }
 
-    /// When a node that asks now has all of its bytes: the slower of its own line and the
-    /// registry's, which serves in the order of asking.
-    pub fn arrival(&self, model: &Model, node: usize, bytes: u64) -> Instant {
+    /// When a node that asks now has all of its bytes: the slower of its own line, which is `line`
+    /// until then, and the registry's. Both serve in the order of asking.
+    pub fn arrival(
+        &self,
+        model: &Model,
+        node: usize,
+        bytes: u64,
+        line: &mut Option<Instant>,
+    ) -> Instant {
         let now = Instant::now();
         let factor = if model.is_slow(node) { 10 } else { 1 };
-        let own = now + factor * (model.least + transfer(bytes, model.node_bandwidth));
+        let free = line.map_or(now, |until| until.max(now));
+        let received = free + factor * transfer(bytes, model.node_bandwidth);
+        *line = Some(received);
+        let own = received.max(now + factor * model.least);
         if model.registry_bandwidth == 0 {
             return own;
         }
@@ -164,13 +173,21 @@ mod tests {
             ..Model::default()
         };
         let start = Instant::now();
-        assert_eq!(
-            registry.arrival(&model, 0, 1_000) - start,
-            Duration::from_secs(1)
-        );
-        assert_eq!(
-            registry.arrival(&model, 1, 2_000) - start,
-            Duration::from_secs(3)
-        );
+        let arrival = |node, bytes| registry.arrival(&model, node, bytes, &mut None) - start;
+        assert_eq!(arrival(0, 1_000), Duration::from_secs(1));
+        assert_eq!(arrival(1, 2_000), Duration::from_secs(3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_pulls_of_one_node_share_its_line() {
+        let registry = Registry::default();
+        let model = Model {
+            node_bandwidth: 1_000,
+            ..Model::default()
+        };
+        let (start, mut line) = (Instant::now(), None);
+        let mut arrival = || registry.arrival(&model, 0, 1_000, &mut line) - start;
+        assert_eq!(arrival(), Duration::from_secs(1));
+        assert_eq!(arrival(), Duration::from_secs(2));
     }
 }

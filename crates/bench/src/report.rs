@@ -21,12 +21,16 @@ pub struct Row {
     pub controller_cpu: f64,
     /// CPU of the simulator of the pullers in that time.
     pub fleet_cpu: f64,
+    /// Resident memory of the controller before, MiB.
+    pub rss_before: f64,
     /// Largest resident memory of the controller in that time, MiB.
     pub peak_rss: f64,
     /// Its writes to the API server in that time.
     pub writes: u64,
     /// Calls to pullers in that time: pulls, checks, removals.
     pub calls: u64,
+    /// Connections made in that time.
+    pub handshakes: u64,
     /// Most connections open at a time.
     pub connections: u64,
     /// What else is worth knowing.
@@ -38,22 +42,24 @@ pub struct Row {
 /// The rows as a Markdown table.
 pub fn table(rows: &[Row]) -> String {
     let mut text = String::from(
-        "| scenario | nodes | images | wall s | controller CPU s | fleet CPU s | controller peak RSS MiB | API writes | calls | connections | |\n\
-         |---|---|---|---|---|---|---|---|---|---|---|\n",
+        "| scenario | nodes | images | wall s | controller CPU s | fleet CPU s | controller RSS MiB, before → peak | API writes | calls | handshakes | most connections | |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for row in rows {
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {:.2} | {:.2} | {:.2} | {:.0} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {:.2} | {:.2} | {:.2} | {:.0} → {:.0} | {} | {} | {} | {} | {} |",
             row.scenario,
             row.nodes,
             row.images,
             row.seconds,
             row.controller_cpu,
             row.fleet_cpu,
+            row.rss_before,
             row.peak_rss,
             row.writes,
             row.calls,
+            row.handshakes,
             row.connections,
             row.note,
         );
@@ -68,14 +74,19 @@ pub fn exponent(points: &[(f64, f64)]) -> f64 {
         .filter(|(x, y)| *x > 0.0 && *y > 0.0)
         .map(|(x, y)| (x.ln(), y.ln()))
         .collect();
+    slope(&logs)
+}
+
+/// Of the line that fits best.
+pub fn slope(points: &[(f64, f64)]) -> f64 {
     #[allow(clippy::cast_precision_loss)]
-    let n = logs.len() as f64;
-    let (sx, sy) = logs
+    let n = points.len() as f64;
+    let (sx, sy) = points
         .iter()
         .fold((0.0, 0.0), |(a, b), (x, y)| (a + x, b + y));
     let (mx, my) = (sx / n, sy / n);
-    let cov: f64 = logs.iter().map(|(x, y)| (x - mx) * (y - my)).sum();
-    let var: f64 = logs.iter().map(|(x, _)| (x - mx) * (x - mx)).sum();
+    let cov: f64 = points.iter().map(|(x, y)| (x - mx) * (y - my)).sum();
+    let var: f64 = points.iter().map(|(x, _)| (x - mx) * (x - mx)).sum();
     cov / var
 }
 

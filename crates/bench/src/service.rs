@@ -11,9 +11,9 @@ use futures::{Stream, StreamExt as _, stream::FuturesUnordered};
 use kubefledged_contract::SEEN_TERM;
 use kubefledged_proto::puller::{
     Accepted, Authority, CancelPullsRequest, CancelPullsResponse, CheckImagesRequest,
-    CheckImagesResponse, CheckedImage, GetInfoRequest, GetInfoResponse, Heartbeat, ImageState,
-    ListImagesRequest, ListImagesResponse, NodeImage, PullImagesRequest, PullImagesResponse,
-    PullOutcome, PullOutcomes, RemoveImagesRequest, RemoveImagesResponse, RemoveOutcomes, Support,
+    CheckImagesResponse, GetInfoRequest, GetInfoResponse, Heartbeat, ListImagesRequest,
+    ListImagesResponse, NodeImage, PullImagesRequest, PullImagesResponse, PullOutcome,
+    PullOutcomes, RemoveImagesRequest, RemoveImagesResponse, RemoveOutcomes, Support,
     pull_images_response, puller_service_server::PullerService, remove_images_response,
 };
 use tokio::sync::mpsc;
@@ -140,7 +140,7 @@ impl PullerService for Service {
         let node = self.node(request.extensions(), &request.get_ref().node_name)?;
         Ok(Response::new(GetInfoResponse {
             node_name: fleet::name(node),
-            puller_instance: format!("uid-{node}"),
+            puller_instance: self.0.instance(node),
             runtime_name: "simulated".to_owned(),
             max_parallel_pulls: 2,
             pin_support: Support::No.into(),
@@ -191,20 +191,7 @@ impl PullerService for Service {
         let (_, extensions, request) = request.into_parts();
         let node = self.node(&extensions, &request.node_name)?;
         self.0.counters.check_calls.fetch_add(1, Ordering::Relaxed);
-        let looks = self.0.look(node, &request.references);
-        let images = looks
-            .into_iter()
-            .enumerate()
-            .map(|(index, held)| CheckedImage {
-                index: u32::try_from(index).unwrap_or(u32::MAX),
-                state: match held {
-                    None => ImageState::Pulling.into(),
-                    Some(true) => ImageState::Present.into(),
-                    Some(false) => ImageState::Absent.into(),
-                },
-                ..CheckedImage::default()
-            })
-            .collect();
+        let images = self.0.look(node, &request.references);
         Ok(Response::new(CheckImagesResponse {
             images,
             highest_term: self.0.term(node),

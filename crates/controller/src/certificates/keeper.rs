@@ -40,7 +40,7 @@ const LOOK: Duration = Duration::from_secs(60);
 const LOOK_CLOSELY: Duration = Duration::from_secs(5);
 /// Changes within it are looked at together.
 const TOGETHER: Duration = Duration::from_millis(100);
-/// After a failure.
+/// After a failure; twice as long after the next, up to [`LOOK`].
 const RETRY: Duration = Duration::from_secs(2);
 /// At least so long everything has been published before the next step: what nobody can be asked
 /// about, such as the API server's view of caBundle, is known everywhere by then.
@@ -149,15 +149,21 @@ impl Keeper {
     /// For ever.
     async fn keep(&mut self) {
         let mut changes = self.changes();
+        let mut retry = RETRY;
         loop {
             let wait = match self.look().await {
-                Ok(wait) => wait,
+                Ok(wait) => {
+                    retry = RETRY;
+                    wait
+                }
                 Err(error) => {
                     tracing::warn!(
                         error = format!("{error:#}"),
                         "cannot keep certificates right, trying again"
                     );
-                    RETRY
+                    let wait = retry;
+                    retry = LOOK.min(2 * retry);
+                    wait
                 }
             };
             tokio::select! {
@@ -441,3 +447,6 @@ fn apply(
         (step, Some(authority)) => Ok(authority.after(step)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@ pub mod net;
 pub mod readiness;
 pub mod shutdown;
 pub mod tls;
+mod usage;
 
 pub use admin::AdminArgs;
 pub use log::LogArgs;

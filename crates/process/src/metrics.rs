@@ -9,6 +9,8 @@ use std::{
 
 use prometheus_client::{metrics::info::Info, registry::Registry};
 
+use crate::usage::Usage;
+
 /// Every name begins with it.
 const PREFIX: &str = "kubefledged";
 
@@ -74,7 +76,7 @@ impl From<Arc<Mutex<Registry>>> for Metrics {
     }
 }
 
-/// A registry with what every process tells: `kubefledged_build_info`.
+/// A registry with what every process tells: `kubefledged_build_info`, and what it uses.
 pub fn registry(version: &'static str) -> Registry {
     let revision = option_env!("KUBEFLEDGED_REVISION").unwrap_or("unknown");
     let mut registry = Registry::with_prefix(PREFIX);
@@ -84,6 +86,7 @@ pub fn registry(version: &'static str) -> Registry {
         "Version and source revision of this process",
         build,
     );
+    registry.register_collector(Box::new(Usage));
     registry
 }
 
@@ -143,6 +146,8 @@ mod tests {
         assert!(body.ends_with("# EOF\n"));
         let (kind, body) = metrics.answer("*/*").await.unwrap();
         assert_eq!(kind, TEXT);
+        let (body, usage) = body.split_once("# HELP kubefledged_process_").unwrap();
+        assert!(usage.contains("\nkubefledged_process_tasks "), "{usage}");
         assert_eq!(
             body,
             "# HELP kubefledged_build_info Version and source revision of this process.\n\

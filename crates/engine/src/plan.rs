@@ -22,6 +22,9 @@ use crate::{
 /// Most images in one batch.
 pub(crate) const MOST_IMAGES: usize = 512;
 
+/// Most bytes of names beside those of a removal, twice. A puller takes messages of 8 MiB.
+const MOST_NAME_BYTES: usize = 3 << 20;
+
 /// What is wanted on one node, and what is under way there.
 #[derive(Debug, Default)]
 pub struct Scene {
@@ -243,28 +246,58 @@ impl Engine {
         if due.is_empty() && unpin.is_empty() {
             return;
         }
-        let wanted = self
-            .caches
-            .values()
-            .flat_map(|cache| &cache.pattern(idx).wants);
-        let wanted: BTreeSet<Arc<str>> = wanted.map(|want| want.reference.clone()).collect();
-        let releasable: BTreeSet<Arc<str>> = self
-            .caches
-            .values()
-            .flat_map(|cache| &cache.owed)
-            .filter(|(image, _)| !scene.wanted.contains(image.index()))
-            .map(|(_, owed)| owed.reference.clone())
-            .collect();
+        let (wanted, complete) = some_of(self.wanted_there(idx, scene));
+        if !complete {
+            // They are looked at now; most are not there then.
+            return;
+        }
+        let (releasable, _) = some_of(self.releasable(idx, scene));
         let (images, references): (Vec<_>, Vec<_>) = due.into_iter().unzip();
         scene.removing.extend(images.iter().copied());
         scene.removal = true;
         let work = Work::Remove {
             references,
-            wanted: wanted.into_iter().collect(),
-            releasable: releasable.into_iter().collect(),
+            wanted,
+            releasable,
             unpin: unpin.clone(),
         };
         self.start(idx, work, LiveWork::Remove { images, unpin }, now);
+    }
+
+    /// Names that some cache wants, as far as an image on the node can have them: one that at the
+    /// last look was not there is a name of nothing, and of those there may be any number.
+    fn wanted_there<'a>(
+        &'a self,
+        idx: NodeIdx,
+        scene: &'a Scene,
+    ) -> impl Iterator<Item = &'a Arc<str>> {
+        let looks = &self.nodes[idx].looks;
+        let there = move |image: ImageId| {
+            let looked =
+                looks.get(image).looked > 0 || self.names.images.get(image).invalid.is_some();
+            !looked || looks.holds(image) || scene.pulling.contains(&image)
+        };
+        self.caches
+            .values()
+            .flat_map(move |cache| &cache.pattern(idx).wants)
+            .filter(move |want| there(want.image))
+            .map(|want| &want.reference)
+    }
+
+    /// Names of ours that may still be there and that nobody wants here. Without some of them an
+    /// image with several names stays until they have gone.
+    fn releasable<'a>(
+        &'a self,
+        idx: NodeIdx,
+        scene: &'a Scene,
+    ) -> impl Iterator<Item = &'a Arc<str>> {
+        self.caches
+            .values()
+            .flat_map(|cache| &cache.owed)
+            .filter(move |(image, owed)| {
+                !scene.wanted.contains(image.index()) && !owed.done.contains(idx)
+            })
+            .map(|(_, owed)| &owed.reference)
     }
 
     /// Pins of ours on images that nobody wants pinned, as far as that can be known: ids say
@@ -349,6 +382,20 @@ impl Engine {
         let node_since = node.instance_stamp.max(node.look_again);
         node_since.max(cache.pulls_since(idx)).max(refresh).max(1)
     }
+}
+
+/// Names, each once, as far as a message has room for them; and whether it has for all.
+fn some_of<'a>(names: impl Iterator<Item = &'a Arc<str>>) -> (Vec<Arc<str>>, bool) {
+    let names: BTreeSet<&Arc<str>> = names.collect();
+    let mut left = MOST_NAME_BYTES;
+    let room = |name: &&Arc<str>| {
+        let room = name.len() <= left;
+        left = left.saturating_sub(name.len());
+        room
+    };
+    let some: Vec<Arc<str>> = names.iter().copied().take_while(room).cloned().collect();
+    let complete = some.len() == names.len();
+    (some, complete)
 }
 
 fn union(all: &mut FixedBitSet, more: &FixedBitSet) {

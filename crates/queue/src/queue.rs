@@ -21,7 +21,7 @@ use crate::{
     Authority, CallId, Command, CredentialId, Event, PinResult, PullOutcome, PullRequest,
     PullResult, Runtime, RuntimeFacts, StreamId, Support, Tick,
     intent::{Intents, Wish},
-    removal::{Item, Removal, normalized},
+    removal::{self, Item, Removal, normalized},
     task::{self, Interest, State, Task, TaskKey},
 };
 use check::Check;
@@ -157,7 +157,8 @@ impl Queue {
                 unpin_ours,
                 unpin,
             } => {
-                let size = references.len() + unpin.len() + wanted.len() + releasable.len();
+                let items = references.len() + unpin.len();
+                let size = removal::size(items, wanted.iter().chain(&releasable));
                 if self.admit(stream, authority, now) && self.has_room(stream, size) {
                     let names = references.into_iter().map(|name| {
                         let normal = normalized(&name);

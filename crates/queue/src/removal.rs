@@ -86,6 +86,12 @@ pub enum Next {
     Finish(RemoveResult),
 }
 
+/// What a removal keeps in memory, as so many images: one counts 1 KiB, and of what is only named the
+/// names are kept.
+pub fn size<'a>(items: usize, named: impl Iterator<Item = &'a String>) -> usize {
+    items + named.map(String::len).sum::<usize>() / 1024
+}
+
 /// One form for all spellings; what does not parse stands for itself.
 pub fn normalized(name: &str) -> String {
     ImageRef::parse(name).map_or_else(|_| name.to_owned(), |image| image.normalized())
@@ -119,9 +125,9 @@ impl Removal {
         }
     }
 
-    /// Names that it keeps in memory.
+    /// What it keeps in memory, as so many images.
     pub fn size(&self) -> usize {
-        self.items.len() + self.wanted.len() + self.releasable.len()
+        size(self.items.len(), self.wanted.iter().chain(&self.releasable))
     }
 
     /// The first call for the item at hand.
@@ -269,7 +275,12 @@ impl Removal {
             let why = "a container on the node uses it".to_owned();
             return Err(kept(failure::IN_USE, why));
         }
-        let shared = |other: &str| Err(kept(failure::SHARED_IMAGE, format!("it is also {other}")));
+        let shared = |other: &str| {
+            Err(kept(
+                failure::SHARED_IMAGE,
+                classify::tidy(&format!("it is also {other}")),
+            ))
+        };
         if self.wanted.contains(normal) {
             let why = "another image cache wants it".to_owned();
             return Err(kept(failure::SHARED_IMAGE, why));

@@ -1377,6 +1377,19 @@ fn what_has_ended_makes_room_for_new_requests() {
     assert!(node.overloaded.is_empty());
 }
 
+/// What is only named takes no task: a busy node has many wishes, and its removals go on.
+#[test]
+fn a_removal_beside_fifty_thousand_wanted_names_has_room() {
+    let mut node = Node::new();
+    node.hold("r.test/a:1");
+    let wanted: Vec<String> = (0..50_000).map(|i| format!("r.test/w{i}:1")).collect();
+    let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
+    node.remove_with(1, authority(1, 1), &["r.test/a:1"], &wanted, &[]);
+    node.run();
+    assert!(node.overloaded.is_empty());
+    assert_eq!(node.removed[&1][0].result, RemoveResult::Removed);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 

@@ -279,3 +279,26 @@ fn a_spec_that_cannot_be_used_says_so_keeps_its_images_and_recovers() {
     world.run();
     assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
 }
+
+/// However many names other caches want: a message has room for 8 MiB.
+#[test]
+fn a_removal_is_told_of_wanted_names_that_may_be_there_and_of_no_others() {
+    let mut world = World::new(&["n1"]);
+    world.broken.insert("r.test/b:1".into(), "ImagePullError");
+    world.create(images(&["r.test/a:1", "r.test/c:1"]));
+    world.create_as("other", images(&["r.test/b:1", "r.test/d:1"]));
+    world.lead();
+    world.edit(images(&["r.test/c:1"]));
+    let removals = world.batches.iter().filter_map(|batch| match &batch.work {
+        Work::Remove {
+            references, wanted, ..
+        } => Some((references, wanted)),
+        _ => None,
+    });
+    let [(references, wanted)] = removals.collect::<Vec<_>>()[..] else {
+        panic!("one removal");
+    };
+    let texts = |names: &[std::sync::Arc<str>]| names.join(" ");
+    assert_eq!(texts(references), "r.test/a:1");
+    assert_eq!(texts(wanted), "r.test/c:1 r.test/d:1");
+}

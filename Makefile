@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package sbom test-install test-runtimes sim soak \
+.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package sbom test-install test-runtimes test-faults sim fuzz soak \
 	bench-engine bench-queue bench-guard bench-real bench-real-big bench-real-install bench-fleet \
 	deploy-using-yaml remove-kubefledged update down
 
@@ -33,6 +33,9 @@ NODES ?= 5000
 MINUTES ?= 60
 # cold also measures a check round, one image more and a purge; sick has dead and slow nodes.
 FLEET := cold bandwidth join killed sick limited caches rewrites growth
+CASES ?= 1000000
+FUZZ_MINUTES ?= 30
+FUZZ = PROPTEST_CASES=$(CASES) timeout $(FUZZ_MINUTES)m $(CARGO) test --locked --target $(TARGET) --profile sim
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +61,10 @@ unit: ## Unit and whole-process tests
 
 sim: ## Simulated bad days: SEEDS=2000, FIRST=1, JOBS=0 (each processor one); SEED=17 replays one, TRACE=1 tells all of it
 	$(CARGO) run --quiet --locked --target $(TARGET) --profile sim --package kubefledged-sim -- $(SIM_ARGS)
+
+fuzz: ## Hostile input for all that parses: CASES=1000000 of each property, FUZZ_MINUTES=30 at most for each half
+	$(FUZZ) --package kubefledged-image --package kubefledged-api-types --package kubefledged-contract --package kubefledged-webhook --test hostile
+	$(FUZZ) --package kubefledged-controller --package kubefledged-puller --lib hostile
 
 chart: ## Lint the chart and test what it renders; no cluster is needed
 	$(HELM) lint --strict $(CHART)
@@ -98,6 +105,11 @@ test-install: images ## Install, upgrade, move over and uninstall, on a local cl
 	export CLUSTER_NAME=install; trap '$(CLUSTER) down' EXIT; \
 	$(CLUSTER) down; $(CLUSTER) up; hack/default-images; \
 	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test install --test migrate -- --test-threads=1 --ignored
+
+test-faults: images ## What must hold whatever fails: FAULTS_SECONDS=600, FAULTS_SEED=...; three nodes in a cluster of their own
+	export CLUSTER_NAME=faults; trap '$(CLUSTER) down' EXIT; \
+	$(CLUSTER) down; $(CLUSTER) up --runtime containerd,containerd2,crio --disk 2G; hack/install --set puller.diskWatermark=80 --set controller.checkInterval=1m; \
+	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test faults --test hostile -- --test-threads=1 --include-ignored --nocapture
 
 package: ## The chart as dist/kubefledged-VERSION.tgz; digests in dist/*.digest are written into it
 	hack/package

@@ -8,7 +8,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 /// The pattern of a non-negative Go duration with a unit, for the CRD.
 pub const PATTERN: &str = r"^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+$";
 
-/// A non-negative duration written in Go's notation.
+/// Of a text that is none so many characters are told.
+const LONGEST_TOLD: usize = 64;
+
+/// A non-negative duration written in Go's notation: at most Go's longest, some 292 years.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GoDuration(pub Duration);
 
@@ -21,21 +24,74 @@ impl FromStr for GoDuration {
     type Err = DurationError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let parsed =
-            kube::core::Duration::from_str(text).map_err(|_| DurationError(text.to_owned()))?;
-        if text.is_empty() || parsed.is_negative() {
-            return Err(DurationError(text.to_owned()));
-        }
-        Ok(Self(parsed.into()))
+        let nanos = nanos(text).filter(|nanos| i64::try_from(*nanos).is_ok());
+        nanos
+            .map(|nanos| Self(Duration::from_nanos(nanos)))
+            .ok_or_else(|| DurationError(text.chars().take(LONGEST_TOLD).collect()))
     }
+}
+
+/// As Go's `time.ParseDuration`, without a sign. Not kube's own: that panics on a long number, and
+/// these come from whoever may write an `ImageCache`.
+fn nanos(text: &str) -> Option<u64> {
+    if text == "0" {
+        return Some(0);
+    }
+    let mut rest = text;
+    let mut sum: u64 = 0;
+    while !rest.is_empty() {
+        let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, after) = rest.split_at(number);
+        let unit = after
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(after.len());
+        let (unit, after) = after.split_at(unit);
+        sum = sum.checked_add(part(number, unit)?)?;
+        rest = after;
+    }
+    (!text.is_empty()).then_some(sum)
+}
+
+fn part(number: &str, unit: &str) -> Option<u64> {
+    let unit: u64 = match unit {
+        "ns" => 1,
+        "us" | "\u{b5}s" | "\u{3bc}s" => 1_000,
+        "ms" => 1_000_000,
+        "s" => 1_000_000_000,
+        "m" => 60_000_000_000,
+        "h" => 3_600_000_000_000,
+        _ => return None,
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
+        return None;
+    }
+    let whole: u64 = if whole.is_empty() {
+        0
+    } else {
+        whole.parse().ok()?
+    };
+    // Of more digits than these the rest is less than a nanosecond of an hour.
+    let fraction = &fraction[..fraction.len().min(15)];
+    let scale = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
+    let fraction: u128 = if fraction.is_empty() {
+        0
+    } else {
+        fraction.parse().ok()?
+    };
+    let fraction = u64::try_from(fraction * u128::from(unit) / scale).ok()?;
+    whole.checked_mul(unit)?.checked_add(fraction)
 }
 
 impl fmt::Display for GoDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.0.as_secs();
-        let millis = self.0.subsec_millis();
+        let nanos = self.0.subsec_nanos();
         let (h, m, s) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-        if millis != 0 {
+        if !nanos.is_multiple_of(1_000_000) {
+            return write!(f, "{}ns", self.0.as_nanos());
+        }
+        if nanos != 0 {
             return write!(f, "{}ms", self.0.as_millis());
         }
         if h > 0 {
@@ -107,8 +163,49 @@ mod tests {
 
     #[test]
     fn a_number_without_a_unit_and_a_negative_duration_are_refused() {
-        for text in ["5", "-5m", "", "five minutes"] {
+        for text in [
+            "5",
+            "-5m",
+            "",
+            "five minutes",
+            ".s",
+            "1.2.3s",
+            "m",
+            "5 m",
+            "5M",
+        ] {
             assert!(text.parse::<GoDuration>().is_err(), "{text}");
+        }
+    }
+
+    /// 32 characters fit into the field: these stopped the controller.
+    #[test]
+    fn a_duration_beyond_gos_longest_is_refused() {
+        for text in [
+            "20000000000000000000000ms",
+            "9223372036854775808ns",
+            "2562048h",
+            "9999999999999999999999999999999h",
+        ] {
+            assert!(text.parse::<GoDuration>().is_err(), "{text}");
+        }
+        let longest: GoDuration = "9223372036854775807ns".parse().unwrap();
+        assert_eq!(longest.to_string().parse::<GoDuration>().unwrap(), longest);
+    }
+
+    #[test]
+    fn fractions_are_read_and_printed_exactly() {
+        for (text, nanos, printed) in [
+            ("1.5h", 5_400_000_000_000, "1h30m"),
+            (".5s", 500_000_000, "500ms"),
+            ("1.s", 1_000_000_000, "1s"),
+            ("0.1us", 100, "100ns"),
+            ("1m0.0000000019s", 60_000_000_001, "60000000001ns"),
+            ("0", 0, "0s"),
+        ] {
+            let parsed: GoDuration = text.parse().unwrap();
+            assert_eq!(parsed.0, Duration::from_nanos(nanos), "{text}");
+            assert_eq!(parsed.to_string(), printed);
         }
     }
 }

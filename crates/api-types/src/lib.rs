@@ -8,6 +8,7 @@
 pub mod affinity;
 pub mod conditions;
 pub mod duration;
+pub mod line;
 pub mod names;
 pub mod share;
 pub mod spec;
@@ -19,6 +20,7 @@ pub use affinity::{
     NodeAffinity, NodeSelector, NodeSelectorOperator, NodeSelectorRequirement, NodeSelectorTerm,
 };
 pub use duration::{DurationError, GoDuration};
+pub use line::one_line;
 pub use share::NodeShare;
 pub use spec::{
     CacheSpecEntry, DeletionPolicy, ImageCache, ImageCacheSpec, ImagePullPolicy,

@@ -1,7 +1,7 @@
 //! What a failed pull means: one table from the runtime's words to ours. Runtimes give hardly any
 //! usable code (containerd's `NotFound` is the exception), so text decides.
 
-use kubefledged_api_types::names::failure;
+use kubefledged_api_types::{names::failure, one_line};
 
 use crate::CallError;
 
@@ -164,7 +164,7 @@ fn told_or(told: Option<(&'static str, Remedy)>) -> (&'static str, Remedy) {
     told.unwrap_or((failure::ERR_IMAGE_PULL, Remedy::None))
 }
 
-/// A message that may be passed on: at most [`MOST_MESSAGE`] bytes, and without the query of a
+/// A message that may be passed on: one line of at most [`MOST_MESSAGE`] bytes, and without the query of a
 /// URL, where blob stores put the signature that opens the blob.
 pub fn tidy(message: &str) -> String {
     let mut clean = String::with_capacity(message.len().min(MOST_MESSAGE));
@@ -184,12 +184,7 @@ pub fn tidy(message: &str) -> String {
         rest = after;
     }
     clean.push_str(rest);
-    let mut end = clean.len().min(MOST_MESSAGE);
-    while !clean.is_char_boundary(end) {
-        end -= 1;
-    }
-    clean.truncate(end);
-    clean
+    one_line(&clean, MOST_MESSAGE)
 }
 
 #[cfg(test)]

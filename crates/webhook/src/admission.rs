@@ -8,7 +8,7 @@ use kube::core::{
     admission::{AdmissionRequest, AdmissionResponse, Operation},
 };
 use kubefledged_api_types::{
-    CacheSpecEntry, ImageCacheSpec, names,
+    CacheSpecEntry, ImageCacheSpec, names, one_line,
     validation::{Violation, new_violations, violations},
 };
 use kubefledged_image::ImageRef;
@@ -16,6 +16,8 @@ use serde::Deserialize as _;
 
 /// A list of 4,096 broken names would make an answer that no terminal shows.
 const MOST_VIOLATIONS: usize = 20;
+/// A name may have 1,024 characters and, where no schema was looked at, more.
+const LONGEST_VIOLATION: usize = 400;
 /// With the one that counts those left out. The apiserver drops warnings beyond 4 KiB in all.
 const MOST_WARNINGS: usize = 10;
 /// What Kubernetes asks for; the apiserver cuts beyond 256 characters.
@@ -56,8 +58,9 @@ pub fn judge(request: &AdmissionRequest<DynamicObject>) -> Verdict {
     let spec = match spec_of(object) {
         Ok(spec) => spec,
         Err(error) => {
+            let error = format!("the spec is not that of an ImageCache: {error}");
             return Verdict {
-                refusal: Some(format!("the spec is not that of an ImageCache: {error}")),
+                refusal: Some(one_line(&error, LONGEST_VIOLATION)),
                 warnings: Vec::new(),
             };
         }
@@ -98,7 +101,7 @@ fn refusal(broken: &[Violation]) -> Option<String> {
     let mut texts: Vec<String> = broken
         .iter()
         .take(MOST_VIOLATIONS)
-        .map(ToString::to_string)
+        .map(|violation| one_line(&violation.to_string(), LONGEST_VIOLATION))
         .collect();
     if broken.len() > MOST_VIOLATIONS {
         texts.push(format!("and {} more", broken.len() - MOST_VIOLATIONS));

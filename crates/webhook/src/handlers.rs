@@ -14,6 +14,7 @@ use kube::core::{
     DynamicObject,
     admission::{AdmissionRequest, AdmissionReview, META_API_VERSION_V1, META_KIND},
 };
+use kubefledged_api_types::one_line;
 use kubefledged_process::Readiness;
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -32,6 +33,9 @@ pub const VALIDATE_PATH: &str = "/validate-image-cache";
 
 /// An object is at most 1.5 MiB in etcd, and an update carries it twice.
 const MAX_BODY: usize = 3 * 1024 * 1024;
+
+/// Of what is wrong with a body.
+const LONGEST_ERROR: usize = 1024;
 
 /// What the webhook counts.
 #[derive(Clone, Debug)]
@@ -91,6 +95,7 @@ async fn validate(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
     let request = match parse(&body) {
         Ok(request) => request,
         Err(error) => {
+            let error = one_line(&error.to_string(), LONGEST_ERROR);
             tracing::warn!(%error, "an admission request does not parse");
             shared.metrics.count("malformed", since);
             return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response();

@@ -108,6 +108,8 @@ impl Entry {
 }
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests {
     use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
     use kubefledged_image::ImageRef;

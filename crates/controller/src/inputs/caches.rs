@@ -7,12 +7,16 @@ use kube::{Resource, ResourceExt as _};
 use kubefledged_api_types::{
     ImageCache, ImageCacheStatus,
     names::{FINALIZER, PURGE_ANNOTATION, REFRESH_ANNOTATION},
+    one_line,
 };
 use kubefledged_engine::{CacheKey, CacheObject, Event, InvalidCache};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::Input;
+
+/// The error of a parser may quote all of a field.
+const LONGEST_MESSAGE: usize = 1024;
 
 /// An `ImageCache` whose parts are not looked into yet.
 #[derive(Clone, Debug, Deserialize)]
@@ -113,7 +117,7 @@ fn convert(key: CacheKey, stored: StoredCache) -> Event {
                 status,
                 finalizer,
                 deleting,
-                message: format!("spec: {error}"),
+                message: one_line(&format!("spec: {error}"), LONGEST_MESSAGE),
             }))
         }
     }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
-use kubefledged_api_types::GoDuration;
+use kubefledged_api_types::{GoDuration, one_line};
 use kubefledged_image::ImageRef;
 use kubefledged_proto::puller::Credential;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -162,9 +162,7 @@ fn understand(answer: &[u8], asked: &str) -> anyhow::Result<Answer> {
     })?;
     ensure!(
         response.kind == "CredentialProviderResponse" && response.api_version == asked,
-        "it answers with kind {} of {}, CredentialProviderResponse of {asked} is expected",
-        response.kind,
-        response.api_version
+        "it answers with another kind or version than CredentialProviderResponse of {asked}"
     );
     let logins = response
         .auth
@@ -183,11 +181,13 @@ fn understand(answer: &[u8], asked: &str) -> anyhow::Result<Answer> {
 
 fn tail(complaint: &[u8]) -> String {
     let text = String::from_utf8_lossy(complaint);
-    let text = text.trim();
+    let text = one_line(&text, usize::MAX);
     let skip = text.chars().count().saturating_sub(TOLD);
     text.chars().skip(skip).collect()
 }
 
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod tests {
     use super::*;

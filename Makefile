@@ -97,21 +97,21 @@ e2e: ## End-to-end tests on the local cluster
 test-runtimes: setup images ## End-to-end tests on containerd 1.6, containerd 2.2 and CRI-O, in clusters of their own
 	export CLUSTER_NAME=runtimes; trap '$(CLUSTER) down' EXIT; \
 	$(CLUSTER) down; $(CLUSTER) up --runtime containerd,containerd2,crio --disk 2G; hack/install --set puller.diskWatermark=80 --set controller.checkInterval=1m; \
-	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test runtimes -- --test-threads=1 --include-ignored; \
+	$(CARGO) test --locked --no-fail-fast --target $(TARGET) --package kubefledged-e2e --test runtimes -- --test-threads=1 --include-ignored; \
 	$(CLUSTER) down; $(CLUSTER) up --runtime containerd2,crio; hack/install; \
 	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test walkthrough -- --test-threads=1
 
 test-install: images ## Install, upgrade, move over and uninstall, on a local cluster of its own
 	export CLUSTER_NAME=install; trap '$(CLUSTER) down' EXIT; \
-	$(CLUSTER) down; $(CLUSTER) up; hack/default-images; \
-	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test install --test migrate -- --test-threads=1 --ignored
+	$(CLUSTER) down; $(CLUSTER) up --runtime containerd,containerd2; hack/default-images; \
+	$(CARGO) test --locked --no-fail-fast --target $(TARGET) --package kubefledged-e2e --test install --test migrate -- --test-threads=1 --ignored --nocapture
 
 test-faults: images ## What must hold whatever fails: FAULTS_SECONDS=600, FAULTS_SEED=...; three nodes in a cluster of their own
 	export CLUSTER_NAME=faults; trap '$(CLUSTER) down' EXIT; \
 	$(CLUSTER) down; $(CLUSTER) up --runtime containerd,containerd2,crio --disk 2G; hack/install --set puller.diskWatermark=80 --set controller.checkInterval=1m; \
 	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test faults --test hostile -- --test-threads=1 --include-ignored --nocapture
 
-package: ## The chart as dist/kubefledged-VERSION.tgz; digests in dist/*.digest are written into it
+package: ## The chart and what it renders, as dist/kubefledged-VERSION.{tgz,yaml}; digests in dist/*.digest are written into it
 	hack/package
 
 sbom: ## What the binaries are made of: dist/kubefledged-*.cdx.json (CycloneDX)

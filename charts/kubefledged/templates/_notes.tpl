@@ -8,6 +8,9 @@ See it become ready:
   kubectl get pods -n {{ $namespace }} -l {{ include "kubefledged.commonSelector" . | replace ": " "=" | replace "\n" "," }}
   helm test {{ .Release.Name }} -n {{ .Release.Namespace }}
 
+A puller that does not become ready says why in its log. On nodes that enforce SELinux it needs
+puller.securityContext.seLinuxOptions.type: spc_t.
+
 A first image cache:
 
   kubectl apply -f - <<END
@@ -35,6 +38,12 @@ NOTE: {{ . }}
 {{- $labels := dig "metadata" "labels" dict (lookup "v1" "Namespace" "" $namespace) }}
 {{- if ne "privileged" (get $labels "pod-security.kubernetes.io/enforce") }}
 {{- $warnings = append $warnings (printf "the puller mounts a directory of its node. Where Pod Security admission is on, allow that: kubectl label namespace %s pod-security.kubernetes.io/enforce=privileged" $namespace) }}
+{{- end }}
+{{- if .Capabilities.APIVersions.Has "networking.gke.io/v1" }}
+{{- $warnings = append $warnings "on GKE only Standard clusters have pullers: Autopilot lets nobody reach a node's runtime. For Artifact Registry without imagePullSecrets: puller.credentialProviders.preset: gke" }}
+{{- end }}
+{{- if .Capabilities.APIVersions.Has "vpcresources.k8s.aws/v1beta1" }}
+{{- $warnings = append $warnings "on EKS there is no puller on Fargate. For ECR without imagePullSecrets: puller.credentialProviders.preset: eks" }}
 {{- end }}
 {{- if .Capabilities.APIVersions.Has "security.openshift.io/v1" }}
 {{- range list "controller" "webhook-server" "puller" }}

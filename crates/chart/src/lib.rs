@@ -67,13 +67,18 @@ pub fn render_text(values: &Value, args: &[&str]) -> anyhow::Result<String> {
 /// What NOTES.txt says with these values: `helm template` does not show it, so an extra object that
 /// holds it is rendered.
 pub fn notes(values: &Value) -> anyhow::Result<String> {
+    notes_with(values, &[])
+}
+
+/// The same, with more arguments for `helm template`.
+pub fn notes_with(values: &Value, args: &[&str]) -> anyhow::Result<String> {
     let name = "rendered-notes";
     let holder = format!(
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata:\n  \
          notes: {{{{ include \"kubefledged.notes\" . | quote }}}}\n"
     );
     let values = merged(values, &json!({ "extraObjects": [holder] }));
-    let rendered = render(&values)?;
+    let rendered = parse(&render_text(&values, args)?)?;
     let holder = rendered
         .iter()
         .find(|one| one["metadata"]["name"] == name)
@@ -202,6 +207,19 @@ pub fn matrix() -> Vec<(&'static str, Value)> {
                 "webhook": {"hostNetwork": true},
                 "puller": {"hostNetwork": true},
             }),
+        ),
+        (
+            "the node's credentials on EKS",
+            json!({"puller": {"credentialProviders": {"preset": "eks"}, "imageFsPath": "/mnt/images"}}),
+        ),
+        (
+            "the node's credentials, as said",
+            json!({"puller": {"credentialProviders": {
+                "config": "/etc/kubelet/providers.yaml",
+                "binDir": "/opt/providers",
+                "caBundle": "/etc/ssl/certs/ca-certificates.crt",
+                "files": ["/etc/kubernetes/cloud.conf"],
+            }}}),
         ),
         (
             "only the workloads",

@@ -3,7 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-use kubefledged_chart::{at, get, leaves, merged, render_text, yaml};
+use std::collections::BTreeSet;
+
+use kubefledged_chart::{at, get, leaves, merged, notes, notes_with, render_text, yaml};
 use serde_json::{Value, json};
 
 /// Values that do nothing while another one is not set: how their names begin, and what they need.
@@ -168,6 +170,71 @@ fn a_value_is_explained_by_the_lines_above_it() {
     }
 }
 
+/// Every object that a schema describes, by its path.
+fn closed(path: &str, schema: &Value, open: &mut Vec<String>) {
+    match schema {
+        Value::Object(map) => {
+            if map.contains_key("properties")
+                && map.get("additionalProperties") != Some(&json!(false))
+            {
+                open.push(path.to_owned());
+            }
+            for (key, inner) in map {
+                closed(&format!("{path}/{key}"), inner, open);
+            }
+        }
+        Value::Array(list) => list.iter().for_each(|inner| closed(path, inner, open)),
+        _ => {}
+    }
+}
+
+#[test]
+fn no_map_takes_a_name_that_it_does_not_know() {
+    let schema = yaml("charts/kubefledged/values.schema.json").unwrap();
+    let mut open = Vec::new();
+    closed("", &schema, &mut open);
+    // A parent chart may share values there.
+    assert_eq!(open, ["/properties/global"]);
+}
+
+/// A value of another type than the one that stands there.
+fn misfit(now: &Value) -> Value {
+    match now {
+        Value::Bool(_) => json!("yes"),
+        Value::String(_) | Value::Array(_) => json!({"a": "b"}),
+        Value::Number(_) | Value::Object(_) | Value::Null => json!([7]),
+    }
+}
+
+/// Shapes of the Kubernetes API, which judges what is inside itself.
+const SHAPES: [&str; 4] = [
+    ".resources",
+    ".podSecurityContext",
+    ".securityContext",
+    ".updateStrategy",
+];
+
+#[test]
+fn every_value_of_a_wrong_type_is_refused_with_its_name() {
+    let values = yaml("charts/kubefledged/values.yaml").unwrap();
+    let whole = |path: String| {
+        let rest = SHAPES.iter().find_map(|shape| path.split_once(shape));
+        let inside = rest.map_or(0, |(_, rest)| rest.len());
+        path[..path.len() - inside].to_owned()
+    };
+    let paths: BTreeSet<String> = leaves(&values).into_keys().map(whole).collect();
+    assert!(paths.contains("puller.resources"));
+    let wrong = paths.iter().fold(json!({}), |all, path| {
+        merged(&all, &at(path, &misfit(get(&values, path))))
+    });
+    let said = render_text(&wrong, &[]).unwrap_err().to_string();
+    let let_in: Vec<_> = paths
+        .iter()
+        .filter(|path| !said.contains(&format!("'/{}'", path.replace('.', "/"))))
+        .collect();
+    assert!(let_in.is_empty(), "{let_in:?}: {said}");
+}
+
 #[test]
 fn a_wrong_value_is_refused_with_its_name() {
     for (values, part) in [
@@ -242,4 +309,20 @@ fn an_older_kubernetes_is_refused() {
         .unwrap_err()
         .to_string();
     assert!(said.contains(">=1.30.0-0"), "{said}");
+}
+
+#[test]
+fn the_notes_say_what_a_platform_needs_and_nothing_of_the_others() {
+    let plain = notes(&json!({})).unwrap();
+    assert!(plain.contains("pod-security.kubernetes.io/enforce=privileged"));
+    assert!(plain.contains("seLinuxOptions.type: spc_t"));
+    for (platform, served) in [
+        ("Autopilot", "networking.gke.io/v1"),
+        ("Fargate", "vpcresources.k8s.aws/v1beta1"),
+        ("nonroot-v2", "security.openshift.io/v1"),
+    ] {
+        assert!(!plain.contains(platform), "{plain}");
+        let said = notes_with(&json!({}), &["--api-versions", served]).unwrap();
+        assert!(said.contains(platform), "{said}");
+    }
 }

@@ -1,9 +1,14 @@
 //! Installing and removing, for the tests that begin and end with nothing installed. The images are
 //! on the nodes under the chart's default names: `hack/default-images`.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::Context as _;
+use serde_json::Value;
 
 use crate::Cluster;
 
@@ -40,7 +45,7 @@ impl Cluster {
              kubectl delete validatingwebhookconfiguration kubefledged-webhook-server --ignore-not-found
              kubectl delete crd imagecaches.kubefledged.io --ignore-not-found --timeout=60s
              kubectl delete clusterrole,clusterrolebinding --ignore-not-found kubefledged-controller
-             kubectl delete namespace kube-fledged team-a team-b --ignore-not-found --timeout=120s",
+             kubectl delete namespace kube-fledged team-a team-b second old --ignore-not-found --timeout=120s",
         )
         .map(drop)
     }
@@ -59,6 +64,16 @@ impl Cluster {
         Ok(said)
     }
 
+    /// What there is of ours, whatever its kind: `KIND.GROUP/NAME` each, without what comes and goes
+    /// by itself.
+    pub fn ours(&self) -> anyhow::Result<Vec<String>> {
+        let said = self.shell(
+            "kinds=$(kubectl api-resources --verbs=list,delete -o name | grep -v -e ^events -e ^pods -e ^replicasets -e ^apiservices | paste -sd ,)
+             kubectl get $kinds -A -o name 2>/dev/null | grep fledged | sort || true",
+        )?;
+        Ok(said.lines().map(ToOwned::to_owned).collect())
+    }
+
     /// Waits until a shell command succeeds and says something.
     pub fn eventually(&self, limit: Duration, command: &str) -> anyhow::Result<String> {
         self.until(limit, command, || {
@@ -67,6 +82,46 @@ impl Cluster {
                 .ok()
                 .filter(|said| !said.trim().is_empty()))
         })
+    }
+}
+
+/// A copy of the chart with another definition of `ImageCache`. It goes with this.
+#[derive(Debug)]
+pub struct Variant(PathBuf);
+
+impl Variant {
+    /// `edit` gets the schema of `ImageCache`.
+    pub fn new(name: &str, edit: impl FnOnce(&mut Value)) -> anyhow::Result<Self> {
+        let name = format!("kubefledged-{name}-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        let variant = Self(directory);
+        let copied = Command::new("cp")
+            .args(["-r", "charts/kubefledged"])
+            .arg(&variant.0)
+            .current_dir(ROOT)
+            .status()?;
+        anyhow::ensure!(copied.success(), "cannot copy the chart");
+        let mut definition = kubefledged_chart::yaml("charts/kubefledged/files/crd.yaml")?;
+        edit(&mut definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]);
+        // JSON is YAML.
+        std::fs::write(variant.definition(), definition.to_string())?;
+        Ok(variant)
+    }
+
+    /// The chart's directory.
+    pub fn chart(&self) -> std::path::Display<'_> {
+        self.0.display()
+    }
+
+    /// The file with the definition.
+    pub fn definition(&self) -> PathBuf {
+        self.0.join("files/crd.yaml")
+    }
+}
+
+impl Drop for Variant {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 

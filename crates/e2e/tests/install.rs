@@ -9,8 +9,11 @@ use std::{
 };
 
 use kubefledged_chart::{matrix, render};
-use kubefledged_e2e::{Cluster, demo, install::shell_blocks};
-use serde_json::json;
+use kubefledged_e2e::{
+    Cluster, demo,
+    install::{Variant, shell_blocks},
+};
+use serde_json::{Value, json};
 
 const OWN: &str = "installs and removes the chart: make test-install";
 
@@ -90,27 +93,63 @@ fn the_api_server_takes_every_manifest() {
     cluster.bare().unwrap();
 }
 
-#[test]
-#[ignore = "make test-install"]
-fn an_uninstall_leaves_the_definition_and_the_objects_and_nothing_else() {
-    let cluster = bare();
-    cluster.install_chart("").unwrap();
-    cluster.shell("kubectl create namespace team-a").unwrap();
+/// Owned objects go a moment after their owner.
+fn until_left(cluster: &Cluster, expected: &[&str]) {
+    let mut left = Vec::new();
+    for _ in 0..30 {
+        left = cluster.ours().unwrap();
+        if left == expected {
+            return;
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    assert_eq!(left, expected);
+}
+
+/// Nodes whose runtime pins, and whether it does so with this image.
+fn pins(cluster: &Cluster, image: &str) -> Vec<(String, bool)> {
+    let mut pins = Vec::new();
+    for node in cluster.nodes().unwrap() {
+        let runtime = cluster.runtime(&node).unwrap();
+        if runtime.starts_with("containerd://2") {
+            let pinned = cluster.pinned(&node).unwrap().contains(image);
+            pins.push((node, pinned));
+        }
+    }
+    assert!(!pins.is_empty(), "a node with containerd 2 is needed");
+    pins
+}
+
+/// Pinned and to be purged: it has the finalizer, and a pin wherever that is possible.
+fn pinned_cache(cluster: &Cluster) {
+    cluster.clean("team-a").unwrap();
     let spec = json!({
         "cacheSpec": [{"images": [demo("web")]}],
         "retention": "Pinned",
         "deletionPolicy": "Purge",
     });
     cluster.create("team-a", "pinned", &spec).unwrap();
-    cluster
+    let status = cluster
         .ended("team-a", "pinned", "ImageCacheCreate")
         .unwrap();
-    // As the controller puts it there: objects with one could not be deleted once it is gone.
-    cluster
-        .shell("kubectl patch ic pinned -n team-a --type=merge -p '{\"metadata\":{\"finalizers\":[\"kubefledged.io/purge\"]}}'")
-        .unwrap();
-    let finalizers = "kubectl get ic pinned -n team-a -o jsonpath='{.metadata.finalizers}'";
+    assert_eq!(status["status"], "Succeeded", "{status}");
+    assert_eq!(finalizers(cluster), r#"["kubefledged.io/purge"]"#);
+    let pinned = pins(cluster, &demo("web"));
+    assert!(pinned.iter().all(|(_, pinned)| *pinned), "{pinned:?}");
+}
 
+fn finalizers(cluster: &Cluster) -> String {
+    cluster
+        .shell("kubectl get ic pinned -n team-a -o jsonpath='{.metadata.finalizers}'")
+        .unwrap()
+}
+
+#[test]
+#[ignore = "make test-install"]
+fn an_uninstall_leaves_the_definition_and_the_objects_and_nothing_else() {
+    let cluster = bare();
+    cluster.install_chart("").unwrap();
+    pinned_cache(&cluster);
     let tested = cluster
         .shell("helm test kubefledged -n kube-fledged")
         .unwrap();
@@ -119,24 +158,120 @@ fn an_uninstall_leaves_the_definition_and_the_objects_and_nothing_else() {
         .shell("helm uninstall kubefledged -n kube-fledged --wait --timeout 120s")
         .unwrap();
 
-    assert_eq!(cluster.shell(finalizers).unwrap(), "");
-    let ours = "for kind in $(kubectl api-resources --verbs=list,delete -o name | grep -v -e ^events -e ^componentstatus -e ^pods -e ^replicasets); do
-          kubectl get $kind -A -o name --ignore-not-found | grep -i fledged | sed \"s,^,$kind ,\" || true
-        done | sort";
-    let left = cluster.shell(ours).unwrap();
-    let left: Vec<_> = left.lines().collect();
-    assert_eq!(
-        left,
-        [
-            "customresourcedefinitions.apiextensions.k8s.io customresourcedefinition.apiextensions.k8s.io/imagecaches.kubefledged.io",
-            "imagecaches.kubefledged.io imagecache.kubefledged.io/pinned",
-            "namespaces namespace/kube-fledged",
-        ]
+    until_left(
+        &cluster,
+        &[
+            "customresourcedefinition.apiextensions.k8s.io/imagecaches.kubefledged.io",
+            "imagecache.kubefledged.io/pinned",
+            "namespace/kube-fledged",
+        ],
     );
+    assert_eq!(finalizers(&cluster), "");
+    let pinned = pins(&cluster, &demo("web"));
+    assert!(pinned.iter().all(|(_, pinned)| !pinned), "{pinned:?}");
     // Nobody is left to hold it.
     cluster
         .shell("kubectl delete ic pinned -n team-a --timeout=10s")
         .unwrap();
+    cluster.bare().unwrap();
+}
+
+#[test]
+#[ignore = "make test-install"]
+fn without_helm_what_was_applied_goes_without_a_rest() {
+    let cluster = bare();
+    cluster.shell("make deploy-using-yaml").unwrap();
+    // The nodes' disk is this machine's: no disk guard.
+    cluster
+        .shell("kubectl get daemonset kubefledged-puller -n kube-fledged -o json | sed s/--disk-watermark=80/--disk-watermark=100/ | kubectl apply -f -
+                kubectl rollout status daemonset/kubefledged-puller -n kube-fledged --timeout=60s")
+        .unwrap();
+    pinned_cache(&cluster);
+    // As often as one likes.
+    cluster.shell("make update").unwrap();
+    cluster.shell("make remove-kubefledged").unwrap();
+    until_left(&cluster, &[]);
+    let pinned = pins(&cluster, &demo("web"));
+    assert!(pinned.iter().all(|(_, pinned)| !pinned), "{pinned:?}");
+    let held = cluster.images("2").unwrap();
+    assert!(held.contains(&demo("web")), "images stay: {held:?}");
+    cluster.shell("make remove-kubefledged").unwrap();
+    cluster.bare().unwrap();
+}
+
+#[test]
+#[ignore = "make test-install"]
+fn an_upgrade_brings_another_definition_a_rollback_the_first_and_objects_stay() {
+    let cluster = bare();
+    cluster.install_chart("").unwrap();
+    cluster.clean("team-a").unwrap();
+    let spec = json!({"cacheSpec": [{"images": [demo("web")]}]});
+    cluster.create("team-a", "kept", &spec).unwrap();
+    cluster.ended("team-a", "kept", "ImageCacheCreate").unwrap();
+    let arguments = || {
+        cluster
+            .shell("kubectl get deployment kubefledged-controller -n kube-fledged -o jsonpath='{.spec.template.spec.containers[0].args}'")
+            .unwrap()
+    };
+    let before = (cluster.object("team-a", "kept").unwrap(), arguments());
+
+    let newer = Variant::new("newer", |schema| {
+        schema["spec"]["properties"]["tomorrow"] = json!({"type": "string"});
+    })
+    .unwrap();
+    let upgrade = format!(
+        "helm upgrade kubefledged {} -n kube-fledged --reuse-values --set controller.checkInterval=7m --wait --timeout 120s",
+        newer.chart()
+    );
+    cluster.shell(&upgrade).unwrap();
+    assert!(arguments().contains("--check-interval=7m"));
+    cluster
+        .edit("team-a", "kept", &json!({"tomorrow": "yes"}))
+        .unwrap();
+    let stored = cluster.object("team-a", "kept").unwrap();
+    assert_eq!(stored["spec"]["tomorrow"], "yes");
+
+    cluster
+        .shell("helm rollback kubefledged 1 -n kube-fledged --wait --timeout 120s")
+        .unwrap();
+    assert_eq!(arguments(), before.1);
+    let after = cluster.object("team-a", "kept").unwrap();
+    assert_eq!(after["spec"], before.0["spec"]);
+    assert_eq!(after["metadata"]["uid"], before.0["metadata"]["uid"]);
+    assert_eq!(after["status"]["ready"], "2/2", "{}", after["status"]);
+    assert_eq!(after["status"]["reason"], "ImageCacheCreate");
+    cluster.bare().unwrap();
+}
+
+#[test]
+#[ignore = "make test-install"]
+fn a_definition_that_is_too_old_keeps_the_controller_unready_until_an_upgrade() {
+    let cluster = bare();
+    let older = Variant::new("older", |schema| {
+        let status = schema["status"]["properties"].as_object_mut().unwrap();
+        status.remove("appliedImages");
+    })
+    .unwrap();
+    let install = format!(
+        "kubectl apply --server-side -f {}
+         kubectl apply -f deploy/kubefledged-namespace.yaml
+         helm install kubefledged charts/kubefledged -n kube-fledged --set crds.enabled=false",
+        older.definition().display()
+    );
+    let said = cluster.shell(&install).unwrap();
+    assert!(said.contains("crds.enabled is false"), "{said}");
+    cluster
+        .eventually(
+            Duration::from_secs(60),
+            "kubectl logs -n kube-fledged -l app.kubernetes.io/component=controller --tail=-1 | grep 'it does not know .status.appliedImages: kubefledged-controller crd | kubectl apply'",
+        )
+        .unwrap();
+    let ready = "kubectl get deployment kubefledged-controller -n kube-fledged -o jsonpath='{.status.readyReplicas}'";
+    assert_eq!(cluster.shell(ready).unwrap(), "");
+    cluster
+        .shell("helm upgrade kubefledged charts/kubefledged -n kube-fledged --take-ownership --wait --timeout 120s")
+        .unwrap();
+    assert_eq!(cluster.shell(ready).unwrap(), "2");
     cluster.bare().unwrap();
 }
 
@@ -157,9 +292,8 @@ fn a_second_installation_is_refused_with_a_sentence() {
     cluster
         .shell("helm test kubefledged -n kube-fledged")
         .unwrap();
-    cluster
-        .shell("kubectl delete namespace second --ignore-not-found")
-        .unwrap();
+    let left = cluster.shell("helm list -A -q").unwrap();
+    assert_eq!(left.trim(), "kubefledged", "nothing of the second is kept");
     cluster.bare().unwrap();
 }
 
@@ -198,6 +332,31 @@ fn an_upgrade_in_the_middle_of_a_wave_loses_no_pull() {
     cluster.bare().unwrap();
 }
 
+/// Seconds from a pod's creation until it was Ready, by name.
+fn starts(cluster: &Cluster) -> Vec<(String, i64)> {
+    let json = cluster.kubectl("get pods -n kube-fledged -o json").unwrap();
+    let pods: Value = serde_json::from_str(&json).unwrap();
+    let seconds = |text: &Value| {
+        let text = text.as_str().unwrap();
+        let said = cluster.shell(&format!("date -d {text} +%s")).unwrap();
+        said.trim().parse::<i64>().unwrap()
+    };
+    let pods = pods["items"].as_array().unwrap().iter();
+    pods.map(|pod| {
+        let conditions = pod["status"]["conditions"].as_array().unwrap();
+        let ready = conditions
+            .iter()
+            .find(|one| one["type"] == "Ready")
+            .unwrap();
+        let took =
+            seconds(&ready["lastTransitionTime"]) - seconds(&pod["metadata"]["creationTimestamp"]);
+        let name = pod["metadata"]["name"].as_str().unwrap();
+        (name.to_owned(), took)
+    })
+    .collect()
+}
+
+/// The images are on the nodes. Pods' times are told in whole seconds.
 #[test]
 #[ignore = "make test-install"]
 fn helm_waits_hardly_longer_than_the_pods_need() {
@@ -210,10 +369,15 @@ fn helm_waits_hardly_longer_than_the_pods_need() {
         .shell("helm install kubefledged charts/kubefledged -n kube-fledged --wait --timeout 120s")
         .unwrap();
     let helm = start.elapsed();
-    let pods = cluster
-        .shell("kubectl get pods -n kube-fledged -o jsonpath='{range .items[*]}{.metadata.name} created {.metadata.creationTimestamp} ready {.status.conditions[?(@.type==\"Ready\")].lastTransitionTime}{\"\\n\"}{end}'")
-        .unwrap();
-    println!("helm install --wait: {helm:?}\n{pods}");
-    assert!(pods.lines().count() >= 5, "{pods}");
+    let pods = starts(&cluster);
+    println!("helm install --wait: {helm:.1?}; seconds from creation to Ready: {pods:?}");
+    assert!(pods.len() >= 6, "{pods:?}");
+    let slowest = pods.iter().map(|(_, took)| *took).max().unwrap();
+    let slowest = Duration::from_secs(slowest.try_into().unwrap());
+    assert!(
+        helm < slowest + Duration::from_secs(6),
+        "{helm:?}, {pods:?}"
+    );
+    assert!(helm < Duration::from_secs(20), "{helm:?}, {pods:?}");
     cluster.bare().unwrap();
 }

@@ -216,3 +216,60 @@ fn the_objects_of_kube_fledged_move_over_untouched_and_their_statuses_continue()
     assert_eq!(before, at_last);
     cluster.bare().unwrap();
 }
+
+/// kube-fledged's workloads as far as they can be seen: nobody runs its image here.
+const RIVALS: &str = r"kubectl create namespace old
+kubectl create deployment kubefledged-controller -n old --image=docker.io/senthilrch/kubefledged-controller:v0.10.0
+kubectl apply -f - <<'END'
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingWebhookConfiguration
+metadata: {name: old-webhook}
+webhooks:
+  - name: validate-image-cache.kubefledged.io
+    admissionReviewVersions: [v1]
+    sideEffects: None
+    failurePolicy: Ignore
+    clientConfig: {service: {name: old, namespace: old, path: /validate-image-cache, port: 3443}}
+    rules: [{apiGroups: [kubefledged.io], apiVersions: [v1alpha2], operations: [CREATE], resources: [imagecaches]}]
+END";
+
+/// Helm sees webhooks and rights; Deployments the controller sees, and it looks again at both.
+#[test]
+#[ignore = "make test-install"]
+fn what_still_runs_of_kube_fledged_is_named_by_helm_or_by_the_controller_with_what_removes_it() {
+    let cluster = Cluster::default();
+    cluster.bare().unwrap();
+    cluster.shell(RIVALS).unwrap();
+    let install = "kubectl apply -f deploy/kubefledged-namespace.yaml
+        helm install kubefledged charts/kubefledged -n kube-fledged";
+    let refused = cluster.shell(install).unwrap_err().to_string();
+    let remedy = "kubectl delete validatingwebhookconfiguration old-webhook";
+    assert!(
+        refused.contains("kube-fledged is still installed") && refused.contains(remedy),
+        "{refused}"
+    );
+
+    let unseen = format!("{install} --set preflight.enabled=false");
+    cluster.shell(&unseen).unwrap();
+    let said = |sentence: &str| {
+        cluster
+            .eventually(
+                Duration::from_secs(60),
+                &format!("kubectl logs -n kube-fledged -l app.kubernetes.io/component=controller --tail=-1 | grep '{sentence}'"),
+            )
+            .unwrap();
+    };
+    said("kubectl delete deployment -n old kubefledged-controller");
+    let pods = "kubectl get deployment kubefledged-controller -n kube-fledged -o jsonpath='{.status.readyReplicas}'";
+    assert_eq!(cluster.shell(pods).unwrap(), "");
+    cluster
+        .shell("kubectl delete deployment -n old kubefledged-controller")
+        .unwrap();
+    said(remedy);
+    assert_eq!(cluster.shell(pods).unwrap(), "");
+    cluster.shell(remedy).unwrap();
+    cluster
+        .shell("kubectl rollout status -n kube-fledged deployment/kubefledged-controller --timeout=60s")
+        .unwrap();
+    cluster.bare().unwrap();
+}

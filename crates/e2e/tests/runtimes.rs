@@ -121,6 +121,18 @@ impl Setup {
             .unwrap();
     }
 
+    /// A runtime that was restarted takes a moment.
+    fn until_answers(&self) {
+        for (node, runtime) in &self.nodes {
+            let what = format!("{runtime} answers on n{node}");
+            self.cluster
+                .until(Duration::from_secs(30), &what, || {
+                    Ok(self.cluster.images(node).ok().map(drop))
+                })
+                .unwrap();
+        }
+    }
+
     fn demo_images(&self, node: &str) -> BTreeSet<String> {
         let images = self.cluster.images(node).unwrap().into_iter();
         images.filter(|image| image.contains("/demo/")).collect()
@@ -310,14 +322,11 @@ fn a_pull_survives_the_restart_of_the_runtime() {
             Ok((status["nodes"]["pulling"] == s.nodes.len()).then_some(()))
         })
         .unwrap();
-    for (node, runtime) in &s.nodes {
-        let component = if runtime.starts_with("cri-o") {
-            "crio"
-        } else {
-            "containerd"
-        };
+    for (node, _) in &s.nodes {
+        let component = component(&s, node);
         s.cluster.run(&["restart", node, component], "").unwrap();
     }
+    s.until_answers();
     s.cluster.run(&["fault", "off"], "").unwrap();
     s.until_held(&image);
     let wait = "wait --for=condition=Ready -n rt-restart ic/restart --timeout=120s";
@@ -454,14 +463,20 @@ fn a_pin_takes_where_the_runtime_can_and_is_refused_in_words_elsewhere() {
     }
 }
 
-fn runtime_pid(s: &Setup, node: &str) -> String {
+/// The process of a node's runtime.
+fn component(s: &Setup, node: &str) -> &'static str {
     let runtime = s.cluster.runtime(node).unwrap();
-    let component = if runtime.starts_with("cri-o") {
+    if runtime.starts_with("cri-o") {
         "crio"
     } else {
         "containerd"
-    };
-    s.cluster.run(&["pid", node, component], "").unwrap()
+    }
+}
+
+fn runtime_pid(s: &Setup, node: &str) -> String {
+    s.cluster
+        .run(&["pid", node, component(s, node)], "")
+        .unwrap()
 }
 
 /// The kubelet looks for old images every five minutes from its start on, and takes all that never

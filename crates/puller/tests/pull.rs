@@ -5,6 +5,7 @@ mod common;
 use common::{Puller, credential, image, request};
 use kubefledged_proto::puller::{
     CheckedImage, ImagePull, ImageState, PullImagesRequest, PullOutcome, PullPolicy, PullResult,
+    RemoveResult,
 };
 use kubefledged_testkit::{Call, Login, Removal, eventually};
 use tonic::Code;
@@ -212,4 +213,31 @@ async fn a_restart_of_the_runtime_is_waited_out() {
     let outcomes = pulling.outcomes().await;
     assert_eq!(outcomes[0].result(), PullResult::Pulled, "{outcomes:?}");
     assert_eq!(outcomes[0].attempts, 2);
+}
+
+/// cri-dockerd does not end Docker's pull with its caller's request.
+#[tokio::test]
+async fn what_docker_goes_on_pulling_after_a_cancel_is_seen_and_can_be_removed() {
+    let mut puller = Puller::start(Removal::Id).await;
+    puller.runtime.block(A);
+    let mut pulling = puller.pull(1, vec![image(A)]).await;
+    pulling.accepted().await;
+    let runtime = &puller.runtime;
+    eventually("the runtime pulls", async || {
+        (runtime.count(&pulled(A)) == 1).then_some(())
+    })
+    .await;
+    assert_eq!(puller.cancel(2, 1).await, 1);
+    assert_eq!(pulling.outcomes().await[0].result(), PullResult::Cancelled);
+    let runtime = &puller.runtime;
+    eventually("the runtime's caller has gone", async || {
+        (runtime.count(&Call::PullCancelled(A.to_owned())) == 1).then_some(())
+    })
+    .await;
+    puller.runtime.release(A);
+    let checked = puller.check(&[A]).await.images;
+    assert_eq!(checked[0].state(), ImageState::Present);
+    let removed = puller.remove(3, &[A]).await;
+    assert_eq!(removed[0].result(), RemoveResult::Removed);
+    assert!(!puller.runtime.holds(A));
 }

@@ -174,7 +174,7 @@ impl Node {
     fn tell(&mut self, event: Event) {
         let start = cpu();
         self.queue.handle(self.now, event);
-        self.spent += cpu() - start;
+        self.spent += cpu().saturating_sub(start);
         self.poll();
     }
 
@@ -184,7 +184,7 @@ impl Node {
         self.queue.poll(self.now, &mut out);
         // The puller asks after every poll how long it may sleep.
         black_box(self.queue.next_wakeup());
-        self.spent += cpu() - start;
+        self.spent += cpu().saturating_sub(start);
         for command in out {
             match command {
                 Command::Call(id, call) => self.calls.push_back((id, call)),

@@ -39,6 +39,12 @@ const TABLE: &[(&[&str], &str, Remedy)] = &[
         Remedy::None,
     ),
     (
+        // cri-dockerd answers, and Docker behind it does not.
+        &["cannot connect to the docker daemon"],
+        failure::RUNTIME_UNAVAILABLE,
+        Remedy::Repeat,
+    ),
+    (
         // No bare 429: digests and ports have those digits too.
         &[
             "429 too many requests",
@@ -67,6 +73,7 @@ const TABLE: &[(&[&str], &str, Remedy)] = &[
             "no image found in manifest list for architecture",
             "no image found in image index for architecture",
             "no child with platform",
+            "does not match the specified platform",
         ],
         failure::PLATFORM_MISMATCH,
         Remedy::None,
@@ -82,6 +89,7 @@ const TABLE: &[(&[&str], &str, Remedy)] = &[
             "connection refused",
             "no such host",
             "i/o timeout",
+            "client.timeout exceeded",
             "no route to host",
             "tls handshake timeout",
             "tls: ",

@@ -169,3 +169,106 @@ fn three_runtimes_were_recorded() {
         ]
     );
 }
+
+/// What Docker's documentation and sources say, through cri-dockerd, which adds a code only of its
+/// own making: Unknown.
+const DOCKER: &[(&str, &str, Remedy)] = &[
+    (
+        "Error response from daemon: manifest for registry.test/web:9.9 not found: manifest unknown: manifest unknown",
+        f::IMAGE_NOT_FOUND,
+        Remedy::None,
+    ),
+    (
+        // It cannot tell what does not exist from what is hidden.
+        "Error response from daemon: pull access denied for registry.test/none, repository does not exist or may require 'docker login'",
+        f::UNAUTHORIZED,
+        Remedy::NextCredential,
+    ),
+    (
+        "Error response from daemon: Head \"https://private.test/v2/secret/manifests/1.0\": no basic auth credentials",
+        f::UNAUTHORIZED,
+        Remedy::NextCredential,
+    ),
+    (
+        "Error response from daemon: Head \"https://private.test/v2/secret/manifests/1.0\": unauthorized: authentication required",
+        f::UNAUTHORIZED,
+        Remedy::NextCredential,
+    ),
+    (
+        "Error response from daemon: toomanyrequests: You have reached your pull rate limit.",
+        f::RATE_LIMITED,
+        Remedy::None,
+    ),
+    (
+        "Error response from daemon: Get \"https://down.test/v2/\": dial tcp 10.0.0.1:443: connect: connection refused",
+        f::REGISTRY_UNAVAILABLE,
+        Remedy::None,
+    ),
+    (
+        "Error response from daemon: Get \"https://nohost.test/v2/\": dial tcp: lookup nohost.test on 10.0.0.1:53: no such host",
+        f::REGISTRY_UNAVAILABLE,
+        Remedy::None,
+    ),
+    (
+        "Error response from daemon: Get \"https://slow.test/v2/\": net/http: request canceled while waiting for connection (Client.Timeout exceeded while awaiting headers)",
+        f::REGISTRY_UNAVAILABLE,
+        Remedy::None,
+    ),
+    (
+        "RegistryUnavailable: Error response from daemon: received unexpected HTTP status: 503 Service Unavailable",
+        f::REGISTRY_UNAVAILABLE,
+        Remedy::None,
+    ),
+    (
+        "Error response from daemon: received unexpected HTTP status: 500 Internal Server Error",
+        f::REGISTRY_UNAVAILABLE,
+        Remedy::None,
+    ),
+    (
+        "Error response from daemon: no matching manifest for linux/amd64 in the manifest list entries",
+        f::PLATFORM_MISMATCH,
+        Remedy::None,
+    ),
+    (
+        "Error response from daemon: image with reference registry.test/web:1 was found but its platform (linux/s390x) does not match the specified platform (linux/amd64)",
+        f::PLATFORM_MISMATCH,
+        Remedy::None,
+    ),
+    (
+        "failed to register layer: write /data: no space left on device",
+        f::DISK_PRESSURE,
+        Remedy::None,
+    ),
+    (
+        "filesystem layer verification failed for digest sha256:00",
+        f::ERR_IMAGE_PULL,
+        Remedy::None,
+    ),
+    (
+        "read tcp 10.0.0.2:41292->10.0.0.1:443: read: connection reset by peer",
+        f::ERR_IMAGE_PULL,
+        Remedy::Repeat,
+    ),
+    (
+        "Error response from daemon: invalid reference format: repository name must be lowercase",
+        f::INVALID_IMAGE_NAME,
+        Remedy::None,
+    ),
+    (
+        "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?",
+        f::RUNTIME_UNAVAILABLE,
+        Remedy::Repeat,
+    ),
+];
+
+#[test]
+fn what_docker_is_documented_to_say_means_what_was_wrong() {
+    for (message, reason, remedy) in DOCKER {
+        let class = classify(&CallError {
+            code: "Unknown".to_owned(),
+            message: (*message).to_owned(),
+        });
+        let (reason, remedy) = (*reason, *remedy);
+        assert_eq!(class, Class { reason, remedy }, "{message}");
+    }
+}

@@ -40,7 +40,8 @@ pub enum Removal {
     Whole,
     /// CRI-O: a tag goes alone, the data with the bare id; `name@digest` does nothing.
     Name,
-    /// cri-dockerd: the image goes with its id; a name is not found, which is no error.
+    /// cri-dockerd: the image goes with its id and all its names; a name is not found, which is no
+    /// error. A pull goes on when its caller goes away.
     Id,
 }
 
@@ -117,6 +118,8 @@ pub(crate) struct State {
     private: BTreeMap<String, Login>,
     failing: BTreeMap<String, Vec<(Code, String)>>,
     held: BTreeSet<String>,
+    /// Pulls of Docker's whose caller went away: they go on.
+    orphans: BTreeSet<String>,
     /// How often a tag has moved to another image.
     moved: BTreeMap<String, u32>,
     pub(crate) calls: Vec<Call>,
@@ -286,7 +289,11 @@ impl FakeRuntime {
                 ..ImageSpec::default()
             }),
             image_ref: id.clone(),
-            image_id: id,
+            // Docker tells it by the other field alone.
+            image_id: match self.shared.removal {
+                Removal::Whole | Removal::Name => id,
+                Removal::Id => String::new(),
+            },
             ..Container::default()
         });
     }
@@ -310,7 +317,12 @@ impl FakeRuntime {
 
     /// Lets blocked pulls of the image go on.
     pub fn release(&self, name: &str) {
-        self.shared.state().held.remove(&normalized(name));
+        let mut state = self.shared.state();
+        state.held.remove(&normalized(name));
+        if state.orphans.remove(&normalized(name)) {
+            state.add(name, self.shared.removal);
+        }
+        drop(state);
         self.shared.changed.send_modify(|count| *count += 1);
     }
 
@@ -465,7 +477,7 @@ impl State {
         let used = self
             .containers
             .iter()
-            .any(|c| bare(&c.image_id) == bare(&self.images[at].id));
+            .any(|c| bare(&c.image_ref) == bare(&self.images[at].id));
         match removal {
             Removal::Name if used && (alone || by_id) => Err(Status::unknown(
                 "image used by 0123: image is in use by a container",
@@ -496,9 +508,12 @@ struct PullGuard<'a> {
 
 impl Drop for PullGuard<'_> {
     fn drop(&mut self) {
-        if let Some(name) = self.name.take() {
-            self.shared.state().calls.push(Call::PullCancelled(name));
+        let Some(name) = self.name.take() else { return };
+        let mut state = self.shared.state();
+        if self.shared.removal == Removal::Id {
+            state.orphans.insert(normalized(&name));
         }
+        state.calls.push(Call::PullCancelled(name));
     }
 }
 

@@ -124,7 +124,9 @@ impl Engine {
         let since = cache.pulls_since(idx);
         let mut sums = Sums::default();
         let quiet = node.attempts.is_empty() && cell.have == cell.want && !cache.pinned;
-        if quiet && since == 0 && cache.refreshing.is_none() && !node.loses() {
+        let asked = since.max(cache.refreshing.unwrap_or(0));
+        let answered = asked == 0 || (!pattern.always && cell.looked >= asked);
+        if quiet && answered && !node.loses() {
             return sums;
         }
         let trouble = self.names.scopes.trouble(cache.scope);

@@ -74,7 +74,12 @@ impl Looks {
 
     /// The stamp of the oldest look at any of these images, sorted.
     pub fn oldest<'a>(&self, images: impl Iterator<Item = &'a ImageId>) -> Stamp {
-        let mut known = self.all.iter();
+        let mut images = images.peekable();
+        let first = images.peek().copied().copied();
+        let from = first.map_or(0, |first| {
+            self.all.partition_point(|look| look.image < first)
+        });
+        let mut known = self.all[from..].iter();
         let mut oldest = Stamp::MAX;
         for image in images {
             let look = known.by_ref().find(|look| look.image >= *image);

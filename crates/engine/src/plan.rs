@@ -350,7 +350,11 @@ impl Engine {
                 continue;
             }
             let since = self.look_since(*at, idx);
-            for want in &cache.pattern(idx).wants {
+            let wants = &cache.pattern(idx).wants;
+            if node.looks.oldest(wants.iter().map(|want| &want.image)) >= since {
+                continue;
+            }
+            for want in wants {
                 let busy =
                     scene.pulling.contains(&want.image) || scene.removing.contains(&want.image);
                 if !busy

@@ -243,12 +243,29 @@ impl Engine {
         (free == 0).then_some(Skip::RegistryBudget)
     }
 
+    /// Holds the node all that a cache wants there, and nothing is to be done about any of it? What
+    /// every single verdict would say, without asking for them.
+    fn holds_all(&self, cache: &Cache, idx: NodeIdx, scene: &Scene) -> bool {
+        let (node, pattern) = (&self.nodes[idx], cache.pattern(idx));
+        node.attempts.is_empty()
+            && node.looks.holds_of(&pattern.images) == pattern.wants.len()
+            && scene.pin_wanted.is_disjoint(&pattern.images)
+            && (!pattern.always || self.demand(cache, idx) == 0)
+    }
+
     pub(crate) fn plan_pulls(&mut self, idx: NodeIdx, now: Now, scene: &mut Scene) {
+        // The end of any of them plans anew.
+        if scene.short_pulls >= MOST_PULLS {
+            return;
+        }
         let mut groups: BTreeMap<Group, Vec<Want>> = BTreeMap::new();
         let mut wanted_by: BTreeSet<ImageId> = BTreeSet::new();
         let mut convert = Vec::new();
         for at in &scene.stale {
             let cache = &self.caches[at];
+            if self.holds_all(cache, idx, scene) {
+                continue;
+            }
             for want in &cache.pattern(idx).wants {
                 if wanted_by.contains(&want.image) {
                     continue;

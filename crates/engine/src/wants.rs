@@ -44,6 +44,8 @@ pub struct Pattern {
     pub images: FixedBitSet,
     /// Names that do not parse.
     pub invalid: u32,
+    /// The registry is asked for some of them.
+    pub always: bool,
 }
 
 /// Number of a pattern; 0 wants nothing.
@@ -156,6 +158,9 @@ impl Pattern {
         Self {
             images: wants.iter().map(|want| want.image.index()).collect(),
             invalid: u32::try_from(invalid.count()).unwrap_or(u32::MAX),
+            always: wants
+                .iter()
+                .any(|want| want.policy == ImagePullPolicy::Always),
             wants,
         }
     }

@@ -8,11 +8,11 @@ use std::{
     time::Duration,
 };
 
+use cpu_time::ThreadTime;
 use kubefledged_queue::{
     Answer, Authority, Call, CallId, Command, Event, Image, PullRequest, Queue, RuntimeFacts,
     Settings, StreamId, Support, Tick,
 };
-use rustix::time::{ClockId, clock_gettime};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
 #[global_allocator]
@@ -172,19 +172,19 @@ impl Node {
     }
 
     fn tell(&mut self, event: Event) {
-        let start = cpu();
+        let start = ThreadTime::now();
         self.queue.handle(self.now, event);
-        self.spent += cpu().saturating_sub(start);
+        self.spent += start.elapsed();
         self.poll();
     }
 
     fn poll(&mut self) {
         let mut out = Vec::new();
-        let start = cpu();
+        let start = ThreadTime::now();
         self.queue.poll(self.now, &mut out);
         // The puller asks after every poll how long it may sleep.
         black_box(self.queue.next_wakeup());
-        self.spent += cpu().saturating_sub(start);
+        self.spent += start.elapsed();
         for command in out {
             match command {
                 Command::Call(id, call) => self.calls.push_back((id, call)),
@@ -230,15 +230,6 @@ impl Node {
 
 fn name(image: usize) -> String {
     format!("registry.example/team/app{image}:1.0")
-}
-
-/// CPU time of this thread: other processes on the machine do not count.
-fn cpu() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(
-        time.tv_sec.unsigned_abs(),
-        u32::try_from(time.tv_nsec).unwrap_or(0),
-    )
 }
 
 fn live_bytes() -> usize {

@@ -63,19 +63,20 @@ impl Effects {
                 // Of an earlier term of this same process.
                 Command::StartBatch(batch) if batch.term != term => return,
                 Command::StartBatch(batch) => pullers.run(*batch, &events).await,
-                Command::CancelPulls(cancel) => return pullers.cancel(cancel).await,
+                // Boxed, as all that is rare: every batch that waits is as large as the largest of these.
+                Command::CancelPulls(cancel) => return Box::pin(pullers.cancel(cancel)).await,
                 Command::WriteStatus {
                     key,
                     resource_version,
                     status,
-                } => objects.write_status(key, resource_version, *status).await,
+                } => Box::pin(objects.write_status(key, resource_version, *status)).await,
                 Command::ClearAnnotation {
                     key,
                     annotation,
                     value,
-                } => objects.clear_annotation(key, annotation, value).await,
+                } => Box::pin(objects.clear_annotation(key, annotation, value)).await,
                 Command::SetFinalizer { key, uid, present } => {
-                    objects.set_finalizer(key, uid, present).await
+                    Box::pin(objects.set_finalizer(key, uid, present)).await
                 }
                 Command::EmitEvent {
                     key,
@@ -86,7 +87,7 @@ impl Effects {
                     message,
                 } => {
                     let event = objects::event(severity, reason, action, message);
-                    return objects.emit(key, uid, event).await;
+                    return Box::pin(objects.emit(key, uid, event)).await;
                 }
                 Command::RaiseTerm { .. } => return,
             };

@@ -1,8 +1,8 @@
 //! Connections to pullers: one per busy node, none when idle.
 //!
 //! Two limits, each for its own thing. *Connections* are memory: each holds a permit for as long as
-//! it is open, and one that nobody uses is closed after [`LINGER`], at once when another node waits
-//! for a permit. Work that takes long, such as the pull of a large image, moves to permits of its own,
+//! it is open, and one that nobody uses is closed after [`LINGER`], after [`HOLD`] when another node
+//! waits for a permit. Work that takes long, such as the pull of a large image, moves to permits of its own,
 //! as many again: it does not keep a new node waiting. *Dials* are handshakes and waiting: half of them are for pullers that answer at
 //! once and half for those that do not, so that hundreds of dead nodes cannot stall the living.
 
@@ -22,7 +22,7 @@ use futures::{
     future::{BoxFuture, Shared},
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout},
 };
 
@@ -30,6 +30,9 @@ use super::dial::CONNECT_LIMIT;
 
 /// A connection that nobody has used for so long is closed.
 const LINGER: Duration = Duration::from_secs(5);
+/// The same while others wait for a permit. A node that was looked at is often given work at once, and
+/// a handshake costs a millisecond on both sides: thousands of nodes would each pay for two.
+const HOLD: Duration = Duration::from_millis(50);
 /// Between looks for such connections.
 const SWEEP: Duration = Duration::from_secs(1);
 /// A dial that takes longer lets others go first. A handshake inside a cluster takes 10 ms; a node
@@ -66,6 +69,8 @@ struct Inner<D: Dial> {
     long: Arc<Semaphore>,
     /// How many wait for a permit.
     waiting: AtomicUsize,
+    /// The first of them has come.
+    pressed: Arc<Notify>,
     known_slow: Mutex<HashMap<D::Key, Instant>>,
     slots: Mutex<HashMap<D::Key, Slot<D::Connection>>>,
 }
@@ -122,10 +127,11 @@ impl<D: Dial> Pool<D> {
             permits: Arc::new(Semaphore::new(connections)),
             long: Arc::new(Semaphore::new(connections)),
             waiting: AtomicUsize::new(0),
+            pressed: Arc::default(),
             known_slow: Mutex::default(),
             slots: Mutex::default(),
         });
-        tokio::spawn(sweep(Arc::downgrade(&inner)));
+        tokio::spawn(sweep(Arc::downgrade(&inner), inner.pressed.clone()));
         Self(inner)
     }
 
@@ -219,7 +225,8 @@ impl<D: Dial> Inner<D> {
         if !self.known_slow().contains_key(key) {
             let prompt = self.prompt.acquire().await;
             let permit = self.permit().await?;
-            let mut dialing = std::pin::pin!(self.dialer.dial(key));
+            // Boxed, here and below: thousands of nodes wait for a permit, each as large as its future.
+            let mut dialing = Box::pin(self.dialer.dial(key));
             if let Ok(result) = timeout(PROMPT, &mut dialing).await {
                 return opened(result, permit);
             }
@@ -232,7 +239,8 @@ impl<D: Dial> Inner<D> {
         }
         let _slow = self.slow.acquire().await;
         let permit = self.permit().await?;
-        self.limited(key, self.dialer.dial(key), permit).await
+        let dialing = Box::pin(self.dialer.dial(key));
+        self.limited(key, dialing, permit).await
     }
 
     async fn limited(
@@ -258,24 +266,26 @@ impl<D: Dial> Inner<D> {
         if let Ok(permit) = self.permits.clone().try_acquire_owned() {
             return Ok(permit);
         }
-        // From here on a connection that becomes idle is closed at once.
+        // From here on a connection that becomes idle is soon closed.
         let _waiting = Waiting::begin(&self.waiting);
-        self.close_longest_idle();
-        self.set_long_ones_apart(Instant::now());
+        self.pressed.notify_one();
         let permit = self.permits.clone().acquire_owned().await;
         permit.map_err(|_| "the pool is closed".into())
     }
 
-    fn close_longest_idle(&self) {
+    /// Closes one idle connection for each who waits, the longest idle first.
+    fn make_room(&self, now: Instant) {
         let mut slots = self.slots();
         let idle = slots.iter().filter_map(|(key, slot)| match slot {
             Slot::Open {
                 users: 0, since, ..
-            } => Some((*since, key.clone())),
+            } if now.duration_since(*since) >= HOLD => Some((*since, key.clone())),
             _ => None,
         });
-        if let Some((_, key)) = idle.min_by_key(|(since, _)| *since) {
-            slots.remove(&key);
+        let mut idle: Vec<_> = idle.collect();
+        idle.sort_by_key(|(since, _)| *since);
+        for (_, key) in idle.iter().take(self.waiting.load(Ordering::SeqCst)) {
+            slots.remove(key);
         }
     }
 
@@ -319,9 +329,6 @@ impl<D: Dial> Inner<D> {
             if *users == 0 {
                 *since = Instant::now();
             }
-            if *users == 0 && self.waiting.load(Ordering::SeqCst) > 0 {
-                slots.remove(key);
-            }
         }
     }
 }
@@ -363,12 +370,24 @@ fn opened<C>(
     })
 }
 
-async fn sweep<D: Dial>(pool: Weak<Inner<D>>) {
+async fn sweep<D: Dial>(pool: Weak<Inner<D>>, pressed: Arc<Notify>) {
+    let mut wait = SWEEP;
     loop {
-        tokio::time::sleep(SWEEP).await;
+        // Whoever comes while others wait finds the next look close by.
+        if wait < SWEEP {
+            tokio::time::sleep(wait).await;
+        } else {
+            let _ = timeout(wait, pressed.notified()).await;
+        }
         let Some(pool) = pool.upgrade() else { return };
-        pool.close_idle(Instant::now());
-        pool.set_long_ones_apart(Instant::now());
+        let now = Instant::now();
+        pool.close_idle(now);
+        pool.set_long_ones_apart(now);
+        wait = SWEEP;
+        if pool.waiting.load(Ordering::SeqCst) > 0 {
+            pool.make_room(now);
+            wait = HOLD / 2;
+        }
     }
 }
 

@@ -135,8 +135,19 @@ impl Pullers {
                 return BatchEnd::Unreachable;
             }
         };
+        // What a call needs is allocated now: until here thousands of nodes wait for a connection.
+        let result = Box::pin(self.call(&borrowed, batch, events)).await;
+        result.unwrap_or_else(|status| self.ended_by(&status, &borrowed))
+    }
+
+    async fn call(
+        &self,
+        borrowed: &Borrowed<Dialer>,
+        batch: &Batch,
+        events: &mpsc::Sender<Event>,
+    ) -> Result<BatchEnd, Status> {
         let mut client = borrowed.connection().clone();
-        let result = match &batch.work {
+        match &batch.work {
             Work::Pull {
                 images,
                 credentials,
@@ -158,8 +169,7 @@ impl Pullers {
                 let request = contract::check_request(batch, references);
                 check(&mut client, batch.id, request, events).await
             }
-        };
-        result.unwrap_or_else(|status| self.ended_by(&status, &borrowed))
+        }
     }
 
     async fn pull(

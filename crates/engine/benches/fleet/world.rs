@@ -1,8 +1,10 @@
 //! The smallest world in which an engine has work: every write succeeds, every node does at once
-//! what it is asked to. CPU time counts only while the engine runs.
+//! what it is asked to. CPU time of this thread counts, while the
+//! engine runs: other processes on the machine do not matter.
 
 use std::{collections::BTreeMap, time::Duration};
 
+use cpu_time::ThreadTime;
 use kubefledged_api_types::{
     CacheSpecEntry, ImageCacheSpec, ImageCacheStatus, Tick, Timestamp, names::status,
 };
@@ -10,7 +12,6 @@ use kubefledged_engine::{
     Batch, BatchEnd, CacheKey, CacheObject, Command, Engine, Event, ImageOutcome, ImageResult,
     NodeFacts, NodeName, Now, Puller, Seen, Settings, Source, Work,
 };
-use rustix::time::{ClockId, clock_gettime};
 
 /// Events taken in before the engine decides, as in the controller.
 const MOST_EVENTS: usize = 1024;
@@ -132,16 +133,16 @@ impl World {
 
     /// The engine takes in an event.
     pub fn tell(&mut self, event: Event) {
-        let start = cpu();
+        let start = ThreadTime::now();
         self.engine.handle(self.now, event);
-        self.spent += cpu() - start;
+        self.spent += start.elapsed();
     }
 
     /// The engine decides.
     pub fn poll(&mut self) {
-        let start = cpu();
+        let start = ThreadTime::now();
         self.engine.poll(self.now, &mut self.commands);
-        self.spent += cpu() - start;
+        self.spent += start.elapsed();
     }
 
     /// How many commands wait to be carried out.
@@ -166,11 +167,11 @@ impl World {
                     break;
                 }
                 idle = false;
-                let start = cpu();
+                let start = ThreadTime::now();
                 for event in events {
                     self.engine.handle(self.now, event);
                 }
-                self.spent += cpu() - start;
+                self.spent += start.elapsed();
                 self.poll();
             }
             if idle && self.commands.is_empty() {
@@ -240,15 +241,6 @@ impl World {
         events.push(Event::Outcomes(batch.id, outcomes));
         events.push(Event::BatchEnded(batch.id, BatchEnd::Done));
     }
-}
-
-/// CPU time of this thread: other processes on the machine do not count.
-fn cpu() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(
-        time.tv_sec.unsigned_abs(),
-        u32::try_from(time.tv_nsec).unwrap_or(0),
-    )
 }
 
 fn name(node: usize) -> NodeName {

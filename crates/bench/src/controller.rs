@@ -51,6 +51,8 @@ impl Program {
             .with_context(|| format!("cannot write {}", log.display()))?;
         let child = Command::new(&self.path)
             .args(["--namespace", NAMESPACE, "--pod-name", name])
+            // Several controllers are one machine's here.
+            .args(["--debug-address", "off"])
             .args(["--http-port", &port.to_string(), "--log-format", "text"])
             .args(&self.flags)
             .stdin(Stdio::null())

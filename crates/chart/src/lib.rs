@@ -149,6 +149,7 @@ pub fn everything() -> Value {
         "metrics": {
             "podMonitor": {"enabled": true, "interval": "30s", "labels": {"release": "prometheus"}},
             "prometheusRule": {"enabled": true},
+            "dashboard": {"enabled": true, "annotations": {"grafana_folder": "Images"}},
         },
         "networkPolicy": {
             "enabled": true,

@@ -26,6 +26,7 @@ fn needed(path: &str) -> Value {
         ("metrics.pod", "metrics.podMonitor.enabled", on.clone()),
         ("metrics.serv", "metrics.serviceMonitor.enabled", on.clone()),
         ("metrics.prom", "metrics.prometheusRule.enabled", on.clone()),
+        ("metrics.dash", "metrics.dashboard.enabled", on.clone()),
         ("networkPolicy.", "networkPolicy.enabled", on.clone()),
         ("flowControl.", "flowControl.enabled", on),
     ];

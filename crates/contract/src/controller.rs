@@ -135,6 +135,7 @@ pub fn checked(response: CheckImagesResponse) -> (Vec<ImageOutcome>, CheckReport
                 image_id: image.image_id,
                 repo_digests: image.repo_digests,
                 pinned: image.pinned,
+                size: image.size_bytes,
             });
             ImageOutcome {
                 seen,
@@ -232,6 +233,7 @@ fn pull_outcome(outcome: PullOutcome) -> ImageOutcome {
             image_id: outcome.image_id,
             repo_digests: outcome.repo_digests,
             pinned: pin == PinResult::Pinned,
+            size: outcome.size_bytes,
         }),
         pin,
         retry_after: (outcome.retry_after_ms > 0)

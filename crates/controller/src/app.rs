@@ -1,13 +1,14 @@
 //! Puts the parts together.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
 use kube::{Api, Client, runtime::watcher};
 use kubefledged_engine::{Engine, Event, Source};
 use kubefledged_process::{
-    Readiness, admin, log, net, shutdown,
+    Metrics as Exposition, Readiness, admin, debug as endpoint, log, metrics as measured, net,
+    shutdown,
     tls::{self, Connector, Failures},
 };
 use prometheus_client::registry::Registry;
@@ -22,7 +23,9 @@ use crate::{
     args::{Cli, Command, RunArgs},
     certificates::{self, Keeper},
     checks::Checks,
-    cleanup, crd, driver,
+    cleanup, crd,
+    debug::{self, Debug},
+    driver::{self, Asking},
     effects::{Effects, credentials::Credentials, objects::Objects, pullers::Pullers},
     inputs::{
         self,
@@ -30,7 +33,8 @@ use crate::{
         nodes::{LeanNode, Nodes},
         pullers::LeanSlice,
     },
-    lease::{self, Candidate, Told},
+    lease::{self, Candidate, Term, Told},
+    metrics::Metrics,
     verify,
 };
 
@@ -68,6 +72,7 @@ pub struct Bound {
     args: RunArgs,
     client: Client,
     http: TcpListener,
+    debug: Option<TcpListener>,
 }
 
 /// Connects and listens.
@@ -81,30 +86,45 @@ pub async fn build(args: RunArgs) -> anyhow::Result<Bound> {
     let http = net::bind(args.http_port)
         .await
         .context("cannot listen on --http-port")?;
-    Ok(Bound { args, client, http })
+    let debug = args.debug_address.bind().await;
+    let debug = debug.context("cannot listen on --debug-address")?;
+    Ok(Bound {
+        args,
+        client,
+        http,
+        debug,
+    })
 }
 
 impl Bound {
     /// Runs until the token is cancelled. A background task that ends before ends the process.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { args, client, http } = self;
+        let Self {
+            args,
+            client,
+            http,
+            debug,
+        } = self;
         let readiness = Readiness::default();
         let (events, inbox) = mpsc::channel(4096);
         let (raise_term, raised) = watch::channel(0);
         let (led, leading) = watch::channel(false);
         let mut tasks: JoinSet<&'static str> = JoinSet::new();
 
-        let mut registry = Registry::with_prefix("kubefledged");
+        let mut registry = measured::registry(env!("CARGO_PKG_VERSION"));
+        let metrics = Metrics::register(&mut registry);
         let certificates = certificates::Metrics::register(&mut registry);
         let failures = Failures::register(&mut registry);
-        let registry = Arc::new(Mutex::new(registry));
-        let admin = admin::serve(http, readiness.clone(), registry, shutdown.clone());
-        tasks.spawn(async move {
-            if let Err(error) = admin.await {
-                tracing::error!(%error, "probes and metrics cannot be served");
-            }
-            "admin"
-        });
+        let (stand, standing) = watch::channel(None);
+        let (engine, questions) = Asking::new();
+        let exposition = exposition(registry, &metrics, &engine, &standing);
+        serve_admin(
+            &mut tasks,
+            http,
+            readiness.clone(),
+            exposition,
+            shutdown.clone(),
+        );
         let passed = CancellationToken::new();
         let checks = Checks {
             client: client.clone(),
@@ -124,10 +144,11 @@ impl Bound {
         // Leadership passes through here, so that certificates know it too.
         let (to_engine, engine_inbox) = mpsc::channel(4096);
         tasks.spawn(relay(inbox, to_engine, led));
-        let (stand, standing) = watch::channel(None);
         let acts = TaskTracker::new();
+        let (hold, holder) = watch::channel(String::new());
         let told = Told {
             standing: stand,
+            holder: hold,
             events: events.clone(),
             acts: acts.clone(),
         };
@@ -141,26 +162,23 @@ impl Bound {
             }
         });
 
-        let (identity, current) = watch::channel(None);
-        let name = tls::names::puller(&args.namespace);
-        let connector = Connector::new(current, name, failures)
-            .context("--namespace is not the name of one")?;
-        let keeper = Keeper::new(
-            args.certificates(),
-            client.clone(),
-            certificates,
-            identity,
-            connector.clone(),
-            Arc::new(|| Timestamp::now().as_second()),
-        );
-        let keep = keeper.run(leading, shutdown.clone());
-        tasks.spawn(async move {
-            keep.await;
-            "certificates"
-        });
-
+        let connector = certify(
+            &mut tasks,
+            &args,
+            &client,
+            (certificates, failures),
+            leading,
+            shutdown.clone(),
+        )?;
+        let shown = Debug {
+            engine,
+            standing: standing.clone(),
+            holder,
+            namespace: args.namespace.as_str().into(),
+        };
+        serve_debug(&mut tasks, debug, shown, shutdown.clone()).await?;
         let effects = Effects {
-            pullers: pullers(&args, &client, connector),
+            pullers: pullers(&args, &client, connector, metrics.clone()),
             objects: Objects::new(client, args.pod_name.clone()),
             events,
             raise_term,
@@ -170,13 +188,12 @@ impl Bound {
         let drive = driver::run(
             Engine::new(args.settings()),
             engine_inbox,
+            questions,
             effects,
+            metrics,
             shutdown.clone(),
         );
-        tasks.spawn(async move {
-            drive.await;
-            "driver"
-        });
+        spawn(&mut tasks, drive, "driver");
 
         tokio::select! {
             () = shutdown.cancelled() => {}
@@ -189,12 +206,88 @@ impl Bound {
     }
 }
 
-fn pullers(args: &RunArgs, client: &Client, connector: Connector) -> Pullers {
+/// The leader keeps the certificates; all connect with what they say.
+fn certify(
+    tasks: &mut JoinSet<&'static str>,
+    args: &RunArgs,
+    client: &Client,
+    (metrics, failures): (certificates::Metrics, Failures),
+    leading: watch::Receiver<bool>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<Connector> {
+    let (identity, current) = watch::channel(None);
+    let name = tls::names::puller(&args.namespace);
+    let connector =
+        Connector::new(current, name, failures).context("--namespace is not the name of one")?;
+    let keeper = Keeper::new(
+        args.certificates(),
+        client.clone(),
+        metrics,
+        identity,
+        connector.clone(),
+        Arc::new(|| Timestamp::now().as_second()),
+    );
+    spawn(tasks, keeper.run(leading, shutdown), "certificates");
+    Ok(connector)
+}
+
+/// What the engine knows is asked of it when somebody scrapes.
+fn exposition(
+    registry: Registry,
+    metrics: &Metrics,
+    engine: &Asking,
+    standing: &watch::Receiver<Option<Term>>,
+) -> Exposition {
+    let (metrics, engine, standing) = (metrics.clone(), engine.clone(), standing.clone());
+    Exposition::new(registry).before(move || {
+        let (metrics, engine, standing) = (metrics.clone(), engine.clone(), standing.clone());
+        async move { metrics.measure(&engine, &standing).await }
+    })
+}
+
+/// Probes and metrics.
+fn serve_admin(
+    tasks: &mut JoinSet<&'static str>,
+    listener: TcpListener,
+    readiness: Readiness,
+    metrics: Exposition,
+    shutdown: CancellationToken,
+) {
+    let admin = admin::serve(listener, readiness, metrics, shutdown);
+    tasks.spawn(async move {
+        if let Err(error) = admin.await {
+            tracing::error!(%error, "probes and metrics cannot be served");
+        }
+        "admin"
+    });
+}
+
+/// What people see of the engine. The process ends without waiting for those who still look.
+async fn serve_debug(
+    tasks: &mut JoinSet<&'static str>,
+    listener: Option<TcpListener>,
+    shown: Debug,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let (routes, follow) = debug::routes(shown).await?;
+    tokio::spawn(follow);
+    let serve = endpoint::serve(listener, routes, shutdown);
+    tasks.spawn(async move {
+        if let Err(error) = serve.await {
+            tracing::error!(%error, "the debug endpoint cannot be served");
+        }
+        "debug"
+    });
+    Ok(())
+}
+
+fn pullers(args: &RunArgs, client: &Client, connector: Connector, metrics: Metrics) -> Pullers {
     let service_account = args.service_account_name.as_deref().map(Arc::from);
     let credentials = Credentials::new(client.clone(), service_account);
     Pullers::new(
         connector,
         credentials,
+        metrics,
         args.max_dials as usize,
         args.max_connections as usize,
     )
@@ -264,6 +357,17 @@ fn watch_inputs(
         guard,
     );
     spawn_after(tasks, passed, watch, "EndpointSlices");
+}
+
+fn spawn(
+    tasks: &mut JoinSet<&'static str>,
+    task: impl Future<Output = ()> + Send + 'static,
+    name: &'static str,
+) {
+    tasks.spawn(async move {
+        task.await;
+        name
+    });
 }
 
 fn spawn_after(

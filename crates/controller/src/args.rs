@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser, value_parser};
 use kubefledged_api_types::{DurationError, GoDuration, ImagePullPolicy};
 use kubefledged_engine::Settings;
-use kubefledged_process::LogArgs;
+use kubefledged_process::{LogArgs, debug::DebugAddress};
 
 use crate::certificates::{self, Mode};
 
@@ -135,6 +135,13 @@ pub struct RunArgs {
     /// Port of /livez, /readyz and /metrics (plain HTTP)
     #[arg(long, default_value_t = 8080, help_heading = "Probes and metrics")]
     pub http_port: u16,
+    /// Where the gRPC debug endpoint listens: a loopback address and port, or off
+    #[arg(
+        long,
+        default_value = "127.0.0.1:7070",
+        help_heading = "Probes and metrics"
+    )]
+    pub debug_address: DebugAddress,
     /// Logs.
     #[command(flatten)]
     pub log: LogArgs,

@@ -111,6 +111,8 @@ pub struct Told {
     pub standing: watch::Sender<Option<Term>>,
     /// The engine.
     pub events: mpsc::Sender<Event>,
+    /// Who holds the Lease, as it stands there.
+    pub holder: watch::Sender<String>,
     /// What acts under a term, to be waited for before the Lease is given back.
     pub acts: TaskTracker,
 }
@@ -135,6 +137,13 @@ pub async fn run(
             () = shutdown.cancelled() => break,
             round = timeout_at(until, round) => round,
         };
+        if let Some((held, _)) = &observed {
+            told.holder.send_if_modified(|known| {
+                let other = *known != held.holder;
+                known.clone_from(&held.holder);
+                other
+            });
+        }
         let mut wait = if leading.is_some() { RETRY } else { LOOK };
         match round {
             Ok(Ok(Round::Leads(term))) => {

@@ -44,6 +44,11 @@ impl Alarms {
         }
     }
 
+    /// When this one rings.
+    pub fn at(&self, alarm: Alarm) -> Option<Tick> {
+        self.set.get(&alarm).copied()
+    }
+
     /// The next one that is due.
     pub fn due(&mut self, now: Tick) -> Option<Alarm> {
         let (at, alarm) = self.queue.first().copied()?;

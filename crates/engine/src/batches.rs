@@ -89,6 +89,16 @@ pub struct LiveImage {
     pub cancelled: bool,
 }
 
+impl LiveWork {
+    /// A batch that is silent for so long counts as lost.
+    pub fn deadline(&self) -> Duration {
+        match self {
+            Self::Check { .. } => CHECK_DEADLINE,
+            Self::Pull(_) | Self::Remove { .. } => WORK_DEADLINE,
+        }
+    }
+}
+
 impl Live {
     /// All images that it is about.
     pub fn images(&self) -> Vec<ImageId> {
@@ -105,7 +115,8 @@ impl LivePull {
         u32::try_from(open).unwrap_or(u32::MAX).min(PARALLEL)
     }
 
-    fn open(&self) -> usize {
+    /// Images without an outcome.
+    pub fn open(&self) -> usize {
         self.images.iter().filter(|image| image.open).count()
     }
 }
@@ -126,12 +137,8 @@ impl Engine {
         self.last_batch += 1;
         let id = BatchId(self.last_batch);
         self.nodes[idx].live.insert(id);
-        let deadline = match &live {
-            LiveWork::Check { .. } => CHECK_DEADLINE,
-            _ => WORK_DEADLINE,
-        };
-        self.alarms
-            .set(Alarm::Lost(id), Some(now.tick.after(deadline)));
+        let lost = now.tick.after(live.deadline());
+        self.alarms.set(Alarm::Lost(id), Some(lost));
         let mut cache = None;
         if let LiveWork::Pull(pull) = &live {
             cache = self
@@ -351,15 +358,14 @@ impl Engine {
                 self.scout_failed(id, scope, idx, stamp, &reason);
                 let spread = self.nodes[idx].spread(self.settings.seed, image.reference.as_bytes());
                 let node = &mut self.nodes[idx];
-                let tries = node
-                    .attempts
-                    .get(&(id, scope))
-                    .map_or(0, |attempt| attempt.tries)
-                    + 1;
+                let before = node.attempts.get(&(id, scope));
+                let tries = before.map_or(0, |attempt| attempt.tries) + 1;
+                let since = before.map_or(stamp, |attempt| attempt.since);
                 let wait = backoff::after_failure(&reason, tries, spread);
                 let wait = wait.map(|wait| wait.max(outcome.retry_after.unwrap_or_default()));
                 let attempt = Attempt {
                     stamp,
+                    since,
                     tries,
                     not_before: wait.map(|wait| now.tick.after(wait)),
                     reason: reason.into(),
@@ -425,6 +431,7 @@ impl Engine {
         }
         if before && outcome.result == ImageResult::Absent {
             node.lost(id, now, self.settings.seed);
+            self.lost += 1;
         }
         if present && !before {
             node.attempts.retain(|(failed, _), _| *failed != id);

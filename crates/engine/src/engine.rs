@@ -18,6 +18,7 @@ use crate::{
     node::{Node, NodeIdx, Stamp},
     pulls::Scout,
     scope::ScopeId,
+    turns::Budget,
 };
 
 /// What the controller's flags say.
@@ -89,6 +90,10 @@ pub struct Engine {
     /// Caches and nodes of this term were taken up.
     pub(crate) begun: bool,
     pub(crate) synced: [bool; 3],
+    /// Images that vanished from nodes, ever.
+    pub(crate) lost: u64,
+    /// How many nodes people are told of.
+    pub(crate) node_turns: Budget,
     /// Images are swept when there are so many.
     pub(crate) sweep_at: usize,
 }
@@ -119,6 +124,8 @@ impl Engine {
             term: None,
             begun: false,
             synced: [false; 3],
+            lost: 0,
+            node_turns: Budget::default(),
             sweep_at: 0,
         }
     }

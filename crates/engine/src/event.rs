@@ -199,6 +199,8 @@ pub struct Seen {
     pub repo_digests: Vec<String>,
     /// Protected from garbage collection, by us or by somebody else.
     pub pinned: bool,
+    /// In bytes, as this runtime counts it; 0: not known.
+    pub size: u64,
 }
 
 /// What became of the wish to pin an image.
@@ -402,6 +404,29 @@ pub enum Severity {
     Warning,
 }
 
+/// What has become of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeTurn {
+    /// It holds all that is wanted there.
+    Warm {
+        /// Since it could get images; `None`: it had failed before.
+        after: Option<Duration>,
+    },
+    /// Images that are wanted there could not be pulled.
+    Stuck {
+        /// That wants the first of them.
+        cache: CacheKey,
+        /// The first.
+        image: Arc<str>,
+        /// Its failure's word.
+        reason: Arc<str>,
+        /// Its failure's sentence.
+        message: Arc<str>,
+        /// How many more.
+        more: usize,
+    },
+}
+
 /// Something to do.
 #[derive(Clone, Debug)]
 pub enum Command {
@@ -451,6 +476,15 @@ pub enum Command {
         action: String,
         /// A sentence.
         message: String,
+    },
+    /// A node has become warm, or cannot. Not answered.
+    NodeTurned {
+        /// Which.
+        node: NodeName,
+        /// What has become of it.
+        turn: NodeTurn,
+        /// As a Kubernetes Event too: not where too many turn at once.
+        tell: bool,
     },
     /// A puller has seen this term: lead in a later one.
     RaiseTerm {

@@ -26,7 +26,7 @@ const BARRING_TAINTS: [&str; 8] = [
 ];
 
 /// Why a node gets no images now. It is neither awaited nor a failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ineligible {
     /// There is a puller, but no such Node (yet).
     Unknown,

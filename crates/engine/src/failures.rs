@@ -15,7 +15,8 @@ use crate::{
     node::{Node, NodeIdx},
 };
 
-const SILENT: &str =
+/// What is said of every image of a node that does not answer.
+pub(crate) const SILENT: &str =
     "the puller of this node does not answer: see the DaemonSet kubefledged-puller";
 
 /// What was found: the first of each image, and how many in all.

@@ -38,6 +38,8 @@ pub struct Image {
     pub invalid: Option<String>,
     /// What the registry has, and the stamp of the batch that asked.
     pub news: Option<(Stamp, Digest)>,
+    /// As the runtime that was asked last counts it; 0: not known.
+    pub size: u64,
     repository: String,
 }
 
@@ -85,6 +87,7 @@ impl Images {
                 floating: parsed.is_floating(),
                 invalid: None,
                 news: None,
+                size: 0,
                 repository: repository(&name),
             },
             Err(error) => Image {
@@ -93,6 +96,7 @@ impl Images {
                 floating: false,
                 invalid: Some(error.to_string()),
                 news: None,
+                size: 0,
                 repository: String::new(),
             },
         };
@@ -139,9 +143,12 @@ impl Images {
         gone
     }
 
-    /// Which image of its repository a runtime has under this name. Where the runtime names several
+    /// Which image of its repository a runtime has under this name; notes its size. Where the runtime names several
     /// digests, all of them count; where it names none of the repository, nothing is known.
-    pub fn digest(&self, id: ImageId, seen: &Seen) -> Digest {
+    pub fn digest(&mut self, id: ImageId, seen: &Seen) -> Digest {
+        if seen.size > 0 {
+            self.rows[id.index()].size = seen.size;
+        }
         let repository_of = &self.rows[id.index()].repository;
         let mut digests: Vec<&str> = seen
             .repo_digests
@@ -212,7 +219,7 @@ mod tests {
     fn digests_of_the_images_own_repository_tell_what_a_node_holds() {
         let mut images = Images::default();
         let id = intern(&mut images, "r.test:5000/a/b:1");
-        let of = |digests: &[&str]| images.digest(id, &seen(digests));
+        let mut of = |digests: &[&str]| images.digest(id, &seen(digests));
         assert!(
             of(&["r.test:5000/a/b@sha256:1"])
                 .same(of(&["other/x@sha256:9", "r.test:5000/a/b@sha256:1"]))

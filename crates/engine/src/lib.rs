@@ -40,6 +40,7 @@ mod selector;
 mod status;
 #[cfg(test)]
 mod tests;
+mod turns;
 pub mod view;
 mod wants;
 mod writes;
@@ -49,9 +50,10 @@ pub use engine::{Engine, Settings};
 pub use event::{
     Batch, BatchEnd, BatchId, CacheKey, CacheObject, CancelPulls, CheckReport, Command,
     CredentialScope, Disk, Event, ImageOutcome, ImageResult, InvalidCache, NodeFacts, NodeName,
-    Pin, PinResult, PullItem, Puller, Seen, Severity, Source, Work, WriteError,
+    NodeTurn, Pin, PinResult, PullItem, Puller, Seen, Severity, Source, Work, WriteError,
 };
 pub use facts::Ineligible;
+pub use plan::Stays;
 pub use pulls::{Skip, Why};
 
 pub use kubefledged_api_types::Tick;

@@ -14,6 +14,7 @@ use crate::{
     images::ImageId,
     looks::Looks,
     scope::ScopeId,
+    turns::Mood,
 };
 
 /// Slot of a node; free slots are used again.
@@ -33,6 +34,8 @@ const PATTERN: u32 = 3;
 pub struct Attempt {
     /// Of the batch that failed.
     pub stamp: Stamp,
+    /// Of the first one that failed in a row.
+    pub since: Stamp,
     /// In a row.
     pub tries: u32,
     /// Not tried again before; `None`: until a refresh or an edit.
@@ -108,6 +111,10 @@ pub struct Node {
     pub upkeep: Upkeep,
     /// Calls under way.
     pub live: BTreeSet<BatchId>,
+    /// How it stands with all caches together.
+    pub mood: Mood,
+    /// Since when it could get images, until it has all of them.
+    pub cold_since: Option<Tick>,
     /// Rises when something about it has changed: caches assess it anew.
     pub epoch: u32,
 }

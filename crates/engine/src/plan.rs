@@ -9,14 +9,14 @@ use std::{
 use fixedbitset::FixedBitSet;
 
 use crate::{
-    CancelPulls, Command, Engine, Now, Tick, Work,
+    CancelPulls, Command, Engine, Now, Skip, Tick, Work,
     alarms::Alarm,
     backoff,
     batches::{LiveWork, bare},
-    cache::CacheIdx,
+    cache::{Cache, CacheIdx},
     images::ImageId,
     node::{NodeIdx, Stamp},
-    removal::Debt,
+    removal::{Debt, Owed},
 };
 
 /// Most images in one batch.
@@ -47,6 +47,29 @@ pub struct Scene {
     /// Caches whose pulls wait for a registry.
     pub throttled: BTreeSet<CacheIdx>,
     wake: Option<Tick>,
+}
+
+/// Why a name that nobody wants stays on a node for now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stays {
+    /// Nobody can be asked there.
+    Uncallable(Skip),
+    /// `spec.suspend`, or a spec that cannot be used.
+    Suspended,
+    /// The status does not name it yet, or the finalizer is not there yet.
+    NotRecorded,
+    /// Some cache wants it there: it is not to go.
+    Wanted,
+    /// A pull of it has not ended.
+    Pulling,
+    /// It is being removed.
+    Removing,
+    /// It is gone.
+    Gone,
+    /// It is kept on purpose, and looked at again then.
+    Kept(String, Tick),
+    /// It could not be removed, and is tried again then.
+    Failed(String, Tick),
 }
 
 impl Scene {
@@ -88,6 +111,7 @@ impl Engine {
             }
             self.dirty_caches.insert(at);
         }
+        self.node_turned(idx, now);
         let wake = scene.wake.filter(|at| *at > now.tick);
         self.alarms.set(Alarm::Node(idx), wake);
     }
@@ -233,10 +257,9 @@ impl Engine {
             .values()
             .filter(|cache| !cache.owed.is_empty() && cache.may_remove())
         {
-            let stamp = cache.operation.as_ref().map_or(0, |op| op.stamp);
             for (image, owed) in &cache.owed {
-                let busy = scene.wanted.contains(image.index()) || scene.pulling.contains(image);
-                if !busy && due.len() < MOST_IMAGES && owed.debt(idx, stamp, now.tick) == Debt::Due
+                if due.len() < MOST_IMAGES
+                    && removal(cache, idx, *image, owed, scene, now.tick).is_ok()
                 {
                     due.insert(*image, owed.reference.clone());
                 }
@@ -400,6 +423,44 @@ fn some_of<'a>(names: impl Iterator<Item = &'a Arc<str>>) -> (Vec<Arc<str>>, boo
     let some: Vec<Arc<str>> = names.iter().copied().take_while(room).cloned().collect();
     let complete = some.len() == names.len();
     (some, complete)
+}
+
+/// Is a name that a cache owes to be removed from a node now?
+pub(crate) fn removal(
+    cache: &Cache,
+    idx: NodeIdx,
+    image: ImageId,
+    owed: &Owed,
+    scene: &Scene,
+    now: Tick,
+) -> Result<(), Stays> {
+    if !cache.may_remove() {
+        return Err(if cache.held() {
+            Stays::Suspended
+        } else {
+            Stays::NotRecorded
+        });
+    }
+    if scene.wanted.contains(image.index()) {
+        return Err(Stays::Wanted);
+    }
+    if scene.pulling.contains(&image) {
+        return Err(Stays::Pulling);
+    }
+    let stamp = cache.operation.as_ref().map_or(0, |op| op.stamp);
+    match owed.debt(idx, stamp, now) {
+        Debt::Due if scene.removing.contains(&image) => Err(Stays::Removing),
+        Debt::Due => Ok(()),
+        Debt::Gone => Err(Stays::Gone),
+        Debt::Kept(again) => {
+            let why = owed.kept.get(&idx).map(|(why, _)| why.clone());
+            Err(Stays::Kept(why.unwrap_or_default(), again))
+        }
+        Debt::Failed(again) => {
+            let why = owed.failed.get(&idx).map(|failed| failed.reason.clone());
+            Err(Stays::Failed(why.unwrap_or_default(), again))
+        }
+    }
 }
 
 fn union(all: &mut FixedBitSet, more: &FixedBitSet) {

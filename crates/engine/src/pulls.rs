@@ -15,7 +15,7 @@ use crate::{
     batches::{LiveImage, LivePull, LiveWork, PARALLEL},
     cache::{Cache, CacheIdx},
     images::ImageId,
-    node::{Node, NodeIdx, Stamp},
+    node::{NodeIdx, Stamp},
     plan::{MOST_IMAGES, Scene},
     registry::RegistryId,
     scope::ScopeId,
@@ -109,7 +109,8 @@ impl Engine {
     ) -> Result<Why, Skip> {
         let (cache, node) = (&self.caches[&at], &self.nodes[idx]);
         node.eligibility().map_err(Skip::Ineligible)?;
-        startable(cache, node, now)?;
+        self.callable(idx, now)?;
+        startable(cache)?;
         if self.names.images.get(want.image).invalid.is_some() {
             return Err(Skip::InvalidName);
         }
@@ -151,6 +152,18 @@ impl Engine {
             }
             _ => Ok(why),
         }
+    }
+
+    /// Can the node's puller be asked now?
+    pub(crate) fn callable(&self, idx: NodeIdx, now: Tick) -> Result<(), Skip> {
+        let node = &self.nodes[idx];
+        if node.puller.is_none() {
+            return Err(Skip::NoPuller);
+        }
+        if node.not_before > now {
+            return Err(Skip::NodeBackOff(node.not_before));
+        }
+        Ok(())
     }
 
     /// What a node holds must have been fetched since then, where it is always pulled: on join,
@@ -514,13 +527,7 @@ impl Engine {
     }
 }
 
-fn startable(cache: &Cache, node: &Node, now: Tick) -> Result<(), Skip> {
-    if node.puller.is_none() {
-        return Err(Skip::NoPuller);
-    }
-    if node.not_before > now {
-        return Err(Skip::NodeBackOff(node.not_before));
-    }
+fn startable(cache: &Cache) -> Result<(), Skip> {
     if cache.held() {
         return Err(Skip::Suspended);
     }

@@ -144,13 +144,17 @@ impl Registries {
     }
 
     /// For people.
-    pub fn rows(&self) -> Vec<RegistryRow> {
-        let row = |registry: &Registry| RegistryRow {
-            host: registry.host.clone(),
-            budget: (registry.limit, registry.used, registry.long),
-            waiting: registry.waiting.len(),
-        };
-        self.all.iter().map(row).collect()
+    pub fn rows(&self, now: Tick) -> impl Iterator<Item = RegistryRow> {
+        self.ids.values().map(move |id| {
+            let registry = self.get(*id);
+            let since = |at: Tick| Duration::from_millis(now.0.saturating_sub(at.0));
+            RegistryRow {
+                host: registry.host.clone(),
+                budget: (registry.limit, registry.used, registry.long),
+                waiting: registry.waiting.len(),
+                limited: registry.halved.map(since),
+            }
+        })
     }
 
     /// Nothing runs and nobody waits: another leader begins. What the registries asked for stays.

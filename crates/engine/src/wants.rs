@@ -110,6 +110,12 @@ impl Wants {
         self.lists.iter().flat_map(|list| &list.wants)
     }
 
+    /// The same, with the index of the list.
+    pub fn by_list(&self) -> impl Iterator<Item = (usize, &Want)> {
+        let lists = self.lists.iter().enumerate();
+        lists.flat_map(|(at, list)| list.wants.iter().map(move |want| (at, want)))
+    }
+
     /// What a node is to have.
     pub fn meet(&mut self, name: &NodeName, facts: &Facts, images: &Images) -> PatternIdx {
         let matching: Vec<u32> = (0_u32..)

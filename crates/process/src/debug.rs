@@ -75,6 +75,19 @@ pub async fn report<S: NamedService>(reporter: &HealthReporter, serving: bool) {
     }
 }
 
+/// How many rows a page has; 0 was not set.
+///
+/// # Errors
+/// More than a page may have.
+#[allow(clippy::result_large_err)] // tonic's own error
+pub fn page_size(asked: u32) -> Result<usize, tonic::Status> {
+    match asked {
+        0 => Ok(100),
+        1..=1000 => Ok(asked as usize),
+        _ => Err(tonic::Status::invalid_argument("page_size is at most 1000")),
+    }
+}
+
 /// Serves until the token is cancelled. Nobody listens where it is off.
 pub async fn serve(
     listener: Option<TcpListener>,

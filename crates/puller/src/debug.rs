@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use kubefledged_process::debug::{report, with_standard_services};
+use kubefledged_process::debug::{page_size, report, with_standard_services};
 use kubefledged_proto::{
     PULLER_DESCRIPTORS,
     debug::{
@@ -237,15 +237,6 @@ fn pull(row: PullRow, after: &mut u64) -> Pull {
     };
     pull.set_state(state);
     pull
-}
-
-#[allow(clippy::result_large_err)] // tonic's own error
-fn page_size(asked: u32) -> Result<usize, Status> {
-    match asked {
-        0 => Ok(100),
-        1..=1000 => Ok(asked as usize),
-        _ => Err(Status::invalid_argument("page_size is at most 1000")),
-    }
 }
 
 fn count(number: usize) -> u32 {

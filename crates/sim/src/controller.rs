@@ -334,6 +334,11 @@ impl World {
                 annotation,
                 value,
             } => self.write(who, Write::Clear(key, annotation, value)),
+            Command::NodeTurned { node, turn, .. } => {
+                let text = format!("{node} {turn:?}");
+                self.absorb_bytes(text.as_bytes());
+                self.note(|| format!("c{who} event {text}"));
+            }
             Command::EmitEvent {
                 key,
                 reason,

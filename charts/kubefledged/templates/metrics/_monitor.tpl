@@ -21,7 +21,7 @@
 {{- end }}
 
 {{- define "kubefledged.monitorMetadata" -}}
-name: {{ include "kubefledged.fullname" .root }}
+name: {{ include "kubefledged.fullname" .root }}{{ .suffix }}
 namespace: {{ include "kubefledged.namespace" .root }}
 labels:
   {{- include "kubefledged.labels" (dict "root" .root "component" "metrics") | nindent 2 }}

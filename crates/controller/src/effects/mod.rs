@@ -89,6 +89,9 @@ impl Effects {
                     let event = objects::event(severity, reason, action, message);
                     return Box::pin(objects.emit(key, uid, event)).await;
                 }
+                Command::NodeTurned { node, turn, tell } => {
+                    return objects.node_turned(node, turn, tell).await;
+                }
                 Command::RaiseTerm { .. } => return,
             };
             let _ = events.send(answer).await;

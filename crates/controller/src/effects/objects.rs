@@ -9,7 +9,7 @@ use kube::{
     runtime::events::{Event as KubeEvent, EventType, Recorder, Reporter},
 };
 use kubefledged_api_types::{ImageCache, ImageCacheStatus, names::FINALIZER};
-use kubefledged_engine::{CacheKey, Event, Severity, WriteError};
+use kubefledged_engine::{CacheKey, Event, NodeName, NodeTurn, Severity, WriteError};
 use serde_json::json;
 use tokio::{sync::Semaphore, time::timeout};
 
@@ -111,12 +111,8 @@ impl Objects {
         Event::FinalizerWritten(key, result)
     }
 
-    /// Tells people. What cannot be told after three tries is logged.
+    /// Tells people of an `ImageCache`.
     pub async fn emit(&self, key: CacheKey, uid: String, event: KubeEvent) {
-        let Ok(_publishing) = self.publishing.try_acquire() else {
-            tracing::warn!(imagecache = %key, reason = event.reason, "too many Events at once, one is dropped");
-            return;
-        };
         let reference = ObjectReference {
             api_version: Some(ImageCache::api_version(&()).into_owned()),
             kind: Some(ImageCache::kind(&()).into_owned()),
@@ -125,20 +121,86 @@ impl Objects {
             uid: Some(uid),
             ..ObjectReference::default()
         };
+        self.publish(&reference, &event).await;
+    }
+
+    /// Tells people of a node, unless too many turn at once.
+    pub async fn node_turned(&self, node: NodeName, turn: NodeTurn, tell: bool) {
+        tracing::debug!(%node, ?turn, "node turned");
+        if !tell {
+            return;
+        }
+        let reference = ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Node".to_owned()),
+            name: Some(node.to_string()),
+            // As kubelets do, for `kubectl describe node` to find it.
+            uid: Some(node.to_string()),
+            ..ObjectReference::default()
+        };
+        self.publish(&reference, &node_event(turn)).await;
+    }
+
+    /// What cannot be told after three tries is logged.
+    async fn publish(&self, reference: &ObjectReference, event: &KubeEvent) {
+        let name = reference.name.as_deref().unwrap_or_default();
+        let Ok(_publishing) = self.publishing.try_acquire() else {
+            tracing::warn!(
+                name,
+                reason = event.reason,
+                "too many Events at once, one is dropped"
+            );
+            return;
+        };
         let mut retries = EVENT_RETRIES.into_iter();
         loop {
-            let error = match timeout(LIMIT, self.recorder.publish(&event, &reference)).await {
+            let error = match timeout(LIMIT, self.recorder.publish(event, reference)).await {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => "no answer".to_owned(),
             };
             let Some(wait) = retries.next() else {
-                tracing::warn!(imagecache = %key, reason = event.reason, error, "cannot publish an Event");
+                tracing::warn!(
+                    name,
+                    reason = event.reason,
+                    error,
+                    "cannot publish an Event"
+                );
                 return;
             };
             tokio::time::sleep(wait).await;
         }
     }
+}
+
+/// Reason and sentence for a node.
+fn node_event(turn: NodeTurn) -> KubeEvent {
+    let (severity, reason, message) = match turn {
+        NodeTurn::Warm { after } => {
+            let after = after.map_or_else(String::new, |after| {
+                format!(", {} s after it could get them", after.as_secs())
+            });
+            let message = format!("All images that ImageCaches want here are on the node{after}");
+            (Severity::Normal, "ImagesCached", message)
+        }
+        NodeTurn::Stuck {
+            cache,
+            image,
+            reason,
+            message,
+            more,
+        } => {
+            let others = match more {
+                0 => String::new(),
+                more => format!(" ({more} more could not be pulled)"),
+            };
+            let message = format!(
+                "ImageCache {cache}: {image} cannot be pulled: {reason}: {message}{others}"
+            );
+            (Severity::Warning, "ImagesNotCached", message)
+        }
+    };
+    event(severity, reason.to_owned(), "Caching".to_owned(), message)
 }
 
 /// An Event in the API's words.

@@ -1,6 +1,10 @@
 //! Calls to the pullers. One node's failure is one node's outcome.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use kubefledged_contract::{SEEN_TERM, controller as contract};
 use kubefledged_engine::{
@@ -20,6 +24,7 @@ use super::{
     dial,
     pool::{Borrowed, Dial, Pool},
 };
+use crate::metrics::{Connected, Metrics};
 
 /// For a call that is answered at once, and for the first answer of a stream.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
@@ -34,11 +39,22 @@ type PullerClient = PullerServiceClient<Channel>;
 pub struct Pullers {
     pool: Pool<Dialer>,
     credentials: Arc<Credentials>,
+    metrics: Metrics,
 }
 
 /// Connects, and sees to it that it is the puller that was meant: addresses of pods are used again,
 /// and endpoints lag.
-struct Dialer(Connector);
+struct Dialer {
+    connector: Connector,
+    metrics: Metrics,
+}
+
+/// An open connection.
+#[derive(Clone)]
+struct Connection {
+    client: PullerClient,
+    _counted: Arc<Connected>,
+}
 
 /// The pod that an endpoint names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -60,10 +76,21 @@ impl Target {
 
 impl Dial for Dialer {
     type Key = Target;
-    type Connection = PullerClient;
+    type Connection = Connection;
 
-    async fn dial(&self, target: &Target) -> Result<PullerClient, Arc<str>> {
-        let channel = dial::connect(self.0.clone(), target.address)
+    async fn dial(&self, target: &Target) -> Result<Connection, Arc<str>> {
+        let client = self.connect(target).await;
+        let client = client.inspect_err(|_| self.metrics.not_connected())?;
+        Ok(Connection {
+            client,
+            _counted: self.metrics.connected(),
+        })
+    }
+}
+
+impl Dialer {
+    async fn connect(&self, target: &Target) -> Result<PullerClient, Arc<str>> {
+        let channel = dial::connect(self.connector.clone(), target.address)
             .await
             .map_err(|error| Arc::from(sentence(&error)))?;
         let mut client = PullerServiceClient::new(channel)
@@ -98,12 +125,21 @@ impl Pullers {
     pub fn new(
         connector: Connector,
         credentials: Credentials,
+        metrics: Metrics,
         max_dials: usize,
         max_connections: usize,
     ) -> Self {
         Self {
-            pool: Pool::new(Dialer(connector), max_dials, max_connections),
+            pool: Pool::new(
+                Dialer {
+                    connector,
+                    metrics: metrics.clone(),
+                },
+                max_dials,
+                max_connections,
+            ),
             credentials: Arc::new(credentials),
+            metrics,
         }
     }
 
@@ -136,7 +172,15 @@ impl Pullers {
             }
         };
         // What a call needs is allocated now: until here thousands of nodes wait for a connection.
+        let began = Instant::now();
         let result = Box::pin(self.call(&borrowed, batch, events)).await;
+        let method = match &batch.work {
+            Work::Pull { .. } => "PullImages",
+            Work::Remove { .. } => "RemoveImages",
+            Work::Check { .. } => "CheckImages",
+        };
+        let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
+        self.metrics.called(method, code, began.elapsed());
         result.unwrap_or_else(|status| self.ended_by(&status, &borrowed))
     }
 
@@ -146,7 +190,7 @@ impl Pullers {
         batch: &Batch,
         events: &mpsc::Sender<Event>,
     ) -> Result<BatchEnd, Status> {
-        let mut client = borrowed.connection().clone();
+        let mut client = borrowed.connection().client.clone();
         match &batch.work {
             Work::Pull {
                 images,
@@ -202,7 +246,7 @@ impl Pullers {
     async fn send_cancel(&self, cancel: &CancelPulls) -> Result<(), Arc<str>> {
         let target = Target::new(&cancel.node, &cancel.puller);
         let borrowed = self.pool.borrow(&target).await?;
-        let mut client = borrowed.connection().clone();
+        let mut client = borrowed.connection().client.clone();
         let request = limited(contract::cancel_request(cancel));
         answered(client.cancel_pulls(request))
             .await

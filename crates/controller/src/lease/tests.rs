@@ -126,6 +126,7 @@ impl Server {
         let (raise, raised) = watch::channel(0);
         let acts = TaskTracker::new();
         let told = Told {
+            holder: watch::channel(String::new()).0,
             standing: stand,
             events: tell,
             acts: acts.clone(),

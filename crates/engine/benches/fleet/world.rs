@@ -205,7 +205,7 @@ impl World {
                 }
                 events.push(Event::StatusWritten(key, Ok(version)));
             }
-            Command::EmitEvent { .. } => {}
+            Command::EmitEvent { .. } | Command::NodeTurned { .. } => {}
             other => unreachable!("nobody asked for {other:?}"),
         }
     }
@@ -218,6 +218,7 @@ impl World {
                     image_id: format!("sha256:{reference}"),
                     repo_digests: vec![format!("{reference}@sha256:{reference}")],
                     pinned: false,
+                    size: 0,
                 }),
                 ..ImageOutcome::new(index, result)
             }

@@ -5,6 +5,7 @@ mod deletion;
 mod edits;
 mod nodes;
 mod operations;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -301,6 +302,13 @@ impl World {
             Command::EmitEvent {
                 reason, message, ..
             } => self.log.push(format!("event {reason}: {message}")),
+            Command::NodeTurned { node, turn, .. } => {
+                let turn = match turn {
+                    NodeTurn::Warm { .. } => "warm".to_owned(),
+                    NodeTurn::Stuck { image, reason, .. } => format!("stuck: {image} {reason}"),
+                };
+                self.log.push(format!("event {node} {turn}"));
+            }
             Command::RaiseTerm { seen_term } => self.log.push(format!("raise {seen_term}")),
         }
     }
@@ -471,6 +479,7 @@ impl World {
             pinned: self.pins.get(node).is_some_and(|pins| pins.contains(&id)),
             repo_digests: vec![format!("{repository}@sha256:{name}-{version}")],
             image_id: id,
+            size: 1000 + u64::from(version),
         })
     }
 
@@ -593,11 +602,14 @@ impl World {
     }
 
     fn why(&self, cache: &str, name: &str) -> Vec<Result<Why, Skip>> {
-        let rows = self
-            .engine
-            .as_ref()
-            .unwrap()
-            .explain(self.now, &named(cache), &node(name));
-        rows.unwrap().into_iter().map(|row| row.plan).collect()
+        let query = crate::view::PairQuery {
+            cache: named(cache),
+            node: Some(node(name)),
+            image: None,
+            states: Vec::new(),
+        };
+        let engine = self.engine.as_ref().unwrap();
+        let pairs = engine.view_pairs(self.now, &query, None).unwrap();
+        pairs.rows.into_iter().map(|row| row.plan).collect()
     }
 }

@@ -290,3 +290,32 @@ fn a_new_leader_looks_and_neither_pulls_nor_begins_anything() {
     assert_eq!(world.status().start_time, before.start_time);
     assert_eq!(world.why("a", "n1"), [Err(Skip::Present)]);
 }
+
+#[test]
+fn a_node_is_told_of_when_it_turns_warm_or_cannot_and_never_while_it_stays_so() {
+    let mut world = World::new(&["n1"]);
+    world.create(images(&["a:1", "b:1"]));
+    world.lead();
+    assert_eq!(world.count("event n1"), 0, "it was there before");
+    world.broken.insert("b:1".into(), "Unauthorized");
+    world.join("n2", &[]);
+    world.run();
+    assert_eq!(world.count("event n2 stuck: b:1 Unauthorized"), 1);
+    world.wait(300);
+    assert_eq!(world.count("event n2"), 1, "{:?}", world.log);
+    world.broken.clear();
+    world.wait(600);
+    assert_eq!(world.count("event n2 warm"), 1);
+    // Out and back: it has what it needs, and says so once.
+    let mut cordoned = facts(&[]);
+    cordoned.unschedulable = true;
+    world.tell(Event::NodeApplied(node("n1"), cordoned));
+    world.run();
+    world.tell(Event::NodeApplied(node("n1"), facts(&[])));
+    world.run();
+    world.wait(1000);
+    assert_eq!(
+        (world.count("event n1 warm"), world.count("event n")),
+        (1, 3)
+    );
+}

@@ -1,0 +1,287 @@
+//! The engine's rows as messages.
+
+use std::time::Duration;
+
+use kubefledged_api_types::{ImagePullPolicy, Timestamp};
+use kubefledged_engine::{
+    CellState, NodeName, Now, Tick,
+    view::{
+        BatchKind, BatchRow, CacheDetail, CacheRow, NodeCacheRow, NodeDetail, PairRow, PlanRow,
+        RegistryRow,
+    },
+};
+use kubefledged_proto::debug::{
+    Batch, CacheNodeImage, CacheSummary, Condition, GetCacheResponse, GetNodeResponse, ImageCounts,
+    NodeCache, NodeCounts, Operation, OwedImage, PlannedStep, Puller, Registry, State, WantedImage,
+    Work,
+};
+
+use super::words;
+
+/// Longest sentence of a runtime that goes along, in bytes: a thousand rows are one message.
+const LONGEST: usize = 1024;
+
+pub fn summary(row: &CacheRow) -> CacheSummary {
+    let (nodes, images) = (&row.nodes, &row.images);
+    CacheSummary {
+        namespace: row.key.namespace.to_string(),
+        name: row.key.name.to_string(),
+        nodes: Some(NodeCounts {
+            desired: counted(nodes.desired),
+            ready: counted(nodes.ready),
+            pulling: counted(nodes.pulling),
+            failed: counted(nodes.failed),
+            pending: counted(nodes.pending),
+            unreachable: counted(nodes.unreachable),
+        }),
+        images: Some(ImageCounts {
+            desired: counted(images.desired),
+            ready: counted(images.ready),
+        }),
+        operation: Some(Operation {
+            reason: row.reason.clone(),
+            status: row.status.clone(),
+            start_time: row.started.map(timestamp),
+            completion_time: row.completed.map(timestamp),
+            nodes: row.operation.map_or(0, |(nodes, _)| count(nodes)),
+            open_nodes: row.operation.map_or(0, |(_, open)| count(open)),
+        }),
+    }
+}
+
+pub fn cache(detail: CacheDetail) -> GetCacheResponse {
+    let conditions = detail.conditions.into_iter().map(|condition| Condition {
+        r#type: condition.type_,
+        status: condition.status,
+        reason: condition.reason,
+        message: condition.message,
+        last_transition_time: Some(timestamp(condition.last_transition_time)),
+    });
+    let wanted = detail.wanted.into_iter().map(|image| WantedImage {
+        reference: image.reference.to_string(),
+        list: count(image.list),
+        registry: image.registry.to_string(),
+        pull_policy: match image.policy {
+            ImagePullPolicy::Always => "Always",
+            ImagePullPolicy::IfNotPresent => "IfNotPresent",
+        }
+        .to_owned(),
+        invalid: image.invalid.unwrap_or_default(),
+    });
+    let owed = detail.owed.into_iter().map(|owed| {
+        let [gone, kept, failed] = owed.nodes.map(count);
+        OwedImage {
+            reference: owed.reference.to_string(),
+            gone_nodes: gone,
+            kept_nodes: kept,
+            failed_nodes: failed,
+            reason: owed.reason.unwrap_or_default(),
+        }
+    });
+    let secrets = detail.bad_secrets.into_iter();
+    GetCacheResponse {
+        summary: Some(summary(&detail.row)),
+        conditions: conditions.collect(),
+        wanted: wanted.collect(),
+        owed: owed.collect(),
+        next_refresh: detail.next_refresh.and_then(duration),
+        last_refresh_time: detail.row.refreshed.map(timestamp),
+        purged: detail.purged,
+        unseen_nodes: counted(detail.unseen),
+        missing_secrets: secrets
+            .map(|(name, why)| format!("{name}: {why}"))
+            .collect(),
+        observed_generation: detail.generation,
+    }
+}
+
+pub fn pair(row: &PairRow, now: Now) -> CacheNodeImage {
+    let (reason, message) = why(row);
+    let next = match &row.plan {
+        Err(skip) => words::skip(skip).2,
+        Ok(_) => None,
+    };
+    CacheNodeImage {
+        node: row.node.to_string(),
+        image: row.reference.to_string(),
+        state: state(row.state).into(),
+        since: row.since.map(timestamp),
+        attempts: row.attempts,
+        reason,
+        message,
+        size_bytes: row.size,
+        next_attempt: next.and_then(|at| left(at, now)),
+    }
+}
+
+/// What went wrong, or what it waits for.
+fn why(row: &PairRow) -> (String, String) {
+    if let Some((reason, message)) = &row.failure {
+        return (reason.to_string(), cut(message).to_owned());
+    }
+    let word = match &row.plan {
+        _ if row.state == CellState::Ready => "",
+        Ok(why) => words::why(*why),
+        Err(skip) => words::skip(skip).1,
+    };
+    (word.to_owned(), String::new())
+}
+
+pub fn step(row: &PlanRow, now: Now) -> PlannedStep {
+    let (action, reason, until) = words::step(&row.step);
+    PlannedStep {
+        node: row.node.to_string(),
+        namespace: row.key.namespace.to_string(),
+        name: row.key.name.to_string(),
+        image: row.reference.to_string(),
+        action: action.into(),
+        reason: reason.to_owned(),
+        wait: until.and_then(|at| left(at, now)),
+    }
+}
+
+pub fn node(name: &NodeName, detail: NodeDetail, now: Now) -> GetNodeResponse {
+    let (reason, message) = match detail.eligibility {
+        Ok(()) => ("", ""),
+        Err(why) => words::ineligible(why),
+    };
+    let age = detail.looked.map(|at| {
+        let seconds = u64::try_from(now.wall.0 - at.0).unwrap_or(0);
+        Duration::from_secs(seconds)
+    });
+    GetNodeResponse {
+        node: name.to_string(),
+        eligible: detail.eligibility.is_ok(),
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+        puller: detail.puller.map(|puller| Puller {
+            instance: puller.instance.to_string(),
+            address: puller.address.to_string(),
+            failed_calls: detail.failed_calls,
+            next_call: detail.next_call.and_then(duration),
+        }),
+        puller_silent: detail.silent.and_then(duration),
+        inventory_age: age.and_then(duration),
+        caches: detail
+            .caches
+            .iter()
+            .map(|cache| node_cache(cache, reason))
+            .collect(),
+        batches: detail.batches.iter().map(batch).collect(),
+    }
+}
+
+fn node_cache(row: &NodeCacheRow, ineligible: &str) -> NodeCache {
+    let [desired, ready, failed] = row.images.map(count);
+    let (reason, message) = match &row.worst {
+        _ if row.purged => ("Purged".to_owned(), String::new()),
+        _ if !ineligible.is_empty() => (ineligible.to_owned(), String::new()),
+        _ if desired == 0 => ("NotSelected".to_owned(), String::new()),
+        Some(pair) => {
+            let (reason, message) = why(pair);
+            let message = if message.is_empty() {
+                pair.reference.to_string()
+            } else {
+                format!("{}: {message}", pair.reference)
+            };
+            (reason, message)
+        }
+        None => (String::new(), String::new()),
+    };
+    NodeCache {
+        namespace: row.key.namespace.to_string(),
+        name: row.key.name.to_string(),
+        state: state(row.state).into(),
+        desired_images: desired,
+        ready_images: ready,
+        failed_images: failed,
+        reason,
+        message,
+    }
+}
+
+pub fn batch(row: &BatchRow) -> Batch {
+    let key = row.cache.as_ref();
+    Batch {
+        id: row.id.0,
+        node: row.node.to_string(),
+        namespace: key.map_or_else(String::new, |key| key.namespace.to_string()),
+        name: key.map_or_else(String::new, |key| key.name.to_string()),
+        work: match row.kind {
+            BatchKind::Pull => Work::Pull,
+            BatchKind::Remove => Work::Remove,
+            BatchKind::Check => Work::Check,
+        }
+        .into(),
+        images: count(row.images.0),
+        open_images: count(row.images.1),
+        age: duration(row.age),
+        deadline: duration(row.left),
+    }
+}
+
+pub fn registry(row: &RegistryRow) -> Registry {
+    let (budget, running, long) = row.budget;
+    Registry {
+        host: row.host.to_string(),
+        budget,
+        in_flight: running,
+        long_in_flight: long,
+        waiting_nodes: count(row.waiting),
+        last_rate_limited: row.limited.and_then(duration),
+    }
+}
+
+pub fn state(state: CellState) -> State {
+    match state {
+        CellState::Out => State::Out,
+        CellState::Ready => State::Ready,
+        CellState::Pulling => State::Pulling,
+        CellState::Failed => State::Failed,
+        CellState::Pending => State::Pending,
+        CellState::Unreachable => State::Unreachable,
+    }
+}
+
+pub fn state_of(state: State) -> Option<CellState> {
+    match state {
+        State::Out => Some(CellState::Out),
+        State::Ready => Some(CellState::Ready),
+        State::Pulling => Some(CellState::Pulling),
+        State::Failed => Some(CellState::Failed),
+        State::Pending => Some(CellState::Pending),
+        State::Unreachable => Some(CellState::Unreachable),
+        State::Unspecified => None,
+    }
+}
+
+pub fn timestamp(at: Timestamp) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: at.0,
+        nanos: 0,
+    }
+}
+
+pub fn duration(duration: Duration) -> Option<prost_types::Duration> {
+    duration.try_into().ok()
+}
+
+fn left(at: Tick, now: Now) -> Option<prost_types::Duration> {
+    duration(Duration::from_millis(at.0.saturating_sub(now.tick.0)))
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+fn counted(number: i64) -> u32 {
+    u32::try_from(number).unwrap_or(0)
+}
+
+fn cut(text: &str) -> &str {
+    let mut end = text.len().min(LONGEST);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}

@@ -1,0 +1,414 @@
+//! What is counted. What the engine knows is asked of it when somebody scrapes; of nodes and images
+//! there are sums alone.
+
+mod snapshot;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use kubefledged_api_types::{ImageCacheStatus, Timestamp, names::status};
+use kubefledged_engine::{CacheKey, Command, Event, NodeTurn, WriteError};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+use tokio::sync::watch;
+
+use crate::{driver::Asking, lease::Term};
+
+pub use snapshot::Snapshot;
+
+/// An operation that began so many seconds before it was first seen here began under another leader.
+const FRESH: i64 = 2;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OperationLabels {
+    operation: String,
+    result: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    method: &'static str,
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
+}
+
+/// See the module. Clones count together.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    leader: Gauge,
+    turns: Histogram,
+    events: Counter,
+    waiting: Gauge,
+    operations: Family<OperationLabels, Histogram>,
+    warm: Histogram,
+    writes: Family<ResultLabel, Counter>,
+    calls: Family<CallLabels, Histogram>,
+    dial_failures: Counter,
+    connections: Gauge,
+    snapshot: Arc<Snapshot>,
+    running: Arc<Mutex<Waves>>,
+}
+
+/// Operations under way: when they began, as the status has it, and when they were first seen.
+type Waves = BTreeMap<CacheKey, (Option<Timestamp>, Instant, bool)>;
+
+impl Metrics {
+    /// Named and described.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            leader: Gauge::default(),
+            turns: Histogram::new(exponential_buckets(0.000_1, 4.0, 9)),
+            events: Counter::default(),
+            waiting: Gauge::default(),
+            operations: Family::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(0.5, 2.0, 14))
+            }),
+            warm: Histogram::new(exponential_buckets(1.0, 2.0, 13)),
+            writes: Family::default(),
+            calls: Family::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(0.005, 4.0, 9))
+            }),
+            dial_failures: Counter::default(),
+            connections: Gauge::default(),
+            snapshot: Arc::default(),
+            running: Arc::default(),
+        };
+        metrics.register_engine(registry);
+        metrics.register_calls(registry);
+        registry.register_collector(Box::new(metrics.snapshot.clone()));
+        metrics
+    }
+
+    fn register_engine(&self, registry: &mut Registry) {
+        registry.register("leader", "Whether this process leads", self.leader.clone());
+        registry.register_with_unit(
+            "engine_turn_duration",
+            "From events to commands: one turn of the engine",
+            Unit::Seconds,
+            self.turns.clone(),
+        );
+        registry.register(
+            "engine_events",
+            "Events that the engine has taken in",
+            self.events.clone(),
+        );
+        registry.register(
+            "engine_waiting_events",
+            "Events that waited when the last turn began",
+            self.waiting.clone(),
+        );
+        registry.register_with_unit(
+            "operation_duration",
+            "From the begin of an operation on an ImageCache to its end, by what came of it",
+            Unit::Seconds,
+            self.operations.clone(),
+        );
+        registry.register_with_unit(
+            "node_warm_duration",
+            "From the moment a node could get images until it had all of them",
+            Unit::Seconds,
+            self.warm.clone(),
+        );
+        registry.register(
+            "status_writes",
+            "Status writes by what the API server said",
+            self.writes.clone(),
+        );
+    }
+
+    fn register_calls(&self, registry: &mut Registry) {
+        registry.register_with_unit(
+            "puller_rpc_duration",
+            "Calls of pullers by method and gRPC code; a pull's lasts until its last image",
+            Unit::Seconds,
+            self.calls.clone(),
+        );
+        registry.register(
+            "puller_dial_failures",
+            "Connections to pullers that did not come about",
+            self.dial_failures.clone(),
+        );
+        registry.register(
+            "puller_connections",
+            "Open connections to pullers",
+            self.connections.clone(),
+        );
+    }
+
+    /// The engine has taken a turn.
+    pub fn turned(&self, took: Duration, events: usize, waiting: usize) {
+        self.turns.observe(took.as_secs_f64());
+        self.events.inc_by(events as u64);
+        self.waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+    }
+
+    /// The engine is about to be told.
+    pub fn told(&self, event: &Event) {
+        match event {
+            Event::StatusWritten(_, result) => {
+                let result = match result {
+                    Ok(_) => "written",
+                    Err(WriteError::Conflict) => "conflict",
+                    Err(WriteError::Gone) => "gone",
+                    Err(WriteError::Failed(_)) => "failed",
+                };
+                self.writes.get_or_create(&ResultLabel { result }).inc();
+            }
+            Event::Leadership(None) => self.waves().clear(),
+            _ => {}
+        }
+    }
+
+    /// The engine has decided.
+    pub fn decided(&self, command: &Command) {
+        match command {
+            Command::WriteStatus { key, status, .. } => self.wave(key, status),
+            Command::NodeTurned {
+                turn: NodeTurn::Warm { after: Some(after) },
+                ..
+            } => self.warm.observe(after.as_secs_f64()),
+            _ => {}
+        }
+    }
+
+    /// One line for each wave, when it is over.
+    fn wave(&self, key: &CacheKey, told: &ImageCacheStatus) {
+        let mut waves = self.waves();
+        if told.status == status::PROCESSING {
+            let known = waves
+                .get(key)
+                .is_some_and(|(started, ..)| *started == told.start_time);
+            if !known {
+                let now = k8s_openapi::jiff::Timestamp::now().as_second();
+                let fresh = told.start_time.is_none_or(|at| now - at.0 <= FRESH);
+                waves.insert(key.clone(), (told.start_time, Instant::now(), fresh));
+                tracing::debug!(imagecache = %key, operation = told.reason, "operation begins");
+            }
+            return;
+        }
+        let Some((started, seen, fresh)) = waves.remove(key) else {
+            return;
+        };
+        drop(waves);
+        let took = match (started, told.completion_time) {
+            (Some(from), Some(to)) if !fresh => {
+                Duration::from_secs(u64::try_from(to.0 - from.0).unwrap_or(0))
+            }
+            _ => seen.elapsed(),
+        };
+        let labels = OperationLabels {
+            operation: told.reason.clone(),
+            result: told.status.clone(),
+        };
+        self.operations
+            .get_or_create(&labels)
+            .observe(took.as_secs_f64());
+        tracing::info!(
+            imagecache = %key,
+            operation = told.reason,
+            result = told.status,
+            ready_nodes = told.ready,
+            failures = told.failure_count.unwrap_or(0),
+            duration_s = took.as_secs_f64(),
+            "operation ended"
+        );
+    }
+
+    fn waves(&self) -> std::sync::MutexGuard<'_, Waves> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A call of a puller ended.
+    pub fn called(&self, method: &'static str, code: tonic::Code, took: Duration) {
+        let labels = CallLabels {
+            method,
+            code: code_name(code),
+        };
+        self.calls
+            .get_or_create(&labels)
+            .observe(took.as_secs_f64());
+    }
+
+    /// A connection did not come about.
+    pub fn not_connected(&self) {
+        self.dial_failures.inc();
+    }
+
+    /// A connection is open for as long as this lives.
+    pub fn connected(&self) -> Arc<Connected> {
+        self.connections.inc();
+        Arc::new(Connected(self.connections.clone()))
+    }
+
+    /// Asks the engine, before an answer. Who stands by shows nothing of it.
+    pub async fn measure(&self, engine: &Asking, standing: &watch::Receiver<Option<Term>>) {
+        let leads = standing.borrow().is_some();
+        self.leader.set(leads.into());
+        if leads {
+            self.snapshot.take(engine).await;
+        } else {
+            self.snapshot.clear();
+        }
+    }
+}
+
+/// Counts a connection that is open.
+#[derive(Debug)]
+pub struct Connected(Gauge);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+fn code_name(code: tonic::Code) -> &'static str {
+    use tonic::Code;
+
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kubefledged_engine::{Engine, NodeName, Now, Settings};
+    use kubefledged_testkit::assert_documented;
+
+    use super::*;
+
+    fn key() -> CacheKey {
+        CacheKey {
+            namespace: "ns".into(),
+            name: "a".into(),
+        }
+    }
+
+    fn write(status: &str, started: i64, completed: Option<i64>) -> Command {
+        Command::WriteStatus {
+            key: key(),
+            resource_version: "1".to_owned(),
+            status: Box::new(ImageCacheStatus {
+                status: status.to_owned(),
+                reason: "ImageCacheCreate".to_owned(),
+                start_time: Some(Timestamp(started)),
+                completion_time: completed.map(Timestamp),
+                ..ImageCacheStatus::default()
+            }),
+        }
+    }
+
+    fn shown(registry: &Registry) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
+        text
+    }
+
+    #[test]
+    fn names_types_labels_and_help_are_those_of_the_documentation() {
+        let mut registry = kubefledged_process::metrics::registry("1");
+        let metrics = Metrics::register(&mut registry);
+        crate::certificates::Metrics::register(&mut registry).ends("ca", 7);
+        kubefledged_process::tls::Failures::register(&mut registry).example();
+        metrics.turned(Duration::ZERO, 1, 0);
+        metrics.told(&Event::StatusWritten(key(), Ok("2".to_owned())));
+        metrics.decided(&write("Processing", 5, None));
+        metrics.decided(&write("Succeeded", 5, Some(9)));
+        metrics.decided(&Command::NodeTurned {
+            node: NodeName("n1".into()),
+            turn: NodeTurn::Warm {
+                after: Some(Duration::from_secs(3)),
+            },
+            tell: false,
+        });
+        metrics.called("PullImages", tonic::Code::Ok, Duration::ZERO);
+        metrics.snapshot.example();
+        assert_documented("controller", &registry);
+    }
+
+    #[test]
+    fn an_operation_is_counted_once_however_often_its_end_is_written() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        // Of another leader: its length is in the status.
+        for (status, completed) in [
+            ("Processing", None),
+            ("Succeeded", Some(47)),
+            ("Succeeded", Some(47)),
+        ] {
+            metrics.decided(&write(status, 40, completed));
+        }
+        let text = shown(&registry);
+        let labels = "operation=\"ImageCacheCreate\",result=\"Succeeded\"";
+        assert!(
+            text.contains(&format!("operation_duration_seconds_count{{{labels}}} 1\n")),
+            "{text}"
+        );
+        assert!(
+            text.contains(&format!("operation_duration_seconds_sum{{{labels}}} 7.0\n")),
+            "{text}"
+        );
+    }
+
+    #[tokio::test]
+    async fn who_stands_by_shows_nothing_of_the_engine() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let (engine, mut questions) = Asking::new();
+        tokio::spawn(async move {
+            let engine = Engine::new(Settings::default());
+            while let Some(question) = questions.recv().await {
+                question(&engine, Now::default());
+            }
+        });
+        let term = Term {
+            number: 1,
+            acting: tokio_util::sync::CancellationToken::new(),
+        };
+        let (stand, standing) = watch::channel(Some(term));
+        metrics.measure(&engine, &standing).await;
+        let text = shown(&registry);
+        assert!(
+            text.contains("leader 1\n") && text.contains("batches{work=\"pull\"} 0\n"),
+            "{text}"
+        );
+        stand.send_replace(None);
+        metrics.measure(&engine, &standing).await;
+        let text = shown(&registry);
+        assert!(
+            text.contains("leader 0\n") && !text.contains("batches{"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,256 @@
+//! What the engine knew when it was last asked, as metrics. All of one answer is shown at once, so
+//! that two who scrape at a time do not see half of it, and series go with their object.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use kubefledged_engine::view::{CacheRow, MOST_ROWS, RegistryRow, Sums};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric as _},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+    registry::Unit,
+};
+
+use crate::driver::Asking;
+
+/// Registries with a label of their own; names are chosen by whoever writes an `ImageCache`, so that
+/// everything else is one: `other`.
+const REGISTRIES: [&str; 9] = [
+    "docker.io",
+    "ghcr.io",
+    "quay.io",
+    "gcr.io",
+    "registry.k8s.io",
+    "public.ecr.aws",
+    "mcr.microsoft.com",
+    "nvcr.io",
+    "registry.gitlab.com",
+];
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Snapshot(Mutex<Option<Arc<Seen>>>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    caches: Vec<CacheRow>,
+    registries: Vec<RegistryRow>,
+    sums: Sums,
+}
+
+impl Snapshot {
+    /// Asks the engine, page by page.
+    pub async fn take(&self, engine: &Asking) {
+        let Some((sums, registries)) = engine
+            .ask(|engine, now| {
+                (
+                    engine.view_sums(),
+                    engine.view_registries(now, None, MOST_ROWS),
+                )
+            })
+            .await
+        else {
+            return;
+        };
+        let (mut caches, mut after) = (Vec::new(), None);
+        loop {
+            let page = engine
+                .ask(move |engine, _| engine.view_caches(None, after.as_ref(), MOST_ROWS))
+                .await;
+            let Some(page) = page else { return };
+            caches.extend(page.rows);
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        self.set(Some(Seen {
+            caches,
+            registries: registries.rows,
+            sums,
+        }));
+    }
+
+    /// Nothing is known any more.
+    pub fn clear(&self) {
+        self.set(None);
+    }
+
+    fn set(&self, seen: Option<Seen>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = seen.map(Arc::new);
+    }
+
+    /// With a series of each metric.
+    #[cfg(test)]
+    pub fn example(&self) {
+        use kubefledged_api_types::{Timestamp, status::KeptCounts};
+
+        let row = CacheRow {
+            key: kubefledged_engine::CacheKey {
+                namespace: "ns".into(),
+                name: "a".into(),
+            },
+            nodes: kubefledged_api_types::status::NodeCounts::default(),
+            images: kubefledged_api_types::status::ImageCounts {
+                kept: Some(KeptCounts::default()),
+                ..Default::default()
+            },
+            status: String::new(),
+            reason: String::new(),
+            started: None,
+            completed: None,
+            operation: None,
+            refreshed: Some(Timestamp(7)),
+            conditions: [true, false, false],
+        };
+        let registry = RegistryRow {
+            host: "docker.io".into(),
+            budget: (64, 0, 0),
+            waiting: 0,
+            limited: None,
+        };
+        self.set(Some(Seen {
+            caches: vec![row],
+            registries: vec![registry],
+            sums: Sums {
+                nodes: BTreeMap::from([(None, 1)]),
+                ..Sums::default()
+            },
+        }));
+    }
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let seen = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let Some(seen) = seen else { return Ok(()) };
+        caches(&seen.caches, &mut encoder)?;
+        registries(&seen.registries, &mut encoder)?;
+        sums(&seen.sums, &mut encoder)
+    }
+}
+
+/// One gauge of many series.
+fn gauges<const N: usize>(
+    encoder: &mut DescriptorEncoder<'_>,
+    (name, unit, help): (&str, Option<Unit>, &str),
+    series: impl IntoIterator<Item = ([(&'static str, String); N], i64)>,
+) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+    for (labels, value) in series {
+        ConstGauge::new(value).encode(metric.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn of(row: &CacheRow, label: &'static str, value: &str) -> [(&'static str, String); 3] {
+    [
+        ("namespace", row.key.namespace.to_string()),
+        ("imagecache", row.key.name.to_string()),
+        (label, value.to_owned()),
+    ]
+}
+
+fn caches(rows: &[CacheRow], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let nodes = rows.iter().flat_map(|row| {
+        let nodes = &row.nodes;
+        [
+            ("desired", nodes.desired),
+            ("ready", nodes.ready),
+            ("pulling", nodes.pulling),
+            ("failed", nodes.failed),
+            ("pending", nodes.pending),
+            ("unreachable", nodes.unreachable),
+        ]
+        .map(|(state, count)| (of(row, "state", state), count))
+    });
+    let help = "Eligible nodes of an ImageCache by state; desired is the sum of the others.";
+    gauges(encoder, ("imagecache_nodes", None, help), nodes)?;
+    let images = rows.iter().flat_map(|row| {
+        let kept = row.images.kept.unwrap_or_default();
+        [
+            ("desired", row.images.desired),
+            ("ready", row.images.ready),
+            ("kept", kept.in_use + kept.pinned + kept.shared),
+        ]
+        .map(|(state, count)| (of(row, "state", state), count))
+    });
+    let help = "Pairs of eligible node and image: wanted, present, and kept though they were to be removed.";
+    gauges(encoder, ("imagecache_images", None, help), images)?;
+    let conditions = rows.iter().flat_map(|row| {
+        let [ready, progressing, degraded] = row.conditions.map(i64::from);
+        [
+            ("Ready", ready),
+            ("Progressing", progressing),
+            ("Degraded", degraded),
+        ]
+        .map(|(condition, holds)| (of(row, "condition", condition), holds))
+    });
+    let help = "Whether a condition of an ImageCache is True in the status last written.";
+    gauges(encoder, ("imagecache_condition", None, help), conditions)?;
+    let refreshed = rows.iter().filter_map(|row| {
+        let [namespace, imagecache, _] = of(row, "", "");
+        Some(([namespace, imagecache], row.refreshed?.0))
+    });
+    let help = "When the images of an ImageCache were refreshed last, since the epoch.";
+    let name = "imagecache_last_refresh_timestamp";
+    gauges(encoder, (name, Some(Unit::Seconds), help), refreshed)
+}
+
+fn registries(rows: &[RegistryRow], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    // Of those without a name of their own: the tightest budget, and the sum of what runs and waits.
+    let mut known: BTreeMap<&str, (u32, u32, usize)> = BTreeMap::new();
+    for row in rows.iter().filter(|row| !row.host.is_empty()) {
+        let label = REGISTRIES.iter().find(|known| row.host.as_ref() == **known);
+        let (budget, used, long) = row.budget;
+        let sum = known.entry(label.copied().unwrap_or("other"));
+        let sum = sum.or_insert((u32::MAX, 0, 0));
+        *sum = (sum.0.min(budget), sum.1 + used + long, sum.2 + row.waiting);
+    }
+    let series = |value: fn(&(u32, u32, usize)) -> i64| {
+        let series = |(host, sum): (&&str, &(u32, u32, usize))| {
+            ([("registry", (*host).to_owned())], value(sum))
+        };
+        known.iter().map(series).collect::<Vec<_>>()
+    };
+    let help = "Pulls from a registry that may run at a time in the whole cluster; the least of the others.";
+    let budgets = series(|sum| sum.0.into());
+    gauges(encoder, ("registry_budget_pulls", None, help), budgets)?;
+    let help = "Pulls from a registry that run.";
+    let running = series(|sum| sum.1.into());
+    gauges(encoder, ("registry_running_pulls", None, help), running)?;
+    let help = "Nodes that wait for a registry.";
+    let waiting = series(|sum| i64::try_from(sum.2).unwrap_or(i64::MAX));
+    gauges(encoder, ("registry_waiting_nodes", None, help), waiting)
+}
+
+fn sums(sums: &Sums, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    let nodes = sums.nodes.iter().map(|(why, nodes)| {
+        let state = why.map_or("eligible", |why| crate::debug::ineligible(why).0);
+        ([("state", state.to_owned())], count(*nodes))
+    });
+    let help = "Nodes that get images, and those that do not by reason.";
+    gauges(encoder, ("nodes", None, help), nodes)?;
+    let help = "Nodes that could have a puller and have none that answers.";
+    let metric =
+        encoder.encode_descriptor("nodes_without_puller", help, None, MetricType::Gauge)?;
+    ConstGauge::new(count(sums.silent)).encode(metric)?;
+    let [pulls, removals, checks] = sums.batches;
+    let batches = [("pull", pulls), ("remove", removals), ("check", checks)]
+        .map(|(work, batches)| ([("work", work.to_owned())], count(batches)));
+    let help = "Calls of pullers under way.";
+    gauges(encoder, ("batches", None, help), batches)?;
+    let lost = ConstCounter::new(sums.lost);
+    let help = "Images that vanished from nodes though somebody wanted them, as the kubelet's garbage collection makes them.";
+    let metric = encoder.encode_descriptor("images_lost", help, None, MetricType::Counter)?;
+    lost.encode(metric)
+}

@@ -124,6 +124,33 @@ pub fn insert(file: &Path, name: &str, text: &str) -> anyhow::Result<()> {
     std::fs::write(file, new).with_context(|| format!("cannot write {}", file.display()))
 }
 
+/// What the figures were measured on.
+pub fn machine() -> String {
+    let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+    let (cpus, memory, load) = (
+        read("/proc/cpuinfo"),
+        read("/proc/meminfo"),
+        read("/proc/loadavg"),
+    );
+    let field = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name));
+        let value = line.and_then(|line| line.split_once(':'));
+        value.map_or_else(String::new, |(_, value)| value.trim().to_owned())
+    };
+    let kib: u64 = field(&memory, "MemTotal")
+        .trim_end_matches(" kB")
+        .parse()
+        .unwrap_or_default();
+    format!(
+        "{} processors ({}), {} GiB, load {} at the end, {:.10}",
+        std::thread::available_parallelism().map_or(0, usize::from),
+        field(&cpus, "model name"),
+        (kib + (1 << 19)) >> 20,
+        load.split(' ').next().unwrap_or_default(),
+        k8s_openapi::jiff::Timestamp::now().to_string(),
+    )
+}
+
 /// One line for each row's curve, as SVG.
 pub fn plot(
     file: &Path,

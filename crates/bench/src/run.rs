@@ -104,7 +104,13 @@ fn publish(
     file: Option<&std::path::Path>,
 ) -> anyhow::Result<String> {
     let name = format!("fleet-{scenario:?}").to_lowercase();
-    let mut text = report::table(rows);
+    let nodes = rows.first().map_or(0, |row| row.nodes);
+    let mut text = format!(
+        "`make bench-{} NODES={nodes}`. {}.\n\n{}",
+        format!("{scenario:?}").to_lowercase(),
+        report::machine(),
+        report::table(rows)
+    );
     let Some(file) = file else {
         return Ok(text);
     };

@@ -37,7 +37,7 @@ pub enum Scenario {
     Killed,
     /// A tenth of the nodes never answers, a twentieth is ten times slower
     Sick,
-    /// The registry answers 429 above 200 pulls at a time
+    /// The registry answers 429 above 40 pulls at a time
     Limited,
     /// 20 caches of 20 images over the same nodes
     Caches,
@@ -297,7 +297,7 @@ impl World {
     async fn limited(&mut self, count: usize) -> anyhow::Result<Row> {
         self.fleet.set_model(Model {
             least: Duration::from_millis(20),
-            registry_limit: Some(200),
+            registry_limit: Some(40),
             ..Model::default()
         });
         let (name, images) = self.next_cache(count);
@@ -312,11 +312,7 @@ impl World {
             ))
         };
         let row = self
-            .measure(
-                "registry answers 429 above 200 pulls",
-                count,
-                Box::pin(work),
-            )
+            .measure("registry answers 429 above 40 pulls", count, Box::pin(work))
             .await?;
         self.delete(&name).await?;
         Ok(row)

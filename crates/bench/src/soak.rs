@@ -139,7 +139,8 @@ async fn churn(world: &World, step: u64, exists: &mut [bool]) -> anyhow::Result<
 
 /// The table, a sentence on the slope and a plot.
 pub fn publish(samples: &[Sample], file: Option<&Path>) -> anyhow::Result<String> {
-    let mut text = String::from(
+    let mut text = format!("`make soak`. {}.\n\n", report::machine());
+    text.push_str(
         "| minute | controller RSS MiB | its open files | connections | API writes a minute | calls a minute | CPU % |\n\
          |---|---|---|---|---|---|---|\n",
     );

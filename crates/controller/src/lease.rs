@@ -131,7 +131,9 @@ pub async fn run(
         let asked = Instant::now();
         let until = leading.map_or(asked + LOOK_LIMIT, |(_, renewed)| renewed + RENEW_LIMIT);
         let led = leading.map_or(0, |(term, _)| term);
-        let seen_term = led.max(*raised.borrow_and_update());
+        // Also the Lease's own: it may be deleted the next moment, and no term may be given twice.
+        let known = observed.as_ref().map_or(0, |(held, _)| held.transitions);
+        let seen_term = led.max(known).max(*raised.borrow_and_update());
         let round = candidate.round(&mut observed, seen_term);
         let round = tokio::select! {
             () = shutdown.cancelled() => break,

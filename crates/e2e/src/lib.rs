@@ -12,7 +12,12 @@ use std::{
 use anyhow::Context as _;
 use serde_json::Value;
 
+pub mod call;
+pub mod document;
+pub mod fleet;
 pub mod install;
+pub mod leader;
+pub mod registry;
 
 /// Between two looks while waiting.
 const LOOK: Duration = Duration::from_millis(200);
@@ -186,15 +191,21 @@ impl Cluster {
         Ok(killed)
     }
 
-    /// Directories in /proc of a node's puller, told from other nodes' by its pod's cgroup.
+    /// Directories in /proc of a node's puller.
     pub fn puller_processes(&self, node: &str) -> anyhow::Result<Vec<String>> {
         let uid = self.kubectl(&format!(
             "get pods -n kube-fledged -l app.kubernetes.io/component=puller --field-selector spec.nodeName=n{node} -o jsonpath={{.items[0].metadata.uid}}"
         ))?;
         anyhow::ensure!(!uid.is_empty(), "n{node} has no puller");
+        self.pod_processes(node, &uid, "kubefledged-pul")
+    }
+
+    /// Directories in /proc of a pod's processes whose name begins so, told from other pods' by the
+    /// pod's cgroup.
+    pub fn pod_processes(&self, node: &str, uid: &str, name: &str) -> anyhow::Result<Vec<String>> {
         let script = format!(
             "for dir in $(grep -ls pod{uid} /proc/[0-9]*/cgroup); do dir=${{dir%/cgroup}}; \
-             if grep -q ^kubefledged-pul $dir/comm; then echo $dir; fi; done"
+             if grep -q ^{name} $dir/comm; then echo $dir; fi; done"
         );
         let found = self.run(&["node", node, "sh", "-c", &script], "")?;
         Ok(found.lines().map(ToOwned::to_owned).collect())

@@ -221,27 +221,6 @@ fn wrong_objects_are_refused_with_a_sentence_that_names_the_field() {
 }
 
 #[test]
-fn a_node_that_joins_gets_its_images_at_once() {
-    let (cluster, _nodes) = cluster("join");
-    let spec = json!({"cacheSpec": [{"images": [demo("web"), demo("api")]}]});
-    cluster.create("join", "j", &spec).unwrap();
-    cluster.ended("join", "j", "ImageCacheCreate").unwrap();
-    cluster.run(&["up", "3"], "").unwrap();
-    let held = cluster.until(Duration::from_secs(60), "node 3 holds the images", || {
-        let images = cluster.demo_images("3")?;
-        Ok((images.len() == 2).then_some(images))
-    });
-    let status = cluster.until(Duration::from_secs(10), "the status counts node 3", || {
-        let status = cluster.object("join", "j")?["status"].clone();
-        Ok((status["ready"] == "3/3").then_some(status))
-    });
-    cluster.run(&["remove-node", "3"], "").unwrap();
-    assert_eq!(held.unwrap(), ["api:1.0", "web:1.0"]);
-    // A node that joins makes no new operation.
-    assert_eq!(status.unwrap()["reason"], "ImageCacheCreate");
-}
-
-#[test]
 fn an_image_that_a_container_uses_survives_a_purge() {
     let (cluster, _nodes) = cluster("used");
     let _ = cluster.kubectl("delete pod user -n used --now");

@@ -88,7 +88,7 @@ fn of_node<'a>(
                 SILENT.to_owned()
             });
         } else if let Some(attempt) = node.attempts.get(&(want.image, cache.scope)) {
-            let text = || format!("{}{}", attempt.message, bad_secrets(cache));
+            let text = || with(&attempt.message, &bad_secrets(cache));
             found.note(reference, node, &attempt.reason, text);
         } else if let Some(trouble) = blamed.filter(|_| !node.looks.holds(want.image)) {
             let text = || trouble.message.clone();
@@ -106,6 +106,12 @@ fn bad_secrets(cache: &Cache) -> String {
         .map(|(name, why)| format!("{name}: {why}"))
         .collect();
     format!(" (tried without imagePullSecrets {})", secrets.join(", "))
+}
+
+/// A message that goes on with what must not be cut off: a runtime's message alone may be too long.
+fn with(message: &str, end: &str) -> String {
+    let end = cut(end, MAX_FAILURE_MESSAGE / 2);
+    format!("{}{end}", cut(message, MAX_FAILURE_MESSAGE - end.len()))
 }
 
 /// At most [`MAX_FAILURES`] in all, one of each image before a second of any.
@@ -166,5 +172,19 @@ mod tests {
         assert_eq!(cut("abc", 3), "abc");
         let cut = cut(&"é".repeat(200), MAX_FAILURE_MESSAGE);
         assert!(cut.len() <= MAX_FAILURE_MESSAGE && cut.ends_with('…'));
+    }
+
+    #[test]
+    fn a_long_message_leaves_room_for_the_secrets_it_was_tried_without() {
+        let end = " (tried without imagePullSecrets nowhere: not found)";
+        let message = with(&"é".repeat(200), end);
+        assert!(message.len() <= MAX_FAILURE_MESSAGE, "{message}");
+        assert!(
+            message.starts_with('é') && message.ends_with(end),
+            "{message}"
+        );
+        assert_eq!(with("short", end), format!("short{end}"));
+        let both = with(&"a".repeat(300), &"b".repeat(300));
+        assert!(both.len() <= MAX_FAILURE_MESSAGE && both.contains('a') && both.contains('b'));
     }
 }

@@ -245,6 +245,18 @@ async fn a_leader_whose_lease_was_deleted_goes_on_above_its_own_term_and_above_t
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_stood_by_and_takes_a_deleted_lease_does_not_give_the_same_term_again() {
+    let server = Server::default();
+    let mut first = server.start("first");
+    assert_eq!(first.leads().await.1, 1);
+    let mut second = server.start("second");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    first.cut.store(true, Ordering::SeqCst);
+    *server.lease.lock().unwrap() = None;
+    assert_eq!(second.leads().await.1, 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_under_way_ends_before_the_lease_is_given_back() {
     let server = Server::default();
     let mut first = server.start("first");

@@ -1,0 +1,72 @@
+//! What the nodes asked of the local registry.
+
+use std::{
+    io::{Read as _, Seek as _, SeekFrom},
+    path::PathBuf,
+};
+
+use anyhow::Context as _;
+
+use crate::Cluster;
+
+/// The registry's access log, from a moment on.
+pub struct AccessLog {
+    path: PathBuf,
+    from: u64,
+}
+
+/// One request that has been answered, or broken off.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Address of the node, or of the proxy before the registry.
+    pub client: String,
+    /// GET or HEAD.
+    pub method: String,
+    /// With its query.
+    pub path: String,
+    /// Of the body, as far as it was sent.
+    pub bytes: u64,
+}
+
+impl Cluster {
+    /// The plain registry's, from now on.
+    pub fn access_log(&self) -> anyhow::Result<AccessLog> {
+        let path = PathBuf::from(self.run(&["registry-log"], "")?.trim());
+        let from = path.metadata().context("the registry's log")?.len();
+        Ok(AccessLog { path, from })
+    }
+}
+
+impl AccessLog {
+    /// All requests since then.
+    pub fn requests(&self) -> anyhow::Result<Vec<Request>> {
+        let mut file = std::fs::File::open(&self.path)?;
+        file.seek(SeekFrom::Start(self.from))?;
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        Ok(text.lines().filter_map(request).collect())
+    }
+
+    /// How many nodes were given the manifest of an image; a pull asks for it once.
+    pub fn pulls(&self, image: &str) -> anyhow::Result<usize> {
+        let path = format!("/v2/demo/{image}/manifests/");
+        let mut requests = self.requests()?;
+        requests.retain(|request| request.method == "GET" && request.path.starts_with(&path));
+        Ok(requests.len())
+    }
+}
+
+/// A line of the combined log format: `CLIENT - - [TIME] "METHOD PATH PROTOCOL" STATUS BYTES ...`.
+fn request(line: &str) -> Option<Request> {
+    let mut quoted = line.split('"');
+    let client = quoted.next()?.split_whitespace().next()?;
+    let mut words = quoted.next()?.split_whitespace();
+    let (method, path) = (words.next()?, words.next()?);
+    let bytes = quoted.next()?.split_whitespace().nth(1)?;
+    Some(Request {
+        client: client.to_owned(),
+        method: method.to_owned(),
+        path: path.to_owned(),
+        bytes: bytes.parse().unwrap_or(0),
+    })
+}

@@ -99,7 +99,7 @@ test-runtimes: setup images ## End-to-end tests on containerd 1.6, containerd 2.
 	$(CLUSTER) down; $(CLUSTER) up --runtime containerd,containerd2,crio --disk 2G; hack/install --set puller.diskWatermark=80 --set controller.checkInterval=1m; \
 	$(CARGO) test --locked --no-fail-fast --target $(TARGET) --package kubefledged-e2e --test runtimes -- --test-threads=1 --include-ignored; \
 	$(CLUSTER) down; $(CLUSTER) up --runtime containerd2,crio; hack/install; \
-	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test walkthrough -- --test-threads=1
+	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test walkthrough --test node -- --test-threads=1
 
 test-install: images ## Install, upgrade, move over and uninstall, on a local cluster of its own
 	export CLUSTER_NAME=install; trap '$(CLUSTER) down' EXIT; \

@@ -41,10 +41,11 @@ impl Cluster {
     /// Removes all of ours, and what tests of an installation leave.
     pub fn bare(&self) -> anyhow::Result<()> {
         self.shell(
-            "helm uninstall kubefledged -n kube-fledged --ignore-not-found --wait
+            "helm uninstall kubefledged -n kube-fledged --ignore-not-found --wait --timeout 60s ||
+               helm uninstall kubefledged -n kube-fledged --no-hooks --wait
              kubectl delete validatingwebhookconfiguration kubefledged-webhook-server --ignore-not-found
              kubectl delete crd imagecaches.kubefledged.io --ignore-not-found --timeout=60s
-             kubectl delete clusterrole,clusterrolebinding --ignore-not-found kubefledged-controller
+             kubectl delete clusterrole,clusterrolebinding --ignore-not-found kubefledged-controller kubefledged-cleanup
              kubectl delete namespace kube-fledged team-a team-b second old --ignore-not-found --timeout=120s",
         )
         .map(drop)

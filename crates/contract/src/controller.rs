@@ -120,6 +120,8 @@ pub fn checked(response: CheckImagesResponse) -> (Vec<ImageOutcome>, CheckReport
             Support::No => Some(false),
             Support::Unknown | Support::Unspecified => None,
         },
+        // Said once per connection, by GetInfo.
+        parallel_pulls: 0,
     };
     let outcomes = response
         .images

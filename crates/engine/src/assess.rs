@@ -139,7 +139,8 @@ impl Engine {
             }
             let holds = node.looks.holds(want.image);
             let attempt = node.attempts.get(&(want.image, cache.scope));
-            let failed = attempt.is_some() || (!holds && blamed.is_some());
+            let failing = self.failure(cache, idx, want);
+            let failed = failing.is_some() || (!holds && blamed.is_some());
             cell.failing += u32::from(failed);
             sums.missing_failed |= failed && !holds;
             sums.pulling |= scene.pulling.contains(&want.image);
@@ -160,10 +161,11 @@ impl Engine {
                 continue;
             };
             wake_if(cell, attempt.not_before.filter(|at| *at > now));
+            let reason = failing.map(|attempt| &*attempt.reason);
             cell.flags
-                .set(Flags::DISK, *attempt.reason == *failure::DISK_PRESSURE);
+                .set(Flags::DISK, reason == Some(failure::DISK_PRESSURE));
             cell.flags
-                .set(Flags::THROTTLED, *attempt.reason == *failure::RATE_LIMITED);
+                .set(Flags::THROTTLED, reason == Some(failure::RATE_LIMITED));
         }
         if let Some(trouble) = trouble {
             wake_if(cell, Some(trouble.not_before).filter(|at| *at > now));

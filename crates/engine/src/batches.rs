@@ -19,8 +19,6 @@ use crate::{
 
 /// A pull batch that says nothing for so long is long: the puller counts likewise.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
-/// Pulls that a puller runs at a time, as far as a registry's budget is concerned.
-pub(crate) const PARALLEL: u32 = 2;
 /// A batch that says nothing for so long has lost its effect; a backstop, effects end earlier.
 const CHECK_DEADLINE: Duration = Duration::from_secs(60);
 const WORK_DEADLINE: Duration = Duration::from_secs(6 * 3600);
@@ -68,7 +66,9 @@ pub struct LivePull {
     pub registry: RegistryId,
     /// What.
     pub images: Vec<LiveImage>,
-    /// Pulls that count in the registry's budget.
+    /// Pulls that the puller runs at a time, and those that count in the registry's budget.
+    pub parallel: u32,
+    /// See `parallel`.
     pub cost: u32,
     /// It has left the budget.
     pub long: bool,
@@ -111,8 +111,8 @@ impl Live {
 
 impl LivePull {
     /// What it counts in the budget.
-    pub fn cost_of(open: usize) -> u32 {
-        u32::try_from(open).unwrap_or(u32::MAX).min(PARALLEL)
+    pub fn cost_of(open: usize, parallel: u32) -> u32 {
+        u32::try_from(open).unwrap_or(u32::MAX).min(parallel)
     }
 
     /// Images without an outcome.
@@ -290,7 +290,7 @@ impl Engine {
     fn recount(&mut self, id: BatchId, pull: &mut LivePull, now: Tick) {
         let registry = self.names.registries.get_mut(pull.registry);
         registry.give_back(pull.cost, pull.long);
-        pull.cost = LivePull::cost_of(pull.open());
+        pull.cost = LivePull::cost_of(pull.open(), pull.parallel);
         pull.long = false;
         registry.take(pull.cost);
         self.alarms
@@ -320,6 +320,12 @@ impl Engine {
         let (id, scope) = (image.id, pull.scope);
         self.names.scopes.answered(scope);
         match outcome.result {
+            // Nobody looks after what nobody wants: it may go unnoticed.
+            ImageResult::Present | ImageResult::Pulled
+                if !self.nodes[idx].wanted.contains(id.index()) =>
+            {
+                self.scout_left(id, scope, idx);
+            }
             ImageResult::Present | ImageResult::Pulled => {
                 let asked = image.always || outcome.result == ImageResult::Pulled;
                 self.nodes[idx]

@@ -145,6 +145,8 @@ pub struct Cache {
     pub unpin: Option<Unpin>,
     /// Our finalizer is being written; asked for again after this.
     pub finalizing: Option<Tick>,
+    /// Its write is not answered yet: a status written meanwhile would meet another version.
+    pub awaits_finalizer: bool,
     /// Secrets that do not exist or cannot be used: name and why.
     pub bad_secrets: BTreeMap<String, String>,
     /// The status as last known lists every name of `applied`.
@@ -169,6 +171,7 @@ impl Cache {
         names: &mut Names,
         settings: &Settings,
         nodes: usize,
+        now: Timestamp,
     ) -> Self {
         let known = &object.status;
         let told = Told {
@@ -215,6 +218,7 @@ impl Cache {
             waiting: BTreeSet::new(),
             unpin: None,
             finalizing: None,
+            awaits_finalizer: false,
             bad_secrets: BTreeMap::new(),
             names_recorded: false,
             announced: (object.status.status.clone(), object.status.start_time),
@@ -225,31 +229,46 @@ impl Cache {
             object,
         };
         cache.compile(names, settings);
+        cache.adopt_applied(names, now);
         let seen = cache.object.status.observed_generation;
-        // Edited while nobody looked: what changed is not known any more, and counts as changed.
-        if seen.is_none_or(|seen| seen == cache.object.generation) {
+        // Edited while nobody looked, or while it was suspended: what changed is not known any more,
+        // and counts as changed.
+        if seen.is_none_or(|seen| seen == cache.object.generation) && cache.applies_its_spec() {
             cache.covered = cache.wants_hash;
         }
-        cache.adopt_applied(names);
         cache.compare_names();
         cache
     }
 
-    /// Names written before a restart. An object of kube-fledged has none: its spec counts.
-    fn adopt_applied(&mut self, names: &mut Names) {
+    /// Names written before a restart. What was dropped while nobody led is owed from now on. An
+    /// object that kube-fledged wrote has none: its spec counts.
+    fn adopt_applied(&mut self, names: &mut Names, now: Timestamp) {
         for name in self.object.status.applied_images.clone() {
             let image = names.images.intern(&name.name, &mut names.registries);
             let reference: Arc<str> = name.name.into();
             self.applied.insert(image, reference.clone());
             let dropped = !self.ids.contains(image.index()) && self.invalid.is_none();
             if (dropped && !self.spec().suspend) || name.since.is_some() {
-                let since = name.since.unwrap_or_default();
+                let since = name.since.unwrap_or(now);
                 self.owed.insert(image, Owed::new(reference, since));
             }
         }
-        if self.object.status.applied_images.is_empty() && !self.object.status.status.is_empty() {
+        let known = &self.object.status;
+        if known.observed_generation.is_none() && !known.status.is_empty() {
             self.apply_wanted();
         }
+    }
+
+    /// Is every name of the spec applied, and every other one owed?
+    fn applies_its_spec(&self) -> bool {
+        let wanted = self
+            .wants
+            .all()
+            .all(|want| self.applied.contains_key(&want.image));
+        let mut applied = self.applied.keys();
+        let answered =
+            |image: &ImageId| self.ids.contains(image.index()) || self.owed.contains_key(image);
+        wanted && applied.all(answered)
     }
 
     /// Takes up the object's spec. Its nodes are to be matched anew.

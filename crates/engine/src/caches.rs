@@ -6,7 +6,7 @@ use fixedbitset::FixedBitSet;
 use kubefledged_api_types::names::{reason, status};
 
 use crate::{
-    CacheKey, CacheObject, Command, Engine, InvalidCache, Now, Severity, Tick,
+    CacheKey, CacheObject, Command, Engine, InvalidCache, Now, Severity, Tick, UselessSecrets,
     alarms::Alarm,
     cache::{Cache, CacheIdx, Unpin},
     cell::{Cell, CellState},
@@ -96,7 +96,14 @@ impl Engine {
         let at = self.last_cache;
         self.cache_index.insert(object.key.clone(), at);
         let nodes = self.nodes.len();
-        let mut cache = Cache::adopt(object, invalid, &mut self.names, &self.settings, nodes);
+        let mut cache = Cache::adopt(
+            object,
+            invalid,
+            &mut self.names,
+            &self.settings,
+            nodes,
+            now.wall,
+        );
         let stamp = self.next_stamp(now);
         cache.resume(stamp);
         if cache.object.finalizer && !cache.spec().needs_finalizer() {
@@ -421,15 +428,27 @@ pub(crate) fn event(
     }
 }
 
+/// Why a secret is no use that does not exist.
+const NOT_FOUND: &str = "not found";
+
 impl Engine {
-    /// Secrets that hinder nothing, as with the kubelet; but somebody should know.
-    pub(crate) fn bad_secrets(&mut self, key: &CacheKey, secrets: Vec<(String, String)>) {
-        let Some(cache) = self.cache_mut(key) else {
+    /// Secrets that are no use hinder nothing, as with the kubelet; but somebody should know. One
+    /// that has become of use is not spoken of any more.
+    pub(crate) fn secrets_read(&mut self, key: &CacheKey, useless: UselessSecrets) {
+        let missing = useless.missing.into_iter();
+        let missing = missing.map(|name| (name, NOT_FOUND.to_owned()));
+        let all: BTreeMap<String, String> = missing.chain(useless.unusable).collect();
+        let Some(at) = self.cache_index.get(key) else {
             return;
         };
-        let new: BTreeMap<String, String> = secrets
-            .into_iter()
-            .filter(|(name, why)| cache.bad_secrets.get(name) != Some(why))
+        let Some(cache) = self.caches.get_mut(at).filter(|c| c.bad_secrets != all) else {
+            return;
+        };
+        self.dirty_caches.insert(*at);
+        let before = std::mem::replace(&mut cache.bad_secrets, all);
+        let new = cache.bad_secrets.iter();
+        let new: Vec<_> = new
+            .filter(|(name, why)| before.get(*name) != Some(why))
             .collect();
         if new.is_empty() {
             return;
@@ -443,13 +462,11 @@ impl Engine {
             key.namespace,
             texts.join("; ")
         );
-        let missing = new.values().all(|why| why == "not found");
-        let reason = if missing {
+        let reason = if new.iter().all(|(_, why)| *why == NOT_FOUND) {
             "ImagePullSecretNotFound"
         } else {
             "ImagePullSecretInvalid"
         };
-        cache.bad_secrets.extend(new);
         let event = event(cache, Severity::Warning, reason, "Pulling", text);
         self.outbox.push(event);
     }

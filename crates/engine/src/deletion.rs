@@ -32,6 +32,7 @@ impl Engine {
     fn set_finalizer(&mut self, at: CacheIdx, present: bool, now: Tick) {
         if let Some(cache) = self.caches.get_mut(&at) {
             cache.finalizing = Some(now.after(ANSWER_LIMIT));
+            cache.awaits_finalizer = true;
             self.outbox.push(Command::SetFinalizer {
                 key: cache.object.key.clone(),
                 uid: cache.object.uid.clone(),
@@ -49,6 +50,7 @@ impl Engine {
         let Some(cache) = self.cache_mut(key) else {
             return;
         };
+        cache.awaits_finalizer = false;
         match result {
             Ok(version) => {
                 cache.finalizing = None;

@@ -144,11 +144,7 @@ impl Engine {
             Event::Outcomes(batch, outcomes) => self.outcomes(now, batch, outcomes),
             Event::Checked(batch, report) => self.checked(batch, report),
             Event::BatchEnded(batch, end) => self.batch_ended(now, batch, end),
-            Event::SecretsMissing(key, names) => {
-                let why = |name| (name, "not found".to_owned());
-                self.bad_secrets(&key, names.into_iter().map(why).collect());
-            }
-            Event::SecretsUnusable(key, secrets) => self.bad_secrets(&key, secrets),
+            Event::SecretsRead(key, useless) => self.secrets_read(&key, useless),
             Event::StatusWritten(key, result) => self.status_written(now, &key, result),
             Event::AnnotationCleared(key, result) => self.annotation_cleared(now, &key, result),
             Event::FinalizerWritten(key, result) => self.finalizer_written(now, &key, result),

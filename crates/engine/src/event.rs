@@ -126,10 +126,8 @@ pub enum Event {
     Checked(BatchId, CheckReport),
     /// Nothing more comes from this batch.
     BatchEnded(BatchId, BatchEnd),
-    /// These imagePullSecrets do not exist; the pulls went on without them.
-    SecretsMissing(CacheKey, Vec<String>),
-    /// These secrets cannot be used, and why; the pulls went on without them.
-    SecretsUnusable(CacheKey, Vec<(String, String)>),
+    /// The secrets of a cache were read. Pulls go on without those that are no use.
+    SecretsRead(CacheKey, UselessSecrets),
     /// Answer to [`Command::WriteStatus`]: the new resource version.
     StatusWritten(CacheKey, Result<String, WriteError>),
     /// Answer to [`Command::ClearAnnotation`]: the new resource version, or nothing where the
@@ -138,6 +136,15 @@ pub enum Event {
     /// Answer to [`Command::SetFinalizer`]: the new resource version, or nothing where the object
     /// was as wished already.
     FinalizerWritten(CacheKey, Result<Option<String>, WriteError>),
+}
+
+/// Secrets of a cache that hold no credentials.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UselessSecrets {
+    /// They do not exist.
+    pub missing: Vec<String>,
+    /// They cannot be used, and why.
+    pub unusable: Vec<(String, String)>,
 }
 
 /// Where inputs come from.
@@ -230,6 +237,8 @@ pub struct CheckReport {
     pub highest_term: u64,
     /// The file system of the images, where the puller can see it.
     pub disk: Option<Disk>,
+    /// How many pulls it runs at a time; 0: it does not say.
+    pub parallel_pulls: u32,
 }
 
 /// The file system that holds a node's images.

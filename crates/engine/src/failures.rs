@@ -87,7 +87,7 @@ fn of_node<'a>(
             found.note(reference, node, failure::PULLER_UNAVAILABLE, || {
                 SILENT.to_owned()
             });
-        } else if let Some(attempt) = node.attempts.get(&(want.image, cache.scope)) {
+        } else if let Some(attempt) = engine.failure(cache, idx, want) {
             let text = || with(&attempt.message, &bad_secrets(cache));
             found.note(reference, node, &attempt.reason, text);
         } else if let Some(trouble) = blamed.filter(|_| !node.looks.holds(want.image)) {

@@ -50,7 +50,8 @@ pub use engine::{Engine, Settings};
 pub use event::{
     Batch, BatchEnd, BatchId, CacheKey, CacheObject, CancelPulls, CheckReport, Command,
     CredentialScope, Disk, Event, ImageOutcome, ImageResult, InvalidCache, NodeFacts, NodeName,
-    NodeTurn, Pin, PinResult, PullItem, Puller, Seen, Severity, Source, Work, WriteError,
+    NodeTurn, Pin, PinResult, PullItem, Puller, Seen, Severity, Source, UselessSecrets, Work,
+    WriteError,
 };
 pub use facts::Ineligible;
 pub use plan::Stays;

@@ -29,6 +29,9 @@ const LOSS_MEMORY: Duration = Duration::from_secs(3600);
 /// So many losses in a row are a pattern.
 const PATTERN: u32 = 3;
 
+/// Pulls that a puller runs at a time, where it does not say.
+const PARALLEL: u32 = 2;
+
 /// Why an image is not there, while it is not.
 #[derive(Clone, Debug)]
 pub struct Attempt {
@@ -70,6 +73,8 @@ pub struct Upkeep {
     pub disk_full: bool,
     /// Pinning failed; not before.
     pub pin_not_before: Tick,
+    /// How many pulls its puller runs at a time; 0: it does not say.
+    parallel_pulls: u32,
 }
 
 /// One node.
@@ -125,6 +130,14 @@ impl Node {
         self.facts
             .as_ref()
             .map_or(Err(Ineligible::Unknown), |facts| facts.eligible)
+    }
+
+    /// How many pulls its puller runs at a time.
+    pub fn parallel_pulls(&self) -> u32 {
+        match self.upkeep.parallel_pulls {
+            0 => PARALLEL,
+            said => said,
+        }
     }
 
     /// Could it hold images of ours, and owe their removal?
@@ -191,12 +204,24 @@ impl Node {
         upkeep.reported = upkeep.reported.max(stamp);
         upkeep.pins = report.pinned_by_us;
         upkeep.can_pin = report.can_pin.or(upkeep.can_pin);
+        upkeep.parallel_pulls = report.parallel_pulls;
         upkeep.disk_full = report.disk.is_some_and(|disk| {
             let used = disk.capacity.saturating_sub(disk.available);
             disk.capacity > 0
                 && u128::from(used) * 100
                     >= u128::from(disk.capacity) * u128::from(disk.watermark_percent)
         });
+    }
+
+    /// These images are wanted from now on. What was seen of others is not kept: nobody looks after
+    /// them.
+    pub fn want(&mut self, wanted: &FixedBitSet) {
+        let wants = |image: &ImageId| wanted.contains(image.index());
+        self.looks.keep(wanted);
+        self.attempts.retain(|(image, _), _| wants(image));
+        self.losses.retain(|image, _| wants(image));
+        self.upkeep.ids.retain(|image, _| wants(image));
+        self.wanted.clone_from(wanted);
     }
 
     /// A check did not find what was there before, and that we had not removed. The first loss is

@@ -202,13 +202,14 @@ impl Cache {
         if kind == Some(Kind::Purge) {
             // Upstream wrote no hash: its purge holds for the spec that is there.
             let hash = spec_hash(&self.object.spec);
-            let purge = self.purge.get_or_insert_with(|| PurgeStatus {
-                cache_spec_hash: hash.clone(),
+            self.purge.get_or_insert_with(|| PurgeStatus {
+                cache_spec_hash: hash,
                 ..PurgeStatus::default()
             });
-            self.purged = purge.cache_spec_hash == hash;
+            // Another spec wakes it, by an operation.
+            self.purged = true;
         }
-        if self.told.status.is_empty() {
+        if self.told.status.is_empty() && self.object.status.observed_generation.is_none() {
             // A rebuilt cluster brings back objects with old tokens: nothing is there to purge,
             // and the create covers a refresh.
             let token =

@@ -90,9 +90,9 @@ impl Engine {
         if self.nodes[idx].wanted != scene.wanted {
             let node = &mut self.nodes[idx];
             node.epoch += 1;
-            node.looks.keep(&scene.wanted);
-            node.wanted.clone_from(&scene.wanted);
+            node.want(&scene.wanted);
         }
+        self.reclaim(idx, &scene);
         self.time_to_look(idx, now, &mut scene);
         self.find_stale(idx, now.tick, &mut scene);
         let node = &self.nodes[idx];
@@ -140,6 +140,22 @@ impl Engine {
                 operation.pulls.remove(idx);
                 let left = !operation.has(idx) && !done;
                 operation.open = operation.open.saturating_sub(usize::from(left));
+            }
+        }
+    }
+
+    /// What another cache wants here is not removed now: that it could not be, or was kept, says
+    /// nothing any more.
+    fn reclaim(&mut self, idx: NodeIdx, scene: &Scene) {
+        for (at, cache) in &mut self.caches {
+            for (_, owed) in cache
+                .owed
+                .iter_mut()
+                .filter(|(image, _)| scene.wanted.contains(image.index()))
+            {
+                if owed.reclaimed(idx) {
+                    self.dirty_caches.insert(*at);
+                }
             }
         }
     }
@@ -194,8 +210,22 @@ impl Engine {
             node.look_again = stamp;
             node.epoch += 1;
             node.forget_losses(now.tick);
+            self.forget_failures(idx);
         }
         scene.wake_at(self.nodes[idx].check_at);
+    }
+
+    /// Failures that no cache has any more: it wants the image no longer, or has other secrets now.
+    fn forget_failures(&mut self, idx: NodeIdx) {
+        let mut attempts = std::mem::take(&mut self.nodes[idx].attempts);
+        attempts.retain(|(image, scope), attempt| {
+            let mut caches = self.caches.values().filter(|cache| cache.scope == *scope);
+            caches.any(|cache| {
+                let want = cache.pattern(idx).want(*image);
+                want.is_some_and(|want| !self.fresh(idx, want, attempt.stamp))
+            })
+        });
+        self.nodes[idx].attempts = attempts;
     }
 
     /// Caches that have changed since they last assessed the node, or for which the node has, or

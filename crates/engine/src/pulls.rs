@@ -12,10 +12,10 @@ use kubefledged_api_types::{ImagePullPolicy, names::failure};
 
 use crate::{
     Engine, Ineligible, Now, Pin, PullItem, Tick, Work,
-    batches::{LiveImage, LivePull, LiveWork, PARALLEL},
+    batches::{LiveImage, LivePull, LiveWork},
     cache::{Cache, CacheIdx},
     images::ImageId,
-    node::{NodeIdx, Stamp},
+    node::{Attempt, NodeIdx, Stamp},
     plan::{MOST_IMAGES, Scene},
     registry::RegistryId,
     scope::ScopeId,
@@ -125,8 +125,10 @@ impl Engine {
         if look.looked < node.instance_stamp.max(cache.pulls_since(idx)).max(1) {
             return Err(Skip::NotLookedAt);
         }
+        let failed = self.failure(cache, idx, want).is_some();
         let why = if let Some(attempt) = node.attempts.get(&(want.image, cache.scope))
             && attempt.stamp >= demand
+            && (failed || self.pin_due(idx, want, scene, now))
         {
             match attempt.not_before {
                 Some(at) if at > now => return Err(Skip::BackOff(at)),
@@ -220,6 +222,14 @@ impl Engine {
         let news = self.names.images.get(want.image).news;
         let same = news.is_some_and(|(stamp, digest)| stamp >= since && digest.same(look.digest));
         look.fetched >= since || same
+    }
+
+    /// The last attempt, if it failed. What is there and as new as the registry has had it since did
+    /// not: another node has asked for all.
+    pub(crate) fn failure(&self, cache: &Cache, idx: NodeIdx, want: &Want) -> Option<&Attempt> {
+        let attempts = &self.nodes[idx].attempts;
+        let attempt = attempts.get(&(want.image, cache.scope))?;
+        (!self.fresh(idx, want, attempt.stamp)).then_some(attempt)
     }
 
     /// Has some node asked for all, without an answer?
@@ -329,11 +339,12 @@ impl Engine {
     ) {
         let (at, registry, why, _) = group;
         let ceiling = self.settings.max_registry_pulls;
+        let parallel = self.nodes[idx].parallel_pulls();
         let mut rest = wants;
         while let Some(urgent) = rest.first() {
             let free = match why {
                 // What is there is not fetched.
-                Why::Pin => PARALLEL,
+                Why::Pin => parallel,
                 _ => self
                     .names
                     .registries
@@ -360,7 +371,7 @@ impl Engine {
                 Some(_) => return,
                 None => {}
             }
-            let most = if free < PARALLEL {
+            let most = if free < parallel {
                 free as usize
             } else {
                 MOST_IMAGES
@@ -378,6 +389,7 @@ impl Engine {
         let cache = &self.caches[&at];
         let (scope, credentials) = (cache.scope, self.names.scopes.get(cache.scope).clone());
         let freshness = self.token(cache, idx, why, always);
+        let parallel = self.nodes[idx].parallel_pulls();
         let item = |want: &Want| PullItem {
             reference: want.reference.clone(),
             policy: if always {
@@ -411,10 +423,11 @@ impl Engine {
             scope,
             registry,
             images: chunk.iter().map(image).collect(),
+            parallel,
             cost: if why == Why::Pin {
                 0
             } else {
-                LivePull::cost_of(chunk.len())
+                LivePull::cost_of(chunk.len(), parallel)
             },
             long: false,
         };

@@ -3,14 +3,27 @@
 
 use std::time::Duration;
 
-use crate::{Engine, Now, cache::CacheIdx, cell::Flags, operation::Kind};
+use crate::{
+    Engine, Now,
+    cache::{Cache, CacheIdx},
+    cell::Flags,
+    operation::Kind,
+};
+
+impl Cache {
+    /// May a refresh go on, or begin? What says no now comes back with an event.
+    fn may_refresh(&self) -> bool {
+        let busy = self.operation.is_some() || self.purged || self.first_round;
+        !(busy || self.held() || self.stale || self.object.deleting)
+    }
+}
 
 impl Engine {
     pub(crate) fn refresh_quietly(&mut self, at: CacheIdx, now: Now) {
         let Some(cache) = self.caches.get_mut(&at) else {
             return;
         };
-        if cache.operation.is_some() || cache.purged || cache.held() || cache.first_round {
+        if !cache.may_refresh() {
             return;
         }
         if cache.refresh_at.is_none() && cache.refresh_interval(&self.settings).is_some() {
@@ -43,7 +56,9 @@ impl Engine {
             return;
         }
         if cache.must_pull {
-            self.dirty_caches.insert(at);
+            if cache.may_refresh() {
+                self.dirty_caches.insert(at);
+            }
         } else if cache.counts.flagged(Flags::REFRESH_OPEN) == 0 {
             cache.refreshing = None;
             cache.refreshed = Some(now.wall);

@@ -119,6 +119,12 @@ impl Owed {
         }
     }
 
+    /// It is wanted there again. True: something was known of its removal that says nothing any more.
+    pub fn reclaimed(&mut self, node: NodeIdx) -> bool {
+        let kept = self.kept.remove(&node).is_some();
+        self.failed.remove(&node).is_some() || kept
+    }
+
     /// A node is gone: what it owed went with it.
     pub fn forget(&mut self, node: NodeIdx) {
         if self.done.contains(node) {

@@ -22,7 +22,7 @@ impl Engine {
         let Some(cache) = self.caches.get(&at) else {
             return;
         };
-        if cache.write.is_some() || cache.stale || cache.released {
+        if cache.write.is_some() || cache.awaits_finalizer || cache.stale || cache.released {
             return;
         }
         let (told, known) = (&cache.told, &cache.object.status);

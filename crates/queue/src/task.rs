@@ -291,6 +291,11 @@ impl Task {
         matches!(self.state, State::Waiting(at) if at <= now)
     }
 
+    /// The runtime was away, and is asked again.
+    pub fn repeats(&self) -> bool {
+        self.repeats > 0
+    }
+
     /// It wants to know whether the image is there before it asks for a slot.
     pub fn wants_look(&self) -> bool {
         self.looks_first() && self.looked.is_none() && self.started.is_none()

@@ -16,6 +16,8 @@ struct Node {
     images: BTreeMap<String, Image>,
     containers: Vec<Container>,
     broken: BTreeMap<String, CallError>,
+    /// Whether images can be looked at.
+    looks: Result<(), CallError>,
     calls: Vec<(CallId, Call)>,
     cancelled: BTreeSet<CallId>,
     log: Vec<String>,
@@ -136,6 +138,7 @@ impl Node {
             images: BTreeMap::new(),
             containers: Vec::new(),
             broken: BTreeMap::new(),
+            looks: Ok(()),
             calls: Vec::new(),
             cancelled: BTreeSet::new(),
             log: Vec::new(),
@@ -244,7 +247,7 @@ impl Node {
             Call::Inspect(name) => {
                 let by_id = self.images.values().find(|image| image.id == name);
                 let image = self.images.get(&name).or(by_id);
-                Answer::Inspected(Ok(image.cloned()))
+                Answer::Inspected(self.looks.clone().map(|()| image.cloned()))
             }
             Call::Pull(..) if cancelled => {
                 Answer::Pulled(Err(error("Cancelled", "context canceled")))
@@ -705,6 +708,20 @@ fn a_runtime_that_is_away_is_asked_again_at_most_three_times() {
     }
     assert_eq!(node.count("Pull"), 4);
     assert_eq!(node.failure(1), "RuntimeUnavailable");
+}
+
+#[test]
+fn a_look_that_failed_before_its_pull_had_a_slot_is_repeated() {
+    let mut node = Node::new();
+    node.looks = Err(error("Unavailable", "no such file"));
+    node.pull(1, authority(1, 1), &["r.test/a:1"]);
+    node.run();
+    assert_eq!((node.count("Inspect"), node.count("Pull")), (1, 0));
+    assert!(node.queue.next_wakeup().is_some(), "nobody else wakes it");
+    node.looks = Ok(());
+    node.wait(5);
+    node.run();
+    assert_eq!(*node.result(1), PullResult::Pulled);
 }
 
 #[test]

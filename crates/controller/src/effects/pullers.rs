@@ -8,8 +8,8 @@ use std::{
 
 use kubefledged_contract::{SEEN_TERM, controller as contract};
 use kubefledged_engine::{
-    Batch, BatchEnd, BatchId, CacheKey, CancelPulls, CredentialScope, Event, NodeName, PullItem,
-    Puller, Work,
+    Batch, BatchEnd, BatchId, CancelPulls, CredentialScope, Event, NodeName, PullItem, Puller,
+    UselessSecrets, Work,
 };
 use kubefledged_process::tls::Connector;
 use kubefledged_proto::puller::{
@@ -49,10 +49,11 @@ struct Dialer {
     metrics: Metrics,
 }
 
-/// An open connection.
+/// An open connection, and what the puller said when it was made.
 #[derive(Clone)]
 struct Connection {
     client: PullerClient,
+    parallel_pulls: u32,
     _counted: Arc<Connected>,
 }
 
@@ -79,17 +80,18 @@ impl Dial for Dialer {
     type Connection = Connection;
 
     async fn dial(&self, target: &Target) -> Result<Connection, Arc<str>> {
-        let client = self.connect(target).await;
-        let client = client.inspect_err(|_| self.metrics.not_connected())?;
+        let connected = self.connect(target).await;
+        let (client, info) = connected.inspect_err(|_| self.metrics.not_connected())?;
         Ok(Connection {
             client,
+            parallel_pulls: info.max_parallel_pulls,
             _counted: self.metrics.connected(),
         })
     }
 }
 
 impl Dialer {
-    async fn connect(&self, target: &Target) -> Result<PullerClient, Arc<str>> {
+    async fn connect(&self, target: &Target) -> Result<(PullerClient, GetInfoResponse), Arc<str>> {
         let channel = dial::connect(self.connector.clone(), target.address)
             .await
             .map_err(|error| Arc::from(sentence(&error)))?;
@@ -103,9 +105,10 @@ impl Dialer {
         let info = client
             .get_info(request)
             .await
-            .map_err(|status| Arc::from(format!("GetInfo failed: {}", status.message())))?;
-        verify(target, &info.into_inner())?;
-        Ok(client)
+            .map_err(|status| Arc::from(format!("GetInfo failed: {}", status.message())))?
+            .into_inner();
+        verify(target, &info)?;
+        Ok((client, info))
     }
 }
 
@@ -191,6 +194,7 @@ impl Pullers {
         events: &mpsc::Sender<Event>,
     ) -> Result<BatchEnd, Status> {
         let mut client = borrowed.connection().client.clone();
+        let parallel_pulls = borrowed.connection().parallel_pulls;
         match &batch.work {
             Work::Pull {
                 images,
@@ -211,7 +215,7 @@ impl Pullers {
             }
             Work::Check { references } => {
                 let request = contract::check_request(batch, references);
-                check(&mut client, batch.id, request, events).await
+                check(&mut client, batch.id, request, parallel_pulls, events).await
             }
         }
     }
@@ -229,9 +233,10 @@ impl Pullers {
             Err(why) => return Ok(BatchEnd::CredentialsFailed(why.to_string())),
         };
         if let Some(cache) = &batch.cache {
-            for event in complaints(cache, &resolved) {
-                let _ = events.send(event).await;
-            }
+            let useless = useless(&resolved);
+            let _ = events
+                .send(Event::SecretsRead(cache.clone(), useless))
+                .await;
         }
         let request = contract::pull_request(batch, images, &resolved.keyring);
         let mut stream = answered(client.pull_images(limited(request))).await?;
@@ -271,17 +276,16 @@ impl Pullers {
 }
 
 /// What of a cache's secrets cannot be used.
-fn complaints(cache: &CacheKey, resolved: &Resolved) -> impl Iterator<Item = Event> {
+fn useless(resolved: &Resolved) -> UselessSecrets {
     let Resolved {
         keyring: _,
         missing,
         unusable,
     } = resolved;
-    let missing =
-        (!missing.is_empty()).then(|| Event::SecretsMissing(cache.clone(), missing.clone()));
-    let unusable =
-        (!unusable.is_empty()).then(|| Event::SecretsUnusable(cache.clone(), unusable.clone()));
-    missing.into_iter().chain(unusable)
+    UselessSecrets {
+        missing: missing.clone(),
+        unusable: unusable.clone(),
+    }
 }
 
 async fn remove(
@@ -303,10 +307,12 @@ async fn check(
     client: &mut PullerClient,
     id: BatchId,
     request: CheckImagesRequest,
+    parallel_pulls: u32,
     events: &mpsc::Sender<Event>,
 ) -> Result<BatchEnd, Status> {
     let response = answered(client.check_images(limited(request))).await?;
-    let (outcomes, report) = contract::checked(response);
+    let (outcomes, mut report) = contract::checked(response);
+    report.parallel_pulls = parallel_pulls;
     let _ = events.send(Event::Checked(id, report)).await;
     let _ = events.send(Event::Outcomes(id, outcomes)).await;
     Ok(BatchEnd::Done)

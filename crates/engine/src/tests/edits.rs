@@ -302,3 +302,152 @@ fn a_removal_is_told_of_wanted_names_that_may_be_there_and_of_no_others() {
     assert_eq!(texts(references), "r.test/a:1");
     assert_eq!(texts(wanted), "r.test/c:1 r.test/d:1");
 }
+
+#[test]
+fn a_removal_that_failed_is_forgotten_where_another_cache_wants_the_image() {
+    let mut world = World::new(&["n1"]);
+    world.create(images(&["r.test/a:1", "r.test/b:1"]));
+    world.lead();
+    world.stuck.insert("r.test/a:1".into());
+    world.edit(images(&["r.test/b:1"]));
+    world.is("Degraded", "True", "RemovalFailed");
+    assert_eq!(world.told(), ("Failed", "ImageCacheUpdate"));
+    world.create_as("b", images(&["r.test/a:1"]));
+    world.run();
+    world.wait(2);
+    world.is("Degraded", "False", "None");
+    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"), "it healed");
+    assert!(world.status().failures.is_empty());
+}
+
+#[test]
+fn a_name_dropped_while_nobody_led_is_owed_also_by_a_node_that_does_not_answer_yet() {
+    let mut world = World::new(&["n1"]);
+    world.create(images(&["r.test/a:1", "r.test/b:1"]));
+    world.lead();
+    world.tell(Event::Leadership(None));
+    world.change(|spec| spec.cache_spec[0].images = vec!["r.test/b:1".into()]);
+    world.deaf.insert("n1".into());
+    world.tell(Event::Leadership(Some(2)));
+    world.run();
+    world.wait(600);
+    let applied = &world.status().applied_images;
+    assert_eq!(applied.len(), 2, "{applied:?}");
+    assert!(
+        applied[0]
+            .since
+            .is_some_and(|since| since.0 > 1_700_000_000 - 10)
+    );
+    world.deaf.clear();
+    world.wait(60);
+    assert_eq!(world.held("n1"), ["r.test/b:1"]);
+    world.wait(2);
+    assert_eq!(world.status().applied_images.len(), 1);
+}
+
+#[test]
+fn a_cache_made_anew_is_not_ready_by_what_was_seen_when_nobody_wanted_it() {
+    let mut world = World::new(&["n1"]);
+    world.slow.insert("r.test/a:1".into());
+    world.create(images(&["r.test/a:1"]));
+    world.lead();
+    let batch = world.batches.last().unwrap().id;
+    world.objects.clear();
+    world.tell(Event::CacheDeleted(key()));
+    let pulled = ImageOutcome::new(0, ImageResult::Pulled);
+    let mut out = Vec::new();
+    let now = world.now;
+    world.engine().poll(now, &mut out);
+    world.tell(Event::Outcomes(batch, vec![pulled]));
+    world.tell(Event::BatchEnded(batch, BatchEnd::Done));
+    world.run();
+    world.statuses.clear();
+    world.create(images(&["r.test/a:1"]));
+    world.run();
+    let ready = world
+        .statuses
+        .iter()
+        .flat_map(|(_, status)| &status.conditions);
+    assert!(
+        ready
+            .filter(|c| c.type_ == "Ready")
+            .all(|c| c.status != "True")
+    );
+    world.end_slow("r.test/a:1");
+    world.is("Ready", "True", "AllImagesPresent");
+}
+
+#[test]
+fn an_edit_made_while_suspended_is_an_update_also_under_a_new_leader() {
+    let mut world = World::new(&["n1"]);
+    world.create(images(&["r.test/a:1", "r.test/b:1"]));
+    world.lead();
+    world.change(|spec| {
+        spec.suspend = true;
+        spec.cache_spec[0].images = vec!["r.test/b:1".into(), "r.test/c:1".into()];
+    });
+    world.wait(2);
+    assert_eq!(world.status().observed_generation, Some(2));
+    world.change_leader();
+    world.wait(400);
+    assert_eq!(world.held("n1"), ["r.test/a:1", "r.test/b:1"]);
+    world.change(|spec| spec.suspend = false);
+    world.wait(2);
+    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
+    assert_eq!(world.held("n1"), ["r.test/b:1", "r.test/c:1"]);
+}
+
+#[test]
+fn a_purged_cache_that_is_suspended_and_edited_stays_purged_until_it_goes_on() {
+    let mut world = World::new(&["n1"]);
+    world.create(images(&["r.test/a:1"]));
+    world.lead();
+    world.apply(|object| object.purge = Some(String::new()));
+    world.run();
+    world.change(|spec| {
+        spec.suspend = true;
+        spec.cache_spec[0].images = vec!["r.test/b:1".into()];
+    });
+    world.change_leader();
+    world.wait(400);
+    world.is("Ready", "False", "Purged");
+    assert!(world.held("n1").is_empty());
+    world.change(|spec| spec.suspend = false);
+    world.wait(2);
+    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
+    assert_eq!(world.held("n1"), ["r.test/b:1"]);
+}
+
+#[test]
+fn a_purge_asked_for_while_suspended_is_not_forgotten_by_a_new_leader() {
+    let mut world = World::new(&["n1"]);
+    let mut suspended = images(&["r.test/a:1"]);
+    suspended.suspend = true;
+    world.create(suspended);
+    world.lead();
+    world.apply(|object| object.purge = Some("t".into()));
+    world.run();
+    world.change_leader();
+    world.change(|spec| spec.suspend = false);
+    world.wait(2);
+    assert_eq!(world.told().1, "ImageCachePurge");
+    assert_eq!(world.status().last_handled_purge.as_deref(), Some("t"));
+}
+
+#[test]
+fn failures_under_secrets_that_no_cache_names_any_more_are_forgotten() {
+    let mut world = World::new(&["n1"]);
+    world.broken.insert("r.test/a:1".into(), "Unauthorized");
+    world.create(images(&["r.test/a:1"]));
+    world.lead();
+    let remembered = |world: &mut World| world.engine().nodes[0].attempts.len();
+    assert_eq!(remembered(&mut world), 1);
+    world.change(|spec| {
+        spec.image_pull_secrets = vec![PullSecretReference { name: "s".into() }];
+    });
+    assert_eq!(remembered(&mut world), 2);
+    world.wait(400);
+    assert_eq!(remembered(&mut world), 1);
+    world.change(|spec| spec.cache_spec[0].images = vec!["r.test/b:1".into()]);
+    assert_eq!(remembered(&mut world), 0);
+}

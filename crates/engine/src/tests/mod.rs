@@ -3,11 +3,20 @@
 
 mod deletion;
 mod edits;
+mod fields;
+mod leaders;
+mod limits;
 mod nodes;
 mod operations;
+mod refresh;
+mod truth;
 mod view;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use kubefledged_api_types::{
     CacheSpecEntry, ImageCacheSpec, ImageCacheStatus, ImagePullPolicy, PullSecretReference,
@@ -35,6 +44,8 @@ struct World {
     /// Nodes whose runtime cannot pin.
     unpinnable: bool,
     disk_full: bool,
+    /// Pulls that a puller runs at a time; 0: it does not say.
+    parallel: u32,
     /// Images that cannot be pulled, and the word for it.
     broken: BTreeMap<String, &'static str>,
     /// Names that cannot be removed.
@@ -456,6 +467,7 @@ impl World {
                     available: if self.disk_full { 5 } else { 50 },
                     watermark_percent: 80,
                 }),
+                parallel_pulls: self.parallel,
             };
             self.tell(Event::Checked(batch.id, report));
         }

@@ -194,17 +194,84 @@ fn a_new_leader_looks_and_does_not_begin_anew() {
 }
 
 #[test]
-fn a_missing_secret_is_named_once_and_hinders_nothing() {
+fn a_purged_cache_answers_for_no_name_also_under_a_new_leader() {
+    let mut world = World::new(&["n1"]);
+    world.create(images(&["r.test/a:1"]));
+    world.lead();
+    world.apply(|object| object.purge = Some(String::new()));
+    world.run();
+    world.wait(2);
+    assert!(world.status().applied_images.is_empty());
+    let written = world.statuses.len();
+    world.change_leader();
+    world.wait(1000);
+    assert!(world.status().applied_images.is_empty());
+    assert_eq!(world.statuses.len(), written);
+}
+
+#[test]
+fn a_refresh_that_failed_on_one_node_is_no_failure_once_another_has_asked() {
+    let mut world = World::new(&["n1", "n2"]);
+    let mut always = images(&["r.test/a:1"]);
+    always.cache_spec[0].image_pull_policy = Some(ImagePullPolicy::Always);
+    world.create(always);
+    world.lead();
+    world.broken.insert("r.test/a:1".into(), "ErrImagePull");
+    world.apply(|object| object.refresh = Some("1".into()));
+    world.run();
+    assert_eq!(world.told(), ("Failed", "ImageCacheRefresh"));
+    world.is("Degraded", "True", "RefreshFailed");
+    world.is("Ready", "True", "AllImagesPresent");
+    world.broken.clear();
+    world.asked();
+    world.deaf.insert("n1".into());
+    world.apply(|object| object.refresh = Some("2".into()));
+    world.run();
+    world.deaf.clear();
+    world.wait(5);
+    assert_eq!(
+        (world.count("pull n1"), world.count("pull n2")),
+        (0, 1),
+        "n2 asks for both"
+    );
+    assert_eq!(world.told(), ("Succeeded", "ImageCacheRefresh"));
+    assert!(world.status().failures.is_empty());
+    world.is("Degraded", "False", "None");
+}
+
+#[test]
+fn a_missing_secret_is_named_once_and_hinders_nothing_and_one_that_came_is_named_no_more() {
     let mut world = World::new(&["n1"]);
     let mut wanted = spec(&[(&["r.test/a:1"], &[])]);
     wanted.image_pull_secrets = vec![PullSecretReference { name: "s".into() }];
     world.create(wanted);
     world.lead();
-    world.tell(Event::SecretsMissing(key(), vec!["s".into()]));
-    world.tell(Event::SecretsMissing(key(), vec!["s".into()]));
-    world.run();
+    let read = |world: &mut World, missing: &[&str]| {
+        let missing = missing.iter().map(ToString::to_string).collect();
+        let useless = UselessSecrets {
+            missing,
+            ..UselessSecrets::default()
+        };
+        world.tell(Event::SecretsRead(key(), useless));
+        world.run();
+    };
+    read(&mut world, &["s"]);
+    read(&mut world, &["s"]);
     assert_eq!(world.count("event ImagePullSecretNotFound"), 1);
     assert_eq!(world.told().0, "Succeeded");
+    world.broken.insert("r.test/a:2".into(), "Unauthorized");
+    world.change(|spec| spec.cache_spec[0].images = vec!["r.test/a:2".into()]);
+    read(&mut world, &["s"]);
+    world.wait(2);
+    let message = |world: &World| world.status().failures["r.test/a:2"][0].message.clone();
+    assert!(
+        message(&world).contains("s: not found"),
+        "{}",
+        message(&world)
+    );
+    read(&mut world, &[]);
+    world.wait(2);
+    assert!(!message(&world).contains("not found"), "it is there now");
 }
 
 #[test]

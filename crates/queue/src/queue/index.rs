@@ -22,7 +22,7 @@ pub(super) struct Tasks {
     looks: BTreeMap<Rank, TaskKey>,
     /// They want a slot.
     slots: BTreeMap<Rank, TaskKey>,
-    /// They have had one, or the runtime works for them.
+    /// They have had one, or the runtime works for them, or did and is asked again.
     active: BTreeSet<TaskKey>,
     /// Those that ended, in the order in which they are forgotten.
     ended: VecDeque<(Tick, TaskKey)>,
@@ -88,7 +88,8 @@ impl Tasks {
             }
             State::Calling(..) => {}
         }
-        if !task.finished() && (task.started.is_some() || task.call().is_some()) {
+        let begun = task.started.is_some() || task.call().is_some() || task.repeats();
+        if !task.finished() && begun {
             self.active.insert(key.clone());
         }
     }
@@ -105,7 +106,7 @@ impl Tasks {
         range.take_while(move |(key, _)| key.image == image)
     }
 
-    /// Those that have had a slot, or that the runtime works for.
+    /// Those that have had a slot, or that the runtime works for, or did and is asked again.
     pub fn active(&self) -> impl Iterator<Item = (&TaskKey, &Task)> + Clone {
         self.active
             .iter()

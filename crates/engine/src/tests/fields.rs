@@ -1,0 +1,250 @@
+//! What each field of the spec does.
+
+use kubefledged_api_types::{GoDuration, Retention};
+
+use super::*;
+
+fn always(names: &[&str]) -> ImageCacheSpec {
+    let mut spec = images(names);
+    spec.cache_spec[0].image_pull_policy = Some(ImagePullPolicy::Always);
+    spec
+}
+
+fn minutes(minutes: u64) -> GoDuration {
+    GoDuration(Duration::from_secs(minutes * 60))
+}
+
+/// Policies of the images that were pulled, in order.
+fn policies(world: &World) -> Vec<(String, ImagePullPolicy)> {
+    let works = world.batches.iter().map(|batch| &batch.work);
+    let pulls = works.filter_map(|work| match work {
+        Work::Pull { images, .. } => Some(images),
+        _ => None,
+    });
+    pulls
+        .flatten()
+        .map(|item| (item.reference.to_string(), item.policy))
+        .collect()
+}
+
+#[test]
+fn the_policy_of_a_list_wins_over_latest_and_over_the_flag() {
+    let settings = Settings {
+        image_pull_policy: ImagePullPolicy::Always,
+        ..Settings::default()
+    };
+    let mut world = World::with(settings, &["n1"]);
+    let mut wanted = spec(&[
+        (&["r.test/a"], &[]),
+        (&["r.test/b:1"], &[]),
+        (&["r.test/c:1"], &[]),
+    ]);
+    wanted.cache_spec[0].image_pull_policy = Some(ImagePullPolicy::IfNotPresent);
+    wanted.cache_spec[1].image_pull_policy = Some(ImagePullPolicy::IfNotPresent);
+    world.create(wanted);
+    world.lead();
+    world.batches.clear();
+    world.apply(|object| object.refresh = Some("t".into()));
+    world.run();
+    let asked = ("r.test/c:1".to_owned(), ImagePullPolicy::Always);
+    assert_eq!(policies(&world), [asked], "the flag's alone");
+}
+
+#[test]
+fn without_a_policy_no_tag_and_latest_are_always_pulled_and_other_tags_are_not() {
+    let mut world = World::new(&["n1"]);
+    world.create(images(&["r.test/a", "r.test/b:latest", "r.test/c:1"]));
+    world.lead();
+    world.batches.clear();
+    world.apply(|object| object.refresh = Some("t".into()));
+    world.run();
+    let names: Vec<String> = policies(&world).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["r.test/a", "r.test/b:latest"]);
+}
+
+#[test]
+fn the_longest_deadline_of_all_who_want_an_image_holds_and_none_is_longer_than_any() {
+    let deadline = |lists: &[Option<u64>], binds: bool| {
+        let settings = Settings {
+            pull_deadline_binds: binds,
+            ..Settings::default()
+        };
+        let mut world = World::with(settings, &["n1"]);
+        for (at, list) in lists.iter().enumerate() {
+            let mut wanted = images(&["r.test/a:1"]);
+            wanted.cache_spec[0].pull_deadline = list.map(minutes);
+            world.create_as(&format!("c{at}"), wanted);
+        }
+        world.lead();
+        let mut pulls = world.batches.iter().filter_map(|batch| match &batch.work {
+            Work::Pull { images, .. } => Some(images[0].clone()),
+            _ => None,
+        });
+        let item = pulls.next_back().unwrap();
+        assert_eq!(item.fallback_deadline, Duration::from_secs(300));
+        item.deadline.map(|deadline| deadline.as_secs() / 60)
+    };
+    assert_eq!(deadline(&[Some(7), Some(9)], false), Some(9));
+    assert_eq!(deadline(&[Some(7), None], false), None);
+    assert_eq!(deadline(&[Some(7), None], true), Some(7));
+    assert_eq!(deadline(&[Some(3), None], true), Some(5), "the flag's");
+}
+
+#[test]
+fn the_more_urgent_list_is_pulled_first() {
+    let mut world = World::new(&["n1"]);
+    let mut wanted = spec(&[(&["a.test/a:1"], &[]), (&["b.test/b:1"], &[])]);
+    wanted.cache_spec[1].priority = Some(10);
+    world.create(wanted);
+    world.lead();
+    let pulls: Vec<String> = world.asked();
+    let pulls: Vec<&String> = pulls.iter().filter(|l| l.starts_with("pull")).collect();
+    assert_eq!(pulls, ["pull n1 b.test/b:1", "pull n1 a.test/a:1"]);
+}
+
+#[test]
+fn a_cache_pulls_on_no_more_nodes_at_a_time_than_it_allows() {
+    for (most, at_a_time) in [("1", 1), ("2", 2), ("10%", 1), ("60%", 3), ("9", 5)] {
+        let mut world = World::new(&["n1", "n2", "n3", "n4", "n5"]);
+        world.slow.insert("r.test/big:1".into());
+        let mut wanted = images(&["r.test/big:1"]);
+        wanted.max_concurrent_nodes = most.parse().ok();
+        world.create(wanted);
+        world.lead();
+        assert_eq!(world.count("pull"), at_a_time, "{most}");
+        world.end_slow("r.test/big:1");
+        world.wait(2);
+        assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"), "{most}");
+        assert_eq!(world.count("pull"), 5, "{most}");
+    }
+}
+
+#[test]
+fn enough_nodes_make_it_ready_and_the_rest_shows_in_degraded() {
+    let mut world = World::new(&["n1", "n2", "n3", "n4"]);
+    world.deaf.insert("n4".into());
+    let mut wanted = images(&["r.test/a:1"]);
+    wanted.min_ready_nodes = "75%".parse().ok();
+    world.create(wanted);
+    world.lead();
+    world.wait(130);
+    world.is("Ready", "True", "EnoughNodesReady");
+    world.is("Degraded", "True", "PullerUnavailable");
+    assert_eq!(world.status().ready, "3/4");
+    world.change(|spec| spec.min_ready_nodes = "4".parse().ok());
+    world.wait(2);
+    world.is("Ready", "False", "ImagesMissing");
+    world.change(|spec| spec.min_ready_nodes = "0".parse().ok());
+    world.wait(2);
+    world.is("Ready", "True", "EnoughNodesReady");
+}
+
+#[test]
+fn a_service_account_and_the_secrets_say_whose_credentials_a_pull_uses() {
+    let mut world = World::new(&["n1"]);
+    let mut wanted = images(&["r.test/a:1"]);
+    wanted.image_pull_secrets = vec![PullSecretReference { name: "s".into() }];
+    wanted.service_account_name = Some("robot".into());
+    world.create(wanted);
+    world.lead();
+    let scope = world.batches.iter().find_map(|batch| match &batch.work {
+        Work::Pull { credentials, .. } => Some(credentials.clone()),
+        _ => None,
+    });
+    let expected = CredentialScope {
+        namespace: "ns".into(),
+        secrets: ["s".to_owned()].into(),
+        service_account: Some("robot".into()),
+    };
+    assert_eq!(scope, Some(expected));
+}
+
+#[test]
+fn secrets_that_cannot_be_read_are_no_images_fault_until_the_grace_time_is_over() {
+    let mut world = World::new(&["n1"]);
+    world.no_secrets = true;
+    world.create(images(&["r.test/a:1"]));
+    world.lead();
+    world.wait(2);
+    world.is("Degraded", "True", "CredentialsUnavailable");
+    assert!(world.status().failures.is_empty());
+    assert_eq!(world.told().0, "Processing");
+    world.wait(200);
+    assert_eq!(world.told(), ("Failed", "ImageCacheCreate"));
+    let failure = &world.status().failures["r.test/a:1"][0];
+    assert_eq!(failure.reason, "CredentialsUnavailable");
+    world.no_secrets = false;
+    world.wait(100);
+    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"));
+    world.is("Degraded", "False", "None");
+}
+
+#[test]
+fn a_pinned_cache_has_its_finalizer_before_anything_is_pulled_and_pins_what_it_wants() {
+    let mut world = World::new(&["n1"]);
+    let mut wanted = images(&["r.test/a:1"]);
+    wanted.retention = Some(Retention::Pinned);
+    world.create(wanted);
+    world.lead();
+    let asked = world.asked();
+    assert_eq!(asked[0], "finalizer a true", "{asked:?}");
+    assert_eq!(world.pins["n1"].len(), 1);
+    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"));
+    world.is("Degraded", "False", "None");
+    // Two caches want it, and one of them pinned.
+    world.create_as("b", images(&["r.test/a:1"]));
+    world.run();
+    assert_eq!(world.pins["n1"].len(), 1);
+    world.change(|spec| spec.retention = None);
+    world.wait(2);
+    assert!(world.pins["n1"].is_empty());
+    assert!(!world.objects[&key()].finalizer);
+    assert_eq!(world.held("n1"), ["r.test/a:1"]);
+}
+
+#[test]
+fn where_images_cannot_be_pinned_the_cache_says_so_and_is_ready() {
+    let mut world = World::new(&["n1"]);
+    world.unpinnable = true;
+    let mut wanted = images(&["r.test/a:1"]);
+    wanted.retention = Some(Retention::Pinned);
+    world.create(wanted);
+    world.lead();
+    world.is("Degraded", "True", "RetentionUnsupported");
+    world.is("Ready", "True", "AllImagesPresent");
+}
+
+#[test]
+fn nothing_new_is_pinned_above_the_watermark() {
+    let mut world = World::new(&["n1"]);
+    world.disk_full = true;
+    let mut wanted = images(&["r.test/a:1"]);
+    wanted.retention = Some(Retention::Pinned);
+    world.create(wanted);
+    world.lead();
+    assert!(world.pins.get("n1").is_none_or(BTreeSet::is_empty));
+    world.is("Degraded", "True", "DiskPressure");
+    world.disk_full = false;
+    world.wait(400);
+    assert_eq!(world.pins["n1"].len(), 1);
+}
+
+#[test]
+fn a_tag_that_moved_is_on_all_nodes_after_a_refresh_and_one_node_asks_first() {
+    let mut world = World::new(&["n1", "n2", "n3"]);
+    world.create(always(&["r.test/a:1"]));
+    world.lead();
+    world.asked();
+    world.apply(|object| object.refresh = Some("1".into()));
+    world.run();
+    assert_eq!(world.count("pull"), 1, "the same as before: one question");
+    world.moved.insert("r.test/a:1".into(), 2);
+    world.asked();
+    world.apply(|object| object.refresh = Some("2".into()));
+    world.run();
+    assert_eq!(world.told(), ("Succeeded", "ImageCacheRefresh"));
+    assert_eq!(world.count("pull"), 3);
+    for node in ["n1", "n2", "n3"] {
+        assert_eq!(world.held[node]["r.test/a:1"], 2);
+    }
+}

@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package sbom test-install test-runtimes test-faults sim fuzz soak \
+.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package sbom test-install test-runtimes test-faults sim sim-mutations fuzz soak \
 	bench-engine bench-queue bench-guard bench-real bench-real-big bench-real-install bench-fleet \
 	deploy-using-yaml remove-kubefledged update down
 
@@ -46,7 +46,7 @@ setup: ## Install what building needs, and say what is missing
 demo: setup cluster install ## A local cluster, the chart, and the sample ImageCache until it succeeds
 	@hack/demo
 
-test: setup lint unit chart generated cluster install e2e ## All that CI runs
+test: setup lint unit sim chart generated cluster install e2e ## All that CI runs
 	@echo "== make test passed"
 
 lint: ## Formatting and clippy; each pure crate alone
@@ -65,6 +65,9 @@ sim: ## Simulated bad days: SEEDS=2000, FIRST=1, JOBS=0 (each processor one); SE
 fuzz: ## Hostile input for all that parses: CASES=1000000 of each property, FUZZ_MINUTES=30 at most for each half
 	$(FUZZ) --package kubefledged-image --package kubefledged-api-types --package kubefledged-contract --package kubefledged-webhook --test hostile
 	$(FUZZ) --package kubefledged-controller --package kubefledged-puller --lib hostile
+
+sim-mutations: ## Deliberate bugs, each of which a simulated day must find
+	hack/sim-mutations
 
 chart: ## Lint the chart and test what it renders; no cluster is needed
 	$(HELM) lint --strict $(CHART)

@@ -1,10 +1,11 @@
 //! What the steps of a script do to the World, and how the bad day ends.
 
-use kubefledged_api_types::names::status;
+use kubefledged_api_types::{DeletionPolicy, ImageCacheSpec, PullSecretReference, names::status};
 use kubefledged_engine::NodeFacts;
 
 use crate::{
     api::{Key, Object, Resource, Wish},
+    controller::Controller,
     network::Side,
     node::Node,
     registry::{NAMES, PAUSE, normalized},
@@ -35,38 +36,19 @@ impl World {
                     object.last_wish = Wish::Spec;
                 }
             }),
-            Action::Delete(cache) => {
-                let key = (SourceKey::Caches, cache_name(cache));
-                if self
-                    .api
-                    .cache(&key.1)
-                    .is_some_and(|object| object.finalizer)
-                {
-                    self.change(cache, false, |object| object.deleting = true);
-                } else {
-                    self.remove_resource(&key);
-                }
-            }
-            Action::Refresh(cache, value) => self.change(cache, false, |object| {
-                let purge = object.status.purge.as_ref();
-                let over = purge.is_some_and(|purge| purge.completion_time.is_some())
-                    && object.status.status != status::PROCESSING;
-                let news = value.is_empty() || object.refresh.as_ref() != Some(&value);
-                object.refresh = Some(value);
-                if news {
-                    object.last_wish = Wish::Refresh(over);
-                }
-            }),
-            Action::Purge(cache, value) => self.change(cache, false, |object| {
-                let news = value.is_empty()
-                    || (object.purge.as_ref() != Some(&value)
-                        && object.status.last_handled_purge.as_ref() != Some(&value));
-                object.purge = Some(value);
-                if news {
-                    object.last_wish = Wish::Purge;
-                }
-            }),
+            Action::Delete(cache) => self.delete(cache),
+            Action::Refresh(cache, value) => self.ask_refresh(cache, value),
+            Action::Purge(cache, value) => self.ask_purge(cache, value),
             Action::Touch(cache) => self.change(cache, false, |_| {}),
+            Action::Suspend(cache, on) => self.edit(cache, |spec| spec.suspend = on),
+            Action::Retain(cache) => self.edit(cache, |spec| {
+                spec.deletion_policy = Some(DeletionPolicy::Retain);
+            }),
+            // One that has never seen it would begin in the term of the last leader.
+            Action::DeleteLease if self.controllers.iter().all(Controller::knows_the_lease) => {
+                self.api.lease = None;
+            }
+            Action::DeleteLease => {}
             Action::Join(node, flavor) => {
                 if node == self.nodes.len() {
                     let pause = self.registries.manifest(PAUSE);
@@ -135,6 +117,50 @@ impl World {
         };
         change(&mut object);
         self.put((SourceKey::Caches, name), Resource::Cache(Box::new(object)));
+    }
+
+    fn delete(&mut self, cache: usize) {
+        let key = (SourceKey::Caches, cache_name(cache));
+        let held = self.api.cache(&key.1).is_some_and(|known| known.finalizer);
+        if held {
+            self.change(cache, false, |object| object.deleting = true);
+        } else {
+            self.remove_resource(&key);
+        }
+    }
+
+    fn ask_refresh(&mut self, cache: usize, value: String) {
+        self.change(cache, false, |object| {
+            let purge = object.status.purge.as_ref();
+            let over = purge.is_some_and(|purge| purge.completion_time.is_some())
+                && object.status.status != status::PROCESSING;
+            let news = value.is_empty() || object.refresh.as_ref() != Some(&value);
+            object.refresh = Some(value);
+            if news {
+                object.last_wish = Wish::Refresh(over);
+            }
+        });
+    }
+
+    fn ask_purge(&mut self, cache: usize, value: String) {
+        self.change(cache, false, |object| {
+            let news = value.is_empty()
+                || (object.purge.as_ref() != Some(&value)
+                    && object.status.last_handled_purge.as_ref() != Some(&value));
+            object.purge = Some(value);
+            if news {
+                object.last_wish = Wish::Purge;
+            }
+        });
+    }
+
+    /// A user changes a field that says nothing of what is wanted where.
+    fn edit(&mut self, cache: usize, edit: impl FnOnce(&mut ImageCacheSpec)) {
+        self.change(cache, false, |object| {
+            let before = object.spec.clone();
+            edit(&mut object.spec);
+            object.generation += i64::from(object.spec != before);
+        });
     }
 
     fn facts(&mut self, node: usize, change: impl FnOnce(&mut NodeFacts)) {
@@ -239,6 +265,10 @@ impl World {
 
     /// Deletes a resource and tells whoever watches.
     pub fn remove_resource(&mut self, key: &Key) {
+        if let Some(Resource::Cache(object)) = self.api.now.get(key) {
+            let names = object.ever_applied.iter().map(|name| normalized(name));
+            self.left.extend(names);
+        }
         if self.api.delete(self.now, key) {
             self.changed(key);
         }
@@ -285,12 +315,25 @@ impl World {
         self.note(|| "calm".to_owned());
         self.troubles.clear();
         for who in 0..2 {
-            self.controllers[who].paused_until = self.controllers[who].paused_until.min(self.now);
             self.controllers[who].skew = 0;
         }
         for node in 0..self.nodes.len() {
             self.nodes[node].runtime.away_until = self.now;
         }
         self.mend_watches();
+        for cache in 0..CACHES.len() {
+            self.edit(cache, |spec| {
+                spec.suspend = false;
+                // What the registry did not have is asked for again only by a refresh.
+                spec.refresh = None;
+                let right = PullSecretReference {
+                    name: "right".to_owned(),
+                };
+                if spec.service_account_name.is_none() && !spec.image_pull_secrets.contains(&right)
+                {
+                    spec.image_pull_secrets.push(right);
+                }
+            });
+        }
     }
 }

@@ -72,6 +72,11 @@ pub enum Write {
 }
 
 impl Controller {
+    /// Does it know in which term the last leader led?
+    pub fn knows_the_lease(&self) -> bool {
+        self.engine.is_some() && self.observed.is_some()
+    }
+
     fn now(&self, world: u64) -> Now {
         let seconds = i64::try_from(world / 1000).unwrap_or(i64::MAX);
         Now {
@@ -90,6 +95,7 @@ impl World {
         let old = std::mem::take(&mut self.controllers[who]);
         let settings = Settings {
             seed: self.script.seed,
+            max_registry_pulls: self.script.registry_pulls,
             ..Settings::default()
         };
         self.controllers[who] = Controller {
@@ -510,7 +516,8 @@ impl World {
     fn evaluate(&mut self, who: usize, life: u32) -> Option<u64> {
         let now = self.now;
         let controller = &mut self.controllers[who];
-        let seen = controller.seen_term;
+        let last = controller.observed.map_or(0, |(known, _)| known.term);
+        let seen = controller.seen_term.max(last);
         let Some(lease) = self.api.lease else {
             return Some(seen + 1);
         };

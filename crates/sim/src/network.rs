@@ -3,7 +3,8 @@
 
 use kubefledged_contract::controller as contract;
 use kubefledged_engine::{
-    Batch, BatchEnd, BatchId, CancelPulls, CredentialScope, Event as EngineEvent, Work,
+    Batch, BatchEnd, BatchId, CancelPulls, CredentialScope, Event as EngineEvent, UselessSecrets,
+    Work,
 };
 use kubefledged_image::credentials::Keyring;
 use kubefledged_proto::puller::{
@@ -58,6 +59,8 @@ pub struct Link {
     pub listens: bool,
     /// Nothing passes any more.
     pub broken: bool,
+    /// The puller knows that nobody listens.
+    pub closed: bool,
     last: u64,
 }
 
@@ -174,6 +177,7 @@ impl World {
             stream: None,
             listens,
             broken: false,
+            closed: false,
             last: 0,
         };
         let id = self.number();
@@ -200,20 +204,25 @@ impl World {
         batch: &Batch,
         scope: &CredentialScope,
     ) -> Option<Keyring<Credential>> {
-        if scope.secrets.is_empty() {
+        if scope.secrets.is_empty() && scope.service_account.is_none() {
             return Some(Keyring::default());
         }
         if self.is(Trouble::ApiUnreachable(who)) || self.hits(Trouble::SecretsUnreadable, 70) {
             return None;
         }
         let mut keyring = Keyring::default();
-        let mut missing = Vec::new();
-        for name in scope.secrets.iter() {
-            let user = match name.as_str() {
+        let (mut missing, mut unusable) = (Vec::new(), Vec::new());
+        let robot = scope.service_account.iter().map(|_| "right");
+        for name in scope.secrets.iter().map(String::as_str).chain(robot) {
+            let user = match name {
                 "right" => USER,
                 "wrong" => "stranger",
+                "malformed" => {
+                    unusable.push((name.to_owned(), "it is no JSON".to_owned()));
+                    continue;
+                }
                 _ => {
-                    missing.push(name.clone());
+                    missing.push(name.to_owned());
                     continue;
                 }
             };
@@ -222,10 +231,9 @@ impl World {
                 keyring.add(host, credential);
             }
         }
-        if !missing.is_empty()
-            && let Some(cache) = &batch.cache
-        {
-            let event = EngineEvent::SecretsMissing(cache.clone(), missing);
+        if let Some(cache) = &batch.cache {
+            let useless = UselessSecrets { missing, unusable };
+            let event = EngineEvent::SecretsRead(cache.clone(), useless);
             let life = self.controllers[who].life;
             self.after(5, Event::Tell(who, life, Box::new(event)));
         }
@@ -333,7 +341,9 @@ impl World {
         let batch = link.batch;
         let cancel = link.purpose == Purpose::Cancel;
         let arrived = link.stream.is_some();
-        if arrived {
+        if link.closed {
+            self.links.remove(&id);
+        } else if arrived {
             let wait = self.rng.below(5_000);
             self.after(wait, Event::Closed(id));
         }

@@ -94,6 +94,8 @@ pub enum Plan {
 pub struct Seen {
     /// Highest term of a request.
     pub term: u64,
+    /// Requests of leaders that had been replaced.
+    pub replaced: BTreeSet<StreamId>,
     /// Newest wish to pull, by normalized name.
     pub pulls: BTreeMap<String, (u64, u64)>,
     /// Removals under way.

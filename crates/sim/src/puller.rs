@@ -131,15 +131,21 @@ impl World {
 
     /// Nobody listens at the other end.
     pub fn closed(&mut self, id: u64) {
-        let Some(link) = self.links.remove(&id) else {
+        let Some(link) = self.links.get_mut(&id) else {
             return;
         };
-        let process = self.nodes[link.node].process.as_mut();
-        if let Some(stream) = link.stream
-            && let Some(process) = process.filter(|p| p.incarnation == link.incarnation)
+        // Its caller has still to learn of it.
+        link.closed = true;
+        let (node, incarnation, stream) = (link.node, link.incarnation, link.stream);
+        if !link.listens {
+            self.links.remove(&id);
+        }
+        let process = self.nodes[node].process.as_mut();
+        if let Some(stream) = stream
+            && let Some(process) = process.filter(|p| p.incarnation == incarnation)
         {
             process.streams.remove(&stream);
-            self.queue_told(link.node, QueueEvent::Closed(stream));
+            self.queue_told(node, QueueEvent::Closed(stream));
         }
     }
 
@@ -247,6 +253,7 @@ impl World {
     }
 
     fn reply_on(&mut self, node: usize, stream: StreamId, reply: Reply) {
+        self.check_reply(node, stream, matches!(reply, Reply::Refused(_)));
         if let Reply::Message(bytes) = &reply {
             self.absorb_bytes(bytes);
         }
@@ -260,6 +267,7 @@ impl World {
         if let Some(process) = &mut self.nodes[node].process {
             process.streams.remove(&stream);
             process.seen.removals.remove(&stream);
+            process.seen.replaced.remove(&stream);
         }
     }
 

@@ -81,8 +81,10 @@ pub fn host(name: &str) -> String {
     ImageRef::parse(name).map_or_else(|_| String::new(), |image| image.registry().to_owned())
 }
 
-fn repository(normalized: &str) -> &str {
-    normalized.rsplit_once(':').map_or(normalized, |(r, _)| r)
+/// A normalized name without its tag or digest.
+pub fn repository(normalized: &str) -> &str {
+    let named = normalized.split_once('@').map(|(name, _)| name);
+    named.unwrap_or_else(|| normalized.rsplit_once(':').map_or(normalized, |(r, _)| r))
 }
 
 fn hex(text: &str, salt: u64) -> String {

@@ -4,16 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kubefledged_api_types::{
-    ImageCacheStatus,
+    CacheSpecEntry, ImageCacheStatus, NodeSelectorOperator, NodeShare,
     conditions::{self, Ready},
     names::EXCLUDE_LABEL,
 };
 use kubefledged_engine::{
     Batch, BatchEnd, BatchId, CacheKey, CacheObject, Event as EngineEvent, ImageResult, NodeFacts,
-    NodeName, Work,
+    NodeName, Pin, Work,
 };
 use kubefledged_proto::puller::PullImagesRequest;
-use kubefledged_queue::{Answer, Call, Event as QueueEvent, Policy, Runtime as Kind};
+use kubefledged_queue::{Answer, Call, Event as QueueEvent, Policy, Runtime as Kind, StreamId};
 
 use crate::{
     node::Removal,
@@ -27,9 +27,8 @@ const MOST_STATUS: usize = 256 << 10;
 const MOST_IMAGES: usize = 512;
 /// Most pull batches of a node.
 const MOST_PULLS: usize = 4;
-/// Pulls at a time in a puller, and after how long one more may run beside a long one.
+/// Pulls at a time in a puller; one more may run beside a long one.
 const PARALLEL: usize = 2;
-const LONG: u64 = 20_000;
 
 /// What an engine was told, and what it has asked for.
 #[derive(Debug, Default)]
@@ -49,6 +48,10 @@ pub struct View {
 pub struct Asked {
     node: NodeName,
     verb: Verb,
+    /// For which cache.
+    cache: Option<CacheKey>,
+    /// Of its images; a pull that only pins counts for none.
+    host: String,
     /// Normalized; nothing once its outcome is known.
     names: Vec<Option<String>>,
 }
@@ -67,6 +70,22 @@ impl View {
         live.filter(|asked| asked.node == *node && asked.verb == verb)
             .flat_map(|asked| asked.names.iter().flatten())
             .collect()
+    }
+
+    /// The registry whose budget a pull takes from: none where all is there and only to be pinned.
+    fn charged(&self, batch: &Batch, names: &[String]) -> String {
+        let Work::Pull { images, .. } = &batch.work else {
+            return String::new();
+        };
+        let there = |name: &String| {
+            let at = (batch.node.clone(), name.clone());
+            self.present.get(&at) == Some(&true)
+        };
+        let pins = images.iter().all(|image| image.retention == Pin::On);
+        match names.first() {
+            Some(name) if !(pins && names.iter().all(there)) => host(name),
+            _ => String::new(),
+        }
     }
 
     fn count(&self, node: &NodeName, verb: Verb) -> usize {
@@ -115,10 +134,23 @@ pub fn wanted(object: &CacheObject, facts: &NodeFacts) -> BTreeSet<String> {
     lists
         .filter(|list| {
             let mut labels = list.node_selector.iter();
-            labels.all(|(key, value)| facts.labels.get(key) == Some(value))
+            let selected = labels.all(|(key, value)| facts.labels.get(key) == Some(value));
+            selected && !barred(list, facts)
         })
         .flat_map(|list| list.images.iter().map(|name| normalized(name)))
         .collect()
+}
+
+/// The only affinity that users of this world write: not in a zone.
+fn barred(list: &CacheSpecEntry, facts: &NodeFacts) -> bool {
+    let required = list.node_affinity.iter().flat_map(|known| &known.required);
+    let terms = required.flat_map(|selector| &selector.node_selector_terms);
+    let mut wishes = terms.flat_map(|term| &term.match_expressions);
+    wishes.any(|wish| {
+        debug_assert_eq!(wish.operator, NodeSelectorOperator::NotIn);
+        let value = facts.labels.get(&wish.key);
+        value.is_some_and(|value| wish.values.contains(value))
+    })
 }
 
 /// May a node get images?
@@ -201,7 +233,13 @@ impl World {
             told.push(("no pull and removal of one image", name.clone()));
         }
         let most = if verb == Verb::Pull { MOST_PULLS } else { 1 };
-        if view.count(&batch.node, verb) >= most || names.len() > MOST_IMAGES || names.is_empty() {
+        let idle = match &batch.work {
+            Work::Remove { unpin, .. } => names.is_empty() && unpin.is_empty(),
+            Work::Pull { .. } => names.is_empty(),
+            // Also for what it says of the node.
+            Work::Check { .. } => false,
+        };
+        if view.count(&batch.node, verb) >= most || names.len() > MOST_IMAGES || idle {
             told.push((
                 "batches of a node",
                 format!("{verb:?} {names:?} at {}", batch.node),
@@ -209,7 +247,10 @@ impl World {
         }
         match verb {
             Verb::Remove => told.extend(self.wrong_removals(who, batch, &names)),
-            Verb::Pull => told.extend(self.unrecorded(batch.cache.as_ref(), &names)),
+            Verb::Pull => {
+                told.extend(self.unrecorded(batch.cache.as_ref(), &names));
+                told.extend(self.over_limit(who, batch, &names));
+            }
             Verb::Check => {}
         }
         for (rule, detail) in told {
@@ -218,6 +259,8 @@ impl World {
         let asked = Asked {
             node: batch.node.clone(),
             verb,
+            cache: batch.cache.clone(),
+            host: self.controllers[who].view.charged(batch, &names),
             names: names.into_iter().map(Some).collect(),
         };
         self.controllers[who].view.live.insert(batch.id, asked);
@@ -240,6 +283,37 @@ impl World {
             ))
         })?;
         Some(("no removal of what is wanted", wrong))
+    }
+
+    /// Nodes that pull for a cache at a time, and pulls of a registry.
+    fn over_limit(
+        &self,
+        who: usize,
+        batch: &Batch,
+        names: &[String],
+    ) -> Option<(&'static str, String)> {
+        let view = &self.controllers[who].view;
+        let pulls = || view.live.values().filter(|asked| asked.verb == Verb::Pull);
+        let object = batch.cache.as_ref().and_then(|key| view.caches.get(key))?;
+        if let Some(NodeShare::Count(most)) = object.spec.max_concurrent_nodes {
+            let mine = pulls().filter(|asked| asked.cache == batch.cache);
+            let nodes: BTreeSet<&NodeName> = mine.map(|asked| &asked.node).collect();
+            if !nodes.contains(&batch.node) && nodes.len() >= most.max(1) as usize {
+                let told = format!("{} beside {nodes:?} for {}", batch.node, object.key);
+                return Some(("nodes that pull at a time", told));
+            }
+        }
+        let host = view.charged(batch, names);
+        let cost = |names: usize| names.min(PARALLEL);
+        let same = pulls().filter(|asked| asked.host == host);
+        let running: usize = same
+            .map(|asked| cost(asked.names.iter().flatten().count()))
+            .sum();
+        let most = self.script.registry_pulls as usize;
+        (!host.is_empty() && running + cost(names.len()) > most.max(1)).then(|| {
+            let told = format!("{running} and {} more of {host}", cost(names.len()));
+            ("pulls of a registry", told)
+        })
     }
 
     /// What may come to lie on nodes is written down before.
@@ -335,6 +409,15 @@ impl World {
             return;
         };
         let seen = &mut process.seen;
+        if let QueueEvent::Pull(stream, authority, _)
+        | QueueEvent::Remove {
+            stream, authority, ..
+        }
+        | QueueEvent::Cancel(stream, authority, _) = event
+            && authority.term < seen.term
+        {
+            seen.replaced.insert(*stream);
+        }
         match event {
             QueueEvent::Pull(_, authority, images) if authority.term >= seen.term => {
                 seen.term = authority.term;
@@ -366,6 +449,16 @@ impl World {
             }
             QueueEvent::Cancel(_, authority, _) => seen.term = seen.term.max(authority.term),
             _ => {}
+        }
+    }
+
+    /// A puller replies. A leader that was replaced is refused, and nothing else.
+    pub fn check_reply(&mut self, node: usize, stream: StreamId, refused: bool) {
+        let process = self.nodes[node].process.as_ref();
+        let replaced = process.is_some_and(|known| known.seen.replaced.contains(&stream));
+        if replaced != refused {
+            let told = format!("n{node}: stream {}, refused: {refused}", stream.0);
+            self.broken("one leader's work", told);
         }
     }
 
@@ -403,12 +496,10 @@ impl World {
     fn wrong_pull(&self, node: usize, name: &str) -> Option<(&'static str, String)> {
         let process = self.nodes[node].process.as_ref()?;
         let mut running = 0;
-        let mut long = false;
         for known in process.calls.values() {
             match &known.call {
                 Call::Pull(other, _) => {
                     running += 1;
-                    long |= self.now - known.since >= LONG;
                     if normalized(other) == name {
                         return Some(("one pull of a name at a time", name.to_owned()));
                     }
@@ -419,8 +510,7 @@ impl World {
                 _ => {}
             }
         }
-        let most = PARALLEL + usize::from(long);
-        (running >= most).then(|| ("parallel pulls", format!("{} at once", running + 1)))
+        (running > PARALLEL).then(|| ("parallel pulls", format!("{} at once", running + 1)))
     }
 
     fn wrong_removal(&self, node: usize, target: &str) -> Option<(&'static str, String)> {

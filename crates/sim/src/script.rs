@@ -1,7 +1,7 @@
 //! What happens in a bad day, decided before it begins: who does what when, and which troubles last
 //! how long. A script can be cut down to what a failure needs.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use crate::{
     registry::{HOSTS, NAMES},
@@ -9,7 +9,9 @@ use crate::{
     runtime::Flavor,
 };
 use kubefledged_api_types::{
-    CacheSpecEntry, GoDuration, ImageCacheSpec, ImagePullPolicy, PullSecretReference, RefreshSpec,
+    CacheSpecEntry, DeletionPolicy, GoDuration, ImageCacheSpec, ImagePullPolicy, NodeAffinity,
+    NodeSelector, NodeSelectorOperator, NodeSelectorRequirement, NodeSelectorTerm, NodeShare,
+    PullSecretReference, RefreshSpec, Retention,
 };
 use kubefledged_engine::Source;
 
@@ -17,6 +19,8 @@ use kubefledged_engine::Source;
 pub const DAY: u64 = 30 * 60_000;
 /// Caches that users may create.
 pub const CACHES: [(&str, &str); 3] = [("ns", "a"), ("ns", "b"), ("other", "c")];
+/// A `ServiceAccount` whose imagePullSecrets hold the right password.
+pub const ROBOT: &str = "robot";
 /// Zones of nodes.
 pub const ZONES: [&str; 2] = ["east", "west"];
 
@@ -27,6 +31,8 @@ pub struct Script {
     pub seed: u64,
     /// Nodes that are there from the start, by their runtime.
     pub nodes: Vec<Flavor>,
+    /// `--max-registry-pulls`
+    pub registry_pulls: u32,
     /// In order of time.
     pub steps: Vec<Step>,
 }
@@ -53,6 +59,12 @@ pub enum Action {
     Purge(usize, String),
     /// Somebody changes a label of the object: another resource version.
     Touch(usize),
+    /// A user suspends it, or lifts that.
+    Suspend(usize, bool),
+    /// A user wants its images to stay when it is deleted, perhaps while it is.
+    Retain(usize),
+    /// Somebody deletes the Lease.
+    DeleteLease,
     /// A Node joins, if there is none of this number.
     Join(usize, Flavor),
     /// A Node is deleted; its disk stays or not.
@@ -215,7 +227,12 @@ impl Action {
 
 impl fmt::Display for Script {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "seed {}, nodes {:?}", self.seed, self.nodes)?;
+        let (nodes, pulls) = (&self.nodes, self.registry_pulls);
+        writeln!(
+            f,
+            "seed {}, nodes {nodes:?}, {pulls} pulls per registry",
+            self.seed
+        )?;
         for step in &self.steps {
             write!(f, "  {:>8} ", step.at)?;
             match &step.action {
@@ -247,6 +264,7 @@ impl Script {
     pub fn generate(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
         let nodes: Vec<Flavor> = (0..rng.between(3, 5)).map(|_| flavor(&mut rng)).collect();
+        let registry_pulls = *rng.pick(&[1, 3, 512, 512]);
         // Some days are fine.
         let classes = Classes(match rng.below(10) {
             0 => 0,
@@ -264,7 +282,12 @@ impl Script {
         day.troubles();
         let mut steps = day.steps;
         steps.sort_by_key(|step| step.at);
-        Self { seed, nodes, steps }
+        Self {
+            seed,
+            nodes,
+            registry_pulls,
+            steps,
+        }
     }
 }
 
@@ -304,12 +327,24 @@ impl Day {
         }
         for _ in 0..self.rng.between(1, 10) {
             let cache = self.rng.index(CACHES.len());
-            let action = match self.rng.below(10) {
-                0..=3 => Action::Apply(cache, Box::new(self.spec())),
-                4 => Action::Delete(cache),
-                5 | 6 => Action::Refresh(cache, self.token()),
-                7 | 8 => Action::Purge(cache, self.token()),
-                _ => Action::Touch(cache),
+            let action = match self.rng.below(14) {
+                0..=4 => Action::Apply(cache, Box::new(self.spec())),
+                5 => Action::Delete(cache),
+                6 | 7 => Action::Refresh(cache, self.token()),
+                8 | 9 => Action::Purge(cache, self.token()),
+                10 => Action::Touch(cache),
+                11 => Action::Suspend(cache, true),
+                12 => Action::Suspend(cache, false),
+                _ => {
+                    // The deletion of an object waits for its images: time to think again.
+                    let at = self.rng.below(DAY);
+                    let action = Action::Delete(cache);
+                    self.steps.push(Step { at, action });
+                    let at = at + self.rng.below(30_000);
+                    let action = Action::Retain(cache);
+                    self.steps.push(Step { at, action });
+                    continue;
+                }
             };
             self.push(action);
         }
@@ -329,17 +364,28 @@ impl Day {
             image_pull_secrets: match self.rng.below(4) {
                 0 => Vec::new(),
                 1 => secrets(&["wrong", "right"]),
-                2 => secrets(&["missing", "right"]),
+                2 => secrets(&["missing", "malformed", "right"]),
                 _ => secrets(&["right"]),
             },
-            refresh: match self.rng.below(4) {
-                0 => Some(RefreshSpec {
-                    interval: Some(GoDuration(std::time::Duration::from_secs(120))),
-                }),
+            refresh: match self.rng.below(6) {
+                0 => Some(seconds(120)),
+                1 => Some(seconds(0)),
                 _ => None,
             },
-            ..ImageCacheSpec::default()
+            max_concurrent_nodes: self.share(20),
+            min_ready_nodes: self.share(20),
+            service_account_name: self.rng.percent(20).then(|| ROBOT.to_owned()),
+            deletion_policy: self.rng.percent(30).then_some(DeletionPolicy::Purge),
+            retention: self.rng.percent(30).then_some(Retention::Pinned),
+            suspend: self.rng.percent(4),
         }
+    }
+
+    fn share(&mut self, percent: u64) -> Option<NodeShare> {
+        let share = *self
+            .rng
+            .pick(&[NodeShare::Count(1), NodeShare::Percent(50)]);
+        self.rng.percent(percent).then_some(share)
     }
 
     fn list(&mut self) -> CacheSpecEntry {
@@ -370,12 +416,16 @@ impl Day {
                 _ => None,
             },
             priority: self.rng.percent(20).then_some(5),
-            ..CacheSpecEntry::default()
+            node_affinity: self.rng.percent(15).then(|| not_in(zone)),
+            pull_deadline: match self.rng.below(10) {
+                0 => Some(GoDuration(Duration::from_secs(180))),
+                _ => None,
+            },
         }
     }
 
     fn machines(&mut self) {
-        for class in 0..16 {
+        for class in (0..16).chain(40..41) {
             if !self.classes.has(class) {
                 continue;
             }
@@ -409,6 +459,7 @@ impl Day {
             13 => Action::MoveTag(image),
             14 if flag => Action::Crash(who, while_ms),
             14 => Action::Pause(who, while_ms),
+            40 => Action::DeleteLease,
             _ => Action::Skew(who, i64::try_from(self.rng.below(600)).unwrap_or(0) - 300),
         };
         if matches!(action, Action::Run(..)) && flag {
@@ -460,6 +511,30 @@ impl Day {
             38 => T::PullsStall(node),
             _ => T::NameUnknown(self.rng.index(NAMES.len())),
         }
+    }
+}
+
+fn seconds(seconds: u64) -> RefreshSpec {
+    RefreshSpec {
+        interval: Some(GoDuration(Duration::from_secs(seconds))),
+    }
+}
+
+/// Any other zone.
+fn not_in(zone: &str) -> NodeAffinity {
+    let other = NodeSelectorRequirement {
+        key: "zone".to_owned(),
+        operator: NodeSelectorOperator::NotIn,
+        values: vec![zone.to_owned()],
+    };
+    let term = NodeSelectorTerm {
+        match_expressions: vec![other],
+        ..NodeSelectorTerm::default()
+    };
+    NodeAffinity {
+        required: Some(NodeSelector {
+            node_selector_terms: vec![term],
+        }),
     }
 }
 

@@ -10,8 +10,9 @@ use kubefledged_engine::{CacheObject, Event as EngineEvent, NodeFacts};
 
 use crate::{
     api::{self, Object, Resource, Wish},
-    registry::{PAUSE, normalized},
+    registry::{PAUSE, normalized, repository},
     rules::{condition, eligible, wanted},
+    runtime::Flavor,
     script::SourceKey,
     world::World,
 };
@@ -61,6 +62,10 @@ impl World {
         {
             told.push(("annotations are handled", told_of.clone()));
         }
+        if object.deleting {
+            told.push(("deletions end", told_of));
+            return told;
+        }
         let expected = match object.last_wish {
             Wish::Purge => Some(true),
             Wish::Refresh(true) => Some(false),
@@ -98,7 +103,9 @@ impl World {
         {
             told.push(("Ready in the end", format!("{nodes} nodes: {told_of}")));
         }
-        let well = [status::SUCCEEDED, status::NOTHING_DONE].contains(&known.status.as_str());
+        // What failed may have failed on nodes that left.
+        let well = [status::SUCCEEDED, status::NOTHING_DONE].contains(&known.status.as_str())
+            || nodes == 0;
         if !well || !known.failures.is_empty() {
             told.push(("no failure is left", told_of));
         }
@@ -130,11 +137,12 @@ impl World {
                 .flat_map(|(.., seen)| &seen.spec.cache_spec)
                 .flat_map(|list| list.images.iter().map(|name| normalized(name)))
                 .collect();
+            told.extend(self.unowned_pins(index, facts, &caches));
             for (key, object, _) in &caches {
                 for name in object.ever_applied.iter().map(|name| normalized(name)) {
                     let stays = wanted_here.contains(&name)
                         || listed.contains(&name)
-                        || self.kept(index, &name, &wanted_here);
+                        || self.kept(index, &name, &listed);
                     if node.runtime.holds(&name) && !stays {
                         let status = serde_json::to_string(&object.status).unwrap_or_default();
                         let detail = format!("n{index} holds {name} of {key}: {status}");
@@ -146,19 +154,58 @@ impl World {
         told
     }
 
-    /// Does something keep this name on this node?
-    fn kept(&self, node: usize, name: &str, wanted: &BTreeSet<String>) -> bool {
+    /// A pin of ours without an object that wants it here; and an image without the pin it is to
+    /// have, where the runtime can.
+    fn unowned_pins(
+        &self,
+        node: usize,
+        facts: &NodeFacts,
+        caches: &[(&String, &Object, CacheObject)],
+    ) -> Vec<(&'static str, String)> {
+        let mut told = Vec::new();
+        let pinned: BTreeSet<String> = caches
+            .iter()
+            .filter(|(_, object, seen)| seen.spec.pinned() && object.status.purge.is_none())
+            .flat_map(|(.., seen)| wanted(seen, facts))
+            .collect();
+        let runtime = &self.nodes[node].runtime;
+        // Elsewhere our label says nothing, and nobody looks for it.
+        let pins = runtime.flavor == Flavor::Containerd2;
+        let labelled = runtime.images.iter().filter(|(_, held)| held.labelled);
+        for (id, held) in labelled.filter(|_| pins) {
+            if held.tags.is_disjoint(&pinned) {
+                let detail = format!("n{node}: {id} {:?}", held.tags);
+                told.push(("no pin without an owner", detail));
+            }
+        }
+        for name in pinned.iter().filter(|_| pins && eligible(facts)) {
+            let held = runtime.resolve(name).and_then(|id| runtime.images.get(&id));
+            if held.is_some_and(|held| !runtime.pinned(held)) {
+                told.push(("what is to be pinned is", format!("n{node}: {name}")));
+            }
+        }
+        told
+    }
+
+    /// Does something keep this name on this node? `listed`: names that some cache wants somewhere.
+    fn kept(&self, node: usize, name: &str, listed: &BTreeSet<String>) -> bool {
         let runtime = &self.nodes[node].runtime;
         let Some(id) = runtime.resolve(name) else {
             return false;
         };
         let held = &runtime.images[&id];
         let mut others = held.tags.iter().filter(|tag| *tag != name);
-        let foreign = |tag: &String| wanted.contains(tag) || runtime.foreign.contains(tag);
+        let foreign = |tag: &String| listed.contains(tag) || runtime.foreign.contains(tag);
+        // What a tag that moved leaves behind looks like a pull by digest.
+        let tags = || held.tags.iter().map(String::as_str).chain([name]);
+        let mut digests = held.digests.iter().map(|digest| repository(digest));
+        let by_digest = digests.any(|known| tags().all(|tag| repository(tag) != known));
         name == PAUSE
             || (held.pinned && !held.labelled)
             || runtime.used(&id)
             || runtime.foreign.contains(name)
+            || self.left.contains(name)
+            || by_digest
             // Names of caches that are gone are nobody's to remove.
             || others.any(|tag| foreign(tag) || !self.owned(tag))
     }
@@ -191,7 +238,8 @@ impl World {
             let later = process.tick(now + FORGOTTEN);
             process.queue.poll(later, &mut Vec::new());
             let left = process.queue.remembers();
-            if depth != (0, 0) || left > process.calls.len() * 2 {
+            // A refresh may just be under way.
+            if process.calls.is_empty() && (depth, left) != ((0, 0), 0) {
                 told.push((
                     "nothing is kept",
                     format!("{}: {depth:?}, {left}", node.name),

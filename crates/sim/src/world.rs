@@ -1,6 +1,6 @@
 //! The World: everything that exists, and the one order in which everything happens.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kubefledged_engine::Event as EngineEvent;
 use kubefledged_queue::CallId;
@@ -114,6 +114,8 @@ pub struct World {
     pub nodes: Vec<Node>,
     /// Calls from controllers to pullers.
     pub links: BTreeMap<u64, Link>,
+    /// Names of objects that are gone: their images may stay.
+    pub left: BTreeSet<String>,
     /// The bad day is over.
     pub calm: bool,
     /// The first broken rule.
@@ -142,6 +144,7 @@ impl World {
             registries,
             controllers: vec![Controller::default(), Controller::default()],
             links: BTreeMap::new(),
+            left: BTreeSet::new(),
             calm: false,
             failure: None,
             heap: BTreeMap::new(),

@@ -61,7 +61,9 @@ fn a_registry_that_asks_for_less_gets_half_as_many_pulls_and_slowly_more() {
     world.is("Degraded", "True", "PullFailed");
     let budget = |world: &mut World| {
         let now = world.now;
-        world.engine().view_registries(now, None, 1).rows[0].budget.0
+        world.engine().view_registries(now, None, 1).rows[0]
+            .budget
+            .0
     };
     let after = budget(&mut world);
     assert!(after <= 32, "{after}");

@@ -92,7 +92,7 @@ impl Engine {
     ) -> Option<PairRow> {
         let (cache, node) = (&self.caches[&at], &self.nodes[idx]);
         let image = self.names.images.get(want.image);
-        let attempt = node.attempts.get(&(want.image, cache.scope));
+        let attempt = self.failure(cache, idx, want);
         let holds = node.looks.holds(want.image);
         let grace = self.settings.puller_grace;
         let trouble = self.names.scopes.trouble(cache.scope);

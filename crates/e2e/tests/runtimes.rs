@@ -355,6 +355,40 @@ fn a_full_disk_is_named_before_anything_is_pulled_and_heals() {
     s.until_held(&image);
 }
 
+/// 300 MB that unpack to as much again, where 440 MB are free. (CRI-O unpacks while it fetches, and has
+/// room enough.)
+#[test]
+#[ignore = "needs nodes with disks of their own: make test-runtimes"]
+fn a_pull_that_fills_the_disk_is_named_and_leaves_nothing_behind() {
+    const BIG: &str = "registry.test:5000/bench/big:1.0";
+    let s = Setup::new("rt-full");
+    s.cluster.run(&["images", "bench"], "").unwrap();
+    let containerds = s.nodes.iter();
+    for (node, runtime) in containerds.filter(|(_, runtime)| runtime.starts_with("containerd")) {
+        s.cluster.run(&["fill", node, "78"], "").unwrap();
+        let name = format!("full{node}");
+        let here = json!({"kubernetes.io/hostname": format!("n{node}")});
+        let list = json!({"images": [BIG], "nodeSelector": here});
+        s.feed(&name, &json!({"cacheSpec": [list]}));
+        let status = s.ended(&name, "ImageCacheCreate");
+        let delete = format!("delete ic {name} -n {}", s.namespace);
+        s.cluster.kubectl(&delete).unwrap();
+        let what = format!("n{node}, {runtime}, has its room again");
+        let free = s.cluster.until(Duration::from_secs(60), &what, || {
+            let df = ["node", node, "df", "--output=pcent", "/var/lib/containerd"];
+            let said = s.cluster.run(&df, "")?;
+            let used = said.split_whitespace().last().unwrap_or_default();
+            Ok((used.trim_end_matches('%').parse::<u8>()? <= 80).then_some(()))
+        });
+        s.cluster.run(&["fill", node, "0"], "").unwrap();
+        free.unwrap();
+        let expected = vec![(format!("n{node}"), "DiskPressure".to_owned())];
+        assert_eq!(reasons(&status, BIG), expected, "{runtime}: {status}");
+        let images = s.cluster.images(node).unwrap();
+        assert!(!images.contains(BIG), "n{node}, {runtime}: {images:?}");
+    }
+}
+
 /// A puller that started while a pod lived must not keep the pod's namespaces and shared memory.
 #[test]
 fn nothing_of_a_dead_pod_stays_mounted_through_the_puller() {

@@ -2,8 +2,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package sbom test-install test-runtimes test-faults sim sim-mutations fuzz soak \
-	bench-engine bench-queue bench-guard bench-real bench-real-big bench-real-install bench-fleet \
+.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package sbom test-dashboard test-install test-runtimes test-faults sim sim-mutations fuzz soak \
+	bench-engine bench-queue bench-guard bench-real bench-real-big bench-real-install bench-fleet bench-inside \
 	deploy-using-yaml remove-kubefledged update down
 
 ARCH := $(shell uname -m)
@@ -105,6 +105,11 @@ test-runtimes: setup images ## End-to-end tests on containerd 1.6, containerd 2.
 	$(CLUSTER) down; $(CLUSTER) up --runtime containerd2,crio; hack/install; \
 	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test walkthrough --test node -- --test-threads=1
 
+test-dashboard: setup ## The dashboard's queries, asked of a Prometheus that scrapes the local cluster; docs/dashboard.svg shows the answers
+	export KUBEFLEDGED_DASHBOARD=$$(mktemp); trap 'rm -f $$KUBEFLEDGED_DASHBOARD' EXIT; \
+	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test dashboard -- --ignored; \
+	$(CARGO) run --quiet --locked --target $(TARGET) --package kubefledged-bench --bin dashboard -- $$KUBEFLEDGED_DASHBOARD docs/dashboard.svg
+
 test-install: images ## Install, upgrade, move over and uninstall, on a local cluster of its own
 	export CLUSTER_NAME=install; trap '$(CLUSTER) down' EXIT; \
 	$(CLUSTER) down; $(CLUSTER) up --runtime containerd,containerd2; hack/default-images; \
@@ -131,6 +136,9 @@ bench-queue: ## The queue alone: requests of 100 to 8,000 images
 
 bench-guard: ## Instructions of the hot paths of engine and queue beside the committed ones; fails above +10 %
 	hack/bench-guard
+
+bench-inside: ## What it costs to look inside a controller of 5,000 nodes x 100 images
+	$(CARGO) bench --quiet --locked --target $(TARGET) --package kubefledged-controller --bench inside
 
 bench-real: ## 2 nodes x 24 images of 4 MB beside crictl, on the local cluster with the chart installed
 	hack/bench-real

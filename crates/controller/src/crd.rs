@@ -48,4 +48,36 @@ mod tests {
             ]
         );
     }
+
+    /// Paths of fields that say nothing about themselves.
+    fn silent(path: &str, schema: &serde_json::Value, found: &mut Vec<String>) {
+        for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+            let path = format!("{path}.{name}");
+            if field["description"].as_str().is_none_or(str::is_empty) {
+                found.push(path.clone());
+            }
+            silent(&path, field, found);
+        }
+        for inner in ["items", "additionalProperties"] {
+            if schema[inner].is_object() {
+                silent(path, &schema[inner], found);
+            }
+        }
+    }
+
+    #[test]
+    fn kubectl_explain_has_a_sentence_for_every_field() {
+        let crd = serde_json::to_value(definition()).unwrap();
+        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        let mut found = Vec::new();
+        silent("", schema, &mut found);
+        assert_eq!(found, Vec::<String>::new());
+        assert!(
+            schema["properties"]["status"]["properties"]
+                .as_object()
+                .unwrap()
+                .len()
+                > 15
+        );
+    }
 }

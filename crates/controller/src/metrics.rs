@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kubefledged_api_types::{ImageCacheStatus, Timestamp, names::status};
+use kubefledged_api_types::{
+    ImageCacheStatus, Timestamp,
+    names::{reason, status},
+};
 use kubefledged_engine::{CacheKey, Command, Event, NodeTurn, WriteError};
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -88,6 +91,18 @@ impl Metrics {
             snapshot: Arc::default(),
             running: Arc::default(),
         };
+        // A series that begins with its first operation would hide that one from rate().
+        for operation in [
+            reason::CREATE,
+            reason::UPDATE,
+            reason::REFRESH,
+            reason::PURGE,
+            reason::DELETE,
+        ] {
+            for result in [status::SUCCEEDED, status::FAILED] {
+                drop(metrics.operation(operation, result));
+            }
+        }
         metrics.register_engine(registry);
         metrics.register_calls(registry);
         registry.register_collector(Box::new(metrics.snapshot.clone()));
@@ -211,12 +226,7 @@ impl Metrics {
             }
             _ => seen.elapsed(),
         };
-        let labels = OperationLabels {
-            operation: told.reason.clone(),
-            result: told.status.clone(),
-        };
-        self.operations
-            .get_or_create(&labels)
+        self.operation(&told.reason, &told.status)
             .observe(took.as_secs_f64());
         tracing::info!(
             imagecache = %key,
@@ -227,6 +237,14 @@ impl Metrics {
             duration_s = took.as_secs_f64(),
             "operation ended"
         );
+    }
+
+    fn operation(&self, operation: &str, result: &str) -> Histogram {
+        let labels = OperationLabels {
+            operation: operation.to_owned(),
+            result: result.to_owned(),
+        };
+        self.operations.get_or_create(&labels).clone()
     }
 
     fn waves(&self) -> std::sync::MutexGuard<'_, Waves> {

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 pub mod call;
 pub mod document;
+pub mod examples;
 pub mod fleet;
 pub mod install;
 pub mod leader;

@@ -61,6 +61,10 @@ impl Metrics {
             "Admission requests by what came of them",
             metrics.requests.clone(),
         );
+        // A series that begins with its first request would hide that one from rate().
+        for result in ["allowed", "refused", "malformed"] {
+            drop(metrics.requests.get_or_create(&RequestLabels { result }));
+        }
         registry.register_with_unit(
             "webhook_request_duration",
             "Time to judge an admission request",

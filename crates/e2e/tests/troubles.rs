@@ -1,0 +1,275 @@
+//! Troubles as users have them, each planted in the cluster; the command of docs/troubleshooting.md
+//! must show its cause.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use kubefledged_e2e::{
+    Cluster, demo,
+    examples::{DEBUG, examples},
+    faulty,
+};
+use serde_json::{Value, json};
+
+const DOCUMENT: &str = include_str!("../../../docs/troubleshooting.md");
+static NODES: Mutex<()> = Mutex::new(());
+
+/// A cluster without objects and images of ours; held for one test.
+fn cluster() -> (Cluster, MutexGuard<'static, ()>) {
+    let guard = NODES.lock().unwrap_or_else(PoisonError::into_inner);
+    let cluster = Cluster::default();
+    cluster.clean("shop").unwrap();
+    (cluster, guard)
+}
+
+fn create(cluster: &Cluster, images: &[String], more: &Value) {
+    let mut spec = json!({"cacheSpec": [{"images": images}]});
+    spec.as_object_mut()
+        .unwrap()
+        .extend(more.as_object().unwrap().clone());
+    cluster.create("shop", "web", &spec).unwrap();
+}
+
+/// Runs the one command below a heading until it shows this.
+fn shows(cluster: &Cluster, heading: &str, part: &str) -> String {
+    let examples = examples(DOCUMENT);
+    let (_, commands) = examples
+        .iter()
+        .find(|(known, _)| *known == heading)
+        .unwrap();
+    assert_eq!(commands.len(), 1, "{heading}: one command");
+    let debug = self::examples(DEBUG);
+    let forward = &debug[0].1[..1];
+    cluster
+        .until(
+            Duration::from_secs(120),
+            &format!("{heading}: {part}"),
+            || {
+                let said = if commands[0].contains("localhost:7070") {
+                    cluster.forwarded(forward, &[7070], commands)?
+                } else {
+                    cluster.run(&["run", "bash", "-c", commands[0]], "")?
+                };
+                Ok(said.contains(part).then_some(said))
+            },
+        )
+        .unwrap()
+}
+
+/// Undoes what was planted, also where the test fails.
+fn planted(work: impl FnOnce(), undo: impl FnOnce()) {
+    let result = catch_unwind(AssertUnwindSafe(work));
+    undo();
+    if let Err(panic) = result {
+        resume_unwind(panic);
+    }
+}
+
+#[test]
+fn the_tag_is_wrong() {
+    let (cluster, _nodes) = cluster();
+    create(
+        &cluster,
+        &[demo("web").replace(":1.0", ":none")],
+        &json!({}),
+    );
+    let said = shows(&cluster, "The tag is wrong", "ImageNotFound");
+    assert!(
+        said.contains("demo/web:none") && said.contains("PullFailed"),
+        "{said}"
+    );
+}
+
+#[test]
+fn the_secret_is_wrong() {
+    let (cluster, _nodes) = cluster();
+    let _ = cluster.kubectl("delete secret wrong -n shop");
+    cluster
+        .kubectl("create secret docker-registry wrong -n shop --docker-server=private.test:5001 --docker-username=demo --docker-password=nonsense")
+        .unwrap();
+    let image = "private.test:5001/demo/secret:1.0".to_owned();
+    create(
+        &cluster,
+        &[image],
+        &json!({"imagePullSecrets": [{"name": "wrong"}]}),
+    );
+    let said = shows(&cluster, "The secret is wrong", "Unauthorized");
+    assert!(!said.contains("nonsense"), "{said}");
+}
+
+#[test]
+fn the_registry_is_down() {
+    let (cluster, _nodes) = cluster();
+    create(
+        &cluster,
+        &["down.test:5002/demo/web:1.0".to_owned()],
+        &json!({}),
+    );
+    let said = shows(&cluster, "The registry is down", "RegistryUnavailable");
+    assert!(said.contains("down.test:5002"), "{said}");
+}
+
+#[test]
+fn the_registry_says_429() {
+    let (cluster, _nodes) = cluster();
+    cluster
+        .run(&["fault", "status=429", "retry-after=5"], "")
+        .unwrap();
+    create(&cluster, &[faulty("web")], &json!({}));
+    let work = || {
+        let said = shows(&cluster, "The registry says 429", "\"lastRateLimited\"");
+        let answer: Value = serde_json::from_str(&said).unwrap();
+        let registries = answer["registries"].as_array().unwrap();
+        let limited = registries
+            .iter()
+            .find(|one| one["host"] == "faulty.test:5003")
+            .unwrap();
+        assert!(limited["budget"].as_u64().unwrap() < 64, "{said}");
+    };
+    planted(work, || drop(cluster.run(&["fault", "off"], "").unwrap()));
+}
+
+#[test]
+fn the_disk_is_full() {
+    let (cluster, _nodes) = cluster();
+    let watermark = |percent: &str| {
+        let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../../charts/kubefledged");
+        let set = format!("puller.diskWatermark={percent}");
+        let upgrade = [
+            "helm",
+            "upgrade",
+            "kubefledged",
+            chart,
+            "-n",
+            "kube-fledged",
+        ];
+        let how = [
+            "--reuse-values",
+            "--wait",
+            "--timeout",
+            "120s",
+            "--set",
+            &set,
+        ];
+        cluster.run(&[&upgrade[..], &how[..]].concat(), "").unwrap();
+    };
+    // The nodes' disk is this machine's, which holds more than nothing.
+    watermark("1");
+    let work = || {
+        create(&cluster, &[demo("web")], &json!({}));
+        let said = shows(&cluster, "The disk is full", "DiskPressure");
+        assert!(said.contains("% full"), "{said}");
+    };
+    planted(work, || watermark("100"));
+}
+
+#[test]
+fn a_node_is_cordoned() {
+    let (cluster, _nodes) = cluster();
+    create(&cluster, &[demo("web")], &json!({}));
+    cluster.kubectl("cordon n2").unwrap();
+    let work = || {
+        let said = shows(&cluster, "A node is cordoned", "\"Cordoned\"");
+        assert!(said.contains("kubectl uncordon"), "{said}");
+    };
+    planted(work, || drop(cluster.kubectl("uncordon n2").unwrap()));
+}
+
+#[test]
+fn a_node_is_not_ready() {
+    let (cluster, _nodes) = cluster();
+    create(&cluster, &[demo("web")], &json!({}));
+    let away = cluster.clone();
+    let back = std::thread::spawn(move || away.run(&["restart", "2", "kubelet", "90"], ""));
+    let work = || drop(shows(&cluster, "A node is not ready", "\"NotReady\""));
+    planted(work, || {
+        back.join().unwrap().unwrap();
+        let wait = "wait --for=condition=Ready node/n2 --timeout=60s";
+        cluster.kubectl(wait).unwrap();
+    });
+}
+
+#[test]
+fn a_node_is_excluded() {
+    let (cluster, _nodes) = cluster();
+    create(&cluster, &[demo("web")], &json!({}));
+    cluster
+        .kubectl("label node n2 kubefledged.io/exclude=true --overwrite")
+        .unwrap();
+    let work = || {
+        let said = shows(&cluster, "A node is excluded", "\"Excluded\"");
+        assert!(said.contains("kubefledged.io/exclude"), "{said}");
+    };
+    planted(work, || {
+        cluster
+            .kubectl("label node n2 kubefledged.io/exclude-")
+            .unwrap();
+    });
+}
+
+#[test]
+fn the_puller_is_missing() {
+    let (cluster, _nodes) = cluster();
+    let term = json!({"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["n2"]}]});
+    let affinity = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}});
+    let patch = json!({"spec": {"template": {"spec": {"affinity": affinity}}}}).to_string();
+    let daemonset = "daemonset/kubefledged-puller -n kube-fledged";
+    let settled = || {
+        let wait = format!("rollout status {daemonset} --timeout=120s");
+        cluster.kubectl(&wait).unwrap();
+    };
+    cluster
+        .kubectl(&format!("patch {daemonset} --type=merge -p {patch}"))
+        .unwrap();
+    let work = || {
+        settled();
+        create(&cluster, &[demo("web")], &json!({}));
+        let said = shows(&cluster, "The puller is missing", "\"NoPuller\"");
+        let node: Value = serde_json::from_str(&said).unwrap();
+        assert!(
+            node["puller"].is_null() && node["eligible"] == true,
+            "{said}"
+        );
+        assert!(node["pullerSilent"].is_string(), "{said}");
+    };
+    planted(work, || {
+        let back = json!({"spec": {"template": {"spec": {"affinity": null}}}}).to_string();
+        cluster
+            .kubectl(&format!("patch {daemonset} --type=merge -p {back}"))
+            .unwrap();
+        settled();
+    });
+}
+
+#[test]
+fn an_image_is_in_use() {
+    let (cluster, _nodes) = cluster();
+    create(&cluster, &[demo("web"), demo("api")], &json!({}));
+    cluster.ended("shop", "web", "ImageCacheCreate").unwrap();
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "user", "namespace": "shop"},
+        "spec": {"nodeName": "n1", "terminationGracePeriodSeconds": 1,
+                 "containers": [{"name": "c", "image": demo("web"), "imagePullPolicy": "Never"}]},
+    });
+    cluster
+        .run(&["kubectl", "create", "-f", "-"], &pod.to_string())
+        .unwrap();
+    cluster
+        .kubectl("wait --for=jsonpath={.status.phase}=Running pod/user -n shop --timeout=30s")
+        .unwrap();
+    cluster
+        .kubectl("annotate ic web -n shop kubefledged.io/purge-imagecache=")
+        .unwrap();
+    let said = shows(&cluster, "An image is in use", "\"InUse\"");
+    assert!(
+        said.contains("demo/web:1.0") && said.contains("\"n1\""),
+        "{said}"
+    );
+    assert!(!said.contains("demo/api:1.0"), "{said}");
+    cluster.kubectl("delete pod user -n shop --now").unwrap();
+}

@@ -12,8 +12,9 @@ const PRIVATE: &str = "private.test:5001/demo/secret:1.0";
 
 fn cluster(namespace: &str) -> Cluster {
     let cluster = Cluster::default();
-    let _ = cluster.kubectl(&format!("delete namespace {namespace} --ignore-not-found"));
     cluster.clean(namespace).unwrap();
+    let delete = format!("delete secrets,serviceaccounts,events --all -n {namespace}");
+    cluster.kubectl(&delete).unwrap();
     cluster
 }
 

@@ -107,7 +107,7 @@ impl Wave {
 
 #[test]
 fn a_leader_that_is_killed_in_the_middle_of_a_wave_is_replaced_and_no_pull_is_repeated() {
-    let wave = Wave::begin("lead-kill", 16);
+    let wave = Wave::begin("lead-kill", 22);
     let pod = &wave.leader.pod;
     wave.cluster.signal_controller(pod, "KILL").unwrap();
     wave.succeeded_within(Duration::from_secs(15));
@@ -129,7 +129,7 @@ fn a_leader_that_is_told_to_end_hands_over_within_two_seconds_and_has_stopped_be
 /// The worst that can happen to fencing: it does not know that it was replaced.
 #[test]
 fn a_leader_that_wakes_up_after_it_was_replaced_acts_no_more() {
-    let wave = Wave::begin("lead-stop", 16);
+    let wave = Wave::begin("lead-stop", 22);
     let old = &wave.leader.pod;
     wave.cluster.signal_controller(old, "STOP").unwrap();
     let taken = wave.cluster.succeeded(&wave.leader);
@@ -150,7 +150,7 @@ fn a_leader_that_wakes_up_after_it_was_replaced_acts_no_more() {
 
 #[test]
 fn a_deleted_lease_locks_nobody_out_and_the_term_still_rises() {
-    let wave = Wave::begin("lead-lease", 25);
+    let wave = Wave::begin("lead-lease", 40);
     let delete = "delete lease kubefledged-controller -n kube-fledged";
     wave.cluster.kubectl(delete).unwrap();
     let what = "there is a Lease with a higher term";
@@ -164,7 +164,7 @@ fn a_deleted_lease_locks_nobody_out_and_the_term_still_rises() {
 
 #[test]
 fn an_api_server_that_is_away_makes_controllers_stand_by_and_not_end() {
-    let wave = Wave::begin("lead-api", 16);
+    let wave = Wave::begin("lead-api", 22);
     // Longer than a leader may go without renewing.
     wave.cluster
         .run(&["restart", "1", "kube-apiserver", "9"], "")

@@ -157,12 +157,11 @@ fn whoever_may_edit_a_namespace_may_look_at_image_caches_and_not_write_them() {
 
 /// A namespace of tenants, whose objects start nothing.
 fn namespace(cluster: &Cluster, name: &str, labels: &str) {
-    let _ = cluster.kubectl(&format!("delete namespace {name} --ignore-not-found"));
-    cluster
-        .kubectl(&format!("create namespace {name}"))
-        .unwrap();
+    let _ = cluster.kubectl(&format!("create namespace {name}"));
+    let delete = format!("delete imagecaches --all -n {name}");
+    cluster.kubectl(&delete).unwrap();
     if !labels.is_empty() {
-        let label = format!("label namespace {name} {labels}");
+        let label = format!("label namespace {name} --overwrite {labels}");
         cluster.kubectl(&label).unwrap();
     }
 }

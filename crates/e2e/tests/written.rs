@@ -108,9 +108,9 @@ fn no_password_and_no_key_is_in_any_log_or_object_at_any_level() {
     };
     assert_untold(&written(&cluster), "in the logs of all tests");
 
-    let _ = cluster.kubectl("delete namespace written --ignore-not-found");
     let verbose = Verbose::new(&cluster);
     cluster.clean("written").unwrap();
+    cluster.kubectl("delete secrets --all -n written").unwrap();
     create_secret(&cluster, "right", password.trim());
     create_secret(&cluster, "wrong", wrong);
     for (name, status) in [("wrong", "Failed"), ("right", "Succeeded")] {

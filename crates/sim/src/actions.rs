@@ -147,9 +147,11 @@ impl World {
             let news = value.is_empty()
                 || (object.purge.as_ref() != Some(&value)
                     && object.status.last_handled_purge.as_ref() != Some(&value));
+            // A token on an object that nobody has seen is taken for one of a restored cluster.
+            let seen = value.is_empty() || object.status.observed_generation.is_some();
             object.purge = Some(value);
             if news {
-                object.last_wish = Wish::Purge;
+                object.last_wish = if seen { Wish::Purge } else { Wish::Spec };
             }
         });
     }

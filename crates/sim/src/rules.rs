@@ -25,8 +25,9 @@ use crate::{
 const MOST_STATUS: usize = 256 << 10;
 /// Most images of a batch.
 const MOST_IMAGES: usize = 512;
-/// Most pull batches of a node.
+/// Most pull batches of a node, not counting those that have said nothing for so long.
 const MOST_PULLS: usize = 4;
+const LONG: u64 = 20_000;
 /// Pulls at a time in a puller; one more may run beside a long one.
 const PARALLEL: usize = 2;
 
@@ -52,6 +53,8 @@ pub struct Asked {
     cache: Option<CacheKey>,
     /// Of its images; a pull that only pins counts for none.
     host: String,
+    /// When it was last heard of.
+    heard: u64,
     /// Normalized; nothing once its outcome is known.
     names: Vec<Option<String>>,
 }
@@ -88,16 +91,18 @@ impl View {
         }
     }
 
-    fn count(&self, node: &NodeName, verb: Verb) -> usize {
+    fn count(&self, node: &NodeName, verb: Verb, now: u64) -> usize {
         let live = self.live.values();
-        live.filter(|asked| asked.node == *node && asked.verb == verb)
+        let long = |asked: &Asked| asked.verb == Verb::Pull && asked.heard + LONG <= now;
+        live.filter(|asked| asked.node == *node && asked.verb == verb && !long(asked))
             .count()
     }
 
-    fn outcome(&mut self, batch: BatchId, index: usize, result: &ImageResult) {
+    fn outcome(&mut self, batch: BatchId, index: usize, result: &ImageResult, now: u64) {
         let Some(asked) = self.live.get_mut(&batch) else {
             return;
         };
+        asked.heard = now;
         let Some(name) = asked.names.get_mut(index) else {
             return;
         };
@@ -165,6 +170,7 @@ impl World {
 
     /// Notes what an engine is told.
     pub fn heard(&mut self, who: usize, event: &EngineEvent) {
+        let now = self.now;
         let view = &mut self.controllers[who].view;
         match event {
             EngineEvent::CacheApplied(object) => {
@@ -185,7 +191,7 @@ impl World {
             }
             EngineEvent::Outcomes(batch, outcomes) => {
                 for outcome in outcomes {
-                    view.outcome(*batch, outcome.index, &outcome.result);
+                    view.outcome(*batch, outcome.index, &outcome.result, now);
                 }
             }
             EngineEvent::BatchEnded(batch, end) => {
@@ -239,7 +245,7 @@ impl World {
             // Also for what it says of the node.
             Work::Check { .. } => false,
         };
-        if view.count(&batch.node, verb) >= most || names.len() > MOST_IMAGES || idle {
+        if view.count(&batch.node, verb, self.now) >= most || names.len() > MOST_IMAGES || idle {
             told.push((
                 "batches of a node",
                 format!("{verb:?} {names:?} at {}", batch.node),
@@ -261,6 +267,7 @@ impl World {
             verb,
             cache: batch.cache.clone(),
             host: self.controllers[who].view.charged(batch, &names),
+            heard: self.now,
             names: names.into_iter().map(Some).collect(),
         };
         self.controllers[who].view.live.insert(batch.id, asked);

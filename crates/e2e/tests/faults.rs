@@ -31,6 +31,9 @@ const RETAINED: &str = "retained";
 /// again and again, and ours for an image that failed again and again.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// Until idle connections are closed: to pullers after some seconds, to the API server after 90 s.
+const AT_REST: Duration = Duration::from_secs(150);
+
 /// Numbers that look random and are the same for a seed (splitmix64).
 struct Dice(u64);
 
@@ -633,21 +636,18 @@ impl Trial {
     fn assert_nothing_leaks(&self) -> String {
         let mut last = String::new();
         let mut told = String::new();
-        let all = self
-            .view
-            .cluster
-            .until(Duration::from_secs(60), "nothing is held", || {
-                let holds = match self.all_hold() {
-                    Ok(holds) => holds,
-                    Err(error) => {
-                        last = format!("{error:#}");
-                        return Ok(None);
-                    }
-                };
-                last = too_much(&holds);
-                told = summary(&holds);
-                Ok(last.is_empty().then_some(()))
-            });
+        let all = self.view.cluster.until(AT_REST, "nothing is held", || {
+            let holds = match self.all_hold() {
+                Ok(holds) => holds,
+                Err(error) => {
+                    last = format!("{error:#}");
+                    return Ok(None);
+                }
+            };
+            last = too_much(&holds);
+            told = summary(&holds);
+            Ok(last.is_empty().then_some(()))
+        });
         if let Err(error) = all {
             panic!("{error:#}\n{last}");
         }

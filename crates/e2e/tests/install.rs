@@ -263,6 +263,10 @@ fn an_upgrade_brings_another_definition_a_rollback_the_first_and_objects_stay() 
         .unwrap();
     let stored = cluster.object("team-a", "kept").unwrap();
     assert_eq!(stored["spec"]["tomorrow"], "yes");
+    // An edit that no leader has seen yet counts as one of the images.
+    cluster
+        .shell("kubectl wait imagecache/kept -n team-a --for=jsonpath='{.status.observedGeneration}'=2 --timeout=20s")
+        .unwrap();
 
     cluster
         .shell("helm rollback kubefledged 1 -n kube-fledged --wait --timeout 120s")

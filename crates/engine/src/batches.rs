@@ -400,7 +400,12 @@ impl Engine {
             PinResult::Pinned => {
                 upkeep.can_pin = Some(true);
                 if let Some(seen) = seen {
-                    upkeep.ids.insert(id, bare(&seen.image_id).into());
+                    let pin = bare(&seen.image_id);
+                    upkeep.ids.insert(id, pin.into());
+                    // Known before the next report: it may have to go until then.
+                    if !upkeep.pins.iter().any(|known| bare(known) == pin) {
+                        upkeep.pins.push(seen.image_id.into());
+                    }
                 }
             }
             PinResult::Unsupported => upkeep.can_pin = Some(false),

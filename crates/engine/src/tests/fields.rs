@@ -203,6 +203,23 @@ fn a_pinned_cache_has_its_finalizer_before_anything_is_pulled_and_pins_what_it_w
 }
 
 #[test]
+fn a_purge_takes_the_pin_off_an_image_that_another_cache_keeps_before_any_report_of_it() {
+    let mut world = World::new(&["n1"]);
+    let mut wanted = images(&["r.test/a:1"]);
+    wanted.retention = Some(Retention::Pinned);
+    world.create(wanted);
+    world.create_as("b", images(&["r.test/a:1"]));
+    world.lead();
+    assert_eq!(world.pins["n1"].len(), 1);
+    world.asked();
+    world.apply(|object| object.purge = Some(String::new()));
+    world.run();
+    assert!(world.pins["n1"].is_empty());
+    assert_eq!(world.count("check"), 0, "nothing had to be looked at");
+    assert_eq!(world.held("n1"), ["r.test/a:1"]);
+}
+
+#[test]
 fn where_images_cannot_be_pinned_the_cache_says_so_and_is_ready() {
     let mut world = World::new(&["n1"]);
     world.unpinnable = true;

@@ -19,6 +19,20 @@ pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; cha
 /// Of the older text format.
 pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// Registries with a label of their own; names are chosen by whoever writes an `ImageCache`, so that
+/// everything else is one: `other`.
+const REGISTRIES: [&str; 9] = [
+    "docker.io",
+    "ghcr.io",
+    "quay.io",
+    "gcr.io",
+    "registry.k8s.io",
+    "public.ecr.aws",
+    "mcr.microsoft.com",
+    "nvcr.io",
+    "registry.gitlab.com",
+];
+
 type Before = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
 /// A registry and what brings it up to date.
@@ -88,6 +102,12 @@ pub fn registry(version: &'static str) -> Registry {
     );
     registry.register_collector(Box::new(Usage));
     registry
+}
+
+/// The label of a registry's host.
+pub fn registry_label(host: &str) -> &'static str {
+    let known = REGISTRIES.iter().find(|known| **known == host);
+    known.copied().unwrap_or("other")
 }
 
 /// The older text format: counters carry their suffix in HELP and TYPE too, and there are no units

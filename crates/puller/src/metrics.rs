@@ -3,6 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use kubefledged_image::ImageRef;
+use kubefledged_process::metrics;
 use kubefledged_queue::{Answer, Call, Disk, PullOutcome, PullResult, RemoveResult};
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -19,20 +20,6 @@ use crate::{
     disk,
     driver::{Input, pull_label, removal_label},
 };
-
-/// Registries with a label of their own; names are chosen by whoever writes an `ImageCache`, so that
-/// everything else is one: `other`.
-const REGISTRIES: [&str; 9] = [
-    "docker.io",
-    "ghcr.io",
-    "quay.io",
-    "gcr.io",
-    "registry.k8s.io",
-    "public.ecr.aws",
-    "mcr.microsoft.com",
-    "nvcr.io",
-    "registry.gitlab.com",
-];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PullLabels {
@@ -246,9 +233,7 @@ fn code(answer: &Answer) -> &str {
 
 fn registry_label(name: Option<&str>) -> &'static str {
     let image = name.and_then(|name| ImageRef::parse(name).ok());
-    let host = image.as_ref().map(ImageRef::registry);
-    let known = REGISTRIES.iter().find(|known| host == Some(**known));
-    known.copied().unwrap_or("other")
+    metrics::registry_label(image.as_ref().map_or("", ImageRef::registry))
 }
 
 #[cfg(test)]

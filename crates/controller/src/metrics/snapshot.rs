@@ -8,6 +8,7 @@ use std::{
 };
 
 use kubefledged_engine::view::{CacheRow, MOST_ROWS, RegistryRow, Sums};
+use kubefledged_process::metrics::registry_label;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric as _},
@@ -16,20 +17,6 @@ use prometheus_client::{
 };
 
 use crate::driver::Asking;
-
-/// Registries with a label of their own; names are chosen by whoever writes an `ImageCache`, so that
-/// everything else is one: `other`.
-const REGISTRIES: [&str; 9] = [
-    "docker.io",
-    "ghcr.io",
-    "quay.io",
-    "gcr.io",
-    "registry.k8s.io",
-    "public.ecr.aws",
-    "mcr.microsoft.com",
-    "nvcr.io",
-    "registry.gitlab.com",
-];
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -209,9 +196,8 @@ fn registries(rows: &[RegistryRow], encoder: &mut DescriptorEncoder<'_>) -> fmt:
     // Of those without a name of their own: the tightest budget, and the sum of what runs and waits.
     let mut known: BTreeMap<&str, (u32, u32, usize)> = BTreeMap::new();
     for row in rows.iter().filter(|row| !row.host.is_empty()) {
-        let label = REGISTRIES.iter().find(|known| row.host.as_ref() == **known);
         let (budget, used, long) = row.budget;
-        let sum = known.entry(label.copied().unwrap_or("other"));
+        let sum = known.entry(registry_label(&row.host));
         let sum = sum.or_insert((u32::MAX, 0, 0));
         *sum = (sum.0.min(budget), sum.1 + used + long, sum.2 + row.waiting);
     }

@@ -134,10 +134,10 @@ impl World {
             let purge = object.status.purge.as_ref();
             // A purge that is asked for answers a refresh too.
             let handled = object.status.last_handled_purge.as_ref();
-            let asked = |value: &&String| value.is_empty() || Some(*value) != handled;
+            let answered = |value: &String| !value.is_empty() && Some(value) == handled;
             let over = purge.is_some_and(|purge| purge.completion_time.is_some())
                 && object.status.status != status::PROCESSING
-                && object.purge.as_ref().filter(asked).is_none();
+                && object.purge.as_ref().is_none_or(answered);
             let news = value.is_empty() || object.refresh.as_ref() != Some(&value);
             object.refresh = Some(value);
             if news {

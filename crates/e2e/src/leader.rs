@@ -43,6 +43,27 @@ impl Cluster {
         self.until(Duration::from_secs(30), "somebody leads", || self.lease())
     }
 
+    /// Sees to it that the leader is not on the node of this number.
+    pub fn lead_away_from(&self, node: &str) -> anyhow::Result<()> {
+        let leader = self.leader()?;
+        let mut pods = self.pods("controller")?;
+        pods.retain(|pod| pod.node == node);
+        if !pods.iter().any(|pod| pod.name == leader.pod) {
+            return Ok(());
+        }
+        self.kubectl(&format!("cordon n{node}"))?;
+        let moved = pods
+            .iter()
+            .try_for_each(|pod| {
+                let delete = format!("delete pod {} -n {OURS} --wait=true", pod.name);
+                self.kubectl(&delete).map(drop)
+            })
+            .and_then(|()| self.succeeded(&leader))
+            .and_then(|_| self.leader());
+        self.kubectl(&format!("uncordon n{node}"))?;
+        moved.map(drop)
+    }
+
     /// Sends a signal to the process of a controller's pod.
     pub fn signal_controller(&self, pod: &str, signal: &str) -> anyhow::Result<()> {
         let pods = self.pods("controller")?;

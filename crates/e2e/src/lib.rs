@@ -224,6 +224,19 @@ impl Cluster {
             .collect())
     }
 
+    /// A pod named `user` on node `n1` that runs this image, which must be there: returns when it runs.
+    pub fn use_image(&self, namespace: &str, image: &str) -> anyhow::Result<String> {
+        let pod = serde_json::json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "user", "namespace": namespace},
+            "spec": {"nodeName": "n1", "terminationGracePeriodSeconds": 1,
+                     "containers": [{"name": "c", "image": image, "imagePullPolicy": "Never"}]},
+        });
+        self.run(&["kubectl", "create", "-f", "-"], &pod.to_string())?;
+        self.kubectl(&format!(
+            "wait --for=jsonpath={{.status.phase}}=Running pod/user -n {namespace} --timeout=30s"
+        ))
+    }
+
     /// Waits until an operation of this kind has ended, and returns the status it ended with.
     pub fn ended(&self, namespace: &str, name: &str, reason: &str) -> anyhow::Result<Value> {
         self.until(

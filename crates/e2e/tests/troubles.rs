@@ -183,6 +183,8 @@ fn a_node_is_cordoned() {
 #[test]
 fn a_node_is_not_ready() {
     let (cluster, _nodes) = cluster();
+    // Without its kubelet nothing is forwarded to a pod.
+    cluster.lead_away_from("2").unwrap();
     create(&cluster, &[demo("web")], &json!({}));
     let away = cluster.clone();
     let back = std::thread::spawn(move || away.run(&["restart", "2", "kubelet", "90"], ""));
@@ -251,17 +253,7 @@ fn an_image_is_in_use() {
     let (cluster, _nodes) = cluster();
     create(&cluster, &[demo("web"), demo("api")], &json!({}));
     cluster.ended("shop", "web", "ImageCacheCreate").unwrap();
-    let pod = json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "user", "namespace": "shop"},
-        "spec": {"nodeName": "n1", "terminationGracePeriodSeconds": 1,
-                 "containers": [{"name": "c", "image": demo("web"), "imagePullPolicy": "Never"}]},
-    });
-    cluster
-        .run(&["kubectl", "create", "-f", "-"], &pod.to_string())
-        .unwrap();
-    cluster
-        .kubectl("wait --for=jsonpath={.status.phase}=Running pod/user -n shop --timeout=30s")
-        .unwrap();
+    cluster.use_image("shop", &demo("web")).unwrap();
     cluster
         .kubectl("annotate ic web -n shop kubefledged.io/purge-imagecache=")
         .unwrap();

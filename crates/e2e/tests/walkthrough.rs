@@ -232,17 +232,7 @@ fn an_image_that_a_container_uses_survives_a_purge() {
         )
         .unwrap();
     cluster.ended("used", "u", "ImageCacheCreate").unwrap();
-    let pod = json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "user", "namespace": "used"},
-        "spec": {"nodeName": "n1", "terminationGracePeriodSeconds": 1,
-                 "containers": [{"name": "c", "image": demo("web"), "imagePullPolicy": "Never"}]},
-    });
-    cluster
-        .run(&["kubectl", "create", "-f", "-"], &pod.to_string())
-        .unwrap();
-    cluster
-        .kubectl("wait --for=jsonpath={.status.phase}=Running pod/user -n used --timeout=30s")
-        .unwrap();
+    cluster.use_image("used", &demo("web")).unwrap();
     cluster
         .kubectl("annotate ic u -n used kubefledged.io/purge-imagecache=")
         .unwrap();

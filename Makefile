@@ -32,7 +32,7 @@ SIM_ARGS = $(if $(SEED),--seed $(SEED) $(if $(TRACE),--trace),--seeds $(SEEDS) -
 NODES ?= 5000
 MINUTES ?= 60
 # cold also measures a check round, one image more and a purge; sick has dead and slow nodes.
-FLEET := cold bandwidth join killed sick limited caches rewrites growth
+FLEET := cold bandwidth join killed sick wrong limited caches rewrites growth
 CASES ?= 1000000
 FUZZ_MINUTES ?= 30
 FUZZ = $(CARGO) test --locked --target $(TARGET) --profile sim

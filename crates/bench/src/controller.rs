@@ -25,6 +25,7 @@ pub struct Program {
 pub struct Controller {
     child: Child,
     pid: u32,
+    log: PathBuf,
 }
 
 /// What a process has used.
@@ -44,7 +45,7 @@ impl Program {
     /// Starts a controller under this name; its probes listen on `port`.
     pub fn start(&self, name: &str, port: u16) -> anyhow::Result<Controller> {
         let log = self.logs.join(format!("{name}.log"));
-        let log = std::fs::OpenOptions::new()
+        let file = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(&log)
@@ -56,13 +57,13 @@ impl Program {
             .args(["--http-port", &port.to_string(), "--log-format", "text"])
             .args(&self.flags)
             .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
+            .stdout(file.try_clone()?)
+            .stderr(file)
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("cannot start {}", self.path.display()))?;
         let pid = child.id().context("the controller ended at once")?;
-        Ok(Controller { child, pid })
+        Ok(Controller { child, pid, log })
     }
 }
 
@@ -70,6 +71,13 @@ impl Controller {
     /// What it has used so far.
     pub fn usage(&self) -> anyhow::Result<Usage> {
         usage(self.pid)
+    }
+
+    /// Lines in its log so far; it writes INFO and above.
+    pub fn lines(&self) -> anyhow::Result<u64> {
+        let text = std::fs::read_to_string(&self.log)
+            .with_context(|| format!("cannot read {}", self.log.display()))?;
+        Ok(text.lines().count() as u64)
     }
 
     /// Peak memory counts from now on.

@@ -305,6 +305,9 @@ impl Fleet {
             ..outcome(PullResult::Failed)
         };
         let model = self.model();
+        if let Some((reason, message)) = model.refuses(reference) {
+            return failed(&reason, &message);
+        }
         let Ok(_slot) = at.slots.acquire().await else {
             return outcome(PullResult::Cancelled);
         };
@@ -355,6 +358,14 @@ impl Fleet {
                 };
                 if state.held.contains(image) {
                     outcome.result = PullResult::Present.into();
+                } else if let Some((reason, message)) = model.refuses(reference) {
+                    outcome = PullOutcome {
+                        index: outcome.index,
+                        result: PullResult::Failed.into(),
+                        reason,
+                        message,
+                        ..PullOutcome::default()
+                    };
                 } else if state.fails(&model, node, image) {
                     outcome = PullOutcome {
                         index: outcome.index,

@@ -29,8 +29,21 @@ pub struct Model {
     pub slow_percent: u64,
     /// Per cent of the pairs of node and image whose first pull fails.
     pub failing_percent: u64,
+    /// Images that can be pulled nowhere.
+    pub refused: Option<Refused>,
     /// More pulls than this at a time, and the registry answers 429.
     pub registry_limit: Option<u64>,
+}
+
+/// Images that can be pulled nowhere, and what is said of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Refused {
+    /// Part of their names.
+    pub part: &'static str,
+    /// The word for it.
+    pub reason: &'static str,
+    /// As runtimes say it; `{}` stands for the name.
+    pub message: &'static str,
 }
 
 /// How many base layers the images share.
@@ -49,6 +62,15 @@ impl Model {
     /// Does the first pull of this image fail on this node?
     pub fn fails(&self, node: usize, image: usize) -> bool {
         mix((node as u64) << 20 | image as u64, 3) % 100 < self.failing_percent
+    }
+
+    /// Reason and message, where this image can be pulled nowhere.
+    pub fn refuses(&self, reference: &str) -> Option<(String, String)> {
+        let refused = self.refused?;
+        let message = || refused.message.replace("{}", reference);
+        reference
+            .contains(refused.part)
+            .then(|| (refused.reason.to_owned(), message()))
     }
 
     /// Do pulls take no time at all?

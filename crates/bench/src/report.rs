@@ -27,6 +27,8 @@ pub struct Row {
     pub peak_rss: f64,
     /// Its writes to the API server in that time.
     pub writes: u64,
+    /// Lines of its log in that time, INFO and above.
+    pub lines: u64,
     /// Calls to pullers in that time: pulls, checks, removals.
     pub calls: u64,
     /// Connections made in that time.
@@ -42,13 +44,13 @@ pub struct Row {
 /// The rows as a Markdown table.
 pub fn table(rows: &[Row]) -> String {
     let mut text = String::from(
-        "| scenario | nodes | images | wall s | controller CPU s | fleet CPU s | controller RSS MiB, before → peak | API writes | calls | handshakes | most connections | |\n\
-         |---|---|---|---|---|---|---|---|---|---|---|---|\n",
+        "| scenario | nodes | images | wall s | controller CPU s | fleet CPU s | controller RSS MiB, before → peak | API writes | log lines | calls | handshakes | most connections | |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for row in rows {
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {:.2} | {:.2} | {:.2} | {:.0} → {:.0} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {:.2} | {:.2} | {:.2} | {:.0} → {:.0} | {} | {} | {} | {} | {} | {} |",
             row.scenario,
             row.nodes,
             row.images,
@@ -58,6 +60,7 @@ pub fn table(rows: &[Row]) -> String {
             row.rss_before,
             row.peak_rss,
             row.writes,
+            row.lines,
             row.calls,
             row.handshakes,
             row.connections,

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::{
     controller::SAMPLE,
-    model::{BASES, Model},
+    model::{BASES, Model, Refused},
     report::Row,
     world::{World, told},
 };
@@ -37,6 +37,8 @@ pub enum Scenario {
     Killed,
     /// A tenth of the nodes never answers, a twentieth is ten times slower
     Sick,
+    /// What `kubectl describe` shows: of five images one does not exist; all images of a registry that is down
+    Wrong,
     /// The registry answers 429 above 40 pulls at a time
     Limited,
     /// 20 caches of 20 images over the same nodes
@@ -55,6 +57,7 @@ impl Scenario {
     fn images(self) -> usize {
         match self {
             Self::Bandwidth => 10,
+            Self::Wrong => 5,
             Self::Killed | Self::Sick | Self::Limited | Self::Rewrites => 20,
             _ => 100,
         }
@@ -82,6 +85,7 @@ impl World {
             Scenario::Join => Ok(vec![self.join(images).await?]),
             Scenario::Killed => Ok(vec![self.killed(images).await?]),
             Scenario::Sick => Ok(vec![self.sick(images).await?]),
+            Scenario::Wrong => self.wrong(images).await,
             Scenario::Limited => Ok(vec![self.limited(images).await?]),
             Scenario::Caches => Ok(vec![self.many_caches().await?]),
             Scenario::Rewrites => Ok(vec![self.rewrites(images).await?]),
@@ -104,6 +108,7 @@ impl World {
             .await?,
         );
         self.quiet().await;
+        rows[0].note = self.describe(&name).await?;
 
         let check = async {
             let before = self.status_text(&name).await?;
@@ -285,13 +290,70 @@ impl World {
             self.wait_ready(&name, alive).await?;
             Ok(format!("until all {alive} living nodes are warm"))
         };
-        let row = self
+        let mut row = self
             .measure("a tenth dead, a twentieth slow", count, Box::pin(work))
             .await?;
+        row.note = format!("{}; {}", row.note, self.describe(&name).await?);
         self.delete(&name).await?;
         self.fleet.set_model(Model::default());
         self.cluster.add_pullers(0..self.nodes, &self.fleet).await?;
         Ok(row)
+    }
+
+    /// Healthy first; then one image that does not exist; then none that can be pulled.
+    async fn wrong(&mut self, count: usize) -> anyhow::Result<Vec<Row>> {
+        let images = |cache: &str, part: &str| -> Vec<String> {
+            let last = format!("registry.example/{cache}/{part}:1.0");
+            let names = (1..count).map(|image| format!("registry.example/{cache}/app{image}:1.0"));
+            names.chain([last]).collect()
+        };
+        let missing = Refused {
+            part: "/missing",
+            reason: "ImageNotFound",
+            message: "rpc error: code = NotFound desc = failed to pull and unpack image \"{}\": failed to resolve reference \"{}\": {}: not found",
+        };
+        let down = Refused {
+            part: "",
+            reason: "RegistryUnavailable",
+            message: "rpc error: code = Unknown desc = failed to pull and unpack image \"{}\": failed to resolve reference \"{}\": failed to do request: dial tcp 192.0.2.1:443: i/o timeout",
+        };
+        let cases = [
+            ("healthy", "app", None, names::status::SUCCEEDED),
+            (
+                "one image does not exist",
+                "missing",
+                Some(missing),
+                names::status::FAILED,
+            ),
+            (
+                "the registry is down",
+                "app",
+                Some(down),
+                names::status::FAILED,
+            ),
+        ];
+        let mut rows = Vec::new();
+        for (what, part, refused, end) in cases {
+            self.fleet.set_model(Model {
+                refused,
+                ..Model::default()
+            });
+            let (name, _) = self.next_cache(count);
+            let work = async {
+                let images = images(&name, part);
+                self.cluster.create_cache(&name, images).await?;
+                let ended = |cache: &ImageCache| told(cache, end);
+                self.cluster.wait(&name, self.limit, ended).await?;
+                Ok(String::new())
+            };
+            let mut row = self.measure(what, count, Box::pin(work)).await?;
+            self.quiet().await;
+            row.note = self.describe(&name).await?;
+            rows.push(row);
+            self.delete(&name).await?;
+        }
+        self.fleet.set_model(Model::default());
+        Ok(rows)
     }
 
     async fn limited(&mut self, count: usize) -> anyhow::Result<Row> {

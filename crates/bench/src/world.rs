@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use kube::api::DeleteParams;
 use kubefledged_api_types::{ImageCache, names};
 use kubefledged_process::tls::Served;
-use tokio::{sync::watch, time::Instant};
+use tokio::{process::Command, sync::watch, time::Instant};
 
 use crate::{
     cluster::Cluster,
@@ -43,6 +43,7 @@ struct Before {
     controller: f64,
     fleet: f64,
     writes: u64,
+    lines: u64,
     calls: u64,
     handshakes: u64,
     rss: f64,
@@ -194,6 +195,7 @@ impl World {
             controller: used.cpu,
             fleet: own_usage()?.cpu,
             writes: self.cluster.writes().await?,
+            lines: self.controller()?.lines()?,
             calls: self.calls(),
             at: Instant::now(),
         })
@@ -230,6 +232,7 @@ impl World {
             peak_rss: used.peak_rss,
             handshakes: self.fleet.counters.handshakes.load(Ordering::Relaxed) - before.handshakes,
             writes: self.cluster.writes().await? - before.writes,
+            lines: self.controller()?.lines()? - before.lines,
             calls: self.calls() - before.calls,
             connections: self.fleet.counters.most_open.load(Ordering::Relaxed),
             note,
@@ -262,6 +265,25 @@ impl World {
             counts.is_some_and(|counts| usize::try_from(counts.ready) == Ok(nodes))
         };
         self.cluster.wait(name, self.limit, all).await.map(|_| ())
+    }
+
+    /// Keeps what `kubectl describe` shows of a cache beside the logs; how long it is, as a note.
+    pub async fn describe(&self, name: &str) -> anyhow::Result<String> {
+        let output = Command::new("kubectl")
+            .args(["describe", "imagecache", name])
+            .output()
+            .await
+            .context("cannot run kubectl")?;
+        anyhow::ensure!(
+            output.status.success(),
+            "kubectl describe: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let file = self.program.logs.join(format!("describe-{name}.txt"));
+        std::fs::write(&file, &output.stdout)
+            .with_context(|| format!("cannot write {}", file.display()))?;
+        let lines = String::from_utf8_lossy(&output.stdout).lines().count();
+        Ok(format!("`kubectl describe` has {lines} lines"))
     }
 
     /// Name and images of the next cache.

@@ -78,6 +78,8 @@ fn the_tag_is_wrong() {
         &[demo("web").replace(":1.0", ":none")],
         &json!({}),
     );
+    let line = shows(&cluster, "On one screen", "ImageNotFound");
+    assert!(line.lines().count() == 5, "{line}");
     let said = shows(&cluster, "The tag is wrong", "ImageNotFound");
     assert!(
         said.contains("demo/web:none") && said.contains("PullFailed"),

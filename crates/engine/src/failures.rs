@@ -1,4 +1,6 @@
 //! `status.failures`: a hundred entries at most, whatever the cluster's size, spread over the images.
+//! Where there are more they are a sample, and a short one: who describes the object wants to see what
+//! is wrong and not the same sentence of a hundred nodes.
 
 use std::collections::BTreeMap;
 
@@ -19,24 +21,60 @@ use crate::{
 pub(crate) const SILENT: &str =
     "the puller of this node does not answer: see the DaemonSet kubefledged-puller";
 
+/// Nodes that a sample names of each image and reason.
+const SAMPLE: usize = 3;
+
 /// What was found: the first of each image, and how many in all.
 #[derive(Default)]
 struct Found<'a> {
-    by_image: BTreeMap<&'a str, Vec<Failure>>,
-    total: i64,
+    by_image: BTreeMap<&'a str, Image<'a>>,
+    total: usize,
+}
+
+#[derive(Default)]
+struct Image<'a> {
+    first: Vec<Failure>,
+    /// The first few of each reason.
+    sample: Vec<Failure>,
+    reasons: BTreeMap<&'a str, usize>,
 }
 
 impl<'a> Found<'a> {
-    fn note(&mut self, image: &'a str, node: &Node, reason: &str, text: impl FnOnce() -> String) {
+    fn note(
+        &mut self,
+        image: &'a str,
+        node: &Node,
+        reason: &'a str,
+        text: impl FnOnce() -> String,
+    ) {
         self.total += 1;
-        let list = self.by_image.entry(image).or_default();
-        if list.len() < MAX_FAILURES {
-            list.push(Failure {
-                node: node.hostname().to_owned(),
-                reason: reason.to_owned(),
-                message: cut(&text(), MAX_FAILURE_MESSAGE),
-            });
+        let image = self.by_image.entry(image).or_default();
+        let same = image.reasons.entry(reason).or_default();
+        *same += 1;
+        let (first, sampled) = (self.total <= MAX_FAILURES, *same <= SAMPLE);
+        if !first && !sampled {
+            return;
         }
+        let failure = Failure {
+            node: node.hostname().to_owned(),
+            reason: reason.to_owned(),
+            message: cut(&text(), MAX_FAILURE_MESSAGE),
+        };
+        if sampled {
+            image.sample.push(failure.clone());
+        }
+        if first {
+            image.first.push(failure);
+        }
+    }
+
+    /// All of them, if they are few enough.
+    fn shown(self) -> BTreeMap<String, Vec<Failure>> {
+        let all = self.total <= MAX_FAILURES;
+        let lists = self.by_image.into_iter();
+        let lists =
+            lists.map(|(image, found)| (image, if all { found.first } else { found.sample }));
+        spread(lists.collect())
     }
 }
 
@@ -47,9 +85,9 @@ pub fn list(engine: &Engine, cache: &Cache, now: Tick, status: &mut ImageCacheSt
         if cell.state == CellState::Out {
             continue;
         }
-        if cell.state == CellState::Unreachable && found.total > 100 * i64::from(cell.want) {
+        if cell.state == CellState::Unreachable && found.total > 100 * cell.want as usize {
             // A dead zone of thousands of nodes: its first hundred fill the list.
-            found.total += i64::from(cell.want);
+            found.total += cell.want as usize;
         } else if cell.failing > 0 || cell.state == CellState::Unreachable {
             of_node(engine, cache, idx, now, &mut found);
         }
@@ -60,11 +98,12 @@ pub fn list(engine: &Engine, cache: &Cache, now: Tick, status: &mut ImageCacheSt
             found.note(&owed.reference, &engine.nodes[*node], &failed.reason, text);
         }
     }
-    if found.total > 0 {
-        status.failure_count = Some(found.total);
-        status.failures = spread(found.by_image);
+    let total = found.total;
+    if total > 0 {
+        status.failure_count = i64::try_from(total).ok();
+        status.failures = found.shown();
         let shown: usize = status.failures.values().map(Vec::len).sum();
-        status.failures_truncated = (shown as u64 != found.total.unsigned_abs()).then_some(true);
+        status.failures_truncated = (shown != total).then_some(true);
     }
 }
 

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_hundred_failures_are_listed_spread_over_the_images_and_all_are_counted() {
+fn more_than_a_hundred_failures_are_a_short_sample_and_all_are_counted() {
     let names: Vec<String> = (0..90).map(|number| format!("n{number:02}")).collect();
     let nodes: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut world = World::new(&nodes);
@@ -17,7 +17,7 @@ fn a_hundred_failures_are_listed_spread_over_the_images_and_all_are_counted() {
     world.wait(2);
     let status = world.status();
     let shown: Vec<usize> = status.failures.values().map(Vec::len).collect();
-    assert_eq!(shown, [25; 4]);
+    assert_eq!(shown, [3; 4]);
     assert_eq!(status.failure_count, Some(360));
     assert_eq!(status.failures_truncated, Some(true));
     let size = serde_json::to_string(status).unwrap().len();

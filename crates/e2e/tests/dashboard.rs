@@ -93,7 +93,7 @@ fn seconds() -> u64 {
         .as_secs()
 }
 
-/// Half a minute of what clusters live through.
+/// A minute of what clusters live through.
 fn live(cluster: &Cluster) {
     let images: Vec<String> = ["web", "api", "worker", "cache", "extra"]
         .map(demo)
@@ -123,6 +123,15 @@ fn live(cluster: &Cluster) {
         .kubectl("annotate ic web -n shop kubefledged.io/refresh-imagecache=")
         .unwrap();
     cluster.ended("shop", "web", "ImageCacheRefresh").unwrap();
+    // Only then is the node that was cordoned warm again.
+    let limit = Duration::from_secs(90);
+    let healed = || {
+        let limited = cluster.object("shop", "limited")?;
+        Ok((limited["status"]["ready"] == "2/2").then_some(()))
+    };
+    cluster
+        .until(limit, "what the registry refused is pulled", healed)
+        .unwrap();
     sleep(Duration::from_secs(10));
 }
 

@@ -10,10 +10,12 @@ use serde::Deserialize;
 
 /// Panels beside each other.
 const COLUMNS: usize = 3;
-const WIDTH: u32 = 520;
-const HEIGHT: u32 = 260;
+const WIDTH: u32 = 560;
+const HEIGHT: u32 = 230;
+/// Share of a panel's width for the names of its lines, in percent.
+const LEGEND: u32 = 34;
 /// Lines that a panel names.
-const NAMED: usize = 8;
+const NAMED: usize = 9;
 
 #[derive(Parser)]
 struct Args {
@@ -112,43 +114,71 @@ fn name(legend: &str, series: &Series) -> String {
     })
 }
 
+/// What an axis up to this value counts in: so much of the panel's unit, called so.
+fn scale(unit: &str, most: f64) -> (f64, &'static str) {
+    match (unit, most) {
+        ("percentunit", _) => (0.01, " %"),
+        ("s", 172_800.0..) => (86_400.0, " d"),
+        ("s", 1.0..) => (1.0, " s"),
+        ("s", 1e-3..) => (1e-3, " ms"),
+        ("s", _) => (1e-6, " µs"),
+        ("bytes", _) => (1_048_576.0, " MiB"),
+        ("Bps", _) => (1e6, " MB/s"),
+        _ => (1.0, ""),
+    }
+}
+
+fn label(value: f64, most: f64, suffix: &str) -> String {
+    let digits = if most < 1.0 {
+        2
+    } else {
+        usize::from(most < 10.0)
+    };
+    format!("{value:.digits$}{suffix}")
+}
+
 fn draw(panel: &Panel, cell: &DrawingArea<SVGBackend<'_>, Shift>, from: f64) -> anyhow::Result<()> {
     let curves = curves(panel, from);
     let points = || curves.iter().flat_map(|(_, points)| points);
     let last = points().map(|(at, _)| *at).fold(1.0, f64::max);
-    let most = points().map(|(_, value)| *value).fold(1e-9, f64::max) * 1.1;
-    let unit = match panel.unit.as_str() {
-        "none" => String::new(),
-        unit => format!(" ({unit})"),
-    };
-    let mut chart = ChartBuilder::on(cell)
-        .caption(format!("{}{unit}", panel.title), ("sans-serif", 15))
+    let most = points().map(|(_, value)| *value).fold(0.0, f64::max);
+    let (one, suffix) = scale(&panel.unit, most);
+    // An axis has some length, also where nothing happened.
+    let most = if most > 0.0 { most / one } else { 1.0 } * 1.1;
+    let cell = cell.titled(&panel.title, ("sans-serif", 15))?;
+    let (plot, legend) = cell.split_horizontally(WIDTH * (100 - LEGEND) / 100);
+    let mut chart = ChartBuilder::on(&plot)
         .margin(8)
         .x_label_area_size(22)
         .y_label_area_size(64)
         .build_cartesian_2d(0.0..last, 0.0..most)?;
     chart
         .configure_mesh()
-        .light_line_style(WHITE)
+        .max_light_lines(0)
         .x_labels(6)
         .y_labels(5)
         .x_label_formatter(&|at| format!("{at:.0} s"))
+        .y_label_formatter(&|value| label(*value, most, suffix))
         .draw()?;
+    let unnamed = curves.len().saturating_sub(NAMED);
     for (at, (name, points)) in curves.into_iter().enumerate() {
         let color = Palette99::pick(at).to_rgba();
-        let drawn = chart.draw_series(LineSeries::new(points, color.stroke_width(2)))?;
+        let points = points.into_iter().map(|(at, value)| (at, value / one));
+        chart.draw_series(LineSeries::new(points, color.stroke_width(2)))?;
         if at < NAMED {
-            drawn.label(name).legend(move |(x, y)| {
-                PathElement::new([(x, y), (x + 12, y)], color.stroke_width(2))
-            });
+            let y = 16 + 18 * i32::try_from(at)?;
+            legend.draw(&PathElement::new([(0, y), (14, y)], color.stroke_width(3)))?;
+            legend.draw(&Text::new(name, (20, y - 6), ("sans-serif", 12)))?;
         }
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .label_font(("sans-serif", 11))
-        .background_style(WHITE.mix(0.7))
-        .draw()?;
+    if unnamed > 0 {
+        let y = 10 + 18 * i32::try_from(NAMED)?;
+        legend.draw(&Text::new(
+            format!("and {unnamed} more"),
+            (20, y),
+            ("sans-serif", 12),
+        ))?;
+    }
     Ok(())
 }
 
@@ -163,5 +193,18 @@ mod tests {
             values: Vec::new(),
         };
         assert_eq!(name("{{work}} of {{nothing}}!", &series), "pull of !");
+    }
+
+    #[test]
+    fn an_axis_has_units_that_people_read() {
+        let top = |unit, most| {
+            let (one, suffix) = scale(unit, most);
+            label(most / one, most / one, suffix)
+        };
+        assert_eq!(top("s", 31_536_000.0), "365 d");
+        assert_eq!(top("s", 0.000_35), "350 µs");
+        assert_eq!(top("percentunit", 0.5), "50 %");
+        assert_eq!(top("bytes", 6.25 * 1_048_576.0), "6.2 MiB");
+        assert_eq!(top("none", 0.25), "0.25");
     }
 }

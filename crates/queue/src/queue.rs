@@ -392,10 +392,11 @@ impl Queue {
         self.open.insert(stream, removal.items.len());
         for item in &removal.items {
             // Where a newer pull stands, the removal finds out when its turn comes.
+            let stands = self
+                .intents
+                .note(item.normal(), removal.authority, Wish::Remove, now);
             if let Item::Name(_, normal) = item
-                && self
-                    .intents
-                    .note(normal, removal.authority, Wish::Remove, now)
+                && stands
             {
                 self.supersede(normal, removal.authority, now);
             }

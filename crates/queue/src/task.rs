@@ -450,10 +450,16 @@ impl Task {
         }
         match next {
             keep::Next::Call(call, step) => Next::Call(call, Phase::Keep(step)),
-            keep::Next::Done if self.remembered || self.attempts > 0 => {
-                Next::Finish(PullResult::Pulled)
-            }
-            keep::Next::Done => Next::Finish(PullResult::Present),
+            keep::Next::Done => Next::Finish(self.done()),
+        }
+    }
+
+    /// What became of it once its image is there.
+    pub fn done(&self) -> PullResult {
+        if self.remembered || self.attempts > 0 {
+            PullResult::Pulled
+        } else {
+            PullResult::Present
         }
     }
 

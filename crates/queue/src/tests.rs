@@ -860,6 +860,49 @@ fn a_newer_removal_ends_the_pull_and_begins_when_the_runtime_has_let_go() {
 }
 
 #[test]
+fn a_removal_waits_for_an_ended_pull_of_another_name_of_the_image() {
+    let mut node = Node::new();
+    node.hold("r.test/a:1");
+    node.held("r.test/a:1").tags.push("r.test/b:1".to_owned());
+    node.pull_this(1, authority(1, 1), always("r.test/b:1", "t"));
+    let end = |node: &mut Node| {
+        let names = vec!["r.test/b:1".to_owned()];
+        node.tell(Event::Cancel(
+            StreamId(9),
+            authority(1, 2),
+            vec![(1, names)],
+        ));
+    };
+    let both = ["r.test/a:1", "r.test/b:1"];
+    end(&mut node);
+    assert_eq!(node.count("cancel Pull"), 1, "{:?}", node.log);
+    node.remove_with(2, authority(1, 3), &["r.test/a:1"], &[], &both);
+    assert_eq!(node.count("Inspect(\"r.test/a:1\""), 0, "it waits");
+    node.run();
+    assert_eq!(node.removal(2), "Removed");
+}
+
+#[test]
+fn a_pull_that_is_ended_while_a_removal_looks_keeps_the_image_until_the_runtime_has_let_go() {
+    let mut node = Node::new();
+    node.hold("r.test/a:1");
+    node.held("r.test/a:1").tags.push("r.test/b:1".to_owned());
+    node.pull_this(1, authority(1, 1), always("r.test/b:1", "t"));
+    let both = ["r.test/a:1", "r.test/b:1"];
+    node.remove_with(2, authority(1, 3), &["r.test/a:1"], &[], &both);
+    node.answer("Inspect(\"r.test/a:1\"");
+    node.tell(Event::Cancel(
+        StreamId(9),
+        authority(1, 2),
+        vec![(1, vec!["r.test/b:1".to_owned()])],
+    ));
+    assert_eq!(node.count("cancel Pull"), 1, "{:?}", node.log);
+    node.answer("Containers");
+    assert_eq!(node.removal(2), "SharedImage");
+    assert_eq!(node.count("Remove"), 0);
+}
+
+#[test]
 fn a_late_pull_does_not_bring_back_what_a_newer_removal_took() {
     let mut node = Node::new();
     node.hold("r.test/a:1");
@@ -1136,6 +1179,22 @@ fn a_pin_that_nobody_wants_goes_by_its_id_and_the_image_stays() {
     assert_eq!(node.done, [1]);
     assert!(node.ours.is_empty() && node.images["r.test/b:1"].pinned);
     assert_eq!(node.count("Remove"), 0);
+}
+
+#[test]
+fn a_late_pull_does_not_bring_back_a_pin_that_was_taken_off_since() {
+    let mut node = Node::containerd(Settings::default()).pinned("r.test/a:1", true);
+    node.unpin(5, &[], &[], &["sha256:r.test/a:1"]);
+    assert_eq!(node.removal(5), "Removed");
+    node.pull_this(4, authority(1, 4), pinned("r.test/a:1"));
+    node.run();
+    assert_eq!(*node.result(4), PullResult::Present);
+    assert_eq!(node.pulled[&4][0].pin, PinResult::NotAsked);
+    assert!(node.ours.is_empty());
+    node.pull_this(6, authority(1, 6), pinned("r.test/a:1"));
+    node.run();
+    assert_eq!(node.pulled[&6][0].pin, PinResult::Pinned);
+    assert!(node.ours.contains("sha256:r.test/a:1"));
 }
 
 #[test]

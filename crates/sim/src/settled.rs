@@ -206,8 +206,8 @@ impl World {
             || runtime.foreign.contains(name)
             || self.left.contains(name)
             || by_digest
-            // Names of caches that are gone are nobody's to remove.
-            || others.any(|tag| foreign(tag) || !self.owned(tag))
+            // Names of caches that are gone are nobody's to remove, whoever else had them before.
+            || others.any(|tag| foreign(tag) || self.left.contains(tag) || !self.owned(tag))
     }
 
     fn owned(&self, name: &str) -> bool {

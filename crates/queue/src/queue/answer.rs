@@ -2,10 +2,10 @@
 
 use super::{Caller, Queue};
 use crate::{
-    Answer, CallId, Command, RemoveOutcome, RemoveResult, StreamId, Tick,
+    Answer, Call, CallId, Command, PullResult, RemoveOutcome, RemoveResult, StreamId, Tick,
     intent::Wish,
     removal::{self, Circumstances},
-    task::{self, State, TaskKey},
+    task::{self, State, Task, TaskKey},
 };
 
 impl Queue {
@@ -37,10 +37,25 @@ impl Queue {
         };
         self.facts.pins = learnt.unwrap_or(self.facts.pins);
         match next {
+            task::Next::Call(Call::Pin(id, true), _) if !self.note_pin(key, &id, now) => {
+                let result = self.tasks.get(key).map(Task::done);
+                self.finish(key, result.unwrap_or(PullResult::Present), now);
+            }
             task::Next::Call(call, phase) => self.call_for(key, call, phase),
             task::Next::Wait(_) => {}
             task::Next::Finish(result) => self.finish(key, result, now),
         }
+    }
+
+    /// Notes the wish to pin an id. False: whoever was in charge later has taken the pin off, and
+    /// nobody may be left who would take off another.
+    fn note_pin(&mut self, key: &TaskKey, id: &str, now: Tick) -> bool {
+        let task = self.tasks.get(key);
+        let interests = task.into_iter().flat_map(|task| &task.interests);
+        let newest = interests
+            .map(|known| known.authority)
+            .max_by_key(|known| (known.term, known.seq));
+        newest.is_none_or(|newest| self.intents.note(id, newest, Wish::Pull, now))
     }
 
     fn removal_answered(&mut self, answer: Answer) {
@@ -52,9 +67,12 @@ impl Queue {
             return;
         };
         let (tasks, intents, authority) = (&self.tasks, &self.intents, removal.authority);
+        let ending = &self.ending;
         let claimed = |name: &str| {
             let mut open = tasks.of(name).filter(|(_, task)| !task.finished());
-            open.next().is_some() || !intents.stands(name, authority, Wish::Remove)
+            open.next().is_some()
+                || ending.values().any(|known| known == name)
+                || !intents.stands(name, authority, Wish::Remove)
         };
         let around = Circumstances {
             facts: &self.facts,

@@ -140,6 +140,11 @@ impl Queue {
         ending.chain(pulls).chain(held).collect()
     }
 
+    /// The runtime still works on a pull of such a name that was ended.
+    pub(super) fn lets_go_of(&self, is: impl Fn(&str) -> bool) -> bool {
+        self.ending.values().any(|name| is(name))
+    }
+
     pub(super) fn around<'a>(&self, full: Option<&'a str>) -> Circumstances<'a> {
         Circumstances {
             pins: self.facts.pins,
@@ -240,10 +245,9 @@ impl Queue {
                 continue;
             }
             let busy = self.busy();
-            if removal
-                .items
-                .iter()
-                .any(|item| busy.contains(item.normal()))
+            let mut names = removal.items.iter().map(removal::Item::normal);
+            if names.any(|name| busy.contains(name))
+                || self.lets_go_of(|name| removal.releasable.contains(name))
             {
                 // The runtime lets go of a pull that was ended for this removal.
                 return;

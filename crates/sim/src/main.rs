@@ -71,7 +71,7 @@ fn many(args: &Args) -> ExitCode {
     };
     let next = AtomicU64::new(args.first);
     let end = args.first + args.seeds;
-    let (failed, events) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (failed, events, traces) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
@@ -83,6 +83,8 @@ fn many(args: &Args) -> ExitCode {
                     }
                     let report = run(&Script::generate(seed));
                     events.fetch_add(report.events, Ordering::Relaxed);
+                    // Their sum: the same in whichever order days end.
+                    traces.fetch_add(report.hash, Ordering::Relaxed);
                     if let Some(failure) = report.failure {
                         failed.fetch_add(1, Ordering::Relaxed);
                         let detail: String = failure.detail.chars().take(400).collect();
@@ -94,9 +96,10 @@ fn many(args: &Args) -> ExitCode {
     });
     let failed = failed.into_inner();
     println!(
-        "{} days, each twice, {} events, {failed} failed, {:.1} s",
+        "{} days, each twice, {} events, traces {:016x}, {failed} failed, {:.1} s",
         args.seeds,
         events.into_inner(),
+        traces.into_inner(),
         started.elapsed().as_secs_f64()
     );
     if failed > 0 {

@@ -27,14 +27,19 @@ const ANYTHING: &str =
 /// What is said of one image, in bytes.
 const LONGEST_MESSAGE: usize = 1024;
 
+/// Texts that match. A literal as a strategy would be compiled for every text anew.
+fn like(regex: &str) -> BoxedStrategy<String> {
+    proptest::string::string_regex(regex).unwrap().boxed()
+}
+
 /// Few names, so that requests meet; and some that are none.
 fn name() -> impl Strategy<Value = String> {
     prop_oneof![
-        12 => "r\\.test/[ab](:1)?".boxed(),
-        2 => "(sha256:)?[0-9a-f]{64}".boxed(),
-        2 => ANYTHING.boxed(),
+        12 => like("r\\.test/[ab](:1)?"),
+        2 => like("(sha256:)?[0-9a-f]{64}"),
+        2 => like(ANYTHING),
         1 => any::<String>().boxed(),
-        1 => (ANYTHING, 0_usize..100).prop_map(|(text, times)| text.repeat(times)).boxed(),
+        1 => (like(ANYTHING), 0_usize..100).prop_map(|(text, times)| text.repeat(times)).boxed(),
     ]
 }
 
@@ -43,7 +48,7 @@ fn names() -> impl Strategy<Value = Vec<String>> {
 }
 
 fn authority() -> impl Strategy<Value = Option<Authority>> {
-    let node = prop_oneof![19 => Just("n1".to_owned()), 1 => ANYTHING];
+    let node = prop_oneof![19 => Just("n1".to_owned()), 1 => like(ANYTHING)];
     let number = || prop_oneof![9 => 0_u64..4, 1 => any::<u64>()];
     let authority = (
         node,
@@ -66,7 +71,7 @@ fn image() -> impl Strategy<Value = ImagePull> {
     (
         name(),
         0..4_i32,
-        ANYTHING,
+        like(ANYTHING),
         any::<i32>(),
         number(),
         number(),
@@ -109,8 +114,8 @@ enum Asked {
 }
 
 fn request() -> impl Strategy<Value = Asked> {
-    let credential =
-        (ANYTHING, ANYTHING).prop_map(|(user, password)| Credential::login(&user, &password));
+    let credential = (like(ANYTHING), like(ANYTHING))
+        .prop_map(|(user, password)| Credential::login(&user, &password));
     let pull = (
         authority(),
         proptest::collection::vec(image(), 0..5),
@@ -226,11 +231,11 @@ struct Said {
 }
 
 fn said() -> impl Strategy<Value = Said> {
-    let code = "(Unknown|NotFound|Unavailable|Cancelled|DeadlineExceeded|[a-z]{3})";
+    let code = like("(Unknown|NotFound|Unavailable|Cancelled|DeadlineExceeded|[a-z]{3})");
     let message = prop_oneof![
-        3 => ANYTHING,
+        3 => like(ANYTHING),
         1 => any::<String>(),
-        1 => "(401 Unauthorized|not found|429 Too Many Requests|no space left on device) https?://[a-z]{3}(\\?[a-z=]{4})? [ä\u{0}\n]{0,900}",
+        1 => like("(401 Unauthorized|not found|429 Too Many Requests|no space left on device) https?://[a-z]{3}(\\?[a-z=]{4})? [ä\u{0}\n]{0,900}"),
     ];
     let (number, small) = (any::<u64>(), 0_u64..100);
     (

@@ -114,11 +114,24 @@ impl Cluster {
                 // By id: one removal is enough for all names, on every runtime.
                 if names(&image).any(|name| name.contains("/demo/")) {
                     let id = image["id"].as_str().context("an image without id")?;
-                    self.run(&["node", &node, "crictl", "rmi", id], "")?;
+                    self.remove_image(&node, id)?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// The containers of a dead pod stay for up to a minute, until the kubelet's look for them; meanwhile
+    /// CRI-O does not let their image go.
+    fn remove_image(&self, node: &str, id: &str) -> anyhow::Result<()> {
+        let what = format!("no container on n{node} uses {id}");
+        self.until(Duration::from_secs(90), &what, || {
+            match self.run(&["node", node, "crictl", "rmi", id], "") {
+                Ok(_) => Ok(Some(())),
+                Err(error) if error.to_string().contains("in use by a container") => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
     }
 
     /// Numbers of the nodes.

@@ -130,6 +130,14 @@ impl Engine {
             return sums;
         }
         let trouble = self.names.scopes.trouble(cache.scope);
+        // What is missing is on its way, or will be: nothing has gone wrong here.
+        let hopeful = node.attempts.is_empty() && !node.loses() && trouble.is_none();
+        if hopeful && cell.have < cell.want && pattern.invalid == 0 && !cache.pinned {
+            sums.pulling = !scene.pulling.is_disjoint(&pattern.images);
+            sums.open = since > 0;
+            sums.refresh_open = cache.refreshing.is_some();
+            return sums;
+        }
         let blamed = trouble.filter(|t| t.since.after(self.settings.puller_grace) <= now);
         for want in &pattern.wants {
             if self.names.images.get(want.image).invalid.is_some() {
@@ -143,7 +151,7 @@ impl Engine {
             let failed = failing.is_some() || (!holds && blamed.is_some());
             cell.failing += u32::from(failed);
             sums.missing_failed |= failed && !holds;
-            sums.pulling |= scene.pulling.contains(&want.image);
+            sums.pulling |= scene.pulling.contains(want.image.index());
             let closed = |since: Stamp| {
                 attempt.is_some_and(|attempt| attempt.stamp >= since)
                     || self.fresh_since(idx, want, since)

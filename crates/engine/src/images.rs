@@ -155,7 +155,10 @@ impl Images {
             .iter()
             .filter_map(|name| name.split_once('@'))
             .filter(|(name, _)| {
-                ImageRef::parse(name).is_ok_and(|n| repository(&n.normalized()) == *repository_of)
+                // As runtimes write it; another spelling is the same.
+                name == repository_of
+                    || ImageRef::parse(name)
+                        .is_ok_and(|name| repository(&name.normalized()) == *repository_of)
             })
             .map(|(_, digest)| digest)
             .collect();

@@ -53,6 +53,11 @@ impl Looks {
         self.present.contains(image.index())
     }
 
+    /// All that were there when last looked at.
+    pub fn present(&self) -> &FixedBitSet {
+        &self.present
+    }
+
     /// How many of these it holds.
     pub fn holds_of(&self, images: &FixedBitSet) -> usize {
         images.intersection_count(&self.present)

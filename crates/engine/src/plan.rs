@@ -33,9 +33,9 @@ pub struct Scene {
     /// Of these to be pinned.
     pub pin_wanted: FixedBitSet,
     /// Images that are being pulled.
-    pub pulling: BTreeSet<ImageId>,
+    pub pulling: FixedBitSet,
     /// Images that are being removed.
-    pub removing: BTreeSet<ImageId>,
+    pub removing: FixedBitSet,
     /// A removal runs.
     pub removal: bool,
     /// A check runs.
@@ -178,11 +178,11 @@ impl Engine {
                 LiveWork::Pull(pull) => {
                     scene.short_pulls += usize::from(!pull.long);
                     let open = pull.images.iter().filter(|image| image.open);
-                    scene.pulling.extend(open.map(|image| image.id));
+                    insert(&mut scene.pulling, open.map(|image| image.id));
                 }
                 LiveWork::Remove { images, .. } => {
                     scene.removal = true;
-                    scene.removing.extend(images.iter().copied());
+                    insert(&mut scene.removing, images.iter().copied());
                 }
                 LiveWork::Check { .. } => scene.check = true,
             }
@@ -306,7 +306,7 @@ impl Engine {
         }
         let (releasable, _) = some_of(self.releasable(idx, scene));
         let (images, references): (Vec<_>, Vec<_>) = due.into_iter().unzip();
-        scene.removing.extend(images.iter().copied());
+        insert(&mut scene.removing, images.iter().copied());
         scene.removal = true;
         let work = Work::Remove {
             references,
@@ -328,7 +328,7 @@ impl Engine {
         let there = move |image: ImageId| {
             let looked =
                 looks.get(image).looked > 0 || self.names.images.get(image).invalid.is_some();
-            !looked || looks.holds(image) || scene.pulling.contains(&image)
+            !looked || looks.holds(image) || scene.pulling.contains(image.index())
         };
         self.caches
             .values()
@@ -408,8 +408,8 @@ impl Engine {
                 continue;
             }
             for want in wants {
-                let busy =
-                    scene.pulling.contains(&want.image) || scene.removing.contains(&want.image);
+                let at = want.image.index();
+                let busy = scene.pulling.contains(at) || scene.removing.contains(at);
                 if !busy
                     && node.looks.get(want.image).looked < since
                     && due.len() < MOST_IMAGES
@@ -474,12 +474,12 @@ pub(crate) fn removal(
     if scene.wanted.contains(image.index()) {
         return Err(Stays::Wanted);
     }
-    if scene.pulling.contains(&image) {
+    if scene.pulling.contains(image.index()) {
         return Err(Stays::Pulling);
     }
     let stamp = cache.operation.as_ref().map_or(0, |op| op.stamp);
     match owed.debt(idx, stamp, now) {
-        Debt::Due if scene.removing.contains(&image) => Err(Stays::Removing),
+        Debt::Due if scene.removing.contains(image.index()) => Err(Stays::Removing),
         Debt::Due => Ok(()),
         Debt::Gone => Err(Stays::Gone),
         Debt::Kept(again) => {
@@ -493,7 +493,15 @@ pub(crate) fn removal(
     }
 }
 
-fn union(all: &mut FixedBitSet, more: &FixedBitSet) {
+/// More images in a set.
+pub(crate) fn insert(set: &mut FixedBitSet, images: impl Iterator<Item = ImageId>) {
+    for image in images {
+        set.grow_and_insert(image.index());
+    }
+}
+
+/// All of another set, too.
+pub(crate) fn union(all: &mut FixedBitSet, more: &FixedBitSet) {
     all.grow(more.len());
     all.union_with(more);
 }

@@ -1,22 +1,19 @@
 //! Whether an image is pulled to a node now, and why not. Planning and `view` ask the same
 //! functions.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc, time::Duration};
 
+use fixedbitset::FixedBitSet;
 use kubefledged_api_types::{ImagePullPolicy, names::failure};
 
 use crate::{
     Engine, Ineligible, Now, Pin, PullItem, Tick, Work,
+    alarms::Alarm,
     batches::{LiveImage, LivePull, LiveWork},
     cache::{Cache, CacheIdx},
     images::ImageId,
     node::{Attempt, NodeIdx, Stamp},
-    plan::{MOST_IMAGES, Scene},
+    plan::{MOST_IMAGES, Scene, insert, union},
     registry::RegistryId,
     scope::ScopeId,
     wants::Want,
@@ -94,8 +91,58 @@ pub enum Skip {
     RegistryBudget,
 }
 
-/// One batch that could start: the cache, the registry, and what makes pulls of one kind.
+/// What makes pulls of one kind, which go in one batch: the cache, the registry, why, and whether the
+/// registry is asked.
 type Group = (CacheIdx, RegistryId, Why, bool);
+
+/// What could start on a node, in the order of its caches.
+#[derive(Default)]
+struct Groups {
+    all: Vec<(Group, Vec<Want>)>,
+    /// Of each group its highest priority, and whether there is room for it.
+    fits: Vec<(i32, bool)>,
+    /// Pulls of the groups before that fit.
+    taken: BTreeMap<RegistryId, u32>,
+}
+
+impl Groups {
+    fn push(&mut self, group: Group, mut wants: Vec<Want>, room: u32, parallel: u32) {
+        wants.sort_by_key(|want| Reverse(want.priority));
+        let (_, registry, why, _) = group;
+        let taken = self.taken.entry(registry).or_default();
+        let fits = room > *taken;
+        if fits && why != Why::Pin {
+            *taken += LivePull::cost_of(wants.len(), parallel);
+        }
+        let urgent = wants.first().map_or(0, |want| want.priority);
+        self.fits.push((urgent, fits));
+        self.all.push((group, wants));
+    }
+
+    /// How many can start, all at least so urgent.
+    fn places(&self, priority: i32) -> usize {
+        let counts = |(urgent, fits): &&(i32, bool)| *fits && *urgent >= priority;
+        self.fits.iter().filter(counts).count()
+    }
+
+    /// Has this registry no room left for more of this priority, however it is shared out?
+    fn wait_for(&self, registry: RegistryId, priority: i32, room: impl Fn() -> u32) -> bool {
+        let before = self.all.iter().zip(&self.fits);
+        let as_urgent = |((group, _), (urgent, _)): &(&(Group, _), &(i32, bool))| {
+            group.1 == registry && *urgent >= priority
+        };
+        let taken = self.taken.get(&registry).copied().unwrap_or_default();
+        before.filter(as_urgent).count() > 0 && room() <= taken
+    }
+
+    /// Whoever is more urgent fills the node's batches first.
+    fn by_urgency(mut self) -> Vec<(Group, Vec<Want>)> {
+        let urgent = |wants: &[Want]| wants.first().map(|want| Reverse(want.priority));
+        self.all
+            .sort_by_key(|(group, wants)| (urgent(wants), *group));
+        self.all
+    }
+}
 
 impl Engine {
     /// Is an image to be pulled to a node? What limits say comes after that: [`Engine::limit`].
@@ -114,10 +161,10 @@ impl Engine {
         if self.names.images.get(want.image).invalid.is_some() {
             return Err(Skip::InvalidName);
         }
-        if scene.pulling.contains(&want.image) {
+        if scene.pulling.contains(want.image.index()) {
             return Err(Skip::Pulling);
         }
-        if scene.removing.contains(&want.image) {
+        if scene.removing.contains(want.image.index()) {
             return Err(Skip::Removing);
         }
         let look = node.looks.get(want.image);
@@ -266,43 +313,58 @@ impl Engine {
         (free == 0).then_some(Skip::RegistryBudget)
     }
 
-    /// Holds the node all that a cache wants there, and nothing is to be done about any of it? What
-    /// every single verdict would say, without asking for them.
-    fn holds_all(&self, cache: &Cache, idx: NodeIdx, scene: &Scene) -> bool {
-        let (node, pattern) = (&self.nodes[idx], cache.pattern(idx));
-        node.attempts.is_empty()
-            && node.looks.holds_of(&pattern.images) == pattern.wants.len()
+    /// Is all that a cache wants on the node there or under way, and nothing else to be done about any
+    /// of it? What every single verdict would say, without asking for them.
+    fn settled(&self, cache: &Cache, idx: NodeIdx, scene: &Scene, there: &FixedBitSet) -> bool {
+        let pattern = cache.pattern(idx);
+        self.nodes[idx].attempts.is_empty()
+            && pattern.images.is_subset(there)
             && scene.pin_wanted.is_disjoint(&pattern.images)
             && (!pattern.always || self.demand(cache, idx) == 0)
     }
 
+    /// The most urgent first: what does not fit now waits until the end of some batch, which plans anew.
     pub(crate) fn plan_pulls(&mut self, idx: NodeIdx, now: Now, scene: &mut Scene) {
-        // The end of any of them plans anew.
-        if scene.short_pulls >= MOST_PULLS {
+        let free = MOST_PULLS.saturating_sub(scene.short_pulls);
+        if free == 0 {
             return;
         }
-        let mut groups: BTreeMap<Group, Vec<Want>> = BTreeMap::new();
-        let mut wanted_by: BTreeSet<ImageId> = BTreeSet::new();
+        let mut groups = Groups::default();
+        let mut wanted_by = FixedBitSet::new();
         let mut convert = Vec::new();
-        for at in &scene.stale {
-            let cache = &self.caches[at];
-            if self.holds_all(cache, idx, scene) {
+        let mut waiting: BTreeMap<RegistryId, i32> = BTreeMap::new();
+        for (Reverse(priority), at) in self.unsettled(idx, scene) {
+            if groups.places(priority) >= free {
+                break;
+            }
+            let cache = &self.caches[&at];
+            let pattern = cache.pattern(idx);
+            if let Some(registry) = pattern.registry
+                && groups.wait_for(registry, priority, || self.room(registry))
+            {
+                waiting.entry(registry).or_insert(priority);
+                scene.throttled.insert(at);
                 continue;
             }
-            for want in &cache.pattern(idx).wants {
-                if wanted_by.contains(&want.image) {
+            let mut kinds: BTreeMap<Group, Vec<Want>> = BTreeMap::new();
+            for want in &pattern.wants {
+                if wanted_by.contains(want.image.index()) {
                     continue;
                 }
-                match self.verdict(*at, idx, want, scene, now.tick) {
+                match self.verdict(at, idx, want, scene, now.tick) {
                     Ok(why) => {
-                        wanted_by.insert(want.image);
+                        wanted_by.grow_and_insert(want.image.index());
                         let registry = self.names.images.get(want.image).registry;
-                        let group = (*at, registry, why, self.asks(cache, idx, want, why));
-                        groups.entry(group).or_default().push(want.clone());
+                        let group = (at, registry, why, self.asks(cache, idx, want, why));
+                        kinds.entry(group).or_default().push(want.clone());
                     }
-                    Err(Skip::RefreshBegins) => convert.push(*at),
+                    Err(Skip::RefreshBegins) => convert.push(at),
                     Err(_) => {}
                 }
+            }
+            for (group, wants) in kinds {
+                let room = self.room_for(idx, &group, scene);
+                groups.push(group, wants, room, self.nodes[idx].parallel_pulls());
             }
         }
         for at in convert {
@@ -311,15 +373,54 @@ impl Engine {
                 self.dirty_caches.insert(at);
             }
         }
-        // Whoever is more urgent fills the node's batches first.
-        let mut groups: Vec<(Group, Vec<Want>)> = groups.into_iter().collect();
-        for (_, wants) in &mut groups {
-            wants.sort_by_key(|want| Reverse(want.priority));
-        }
-        groups.sort_by_key(|(group, wants)| (wants.first().map(|w| Reverse(w.priority)), *group));
-        for (group, wants) in groups {
+        for (group, wants) in groups.by_urgency() {
             self.start_group(idx, group, &wants, now, scene);
         }
+        for (registry, priority) in waiting {
+            self.wait_for(registry, priority, idx);
+        }
+    }
+
+    /// Caches that may have something to pull, the most urgent first.
+    fn unsettled(&self, idx: NodeIdx, scene: &Scene) -> Vec<(Reverse<i32>, CacheIdx)> {
+        let mut there = self.nodes[idx].looks.present().clone();
+        union(&mut there, &scene.pulling);
+        union(&mut there, &scene.removing);
+        let caches = scene.stale.iter().map(|at| (*at, &self.caches[at]));
+        let mut open: Vec<_> = caches
+            .filter(|(_, cache)| !self.settled(cache, idx, scene, &there))
+            .map(|(at, cache)| (Reverse(cache.pattern(idx).priority), at))
+            .collect();
+        open.sort_unstable();
+        open
+    }
+
+    fn room(&self, registry: RegistryId) -> u32 {
+        let ceiling = self.settings.max_registry_pulls;
+        self.names.registries.get(registry).room(ceiling)
+    }
+
+    /// Pulls of such a group that its registry has room for, 0 where another limit holds.
+    fn room_for(&self, idx: NodeIdx, group: &Group, scene: &Scene) -> u32 {
+        let (at, registry, why, _) = *group;
+        let room = match why {
+            // What is there is not fetched.
+            Why::Pin => u32::MAX,
+            _ => self.room(registry),
+        };
+        match self.limit(at, idx, scene, room) {
+            None => room,
+            Some(_) => 0,
+        }
+    }
+
+    /// Plans the node anew when the registry has room.
+    fn wait_for(&mut self, registry: RegistryId, priority: i32, idx: NodeIdx) {
+        let ceiling = self.settings.max_registry_pulls;
+        let waiting = self.names.registries.get_mut(registry);
+        waiting.wait(priority, idx);
+        let alarm = waiting.alarm(ceiling);
+        self.alarms.set(Alarm::Registry(registry), alarm);
     }
 
     /// Does such a pull ask the registry also where the image is there?
@@ -359,12 +460,7 @@ impl Engine {
                     return;
                 }
                 Some(Skip::RegistryBudget) => {
-                    let priority = urgent.priority;
-                    let waiting = self.names.registries.get_mut(registry);
-                    waiting.wait(priority, idx);
-                    let alarm = waiting.alarm(ceiling);
-                    self.alarms
-                        .set(crate::alarms::Alarm::Registry(registry), alarm);
+                    self.wait_for(registry, urgent.priority, idx);
                     scene.throttled.insert(at);
                     return;
                 }
@@ -379,7 +475,7 @@ impl Engine {
             let (chunk, more) = rest.split_at(most.min(rest.len()));
             self.start_pull(idx, group, chunk, now, scene);
             scene.short_pulls += 1;
-            scene.pulling.extend(chunk.iter().map(|want| want.image));
+            insert(&mut scene.pulling, chunk.iter().map(|want| want.image));
             rest = more;
         }
     }

@@ -9,7 +9,7 @@ use crate::{
     NodeName, Settings,
     facts::Facts,
     images::{ImageId, Images},
-    registry::Registries,
+    registry::{Registries, RegistryId},
     selector::Selector,
 };
 
@@ -46,6 +46,10 @@ pub struct Pattern {
     pub invalid: u32,
     /// The registry is asked for some of them.
     pub always: bool,
+    /// The highest priority of any.
+    pub priority: i32,
+    /// Where all of them come from, if that is one place.
+    pub registry: Option<RegistryId>,
 }
 
 /// Number of a pattern; 0 wants nothing.
@@ -161,12 +165,16 @@ impl Pattern {
         let invalid = wants
             .iter()
             .filter(|want| images.get(want.image).invalid.is_some());
+        let registry = |want: &Want| images.get(want.image).registry;
+        let first = wants.first().map(registry);
         Self {
+            registry: first.filter(|first| wants.iter().all(|want| registry(want) == *first)),
             images: wants.iter().map(|want| want.image.index()).collect(),
             invalid: u32::try_from(invalid.count()).unwrap_or(u32::MAX),
             always: wants
                 .iter()
                 .any(|want| want.policy == ImagePullPolicy::Always),
+            priority: wants.iter().map(|want| want.priority).max().unwrap_or(0),
             wants,
         }
     }

@@ -124,7 +124,7 @@ impl Engine {
             let fetched = node.looks.get(want.image).fetched;
             let since = (fetched > 0).then(|| at_stamp(fetched)).flatten();
             (CellState::Ready, since, None)
-        } else if scene.pulling.contains(&want.image) {
+        } else if scene.pulling.contains(want.image.index()) {
             let since = self.pull_of(idx, want.image).and_then(at_stamp);
             (CellState::Pulling, since, None)
         } else if let Some(trouble) = blamed {

@@ -223,8 +223,9 @@ impl<D: Dial> Inner<D> {
 
     async fn dial(&self, key: &D::Key) -> Result<Arc<Open<D::Connection>>, Arc<str>> {
         if !self.known_slow().contains_key(key) {
-            let prompt = self.prompt.acquire().await;
+            // Whoever waits for a permit is seen by the sweep, and keeps nobody from dialing.
             let permit = self.permit().await?;
+            let prompt = self.prompt.acquire().await;
             // Boxed, here and below: thousands of nodes wait for a permit, each as large as its future.
             let mut dialing = Box::pin(self.dialer.dial(key));
             if let Ok(result) = timeout(PROMPT, &mut dialing).await {

@@ -47,12 +47,15 @@ impl AccessLog {
         Ok(text.lines().filter_map(request).collect())
     }
 
-    /// How many nodes were given the manifest of an image; a pull asks for it once.
+    /// How often an image was pulled: a pull asks for its tag once. Then it asks for what the runtime
+    /// does not have, which may be nothing: content of a pull that was broken off stays for a day.
     pub fn pulls(&self, image: &str) -> anyhow::Result<usize> {
-        let path = format!("/v2/demo/{image}/manifests/");
-        let mut requests = self.requests()?;
-        requests.retain(|request| request.method == "GET" && request.path.starts_with(&path));
-        Ok(requests.len())
+        let manifests = format!("/v2/demo/{image}/manifests/");
+        let by_tag = |request: &Request| {
+            let reference = request.path.strip_prefix(&manifests);
+            reference.is_some_and(|reference| !reference.starts_with("sha256:"))
+        };
+        Ok(self.requests()?.iter().filter(|r| by_tag(r)).count())
     }
 }
 

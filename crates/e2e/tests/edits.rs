@@ -109,10 +109,13 @@ fn a_token_is_handled_once_and_left_where_it_is() {
     assert_eq!(status["lastHandledRefresh"], "second");
     assert_eq!(status["lastHandledPurge"], "clear");
     assert_held(&cluster, &["web:1.0"]);
+    let uid = cluster.object("tokens", "t").unwrap()["metadata"]["uid"].clone();
     let reasons = |reason: &str| {
         let list = cluster.kubectl("get events -n tokens -o json").unwrap();
         let list: Value = serde_json::from_str(&list).unwrap();
         let events = list["items"].as_array().unwrap().iter();
+        // An object of an earlier run had the same name.
+        let events = events.filter(|e| e["involvedObject"]["uid"] == uid);
         let ended = events.filter(|e| e["reason"] == reason && e["action"] == "Succeeded");
         // Equal Events are one with a count.
         let counts = ended.map(|e| e["series"]["count"].as_u64().unwrap_or(1));

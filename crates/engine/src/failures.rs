@@ -86,7 +86,7 @@ pub fn list(engine: &Engine, cache: &Cache, now: Tick, status: &mut ImageCacheSt
             continue;
         }
         if cell.state == CellState::Unreachable && found.total > 100 * cell.want as usize {
-            // A dead zone of thousands of nodes: its first hundred fill the list.
+            // A dead zone of thousands of nodes: its first hundred are enough for any sample.
             found.total += cell.want as usize;
         } else if cell.failing > 0 || cell.state == CellState::Unreachable {
             of_node(engine, cache, idx, now, &mut found);

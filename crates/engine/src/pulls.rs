@@ -98,11 +98,19 @@ type Group = (CacheIdx, RegistryId, Why, bool);
 /// What could start on a node, in the order of its caches.
 #[derive(Default)]
 struct Groups {
-    all: Vec<(Group, Vec<Want>)>,
-    /// Of each group its highest priority, and whether there is room for it.
-    fits: Vec<(i32, bool)>,
+    all: Vec<Startable>,
     /// Pulls of the groups before that fit.
     taken: BTreeMap<RegistryId, u32>,
+}
+
+/// Wants of one kind, the most urgent first.
+struct Startable {
+    group: Group,
+    wants: Vec<Want>,
+    /// The highest priority of any.
+    priority: i32,
+    /// There is room for it besides those before it.
+    fits: bool,
 }
 
 impl Groups {
@@ -114,32 +122,31 @@ impl Groups {
         if fits && why != Why::Pin {
             *taken += LivePull::cost_of(wants.len(), parallel);
         }
-        let urgent = wants.first().map_or(0, |want| want.priority);
-        self.fits.push((urgent, fits));
-        self.all.push((group, wants));
+        self.all.push(Startable {
+            group,
+            priority: wants.first().map_or(0, |want| want.priority),
+            wants,
+            fits,
+        });
     }
 
     /// How many can start, all at least so urgent.
     fn places(&self, priority: i32) -> usize {
-        let counts = |(urgent, fits): &&(i32, bool)| *fits && *urgent >= priority;
-        self.fits.iter().filter(counts).count()
+        let counts = |known: &&Startable| known.fits && known.priority >= priority;
+        self.all.iter().filter(counts).count()
     }
 
-    /// Has this registry no room left for more of this priority, however it is shared out?
-    fn wait_for(&self, registry: RegistryId, priority: i32, room: impl Fn() -> u32) -> bool {
-        let before = self.all.iter().zip(&self.fits);
-        let as_urgent = |((group, _), (urgent, _)): &(&(Group, _), &(i32, bool))| {
-            group.1 == registry && *urgent >= priority
-        };
+    /// Do groups at least so urgent leave nothing of the room that a registry has?
+    fn exhaust(&self, registry: RegistryId, priority: i32, room: u32) -> bool {
         let taken = self.taken.get(&registry).copied().unwrap_or_default();
-        before.filter(as_urgent).count() > 0 && room() <= taken
+        let before = |known: &Startable| known.group.1 == registry && known.priority >= priority;
+        room <= taken && self.all.iter().any(before)
     }
 
     /// Whoever is more urgent fills the node's batches first.
-    fn by_urgency(mut self) -> Vec<(Group, Vec<Want>)> {
-        let urgent = |wants: &[Want]| wants.first().map(|want| Reverse(want.priority));
+    fn by_urgency(mut self) -> Vec<Startable> {
         self.all
-            .sort_by_key(|(group, wants)| (urgent(wants), *group));
+            .sort_by_key(|known| (Reverse(known.priority), known.group));
         self.all
     }
 }
@@ -340,7 +347,7 @@ impl Engine {
             let cache = &self.caches[&at];
             let pattern = cache.pattern(idx);
             if let Some(registry) = pattern.registry
-                && groups.wait_for(registry, priority, || self.room(registry))
+                && groups.exhaust(registry, priority, self.room(registry))
             {
                 waiting.entry(registry).or_insert(priority);
                 scene.throttled.insert(at);
@@ -373,7 +380,7 @@ impl Engine {
                 self.dirty_caches.insert(at);
             }
         }
-        for (group, wants) in groups.by_urgency() {
+        for Startable { group, wants, .. } in groups.by_urgency() {
             self.start_group(idx, group, &wants, now, scene);
         }
         for (registry, priority) in waiting {

@@ -109,6 +109,8 @@ impl Cluster {
         self.run(&["fault", "off"], "")?;
         self.kubectl("delete imagecaches --all --all-namespaces")?;
         self.kubectl(&format!("delete pods --all --now -n {namespace}"))?;
+        // A node that a test before has disturbed, and that is not Ready yet, would get nothing and be awaited by nobody.
+        self.kubectl("wait --for=condition=Ready nodes --all --timeout=120s")?;
         for node in self.nodes()? {
             for image in self.listed(&node)? {
                 // By id: one removal is enough for all names, on every runtime.
@@ -117,6 +119,28 @@ impl Cluster {
                     self.remove_image(&node, id)?;
                 }
             }
+            self.forget_broken_pulls(&node)?;
+        }
+        Ok(())
+    }
+
+    /// containerd 1.6 keeps for a day what a pull had fetched when it was broken off: the next one would
+    /// be over at once.
+    fn forget_broken_pulls(&self, node: &str) -> anyhow::Result<()> {
+        if !self.runtime(node)?.starts_with("containerd") {
+            return Ok(());
+        }
+        let leases = self.run(
+            &["node", node, "ctr", "-n", "k8s.io", "leases", "ls", "-q"],
+            "",
+        )?;
+        for lease in leases.split_whitespace() {
+            self.run(
+                &[
+                    "node", node, "ctr", "-n", "k8s.io", "leases", "rm", "--sync", lease,
+                ],
+                "",
+            )?;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use kubefledged_proto::puller::{
     CancelPullsRequest, CheckImagesRequest, Credential, PullImagesRequest, RemoveImagesRequest,
 };
 use kubefledged_queue::{
-    Answer, Bytes, Call, CallError, CallId, Command, CredentialId, Disk, Event as QueueEvent,
+    Answer, Bytes, Call, CallError, CallId, Command, CredentialId, Event as QueueEvent,
     StreamId,
 };
 use prost::Message as _;
@@ -18,7 +18,7 @@ use crate::{
     node::{Plan, Process, Running},
     registry::{HOSTS, NAMES, PRIVATE, USER, host, normalized},
     rng::mix,
-    runtime::{away, unknown},
+    runtime::{away, no_space, unknown},
     script::{SourceKey, Trouble},
     world::{Event, World},
 };
@@ -27,6 +27,8 @@ use crate::{
 const LOOK_LIMIT: u64 = 30_000;
 /// For a removal.
 const REMOVE_LIMIT: u64 = 120_000;
+/// How long a megabyte takes to come, in ms.
+const MS_A_MB: u64 = 100;
 /// Polls until a queue must come to rest.
 const MOST_POLLS: usize = 64;
 
@@ -327,7 +329,8 @@ impl World {
             return (Plan::Fail(refusal), self.rng.between(50, 2_000));
         }
         let manifest = self.registries.manifest(name);
-        let takes = manifest.takes * self.rng.between(70, 130) / 100;
+        let lacks = manifest.lacks(&self.nodes[node].runtime.layers());
+        let takes = (50 + lacks * MS_A_MB) * self.rng.between(70, 130) / 100;
         if self.hits(Trouble::PullsCancelled(node), 40) {
             let error = CallError {
                 code: "Canceled".to_owned(),
@@ -375,11 +378,9 @@ impl World {
                 "pulling from host failed with status code [manifests 1]: 401 Unauthorized",
             ));
         }
-        if named.is_some_and(|named| self.is(Trouble::NameUnknown(named))) {
-            return Some(unknown("reading manifest: manifest unknown"));
-        }
-        self.is(Trouble::DiskFull(node))
-            .then(|| unknown("write /var/lib/x: no space left on device"))
+        named
+            .is_some_and(|named| self.is(Trouble::NameUnknown(named)))
+            .then(|| unknown("reading manifest: manifest unknown"))
     }
 
     fn cancel_runtime_call(&mut self, node: usize, id: CallId) {
@@ -410,6 +411,9 @@ impl World {
         };
         if self.rng.percent(20) {
             drop(self.effect(node, &running));
+        } else if let Plan::Succeed(Some(manifest)) = &running.plan {
+            let percent = (self.now - running.since) * 100 / running.takes.max(1);
+            self.nodes[node].runtime.break_off(manifest, percent);
         }
         let answer = failed(&running.call, error);
         self.answer(node, id, answer);
@@ -474,13 +478,13 @@ impl World {
             Call::Pin(id, on) => Answer::Pinned(runtime.label(id, *on)),
             Call::Pins => Answer::Pins(Ok(runtime.labelled())),
             Call::Credentials(_) => Answer::Credentials(Vec::new(), None),
-            Call::FsInfo => Answer::Disk(Ok(Disk {
-                capacity: 100,
-                available: if full { 5 } else { 50 },
-            })),
+            Call::FsInfo => Answer::Disk(Ok(runtime.disk(full))),
             Call::Progress(names) => Answer::Progress(Ok(self.bytes(node, names))),
             Call::Pull(name, _) => {
                 if let Some(manifest) = manifest {
+                    if manifest.lacks(&runtime.layers()) << 20 > runtime.disk(full).available {
+                        return Answer::Pulled(Err(no_space()));
+                    }
                     runtime.store(name, manifest, now);
                     runtime.foreign.remove(&normalized(name));
                 }

@@ -27,6 +27,9 @@ pub const HOSTS: [&str; 3] = ["r1.test", PRIVATE, "docker.io"];
 /// Who may pull from [`PRIVATE`].
 pub const USER: &str = "puller";
 
+/// A part of images that is fetched and kept once, whoever has it: its digest and its size in MB.
+pub type Layer = (String, u64);
+
 /// What a name means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
@@ -34,8 +37,16 @@ pub struct Manifest {
     pub id: String,
     /// `repository@sha256:...`
     pub digest: String,
-    /// How long a pull takes, in ms, when nothing hinders it.
-    pub takes: u64,
+    /// The base of all images of its registry, and its own.
+    pub layers: Vec<Layer>,
+}
+
+impl Manifest {
+    /// Size of the layers that are not among these.
+    pub fn lacks(&self, there: &BTreeMap<String, u64>) -> u64 {
+        let lacking = self.layers.iter().filter(|(id, _)| !there.contains_key(id));
+        lacking.map(|(_, size)| size).sum()
+    }
 }
 
 /// All registries.
@@ -59,13 +70,14 @@ impl Registries {
         let content = name.replace("/alias:", "/app:");
         let id = hex(&content, version);
         let repository = repository(&name);
+        let own = match () {
+            () if name.contains("/big:") => 450,
+            () if name.contains("/app:1") => 3,
+            () => 20,
+        };
         Manifest {
             digest: format!("{repository}@sha256:{}", hex(&id, 1)),
-            takes: match () {
-                () if name.contains("/big:") => 45_000,
-                () if name.contains("/app:1") => 300,
-                () => 2_500,
-            },
+            layers: vec![(hex(&host(&name), 2), 5), (hex(&id, 3), own)],
             id,
         }
     }

@@ -3,9 +3,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kubefledged_queue::{CallError, Container, Image, Runtime as Kind};
+use kubefledged_queue::{CallError, Container, Disk, Image, Runtime as Kind};
 
-use crate::registry::{Manifest, PAUSE, normalized};
+use crate::registry::{Layer, Manifest, PAUSE, normalized};
+
+/// Of a node's disk, in MB.
+const CAPACITY: u64 = 10_000;
+/// What others have on it.
+const OTHERS: u64 = 5_000;
+/// The same when it is full: the smaller images still fit, if they are the first.
+const OTHERS_FULL: u64 = 9_950;
 
 /// One image.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +29,8 @@ pub struct Held {
     pub ran: bool,
     /// When it came.
     pub since: u64,
+    /// Shared with other images that have them too.
+    pub layers: Vec<Layer>,
 }
 
 /// Runtimes that behave differently.
@@ -66,6 +75,8 @@ pub struct Runtime {
     pub containers: Vec<String>,
     /// Names that somebody else pulled: nobody of ours must answer for them.
     pub foreign: BTreeSet<String>,
+    /// Fetched by pulls that were broken off, and kept for a while.
+    pub leased: BTreeMap<String, u64>,
     /// It answers nothing before.
     pub away_until: u64,
 }
@@ -80,6 +91,7 @@ impl Runtime {
             images: BTreeMap::new(),
             containers: Vec::new(),
             foreign: BTreeSet::new(),
+            leased: BTreeMap::new(),
             away_until: 0,
         };
         runtime.store(PAUSE, pause, 0);
@@ -130,7 +142,7 @@ impl Runtime {
             },
             tags: held.tags.iter().map(shown).collect(),
             digests: held.digests.iter().map(shown).collect(),
-            size: 1,
+            size: held.layers.iter().map(|(_, size)| size << 20).sum(),
             pinned: self.pinned(held),
         })
     }
@@ -167,6 +179,42 @@ impl Runtime {
         images.map(|(id, _)| format!("sha256:{id}")).collect()
     }
 
+    /// Every layer that is there, once.
+    pub fn layers(&self) -> BTreeMap<String, u64> {
+        let held = self.images.values().flat_map(|held| held.layers.clone());
+        held.chain(self.leased.clone()).collect()
+    }
+
+    /// `ImageFsInfo`.
+    pub fn disk(&self, full: bool) -> Disk {
+        let others = if full { OTHERS_FULL } else { OTHERS };
+        let used = others + self.layers().values().sum::<u64>();
+        Disk {
+            capacity: CAPACITY << 20,
+            available: CAPACITY.saturating_sub(used) << 20,
+        }
+    }
+
+    /// A pull is broken off when this part of it was done: what came whole before is kept, where a lease
+    /// protects it.
+    pub fn break_off(&mut self, manifest: &Manifest, percent: u64) {
+        if self.flavor != Flavor::Containerd16 {
+            return;
+        }
+        let there = self.layers();
+        let mut came = manifest.lacks(&there) * percent.min(100) / 100;
+        for (id, size) in &manifest.layers {
+            if there.contains_key(id) {
+                continue;
+            }
+            let Some(rest) = came.checked_sub(*size) else {
+                return;
+            };
+            came = rest;
+            self.leased.insert(id.clone(), *size);
+        }
+    }
+
     /// What a pull leaves behind. A tag that meant another image leaves that one without it.
     pub fn store(&mut self, name: &str, manifest: &Manifest, now: u64) {
         let name = normalized(name);
@@ -181,6 +229,10 @@ impl Runtime {
             held.tags.insert(name);
         }
         held.digests.insert(manifest.digest.clone());
+        held.layers.clone_from(&manifest.layers);
+        for (id, _) in &manifest.layers {
+            self.leased.remove(id);
+        }
     }
 
     /// All containers, in the words of the runtime.
@@ -269,6 +321,7 @@ impl Runtime {
 
     /// The kubelet's garbage collection: what never ran goes first, what is pinned or in use stays.
     pub fn collect(&mut self, most: usize) -> Vec<String> {
+        self.leased.clear();
         let mut old: Vec<(bool, u64, String)> = self
             .images
             .iter()
@@ -282,6 +335,11 @@ impl Runtime {
         }
         gone
     }
+}
+
+/// The disk has no room for it.
+pub fn no_space() -> CallError {
+    unknown("write /var/lib/x: no space left on device")
 }
 
 /// An error as most of them come: without a usable code.
@@ -338,6 +396,37 @@ mod tests {
         assert!(runtime.remove(&format!("sha256:{id}")).is_err());
         runtime.remove(&id).unwrap();
         assert!(!runtime.holds(&id));
+    }
+
+    #[test]
+    fn a_layer_lies_on_the_disk_once_until_its_last_image_is_gone() {
+        let registries = Registries::default();
+        let mut runtime = Runtime::new(Flavor::Containerd16, &registries.manifest(PAUSE));
+        let used = |runtime: &Runtime| runtime.layers().values().sum::<u64>();
+        let empty = used(&runtime);
+        let (app, other) = ("r2.test/team/db:1", "r2.test/team/db:2");
+        runtime.store(app, &registries.manifest(app), 1);
+        let one = used(&runtime);
+        runtime.store(other, &registries.manifest(other), 1);
+        assert_eq!((one, used(&runtime)), (empty + 25, empty + 45));
+        runtime.remove(app).unwrap();
+        assert_eq!(used(&runtime), empty + 25);
+        runtime.remove(other).unwrap();
+        assert_eq!(used(&runtime), empty);
+    }
+
+    #[test]
+    fn what_a_broken_off_pull_had_fetched_is_not_fetched_again() {
+        let registries = Registries::default();
+        let manifest = registries.manifest("r2.test/team/db:1");
+        let mut runtime = Runtime::new(Flavor::Containerd16, &registries.manifest(PAUSE));
+        runtime.break_off(&manifest, 50);
+        assert_eq!(manifest.lacks(&runtime.layers()), 20);
+        runtime.collect(0);
+        assert_eq!(manifest.lacks(&runtime.layers()), 25);
+        let mut newer = Runtime::new(Flavor::Containerd2, &registries.manifest(PAUSE));
+        newer.break_off(&manifest, 50);
+        assert_eq!(manifest.lacks(&newer.layers()), 25);
     }
 
     #[test]

@@ -108,6 +108,8 @@ pub struct Queue {
     /// Some task may have lost its last interest.
     interests_left: bool,
     replies: Vec<Command>,
+    /// Calls that wait until the removal at hand has ended.
+    after_removal: Vec<Command>,
     counter: u64,
     polled: Tick,
 }
@@ -135,6 +137,7 @@ impl Queue {
             interests_end: None,
             interests_left: false,
             replies: Vec::new(),
+            after_removal: Vec::new(),
             counter: 0,
             polled: Tick(0),
         }

@@ -75,6 +75,8 @@ pub struct Circumstances<'a> {
     pub own: &'a [String],
     /// Whether a pull of ours is about to make this normalized name, or has made it since.
     pub claimed: &'a dyn Fn(&str) -> bool,
+    /// A pull has ended, and of which image it made a name is not known yet.
+    pub unverified: bool,
 }
 
 /// What follows for the name at hand.
@@ -84,6 +86,8 @@ pub enum Next {
     Call(Call),
     /// Its outcome.
     Finish(RemoveResult),
+    /// It is begun anew when no pull is unverified.
+    Again,
 }
 
 /// What a removal keeps in memory, as so many images: one counts 1 KiB, and of what is only named the
@@ -158,6 +162,7 @@ impl Removal {
                 self.step = Step::Asking(image);
                 Next::Call(Call::Containers)
             }
+            (Step::Asking(_), Answer::Containers(Ok(_))) if around.unverified => Next::Again,
             (Step::Asking(image), Answer::Containers(Ok(containers))) => {
                 let target = self.target(&image, &containers, around);
                 if !image.pinned {
@@ -234,6 +239,15 @@ impl Removal {
                 .err()
                 .unwrap_or_else(|| kept(failure::PINNED, "an image cache pins it".to_owned())),
         )
+    }
+
+    /// Somebody else has looked at an image since: it may have more names than it had.
+    pub fn saw(&mut self, newer: &Image) {
+        if let Step::Asking(image) | Step::Owning(image, _) = &mut self.step
+            && image.id == newer.id
+        {
+            image.clone_from(newer);
+        }
     }
 
     /// The runtime removes, or has removed, the name at hand.

@@ -394,10 +394,8 @@ impl Task {
                 Next::Call(Call::Inspect(self.name.clone()), Phase::Verify)
             }
             (Phase::Verify, Answer::Inspected(Ok(Some(image)))) => self.there(image, around),
-            (Phase::Verify, Answer::Inspected(Ok(None))) => Next::Finish(failed(
-                failure::ERR_IMAGE_PULL,
-                "the runtime pulled the image and does not have it: was it removed at once?",
-            )),
+            // A removal of the image under another name came between; or the runtime is wrong.
+            (Phase::Verify, Answer::Inspected(Ok(None))) => self.pull_again(now),
             (Phase::Keep(step), answer) => self.keep(&step, answer, around),
             (_, Answer::Pulled(Err(error)) | Answer::Inspected(Err(error))) => {
                 self.went_wrong(&error, now, around)
@@ -490,6 +488,17 @@ impl Task {
             }
             _ => Next::Finish(self.failure(class.reason, &error.message)),
         }
+    }
+
+    fn pull_again(&mut self, now: Tick) -> Next {
+        if self.repeats < MOST_REPEATS {
+            self.repeats += 1;
+            return Next::Wait(now);
+        }
+        Next::Finish(failed(
+            failure::ERR_IMAGE_PULL,
+            "the runtime pulled the image and does not have it: is it removed at once?",
+        ))
     }
 
     /// What kept the node's own credentials away belongs to the refusal.

@@ -7,8 +7,7 @@ use kubefledged_proto::puller::{
     CancelPullsRequest, CheckImagesRequest, Credential, PullImagesRequest, RemoveImagesRequest,
 };
 use kubefledged_queue::{
-    Answer, Bytes, Call, CallError, CallId, Command, CredentialId, Event as QueueEvent,
-    StreamId,
+    Answer, Bytes, Call, CallError, CallId, Command, CredentialId, Event as QueueEvent, StreamId,
 };
 use prost::Message as _;
 

@@ -23,6 +23,11 @@ impl Queue {
     }
 
     fn task_answered(&mut self, key: &TaskKey, answer: Answer, now: Tick) {
+        if let (Answer::Inspected(Ok(Some(image))), Some(removal)) =
+            (&answer, self.removals.front_mut())
+        {
+            removal.saw(image);
+        }
         let full = self.full();
         let around = self.around(full.as_deref());
         let answered = self.tasks.change(key, |task| {
@@ -63,6 +68,7 @@ impl Queue {
             self.removed(RemoveResult::Superseded);
             return;
         }
+        let unverified = self.unverified();
         let Some(removal) = self.removals.front_mut() else {
             return;
         };
@@ -75,6 +81,7 @@ impl Queue {
                 || !intents.stands(name, authority, Wish::Remove)
         };
         let around = Circumstances {
+            unverified,
             facts: &self.facts,
             protected: &self.settings.protected_images,
             own: &self.settings.own_images,
@@ -83,6 +90,7 @@ impl Queue {
         match removal.answered(answer, &around) {
             removal::Next::Finish(result) => self.removed(result),
             removal::Next::Call(call) => self.call_for_removal(call),
+            removal::Next::Again => {}
         }
     }
 
@@ -103,6 +111,7 @@ impl Queue {
         let index = removal.at;
         removal.next();
         let stream = removal.stream;
+        self.replies.append(&mut self.after_removal);
         self.tell_removed(stream, RemoveOutcome { index, result });
     }
 

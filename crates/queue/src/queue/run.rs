@@ -8,7 +8,7 @@ use super::{Caller, MEMORY, Queue, outcome};
 use crate::{
     Call, CallId, Command, PullResult, RemoveResult, Tick,
     intent::Wish,
-    removal,
+    removal::{self, Removal},
     task::{self, Circumstances, Phase, State, Task, TaskKey},
 };
 
@@ -18,15 +18,30 @@ const MOST_LOOKS: usize = 16;
 
 impl Queue {
     pub(super) fn call(&mut self, caller: Caller, call: Call) -> CallId {
-        self.counter += 1;
-        let id = CallId(self.counter);
-        self.calls.insert(id, caller);
+        let id = self.expect(caller);
         self.replies.push(Command::Call(id, call));
         id
     }
 
+    /// A call that is about to be made.
+    fn expect(&mut self, caller: Caller) -> CallId {
+        self.counter += 1;
+        let id = CallId(self.counter);
+        self.calls.insert(id, caller);
+        id
+    }
+
+    /// Whether a pull's image is there is seen only when no removal is at work that might take it
+    /// under another name.
     pub(super) fn call_for(&mut self, key: &TaskKey, call: Call, phase: Phase) {
-        let id = self.call(Caller::Task(key.clone()), call);
+        let id = self.expect(Caller::Task(key.clone()));
+        let removing = self.removals.front().is_some_and(Removal::acting);
+        let calls = if removing && phase == Phase::Verify {
+            &mut self.after_removal
+        } else {
+            &mut self.replies
+        };
+        calls.push(Command::Call(id, call));
         self.tasks
             .change(key, |task| task.state = State::Calling(id, phase));
     }
@@ -230,6 +245,12 @@ impl Queue {
         }
     }
 
+    /// A pull has ended, and of which image it made a name is not known yet.
+    pub(super) fn unverified(&self) -> bool {
+        let mut tasks = self.tasks.active();
+        tasks.any(|(_, task)| matches!(task.state, State::Calling(_, Phase::Verify)))
+    }
+
     pub(super) fn start_removal(&mut self) {
         while let Some(removal) = self.removals.front() {
             if removal.call.is_some() {
@@ -248,8 +269,10 @@ impl Queue {
             let mut names = removal.items.iter().map(removal::Item::normal);
             if names.any(|name| busy.contains(name))
                 || self.lets_go_of(|name| removal.releasable.contains(name))
+                || self.unverified()
             {
-                // The runtime lets go of a pull that was ended for this removal.
+                // The runtime lets go of a pull that was ended for this removal, or has ended one that
+                // may have named the same image.
                 return;
             }
             let Some(removal) = self.removals.front_mut() else {
@@ -258,6 +281,7 @@ impl Queue {
             match removal.begin(&self.facts) {
                 removal::Next::Finish(result) => self.removed(result),
                 removal::Next::Call(call) => return self.call_for_removal(call),
+                removal::Next::Again => return,
             }
         }
     }

@@ -153,6 +153,8 @@ pub struct Cache {
     pub names_recorded: bool,
     /// State and begin of the operation that the last Kubernetes Event told of.
     pub announced: (String, Option<Timestamp>),
+    /// Name and begin of the operation that was last sent to be written.
+    pub sent: (String, Option<Timestamp>),
     /// Under way.
     pub write: Option<Write>,
     /// No earlier write, unless an operation begins or ends.
@@ -222,6 +224,7 @@ impl Cache {
             bad_secrets: BTreeMap::new(),
             names_recorded: false,
             announced: (object.status.status.clone(), object.status.start_time),
+            sent: identity(&object.status),
             write: None,
             write_after: Tick(0),
             write_failed: false,
@@ -259,6 +262,19 @@ impl Cache {
         }
     }
 
+    /// Names that we answered for until we heard of what another leader did: of those that are not
+    /// wanted we may have pulled some meanwhile.
+    pub fn owe_anew(&mut self, names: BTreeMap<ImageId, Arc<str>>, now: Timestamp) {
+        for (image, name) in names {
+            let wanted = !self.purged && self.ids.contains(image.index());
+            if !wanted && !self.applied.contains_key(&image) {
+                self.applied.insert(image, name.clone());
+                self.owed.insert(image, Owed::new(name, now));
+            }
+        }
+        self.compare_names();
+    }
+
     /// Is every name of the spec applied, and every other one owed?
     fn applies_its_spec(&self) -> bool {
         let wanted = self
@@ -290,6 +306,13 @@ impl Cache {
         self.pinned = spec.pinned();
         self.compiled = Some(self.object.generation);
         self.bad_secrets.clear();
+    }
+
+    /// Does it tell of an operation that is not ours? Our own writes may be seen before their answers,
+    /// and also when they were answered with an error.
+    pub fn led_by_another(&self, object: &CacheObject) -> bool {
+        let told = identity(&object.status);
+        told != identity(&self.object.status) && told != self.sent
     }
 
     /// What is wanted.
@@ -418,4 +441,9 @@ impl Cache {
         let waits = self.unpin.is_some_and(|unpin| unpin.until > now);
         !waits || self.counts.flagged(Flags::PINS_OPEN) == 0
     }
+}
+
+/// Which operation a status tells of.
+pub fn identity(status: &ImageCacheStatus) -> (String, Option<Timestamp>) {
+    (status.reason.clone(), status.start_time)
 }

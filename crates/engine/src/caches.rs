@@ -31,6 +31,9 @@ impl Engine {
         if older(&object.resource_version, &cache.object.resource_version) {
             return;
         }
+        if self.begun && !cache.released && cache.led_by_another(&object) {
+            return self.take_up_again(at, now, object);
+        }
         let (held, recorded) = (cache.held(), cache.recorded());
         let deleting = cache.object.deleting != object.deleting;
         cache.object = object;
@@ -95,6 +98,21 @@ impl Engine {
         self.last_cache += 1;
         let at = self.last_cache;
         self.cache_index.insert(object.key.clone(), at);
+        self.place(at, now, object, invalid);
+    }
+
+    /// Another leader began or ended an operation that we had not heard of when we took the lead: what
+    /// it wrote counts, as it would for a new leader.
+    fn take_up_again(&mut self, at: CacheIdx, now: Now, object: CacheObject) {
+        let old = self.caches.remove(&at);
+        self.place(at, now, object, None);
+        if let (Some(cache), Some(old)) = (self.caches.get_mut(&at), old) {
+            cache.pulling = old.pulling;
+            cache.owe_anew(old.applied, now.wall);
+        }
+    }
+
+    fn place(&mut self, at: CacheIdx, now: Now, object: CacheObject, invalid: Option<String>) {
         let nodes = self.nodes.len();
         let mut cache = Cache::adopt(
             object,

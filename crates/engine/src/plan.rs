@@ -354,7 +354,7 @@ impl Engine {
     }
 
     /// Pins of ours on images that nobody wants pinned, as far as that can be known: ids say
-    /// nothing of names, so every image that is to be pinned must have been seen.
+    /// nothing of names, so every image that is to be pinned must have been seen, and none be under way.
     pub(crate) fn unwanted_pins(&self, idx: NodeIdx, now: Tick, scene: &Scene) -> Vec<Arc<str>> {
         let node = &self.nodes[idx];
         if node.upkeep.pins.is_empty() || node.upkeep.pin_not_before > now {
@@ -366,6 +366,7 @@ impl Engine {
                 continue;
             }
             match node.upkeep.ids.get(&image) {
+                _ if scene.pulling.contains(image.index()) => return Vec::new(),
                 Some(id) => {
                     wanted.insert(id);
                 }

@@ -7,7 +7,7 @@ use kubefledged_api_types::names;
 
 use crate::{
     CacheKey, Command, Engine, Now, Severity, WriteError,
-    cache::{Cache, CacheIdx, Write},
+    cache::{Cache, CacheIdx, Write, identity},
     caches::event,
     status,
 };
@@ -47,6 +47,7 @@ impl Engine {
             return;
         }
         let over = cache.object.resource_version.clone();
+        cache.sent = identity(&desired);
         cache.write = Some(Write {
             status: desired.clone(),
             over: over.clone(),

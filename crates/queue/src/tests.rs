@@ -1161,6 +1161,33 @@ fn a_runtime_that_does_not_look_at_the_label_is_found_out_once_and_the_label_goe
 }
 
 #[test]
+fn a_pin_that_somebody_takes_off_before_it_is_seen_says_nothing_of_the_runtime() {
+    let mut node = Node::containerd(Settings::default());
+    node.hold("r.test/a:1");
+    node.pull_this(1, authority(1, 1), pinned("r.test/a:1"));
+    node.answer("Inspect");
+    node.answer("Pin");
+    node.tell(Event::Remove {
+        stream: StreamId(2),
+        authority: authority(1, 2),
+        references: Vec::new(),
+        wanted: Vec::new(),
+        releasable: Vec::new(),
+        unpin_ours: true,
+        unpin: texts(&["sha256:r.test/a:1"]),
+    });
+    node.answer("Pins");
+    node.answer("Pin(\"sha256:r.test/a:1\", false)");
+    node.run();
+    let pin = &node.pulled[&1][0].pin;
+    assert!(matches!(pin, PinResult::Failed(_)), "{pin:?}");
+    assert_eq!(node.queue.pins(), Support::Unknown);
+    node.pull_this(3, authority(1, 3), pinned("r.test/a:1"));
+    node.run();
+    assert_eq!(node.pulled[&3][0].pin, PinResult::Pinned);
+}
+
+#[test]
 fn a_present_image_is_pinned_and_one_that_somebody_else_pinned_is_left_as_it_is() {
     let mut node = Node::containerd(Settings::default()).pinned("r.test/theirs:1", false);
     node.hold("r.test/a:1");

@@ -265,3 +265,24 @@ fn a_tag_that_moved_is_on_all_nodes_after_a_refresh_and_one_node_asks_first() {
         assert_eq!(world.held[node]["r.test/a:1"], 2);
     }
 }
+
+#[test]
+fn a_pin_that_is_nobodys_yet_is_left_while_an_image_that_is_to_be_pinned_is_pulled() {
+    let mut world = World::new(&["n1"]);
+    let mut wanted = images(&["r.test/a:1"]);
+    wanted.retention = Some(Retention::Pinned);
+    world.create(wanted);
+    world.lead();
+    // Its puller has pinned it, and is still looking whether that took effect.
+    world.slow.insert("r.test/b:1".into());
+    world.change(|spec| spec.cache_spec[0].images.push("r.test/b:1".into()));
+    let pins = world.pins.entry("n1".into()).or_default();
+    pins.insert(id("r.test/b:1", 1));
+    world.create_as("other", images(&["r.test/c:1"]));
+    world.run();
+    world.wait(2);
+    assert_eq!(world.count("unpin"), 0, "{:#?}", world.log);
+    world.end_slow("r.test/b:1");
+    assert_eq!(world.count("unpin"), 0, "{:#?}", world.log);
+    assert_eq!(world.pins["n1"].len(), 2);
+}

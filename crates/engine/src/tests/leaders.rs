@@ -125,6 +125,29 @@ fn a_write_that_another_leader_got_ahead_of_waits_for_the_watch_and_is_decided_a
 }
 
 #[test]
+fn what_another_leader_did_that_this_one_had_not_heard_of_counts() {
+    let mut world = World::new(&["n1"]);
+    world.create(images(&["r.test/a:1"]));
+    world.lead();
+    let old = world.objects[&key()].clone();
+    world.apply(|object| object.purge = Some(String::new()));
+    world.run();
+    assert_eq!(world.told(), ("Succeeded", "ImageCachePurge"));
+
+    let mut other = World::new(&["n1"]);
+    other.version = world.version;
+    other.objects = world.objects.clone();
+    other.tell(Event::CacheApplied(Box::new(old)));
+    other.lead();
+    let newest = other.objects[&key()].clone();
+    other.tell(Event::CacheApplied(Box::new(newest)));
+    other.run();
+    other.wait(30);
+    assert_eq!(other.told(), ("Succeeded", "ImageCachePurge"));
+    assert!(other.held("n1").is_empty());
+}
+
+#[test]
 fn a_new_leader_keeps_what_is_written_until_its_first_round_is_complete() {
     let mut world = World::new(&["n1", "n2"]);
     world.create(images(&["r.test/a:1"]));

@@ -2,7 +2,8 @@
 
 use super::{Caller, Queue};
 use crate::{
-    Answer, Call, CallId, Command, PullResult, RemoveOutcome, RemoveResult, StreamId, Tick,
+    Answer, Authority, Call, CallId, Command, PinResult, PullResult, RemoveOutcome, RemoveResult,
+    StreamId, Support, Tick,
     intent::Wish,
     removal::{self, Circumstances},
     task::{self, State, Task, TaskKey},
@@ -40,7 +41,14 @@ impl Queue {
         let Some((next, learnt)) = answered else {
             return;
         };
-        self.facts.pins = learnt.unwrap_or(self.facts.pins);
+        if learnt == Some(Support::No) && !self.pin_stands(key) {
+            // Somebody took it off before we looked: nothing is known of this runtime.
+            let why = "the pin was taken off at once by a newer request".to_owned();
+            self.tasks
+                .change(key, |task| task.pin = PinResult::Failed(why));
+        } else {
+            self.facts.pins = learnt.unwrap_or(self.facts.pins);
+        }
         match next {
             task::Next::Call(Call::Pin(id, true), _) if !self.note_pin(key, &id, now) => {
                 let result = self.tasks.get(key).map(Task::done);
@@ -55,12 +63,26 @@ impl Queue {
     /// Notes the wish to pin an id. False: whoever was in charge later has taken the pin off, and
     /// nobody may be left who would take off another.
     fn note_pin(&mut self, key: &TaskKey, id: &str, now: Tick) -> bool {
+        let newest = self.newest(key);
+        newest.is_none_or(|newest| self.intents.note(id, newest, Wish::Pull, now))
+    }
+
+    /// Is the wish to pin its image still the newest?
+    fn pin_stands(&self, key: &TaskKey) -> bool {
+        let image = self.tasks.get(key).and_then(|task| task.image.as_ref());
+        let newest = self.newest(key);
+        newest
+            .zip(image)
+            .is_none_or(|(newest, image)| self.intents.stands(&image.id, newest, Wish::Pull))
+    }
+
+    /// The newest of its requests.
+    fn newest(&self, key: &TaskKey) -> Option<Authority> {
         let task = self.tasks.get(key);
         let interests = task.into_iter().flat_map(|task| &task.interests);
-        let newest = interests
+        interests
             .map(|known| known.authority)
-            .max_by_key(|known| (known.term, known.seq));
-        newest.is_none_or(|newest| self.intents.note(id, newest, Wish::Pull, now))
+            .max_by_key(|known| (known.term, known.seq))
     }
 
     fn removal_answered(&mut self, answer: Answer) {

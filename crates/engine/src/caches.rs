@@ -246,7 +246,9 @@ impl Engine {
         let was_pinned = cache.pinned;
         cache.compile(&mut self.names, &self.settings);
         cache.refresh_at = None;
-        if cache.pinned {
+        if cache.object.deleting {
+            // Its pins go, whatever it says now.
+        } else if cache.pinned {
             cache.unpin = None;
         } else if was_pinned {
             let until = now.tick.after(self.settings.purge_deadline);

@@ -151,3 +151,22 @@ fn removals_still_owed_are_dropped_when_the_object_goes_and_said() {
     world.delete();
     assert_eq!(world.count("event RemovalDropped"), 1);
 }
+
+#[test]
+fn an_edit_of_a_pinned_object_that_is_being_deleted_does_not_leave_its_pins() {
+    let mut world = World::new(&["n1"]);
+    let mut wanted = images(&["r.test/a:1"]);
+    wanted.retention = Some(Retention::Pinned);
+    world.create(wanted);
+    world.lead();
+    assert_eq!(world.pins["n1"].len(), 1);
+    world.deaf.insert("n1".into());
+    world.delete();
+    world.change(|spec| spec.refresh = None);
+    world.change(|spec| spec.service_account_name = Some("robot".into()));
+    assert!(world.objects[&key()].finalizer, "n1 has not answered");
+    world.deaf.clear();
+    world.wait(60);
+    assert!(world.pins["n1"].is_empty());
+    assert!(!world.objects.contains_key(&key()));
+}

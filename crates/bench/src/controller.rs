@@ -56,8 +56,6 @@ impl Program {
             .args(["--debug-address", "off"])
             .args(["--http-port", &port.to_string(), "--log-format", "text"])
             .args(&self.flags)
-            // As in the chart.
-            .env("MALLOC_ARENA_MAX", "1")
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)

@@ -109,6 +109,7 @@ pub fn checked(response: CheckImagesResponse) -> (Vec<ImageOutcome>, CheckReport
             .iter()
             .map(|id| id.as_str().into())
             .collect(),
+        pins_unknown: response.pins_unknown,
         highest_term: response.highest_term,
         disk: response.disk.map(|disk| Disk {
             capacity: disk.capacity_bytes,

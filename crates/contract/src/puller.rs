@@ -199,6 +199,7 @@ pub fn checked(report: queue::Report) -> CheckImagesResponse {
     CheckImagesResponse {
         images: images.map(checked_image).collect(),
         pinned_by_us: report.pinned_by_us,
+        pins_unknown: report.pins_unknown,
         highest_term: report.highest_term,
         disk: report.disk.map(|disk| DiskUsage {
             capacity_bytes: disk.capacity,

@@ -236,6 +236,10 @@ async fn unpin(
         })
         .await?
         .into_inner();
+    anyhow::ensure!(
+        !checked.pins_unknown,
+        "its container runtime does not say which images we pinned"
+    );
     if checked.pinned_by_us.is_empty() {
         return Ok(0);
     }

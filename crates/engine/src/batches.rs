@@ -457,7 +457,7 @@ impl Engine {
         }
     }
 
-    pub(crate) fn checked(&mut self, id: BatchId, report: CheckReport) {
+    pub(crate) fn checked(&mut self, now: Tick, id: BatchId, report: CheckReport) {
         let Some(live) = self.live.get(&id) else {
             return;
         };
@@ -467,7 +467,8 @@ impl Engine {
                 seen_term: report.highest_term,
             });
         }
-        self.nodes[idx].reported(report, stamp);
+        let seed = self.settings.seed;
+        self.nodes[idx].reported(report, stamp, now, seed);
         self.touch_node(idx);
     }
 
@@ -522,7 +523,8 @@ impl Engine {
             BatchEnd::Done if mute => node.call_failed(now.tick, seed),
             BatchEnd::Done => {
                 node.call_answered();
-                if matches!(live.work, LiveWork::Check { .. }) {
+                let known = node.upkeep.report_not_before <= now.tick;
+                if known && matches!(live.work, LiveWork::Check { .. }) {
                     // Also where the report itself did not come.
                     node.upkeep.reported = node.upkeep.reported.max(live.stamp);
                 }

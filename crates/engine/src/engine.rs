@@ -142,7 +142,7 @@ impl Engine {
             Event::Synced(source) => self.synced[source as usize] = true,
             Event::Leadership(term) => (self.term, self.begun) = (term, false),
             Event::Outcomes(batch, outcomes) => self.outcomes(now, batch, outcomes),
-            Event::Checked(batch, report) => self.checked(batch, report),
+            Event::Checked(batch, report) => self.checked(now.tick, batch, report),
             Event::BatchEnded(batch, end) => self.batch_ended(now, batch, end),
             Event::SecretsRead(key, useless) => self.secrets_read(&key, useless),
             Event::StatusWritten(key, result) => self.status_written(now, &key, result),

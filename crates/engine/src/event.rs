@@ -231,6 +231,8 @@ pub enum PinResult {
 pub struct CheckReport {
     /// Ids that carry our pin.
     pub pinned_by_us: Vec<Arc<str>>,
+    /// The runtime did not say which do.
+    pub pins_unknown: bool,
     /// Whether images can be pinned; `None`: not known yet.
     pub can_pin: Option<bool>,
     /// The highest term the puller has seen; 0 after its start.

@@ -63,6 +63,10 @@ pub struct Loss {
 pub struct Upkeep {
     /// Stamp of the last check that brought a report.
     pub reported: Stamp,
+    /// Reports in a row that did not say which pins are ours.
+    unknown: u32,
+    /// After such a one: no check for the sake of its report before.
+    pub report_not_before: Tick,
     /// Ids that carry our pin.
     pub pins: Vec<Arc<str>>,
     /// Ids of images that are to be pinned, where they were seen.
@@ -199,10 +203,19 @@ impl Node {
     }
 
     /// Takes in the report of a check.
-    pub fn reported(&mut self, report: CheckReport, stamp: Stamp) {
+    pub fn reported(&mut self, report: CheckReport, stamp: Stamp, now: Tick, seed: u64) {
+        let spread = self.spread(seed, b"report");
         let upkeep = &mut self.upkeep;
-        upkeep.reported = upkeep.reported.max(stamp);
-        upkeep.pins = report.pinned_by_us;
+        if report.pins_unknown {
+            upkeep.unknown += 1;
+            let (first, most) = (Duration::from_secs(5), Duration::from_secs(300));
+            upkeep.report_not_before =
+                now.after(backoff::wait(first, most, upkeep.unknown, spread));
+        } else {
+            upkeep.unknown = 0;
+            upkeep.reported = upkeep.reported.max(stamp);
+            upkeep.pins = report.pinned_by_us;
+        }
         upkeep.can_pin = report.can_pin.or(upkeep.can_pin);
         upkeep.parallel_pulls = report.parallel_pulls;
         upkeep.disk_full = report.disk.is_some_and(|disk| {
@@ -335,11 +348,11 @@ mod tests {
             }),
             ..CheckReport::default()
         };
-        node.reported(report(21), 1);
+        node.reported(report(21), 1, Tick(0), 0);
         assert!(!node.upkeep.disk_full);
-        node.reported(report(20), 2);
+        node.reported(report(20), 2, Tick(0), 0);
         assert!(node.upkeep.disk_full);
-        node.reported(CheckReport::default(), 3);
+        node.reported(CheckReport::default(), 3, Tick(0), 0);
         assert!(!node.upkeep.disk_full, "it cannot be seen");
     }
 }

@@ -295,6 +295,10 @@ impl Engine {
                 }
             }
         }
+        let upkeep = &self.nodes[idx].upkeep;
+        if !upkeep.pins.is_empty() && upkeep.pin_not_before > now.tick {
+            scene.wake_at(upkeep.pin_not_before);
+        }
         let unpin = self.unwanted_pins(idx, now.tick, scene);
         if due.is_empty() && unpin.is_empty() {
             return;
@@ -420,7 +424,12 @@ impl Engine {
                 }
             }
         }
-        if due.is_empty() && node.upkeep.reported >= report_since {
+        let report_at = node.upkeep.report_not_before;
+        let wants_report = node.upkeep.reported < report_since;
+        if due.is_empty() && (!wants_report || report_at > now.tick) {
+            if wants_report {
+                scene.wake_at(report_at);
+            }
             return;
         }
         let (images, references): (Vec<_>, Vec<_>) = due.into_iter().unzip();

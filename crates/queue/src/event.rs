@@ -352,6 +352,8 @@ pub struct Report {
     pub images: Vec<Checked>,
     /// Ids that carry our pin.
     pub pinned_by_us: Vec<String>,
+    /// The runtime did not say which do.
+    pub pins_unknown: bool,
     /// The highest term seen.
     pub highest_term: u64,
     /// How full the file system of the images is, if that can be seen.

@@ -18,6 +18,8 @@ struct Node {
     broken: BTreeMap<String, CallError>,
     /// Whether images can be looked at.
     looks: Result<(), CallError>,
+    /// Whether the runtime says which pins are ours.
+    pins_told: Result<(), CallError>,
     calls: Vec<(CallId, Call)>,
     cancelled: BTreeSet<CallId>,
     log: Vec<String>,
@@ -139,6 +141,7 @@ impl Node {
             containers: Vec::new(),
             broken: BTreeMap::new(),
             looks: Ok(()),
+            pins_told: Ok(()),
             calls: Vec::new(),
             cancelled: BTreeSet::new(),
             log: Vec::new(),
@@ -269,7 +272,10 @@ impl Node {
                 Answer::Removed(Ok(()))
             }
             Call::FsInfo => Answer::Disk(self.disk.clone()),
-            Call::Pins => Answer::Pins(Ok(self.ours.iter().cloned().collect())),
+            Call::Pins => {
+                let told = self.pins_told.clone();
+                Answer::Pins(told.map(|()| self.ours.iter().cloned().collect()))
+            }
             Call::Pin(id, on) => {
                 self.pin(&id, on);
                 Answer::Pinned(Ok(()))
@@ -1185,6 +1191,25 @@ fn a_pin_that_somebody_takes_off_before_it_is_seen_says_nothing_of_the_runtime()
     node.pull_this(3, authority(1, 3), pinned("r.test/a:1"));
     node.run();
     assert_eq!(node.pulled[&3][0].pin, PinResult::Pinned);
+}
+
+#[test]
+fn a_check_says_when_the_runtime_does_not_say_which_pins_are_ours() {
+    let mut node = Node::containerd(Settings::default()).pinned("r.test/a:1", true);
+    node.pins_told = Err(error("Unavailable", "connection refused"));
+    node.check(&["r.test/a:1"]);
+    node.run();
+    assert_eq!(
+        (node.report.pins_unknown, node.report.pinned_by_us.len()),
+        (true, 0)
+    );
+    node.pins_told = Ok(());
+    node.check(&["r.test/a:1"]);
+    node.run();
+    assert_eq!(
+        (node.report.pins_unknown, node.report.pinned_by_us.len()),
+        (false, 1)
+    );
 }
 
 #[test]

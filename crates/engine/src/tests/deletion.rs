@@ -153,6 +153,28 @@ fn removals_still_owed_are_dropped_when_the_object_goes_and_said() {
 }
 
 #[test]
+fn a_deletion_waits_for_a_runtime_that_does_not_say_which_pins_are_ours() {
+    let mut world = World::new(&["n1"]);
+    let mut wanted = images(&["r.test/a:1"]);
+    wanted.retention = Some(Retention::Pinned);
+    world.create(wanted);
+    world.lead();
+    world.pins_unknown = true;
+    world.delete();
+    let checks = world.count("check");
+    world.wait(60);
+    assert!(world.objects.contains_key(&key()));
+    assert!(
+        world.count("check") - checks < 10,
+        "not asked again at once"
+    );
+    world.pins_unknown = false;
+    world.wait(300);
+    assert!(world.pins["n1"].is_empty());
+    assert!(!world.objects.contains_key(&key()));
+}
+
+#[test]
 fn an_edit_of_a_pinned_object_that_is_being_deleted_does_not_leave_its_pins() {
     let mut world = World::new(&["n1"]);
     let mut wanted = images(&["r.test/a:1"]);

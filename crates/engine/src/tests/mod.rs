@@ -41,6 +41,8 @@ struct World {
     moved: BTreeMap<String, u32>,
     /// Our pins: ids on nodes.
     pins: BTreeMap<String, BTreeSet<String>>,
+    /// Runtimes do not say which pins are ours, nor take them off.
+    pins_unknown: bool,
     /// Nodes whose runtime cannot pin.
     unpinnable: bool,
     disk_full: bool,
@@ -450,8 +452,13 @@ impl World {
                 let mut outcomes = self.remove(&node, &names);
                 for id in unpin {
                     self.log.push(format!("unpin {node} {id}"));
-                    self.pins.entry(node.clone()).or_default().remove(&**id);
-                    outcomes.push(ImageOutcome::new(outcomes.len(), ImageResult::Removed));
+                    let result = if self.pins_unknown {
+                        failed("RuntimeUnavailable")
+                    } else {
+                        self.pins.entry(node.clone()).or_default().remove(&**id);
+                        ImageResult::Removed
+                    };
+                    outcomes.push(ImageOutcome::new(outcomes.len(), result));
                 }
                 outcomes
             }
@@ -459,7 +466,11 @@ impl World {
         if verb == "check" {
             let pins = self.pins.get(&node).into_iter().flatten();
             let report = CheckReport {
-                pinned_by_us: pins.map(|id| id.as_str().into()).collect(),
+                pinned_by_us: pins
+                    .filter(|_| !self.pins_unknown)
+                    .map(|id| id.as_str().into())
+                    .collect(),
+                pins_unknown: self.pins_unknown,
                 can_pin: Some(!self.unpinnable),
                 highest_term: 0,
                 disk: Some(Disk {

@@ -12,6 +12,10 @@ use crate::{
     task::{State, Task},
 };
 
+/// The runtime does not say.
+#[derive(Debug)]
+struct PinsUnknown;
+
 /// One request.
 #[derive(Debug)]
 pub(super) struct Check {
@@ -20,8 +24,8 @@ pub(super) struct Check {
     /// Of the names that the runtime was asked about.
     asked: usize,
     answers: BTreeMap<usize, Checked>,
-    /// Known, or not to be had.
-    pins: Option<Vec<String>>,
+    /// `None`: not answered yet. Inside: the ids, or that they are not to be had.
+    pins: Option<Result<Vec<String>, PinsUnknown>>,
 }
 
 impl Check {
@@ -41,7 +45,7 @@ impl Queue {
             names,
             asked: 0,
             answers: BTreeMap::new(),
-            pins: (!pins).then(Vec::new),
+            pins: (!pins).then(|| Ok(Vec::new())),
         };
         self.checks.insert(id, check);
         if pins {
@@ -79,11 +83,10 @@ impl Queue {
         self.finish_check(at);
     }
 
-    /// Where the runtime does not say, none of ours is known: nothing is unpinned then.
     pub(super) fn check_pins_answered(&mut self, at: u64, answer: Answer) {
         let ours = match answer {
-            Answer::Pins(Ok(ours)) => ours,
-            _ => Vec::new(),
+            Answer::Pins(Ok(ours)) => Ok(ours),
+            _ => Err(PinsUnknown),
         };
         if let Some(check) = self.checks.get_mut(&at) {
             check.pins = Some(ours);
@@ -121,9 +124,11 @@ impl Queue {
             return;
         }
         if let Some(check) = self.checks.remove(&at) {
+            let pins_unknown = matches!(check.pins, Some(Err(PinsUnknown)));
             let report = Report {
                 images: check.answers.into_values().collect(),
-                pinned_by_us: check.pins.unwrap_or_default(),
+                pinned_by_us: check.pins.and_then(Result::ok).unwrap_or_default(),
+                pins_unknown,
                 highest_term: self.term,
                 disk: self.disk.known(),
                 watermark: self.settings.disk_watermark.unwrap_or(100),

@@ -369,8 +369,10 @@ impl Engine {
             if self.names.images.get(image).invalid.is_some() {
                 continue;
             }
+            if scene.pulling.contains(image.index()) {
+                return Vec::new();
+            }
             match node.upkeep.ids.get(&image) {
-                _ if scene.pulling.contains(image.index()) => return Vec::new(),
                 Some(id) => {
                     wanted.insert(id);
                 }

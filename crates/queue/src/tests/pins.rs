@@ -1,0 +1,176 @@
+//! Pins.
+
+use super::*;
+
+#[test]
+fn a_pin_goes_on_the_id_and_counts_when_the_runtime_shows_it() {
+    let mut node = Node::containerd(Settings::default());
+    node.pull_this(1, authority(1, 1), pinned("r.test/a:1"));
+    node.run();
+    assert_eq!(node.count("Pin(\"sha256:r.test/a:1\", true)"), 1);
+    assert_eq!(node.pulled[&1][0].pin, PinResult::Pinned);
+    assert_eq!(node.queue.pins(), Support::Yes);
+    node.check(&["r.test/a:1"]);
+    node.run();
+    assert_eq!(node.report.pinned_by_us, ["sha256:r.test/a:1"]);
+    assert_eq!(node.report.pins, Support::Yes);
+}
+
+#[test]
+fn a_runtime_that_does_not_look_at_the_label_is_found_out_once_and_the_label_goes() {
+    let mut node = Node::containerd(Settings::default());
+    node.pins_work = false;
+    node.pull_this(1, authority(1, 1), pinned("r.test/a:1"));
+    node.run();
+    assert_eq!(*node.result(1), PullResult::Pulled);
+    assert_eq!(node.pulled[&1][0].pin, PinResult::Unsupported);
+    assert!(node.ours.is_empty());
+    node.pull_this(2, authority(1, 2), pinned("r.test/b:1"));
+    node.run();
+    assert_eq!(node.pulled[&2][0].pin, PinResult::Unsupported);
+    assert_eq!(node.count("Pin("), 2, "on and off, the first time only");
+}
+
+#[test]
+fn a_pin_that_somebody_takes_off_before_it_is_seen_says_nothing_of_the_runtime() {
+    let mut node = Node::containerd(Settings::default());
+    node.hold("r.test/a:1");
+    node.pull_this(1, authority(1, 1), pinned("r.test/a:1"));
+    node.answer("Inspect");
+    node.answer("Pin");
+    node.tell(Event::Remove {
+        stream: StreamId(2),
+        authority: authority(1, 2),
+        references: Vec::new(),
+        wanted: Vec::new(),
+        releasable: Vec::new(),
+        unpin_ours: true,
+        unpin: texts(&["sha256:r.test/a:1"]),
+    });
+    node.answer("Pins");
+    node.answer("Pin(\"sha256:r.test/a:1\", false)");
+    node.run();
+    let pin = &node.pulled[&1][0].pin;
+    assert!(matches!(pin, PinResult::Failed(_)), "{pin:?}");
+    assert_eq!(node.queue.pins(), Support::Unknown);
+    node.pull_this(3, authority(1, 3), pinned("r.test/a:1"));
+    node.run();
+    assert_eq!(node.pulled[&3][0].pin, PinResult::Pinned);
+}
+
+#[test]
+fn a_present_image_is_pinned_and_one_that_somebody_else_pinned_is_left_as_it_is() {
+    let mut node = Node::containerd(Settings::default()).pinned("r.test/theirs:1", false);
+    node.hold("r.test/a:1");
+    for (stream, name) in [(1, "r.test/a:1"), (2, "r.test/theirs:1")] {
+        node.pull_this(stream, authority(1, stream), pinned(name));
+        node.run();
+        assert_eq!(*node.result(stream), PullResult::Present);
+        assert_eq!(node.pulled[&stream][0].pin, PinResult::Pinned);
+    }
+    assert_eq!(node.count("Pin("), 1);
+}
+
+#[test]
+fn a_tag_that_moved_unpins_the_image_it_left_unless_that_has_another_name() {
+    for (tags, left) in [(vec![], 0), (vec!["r.test/other:1".to_owned()], 1)] {
+        let mut node = Node::containerd(Settings::default()).pinned("r.test/a:1", true);
+        let request = PullRequest {
+            retention: Retention::Pinned,
+            ..always("r.test/a:1", "refresh")
+        };
+        node.pull_this(1, authority(1, 1), request);
+        node.answer("Inspect");
+        let mut old = node.images.remove("r.test/a:1").unwrap();
+        old.tags = tags;
+        let id = std::mem::replace(&mut old.id, "sha256:old".to_owned());
+        node.ours = [old.id.clone()].into();
+        node.images.insert("old".to_owned(), old);
+        // What the look before the pull saw.
+        node.held("old").id = id.clone();
+        node.ours = [id].into();
+        node.answer("Pull");
+        node.held("r.test/a:1").id = "sha256:new".to_owned();
+        node.run();
+        assert_eq!(node.pulled[&1][0].pin, PinResult::Pinned);
+        assert_eq!(node.ours.len(), left + 1, "{:?}", node.ours);
+        assert!(node.ours.contains("sha256:new"));
+    }
+}
+
+#[test]
+fn retention_default_takes_our_pin_off_and_leaves_that_of_others() {
+    for ours in [true, false] {
+        let mut node = Node::containerd(Settings::default()).pinned("r.test/a:1", ours);
+        let request = PullRequest {
+            retention: Retention::Default,
+            ..want("r.test/a:1")
+        };
+        node.pull_this(1, authority(1, 1), request);
+        node.run();
+        assert_eq!(*node.result(1), PullResult::Present);
+        assert_eq!(node.images["r.test/a:1"].pinned, !ours);
+    }
+}
+
+#[test]
+fn an_image_that_we_pinned_is_removed_when_our_pin_may_go_and_one_of_others_never() {
+    let mut node = Node::containerd(Settings::default())
+        .pinned("r.test/a:1", true)
+        .pinned("r.test/theirs:1", false);
+    node.remove(1, authority(1, 1), &["r.test/a:1"]);
+    node.run();
+    assert_eq!(node.removal(1), "Pinned");
+    node.unpin(2, &["r.test/a:1", "r.test/theirs:1"], &[], &[]);
+    assert_eq!(node.removal(2), "Removed");
+    assert!(node.ours.is_empty() && node.images.contains_key("r.test/theirs:1"));
+    assert_eq!(node.count("Remove"), 1);
+}
+
+#[test]
+fn what_is_kept_loses_our_pin_too_unless_somebody_wants_it() {
+    for (wanted, left) in [(vec![], 0), (vec!["r.test/a:1"], 1)] {
+        let mut node = Node::containerd(Settings::default()).pinned("r.test/a:1", true);
+        node.containers.push(Container {
+            image: vec!["sha256:r.test/a:1".to_owned()],
+        });
+        node.unpin(1, &["r.test/a:1"], &wanted, &[]);
+        assert_eq!(node.removal(1), "InUse");
+        assert_eq!(node.ours.len(), left);
+    }
+}
+
+#[test]
+fn a_pin_that_nobody_wants_goes_by_its_id_and_the_image_stays() {
+    let mut node = Node::containerd(Settings::default())
+        .pinned("r.test/a:1", true)
+        .pinned("r.test/b:1", false);
+    node.unpin(1, &[], &[], &["sha256:r.test/a:1", "sha256:r.test/b:1"]);
+    let results: Vec<_> = node.removed[&1]
+        .iter()
+        .map(|o| (o.index, &o.result))
+        .collect();
+    assert_eq!(
+        results,
+        [(0, &RemoveResult::Removed), (1, &RemoveResult::Absent)]
+    );
+    assert_eq!(node.done, [1]);
+    assert!(node.ours.is_empty() && node.images["r.test/b:1"].pinned);
+    assert_eq!(node.count("Remove"), 0);
+}
+
+#[test]
+fn a_late_pull_does_not_bring_back_a_pin_that_was_taken_off_since() {
+    let mut node = Node::containerd(Settings::default()).pinned("r.test/a:1", true);
+    node.unpin(5, &[], &[], &["sha256:r.test/a:1"]);
+    assert_eq!(node.removal(5), "Removed");
+    node.pull_this(4, authority(1, 4), pinned("r.test/a:1"));
+    node.run();
+    assert_eq!(*node.result(4), PullResult::Present);
+    assert_eq!(node.pulled[&4][0].pin, PinResult::NotAsked);
+    assert!(node.ours.is_empty());
+    node.pull_this(6, authority(1, 6), pinned("r.test/a:1"));
+    node.run();
+    assert_eq!(node.pulled[&6][0].pin, PinResult::Pinned);
+    assert!(node.ours.contains("sha256:r.test/a:1"));
+}

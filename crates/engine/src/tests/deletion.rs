@@ -155,9 +155,7 @@ fn removals_still_owed_are_dropped_when_the_object_goes_and_said() {
 #[test]
 fn a_deletion_waits_for_a_runtime_that_does_not_say_which_pins_are_ours() {
     let mut world = World::new(&["n1"]);
-    let mut wanted = images(&["r.test/a:1"]);
-    wanted.retention = Some(Retention::Pinned);
-    world.create(wanted);
+    world.create(pinned(&["r.test/a:1"]));
     world.lead();
     world.pins_unknown = true;
     world.delete();
@@ -177,9 +175,7 @@ fn a_deletion_waits_for_a_runtime_that_does_not_say_which_pins_are_ours() {
 #[test]
 fn an_edit_of_a_pinned_object_that_is_being_deleted_does_not_leave_its_pins() {
     let mut world = World::new(&["n1"]);
-    let mut wanted = images(&["r.test/a:1"]);
-    wanted.retention = Some(Retention::Pinned);
-    world.create(wanted);
+    world.create(pinned(&["r.test/a:1"]));
     world.lead();
     assert_eq!(world.pins["n1"].len(), 1);
     world.deaf.insert("n1".into());

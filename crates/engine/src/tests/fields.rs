@@ -1,6 +1,6 @@
 //! What each field of the spec does.
 
-use kubefledged_api_types::{GoDuration, Retention};
+use kubefledged_api_types::GoDuration;
 
 use super::*;
 
@@ -182,9 +182,7 @@ fn secrets_that_cannot_be_read_are_no_images_fault_until_the_grace_time_is_over(
 #[test]
 fn a_pinned_cache_has_its_finalizer_before_anything_is_pulled_and_pins_what_it_wants() {
     let mut world = World::new(&["n1"]);
-    let mut wanted = images(&["r.test/a:1"]);
-    wanted.retention = Some(Retention::Pinned);
-    world.create(wanted);
+    world.create(pinned(&["r.test/a:1"]));
     world.lead();
     let asked = world.asked();
     assert_eq!(asked[0], "finalizer a true", "{asked:?}");
@@ -205,9 +203,7 @@ fn a_pinned_cache_has_its_finalizer_before_anything_is_pulled_and_pins_what_it_w
 #[test]
 fn a_purge_takes_the_pin_off_an_image_that_another_cache_keeps_before_any_report_of_it() {
     let mut world = World::new(&["n1"]);
-    let mut wanted = images(&["r.test/a:1"]);
-    wanted.retention = Some(Retention::Pinned);
-    world.create(wanted);
+    world.create(pinned(&["r.test/a:1"]));
     world.create_as("b", images(&["r.test/a:1"]));
     world.lead();
     assert_eq!(world.pins["n1"].len(), 1);
@@ -223,9 +219,7 @@ fn a_purge_takes_the_pin_off_an_image_that_another_cache_keeps_before_any_report
 fn where_images_cannot_be_pinned_the_cache_says_so_and_is_ready() {
     let mut world = World::new(&["n1"]);
     world.unpinnable = true;
-    let mut wanted = images(&["r.test/a:1"]);
-    wanted.retention = Some(Retention::Pinned);
-    world.create(wanted);
+    world.create(pinned(&["r.test/a:1"]));
     world.lead();
     world.is("Degraded", "True", "RetentionUnsupported");
     world.is("Ready", "True", "AllImagesPresent");
@@ -235,9 +229,7 @@ fn where_images_cannot_be_pinned_the_cache_says_so_and_is_ready() {
 fn nothing_new_is_pinned_above_the_watermark() {
     let mut world = World::new(&["n1"]);
     world.disk_full = true;
-    let mut wanted = images(&["r.test/a:1"]);
-    wanted.retention = Some(Retention::Pinned);
-    world.create(wanted);
+    world.create(pinned(&["r.test/a:1"]));
     world.lead();
     assert!(world.pins.get("n1").is_none_or(BTreeSet::is_empty));
     world.is("Degraded", "True", "DiskPressure");
@@ -269,9 +261,7 @@ fn a_tag_that_moved_is_on_all_nodes_after_a_refresh_and_one_node_asks_first() {
 #[test]
 fn a_pin_that_is_nobodys_yet_is_left_while_an_image_that_is_to_be_pinned_is_pulled() {
     let mut world = World::new(&["n1"]);
-    let mut wanted = images(&["r.test/a:1"]);
-    wanted.retention = Some(Retention::Pinned);
-    world.create(wanted);
+    world.create(pinned(&["r.test/a:1"]));
     world.lead();
     // Its puller has pinned it, and is still looking whether that took effect.
     world.slow.insert("r.test/b:1".into());

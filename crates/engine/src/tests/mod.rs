@@ -20,7 +20,7 @@ use std::{
 
 use kubefledged_api_types::{
     CacheSpecEntry, ImageCacheSpec, ImageCacheStatus, ImagePullPolicy, PullSecretReference,
-    Timestamp,
+    Retention, Timestamp,
 };
 
 use super::*;
@@ -118,6 +118,14 @@ fn spec(lists: &Lists<'_>) -> ImageCacheSpec {
 /// One list for all nodes.
 fn images(images: &[&str]) -> ImageCacheSpec {
     spec(&[(images, &[])])
+}
+
+/// The same, and pinned.
+fn pinned(names: &[&str]) -> ImageCacheSpec {
+    ImageCacheSpec {
+        retention: Some(Retention::Pinned),
+        ..images(names)
+    }
 }
 
 fn failed(reason: &str) -> ImageResult {

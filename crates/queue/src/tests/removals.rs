@@ -156,16 +156,8 @@ fn a_pull_that_is_ended_while_a_removal_looks_keeps_the_image_until_the_runtime_
     assert_eq!(node.count("Remove"), 0);
 }
 
-/// The image that `r.test/a:1` means gets the name `r.test/b:1`, too.
-fn name_also_b(node: &mut Node) {
-    let mut image = node.held("r.test/a:1").clone();
-    image.tags.push("r.test/b:1".to_owned());
-    node.images.insert("r.test/a:1".to_owned(), image.clone());
-    node.images.insert("r.test/b:1".to_owned(), image);
-}
-
-#[test]
-fn an_image_that_gets_another_name_while_a_removal_looks_stays() {
+/// `r.test/a:1` is being removed, and was looked at, while a cache's `r.test/b:1` is pulled.
+fn removing_beside_a_pull() -> Node {
     let mut node = Node::new();
     node.hold("r.test/a:1");
     node.pull_this(1, authority(1, 1), always("r.test/b:1", "t"));
@@ -177,6 +169,20 @@ fn an_image_that_gets_another_name_while_a_removal_looks_stays() {
         &["r.test/a:1"],
     );
     node.answer("Inspect(\"r.test/a:1\"");
+    node
+}
+
+/// The image that `r.test/a:1` means gets the name `r.test/b:1`, too.
+fn name_also_b(node: &mut Node) {
+    let mut image = node.held("r.test/a:1").clone();
+    image.tags.push("r.test/b:1".to_owned());
+    node.images.insert("r.test/a:1".to_owned(), image.clone());
+    node.images.insert("r.test/b:1".to_owned(), image);
+}
+
+#[test]
+fn an_image_that_gets_another_name_while_a_removal_looks_stays() {
+    let mut node = removing_beside_a_pull();
     node.answer("Pull");
     name_also_b(&mut node);
     node.answer("Inspect(\"r.test/b:1\"");
@@ -188,17 +194,7 @@ fn an_image_that_gets_another_name_while_a_removal_looks_stays() {
 
 #[test]
 fn a_removal_looks_again_while_it_is_not_known_of_which_image_a_pull_made_a_name() {
-    let mut node = Node::new();
-    node.hold("r.test/a:1");
-    node.pull_this(1, authority(1, 1), always("r.test/b:1", "t"));
-    node.remove_with(
-        2,
-        authority(1, 2),
-        &["r.test/a:1"],
-        &["r.test/b:1"],
-        &["r.test/a:1"],
-    );
-    node.answer("Inspect(\"r.test/a:1\"");
+    let mut node = removing_beside_a_pull();
     node.answer("Pull");
     name_also_b(&mut node);
     node.answer("Containers");
@@ -210,17 +206,7 @@ fn a_removal_looks_again_while_it_is_not_known_of_which_image_a_pull_made_a_name
 
 #[test]
 fn a_pull_that_ends_while_its_image_is_removed_under_another_name_is_repeated() {
-    let mut node = Node::new();
-    node.hold("r.test/a:1");
-    node.pull_this(1, authority(1, 1), always("r.test/b:1", "t"));
-    node.remove_with(
-        2,
-        authority(1, 2),
-        &["r.test/a:1"],
-        &["r.test/b:1"],
-        &["r.test/a:1"],
-    );
-    node.answer("Inspect(\"r.test/a:1\"");
+    let mut node = removing_beside_a_pull();
     node.answer("Containers");
     assert_eq!(node.count("Remove"), 1);
     node.answer("Pull");

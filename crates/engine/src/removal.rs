@@ -93,6 +93,10 @@ impl Owed {
 
     /// What a node answered.
     pub fn answered(&mut self, node: NodeIdx, result: ImageResult, at: Answered) {
+        if self.done.contains(node) {
+            // It was gone, and another cache brought it back: its removal is that one's to do.
+            return;
+        }
         self.kept.remove(&node);
         let before = self.failed.remove(&node);
         match result {
@@ -255,6 +259,20 @@ mod tests {
         assert_eq!(owed.debt(4, 0, Tick(0)), Debt::Due);
         owed.forget(3);
         assert_eq!(owed.debt(3, 0, Tick(0)), Debt::Due);
+    }
+
+    #[test]
+    fn what_was_gone_and_came_back_for_another_cache_is_no_failure_here() {
+        let mut owed = owed();
+        owed.answered(3, ImageResult::Removed, NOW);
+        let result = ImageResult::Failed {
+            reason: "ErrImageRemove".into(),
+            message: "m".into(),
+        };
+        owed.answered(3, result, NOW);
+        owed.answered(3, ImageResult::Kept("InUse".into()), NOW);
+        assert!(owed.failed.is_empty() && owed.kept.is_empty());
+        assert_eq!(owed.debt(3, 0, Tick(u64::MAX)), Debt::Gone);
     }
 
     #[test]

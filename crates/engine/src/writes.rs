@@ -127,7 +127,9 @@ impl Engine {
         let Some(cache) = self.cache_mut(key) else {
             return;
         };
-        let Some(operation) = &mut cache.operation else {
+        // A late answer to what an operation before this one asked for is none of this one's.
+        let waiting = cache.operation.as_mut();
+        let Some(operation) = waiting.filter(|operation| operation.clearing.is_some()) else {
             return;
         };
         if matches!(result, Err(WriteError::Failed(_) | WriteError::Conflict)) {

@@ -288,3 +288,19 @@ fn the_same_events_give_the_same_commands() {
     };
     assert_eq!(story(), story());
 }
+
+#[test]
+fn a_late_answer_to_what_an_earlier_operation_cleared_holds_up_nobody() {
+    let mut world = World::new(&["n1"]);
+    world.create(images(&["r.test/a:1"]));
+    world.lead();
+    world.apply(|object| object.refresh = Some(String::new()));
+    world.run();
+    world.slow.insert("r.test/b:1".into());
+    world.change(|spec| spec.cache_spec[0].images.push("r.test/b:1".into()));
+    let late = Err(WriteError::Failed("timeout".into()));
+    world.tell(Event::AnnotationCleared(key(), late));
+    world.end_slow("r.test/b:1");
+    world.wait(60);
+    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
+}

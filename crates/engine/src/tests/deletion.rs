@@ -1,6 +1,6 @@
 //! Deletion, and what is left.
 
-use kubefledged_api_types::{DeletionPolicy, Retention};
+use kubefledged_api_types::DeletionPolicy;
 
 use super::*;
 
@@ -112,10 +112,7 @@ fn a_purge_at_deletion_leaves_what_another_cache_wants() {
 #[test]
 fn the_pins_of_a_deleted_object_go_and_its_images_stay() {
     let mut world = World::new(&["n1", "n2"]);
-    world.create(ImageCacheSpec {
-        retention: Some(Retention::Pinned),
-        ..images(&["r.test/a:1"])
-    });
+    world.create(pinned(&["r.test/a:1"]));
     world.lead();
     assert_eq!(world.pins["n1"].len(), 1);
     world.delete();

@@ -330,6 +330,12 @@ impl Node {
         self.poll();
     }
 
+    /// Ends a batch's interest in these names; none: in all of it.
+    fn cancel(&mut self, authority: Authority, batch: u64, names: &[&str]) {
+        let cancels = vec![(batch, texts(names))];
+        self.tell(Event::Cancel(StreamId(9), authority, cancels));
+    }
+
     fn remove(&mut self, stream: u64, authority: Authority, names: &[&str]) {
         self.remove_with(stream, authority, names, &[], &[]);
     }

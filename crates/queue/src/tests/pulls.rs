@@ -81,11 +81,7 @@ fn cancelling_the_last_interest_ends_the_runtime_call() {
     let mut node = Node::new();
     node.pull(1, authority(1, 1), &["r.test/a:1"]);
     node.answer_one(0);
-    node.tell(Event::Cancel(
-        StreamId(9),
-        authority(1, 2),
-        vec![(1, vec!["r.test/a:1".to_owned()])],
-    ));
+    node.cancel(authority(1, 2), 1, &["r.test/a:1"]);
     node.run();
     assert_eq!(node.pulled[&1][0].result, PullResult::Cancelled);
     assert_eq!(node.count("cancel Pull"), 1);
@@ -97,11 +93,7 @@ fn a_pull_that_somebody_else_wants_goes_on() {
     let mut node = Node::new();
     node.pull(1, authority(1, 1), &["r.test/a:1"]);
     node.pull(2, authority(1, 2), &["r.test/a:1"]);
-    node.tell(Event::Cancel(
-        StreamId(9),
-        authority(1, 3),
-        vec![(1, Vec::new())],
-    ));
+    node.cancel(authority(1, 3), 1, &[]);
     node.run();
     assert_eq!(node.pulled[&1][0].result, PullResult::Cancelled);
     assert_eq!(node.pulled[&2][0].result, PullResult::Pulled);
@@ -332,8 +324,7 @@ fn whoever_asks_again_after_a_broken_stream_can_cancel() {
     node.tell(Event::Closed(StreamId(1)));
     node.pull(2, authority(1, 2), &["r.test/a:1"]);
     assert_eq!(node.attached[&2], 1);
-    let cancel = vec![(2, Vec::new())];
-    node.tell(Event::Cancel(StreamId(9), authority(1, 3), cancel));
+    node.cancel(authority(1, 3), 2, &[]);
     assert_eq!(node.count("cancel Pull"), 1);
 }
 
@@ -342,8 +333,7 @@ fn a_pull_asked_for_right_after_its_cancel_is_done_anew_and_waits_for_the_old_on
     let mut node = Node::new();
     node.pull(1, authority(1, 1), &["r.test/a:1"]);
     node.answer("Inspect");
-    let cancel = vec![(1, Vec::new())];
-    node.tell(Event::Cancel(StreamId(9), authority(1, 2), cancel));
+    node.cancel(authority(1, 2), 1, &[]);
     node.pull(2, authority(1, 3), &["r.test/a:1"]);
     assert_eq!(node.count("Pull"), 1, "the runtime has not let go yet");
     node.run();

@@ -119,16 +119,8 @@ fn a_removal_waits_for_an_ended_pull_of_another_name_of_the_image() {
     node.hold("r.test/a:1");
     node.held("r.test/a:1").tags.push("r.test/b:1".to_owned());
     node.pull_this(1, authority(1, 1), always("r.test/b:1", "t"));
-    let end = |node: &mut Node| {
-        let names = vec!["r.test/b:1".to_owned()];
-        node.tell(Event::Cancel(
-            StreamId(9),
-            authority(1, 2),
-            vec![(1, names)],
-        ));
-    };
     let both = ["r.test/a:1", "r.test/b:1"];
-    end(&mut node);
+    node.cancel(authority(1, 2), 1, &["r.test/b:1"]);
     assert_eq!(node.count("cancel Pull"), 1, "{:?}", node.log);
     node.remove_with(2, authority(1, 3), &["r.test/a:1"], &[], &both);
     assert_eq!(node.count("Inspect(\"r.test/a:1\""), 0, "it waits");
@@ -145,11 +137,7 @@ fn a_pull_that_is_ended_while_a_removal_looks_keeps_the_image_until_the_runtime_
     let both = ["r.test/a:1", "r.test/b:1"];
     node.remove_with(2, authority(1, 3), &["r.test/a:1"], &[], &both);
     node.answer("Inspect(\"r.test/a:1\"");
-    node.tell(Event::Cancel(
-        StreamId(9),
-        authority(1, 2),
-        vec![(1, vec!["r.test/b:1".to_owned()])],
-    ));
+    node.cancel(authority(1, 2), 1, &["r.test/b:1"]);
     assert_eq!(node.count("cancel Pull"), 1, "{:?}", node.log);
     node.answer("Containers");
     assert_eq!(node.removal(2), "SharedImage");

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use kubefledged_api_types::ImagePullPolicy;
 use kubefledged_engine::{
-    Batch, CancelPulls, CheckReport, Disk, ImageOutcome, ImageResult, Pin, PinResult, PullItem,
-    Seen,
+    Batch, CancelPulls, CheckReport, Disk, ImageOutcome, ImageResult, KeptReason, ObservedImage,
+    Pin, PinResult, PullItem,
 };
 use kubefledged_image::{ImageRef, credentials::Keyring};
 use kubefledged_proto::puller::{
@@ -134,14 +134,14 @@ pub fn checked(response: CheckImagesResponse) -> (Vec<ImageOutcome>, CheckReport
                 ImageState::Absent | ImageState::Failed => ImageResult::Absent,
                 ImageState::Unspecified => failed(image.reason, image.message),
             };
-            let seen = (result == ImageResult::Present).then_some(Seen {
+            let observed = (result == ImageResult::Present).then_some(ObservedImage {
                 image_id: image.image_id,
                 repo_digests: image.repo_digests,
                 pinned: image.pinned,
                 size: image.size_bytes,
             });
             ImageOutcome {
-                seen,
+                observed,
                 ..ImageOutcome::new(index(image.index), result)
             }
         })
@@ -191,7 +191,6 @@ fn image_pull(
     };
     let retention = match item.retention {
         Pin::Leave => Retention::Leave,
-        Pin::Off => Retention::Default,
         Pin::On => Retention::Pinned,
     };
     ImagePull {
@@ -232,15 +231,13 @@ fn pull_outcome(outcome: PullOutcome) -> ImageOutcome {
     };
     let there = matches!(result, ImageResult::Present | ImageResult::Pulled);
     ImageOutcome {
-        seen: there.then_some(Seen {
+        observed: there.then_some(ObservedImage {
             image_id: outcome.image_id,
             repo_digests: outcome.repo_digests,
             pinned: pin == PinResult::Pinned,
             size: outcome.size_bytes,
         }),
         pin,
-        retry_after: (outcome.retry_after_ms > 0)
-            .then(|| Duration::from_millis(outcome.retry_after_ms.into())),
         ..ImageOutcome::new(index(outcome.index), result)
     }
 }
@@ -249,7 +246,7 @@ fn remove_outcome(outcome: RemoveOutcome) -> ImageOutcome {
     let result = match outcome.result() {
         RemoveResult::Removed => ImageResult::Removed,
         RemoveResult::Absent => ImageResult::Absent,
-        RemoveResult::Kept => ImageResult::Kept(outcome.reason),
+        RemoveResult::Kept => ImageResult::Kept(KeptReason::parse(&outcome.reason)),
         RemoveResult::Superseded => ImageResult::Superseded,
         RemoveResult::Failed | RemoveResult::Unspecified => failed(outcome.reason, outcome.message),
     };
@@ -324,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_that_could_not_be_had_is_no_absence() {
+    fn a_check_that_failed_is_no_absence() {
         let image = kubefledged_proto::puller::CheckedImage {
             reason: "ImageInspectError".to_owned(),
             ..Default::default()

@@ -13,7 +13,7 @@ use kubefledged_api_types::{
     ImageCacheStatus, Timestamp,
     names::{reason, status},
 };
-use kubefledged_engine::{CacheKey, Command, Event, NodeTurn, WriteError};
+use kubefledged_engine::{CacheKey, Command, Event, NodeTransition, WriteError};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
@@ -193,8 +193,8 @@ impl Metrics {
     pub fn decided(&self, command: &Command) {
         match command {
             Command::WriteStatus { key, status, .. } => self.wave(key, status),
-            Command::NodeTurned {
-                turn: NodeTurn::Warm { after: Some(after) },
+            Command::NodeTransition {
+                transition: NodeTransition::Warm { after: Some(after) },
                 ..
             } => self.warm.observe(after.as_secs_f64()),
             _ => {}
@@ -363,12 +363,12 @@ mod tests {
         metrics.told(&Event::StatusWritten(key(), Ok("2".to_owned())));
         metrics.decided(&write("Processing", 5, None));
         metrics.decided(&write("Succeeded", 5, Some(9)));
-        metrics.decided(&Command::NodeTurned {
+        metrics.decided(&Command::NodeTransition {
             node: NodeName("n1".into()),
-            turn: NodeTurn::Warm {
+            transition: NodeTransition::Warm {
                 after: Some(Duration::from_secs(3)),
             },
-            tell: false,
+            emit: false,
         });
         metrics.called("PullImages", tonic::Code::Ok, Duration::ZERO);
         metrics.snapshot.example();

@@ -1,70 +1,39 @@
-//! The heart of the controller. It decides everything and does no I/O: no client, clock, random
-//! number or environment. What happened goes in as an [`Event`], what is to be done comes out as a
-//! [`Command`], and every command that can fail is answered by an event.
+//! The controller's engine. It decides everything and does no I/O: no client, clock, random number or environment.
+//! Events go in, commands come out, and an event answers every command that can fail.
 //!
 //! ```text
-//! handle(now, event)        changes what is known and marks what it touches
+//! handle(now, event)        changes what is known, and marks what it concerns
 //! poll(now, &mut commands)  decides about what is marked
 //! next_wakeup()             when poll has something to do although nothing happens
 //! ```
 //!
 //! The same events give the same commands, byte for byte.
+//!
+//! The modules are layers. Each uses only those before it, and `hack/layers` keeps it so:
+//!
+//! | layer | what belongs there |
+//! |---|---|
+//! | `ids` | numbers of nodes, caches, images, ...; stamps; sets of numbers |
+//! | `vocabulary` | events, commands, and the reasons behind decisions |
+//! | `model` | what is known: plain data that keeps itself consistent |
+//! | `plan` | pure decisions: what one node is asked to do, and how it stands, as a value |
+//! | `commit` | carries plans out; begins and ends batches; takes in their outcomes |
+//! | `report` | operations, statuses, conditions, Kubernetes Events, writes to the API server |
+//! | `view` | rows for the debug service and metrics |
+//! | `engine` | the order of it all |
 
 #![deny(missing_docs)]
 
-mod alarms;
-mod assess;
-mod backoff;
-mod batches;
-mod cache;
-mod caches;
-mod cell;
-mod conditions;
-mod deletion;
+mod commit;
 mod engine;
-pub mod event;
-mod facts;
-mod failures;
-mod images;
-mod looks;
-mod node;
-mod nodes;
-mod operation;
+mod ids;
+mod model;
 mod plan;
-mod pulls;
-mod refresh;
-mod registry;
-mod removal;
-mod scope;
-mod selector;
-mod status;
+mod report;
 #[cfg(test)]
 mod tests;
-mod turns;
 pub mod view;
-mod wants;
-mod writes;
+mod vocabulary;
 
-pub use cell::CellState;
-pub use engine::{Engine, Settings};
-pub use event::{
-    Batch, BatchEnd, BatchId, CacheKey, CacheObject, CancelPulls, CheckReport, Command,
-    CredentialScope, Disk, Event, ImageOutcome, ImageResult, InvalidCache, NodeFacts, NodeName,
-    NodeTurn, Pin, PinResult, PullItem, Puller, Seen, Severity, Source, UselessSecrets, Work,
-    WriteError,
-};
-pub use facts::Ineligible;
-pub use plan::Stays;
-pub use pulls::{Skip, Why};
-
-pub use kubefledged_api_types::Tick;
-use kubefledged_api_types::Timestamp;
-
-/// The moment of a call: what waiting is measured by, and what stands in a status.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Now {
-    /// For deadlines and back-off.
-    pub tick: Tick,
-    /// For what people read.
-    pub wall: Timestamp,
-}
+pub use commit::Engine;
+pub use vocabulary::*;

@@ -340,8 +340,10 @@ impl World {
                 annotation,
                 value,
             } => self.write(who, Write::Clear(key, annotation, value)),
-            Command::NodeTurned { node, turn, .. } => {
-                let text = format!("{node} {turn:?}");
+            Command::NodeTransition {
+                node, transition, ..
+            } => {
+                let text = format!("{node} {transition:?}");
                 self.absorb_bytes(text.as_bytes());
                 self.note(|| format!("c{who} event {text}"));
             }

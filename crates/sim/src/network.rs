@@ -3,7 +3,7 @@
 
 use kubefledged_contract::controller as contract;
 use kubefledged_engine::{
-    Batch, BatchEnd, BatchId, CancelPulls, CredentialScope, Event as EngineEvent, UselessSecrets,
+    Batch, BatchEnd, BatchId, CancelPulls, CredentialScope, Event as EngineEvent, SecretProblems,
     Work,
 };
 use kubefledged_image::credentials::Keyring;
@@ -232,7 +232,7 @@ impl World {
             }
         }
         if let Some(cache) = &batch.cache {
-            let useless = UselessSecrets { missing, unusable };
+            let useless = SecretProblems { missing, unusable };
             let event = EngineEvent::SecretsRead(cache.clone(), useless);
             let life = self.controllers[who].life;
             self.after(5, Event::Tell(who, life, Box::new(event)));

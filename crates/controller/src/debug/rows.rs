@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kubefledged_api_types::{ImagePullPolicy, Timestamp};
 use kubefledged_engine::{
-    CellState, NodeName, Now, Tick,
+    NodeName, Now, PullState, Tick,
     view::{
         BatchKind, BatchRow, CacheDetail, CacheRow, NodeCacheRow, NodeDetail, PairRow, PlanRow,
         RegistryRow,
@@ -43,8 +43,8 @@ pub fn summary(row: &CacheRow) -> CacheSummary {
             status: row.status.clone(),
             start_time: row.started.map(timestamp),
             completion_time: row.completed.map(timestamp),
-            nodes: row.operation.map_or(0, |(nodes, _)| count(nodes)),
-            open_nodes: row.operation.map_or(0, |(_, open)| count(open)),
+            nodes: row.operation.map_or(0, |progress| count(progress.nodes)),
+            open_nodes: row.operation.map_or(0, |progress| count(progress.open)),
         }),
     }
 }
@@ -57,7 +57,7 @@ pub fn cache(detail: CacheDetail) -> GetCacheResponse {
         message: condition.message,
         last_transition_time: Some(timestamp(condition.last_transition_time)),
     });
-    let wanted = detail.wanted.into_iter().map(|image| WantedImage {
+    let wanted = detail.desired.into_iter().map(|image| WantedImage {
         reference: image.reference.to_string(),
         list: count(image.list),
         registry: image.registry.to_string(),
@@ -68,15 +68,12 @@ pub fn cache(detail: CacheDetail) -> GetCacheResponse {
         .to_owned(),
         invalid: image.invalid.unwrap_or_default(),
     });
-    let owed = detail.owed.into_iter().map(|owed| {
-        let [gone, kept, failed] = owed.nodes.map(count);
-        OwedImage {
-            reference: owed.reference.to_string(),
-            gone_nodes: gone,
-            kept_nodes: kept,
-            failed_nodes: failed,
-            reason: owed.reason.unwrap_or_default(),
-        }
+    let owed = detail.pending.into_iter().map(|pending| OwedImage {
+        reference: pending.reference.to_string(),
+        gone_nodes: count(pending.removed),
+        kept_nodes: count(pending.kept),
+        failed_nodes: count(pending.failed),
+        reason: pending.reason.unwrap_or_default(),
     });
     let secrets = detail.bad_secrets.into_iter();
     GetCacheResponse {
@@ -87,7 +84,7 @@ pub fn cache(detail: CacheDetail) -> GetCacheResponse {
         next_refresh: detail.next_refresh.and_then(duration),
         last_refresh_time: detail.row.refreshed.map(timestamp),
         purged: detail.purged,
-        unseen_nodes: counted(detail.unseen),
+        unseen_nodes: counted(detail.unchecked),
         missing_secrets: secrets
             .map(|(name, why)| format!("{name}: {why}"))
             .collect(),
@@ -98,7 +95,7 @@ pub fn cache(detail: CacheDetail) -> GetCacheResponse {
 pub fn pair(row: &PairRow, now: Now) -> CacheNodeImage {
     let (reason, message) = why(row);
     let next = match &row.plan {
-        Err(skip) => words::skip(skip).2,
+        Err(block) => words::block(block).2,
         Ok(_) => None,
     };
     CacheNodeImage {
@@ -116,13 +113,14 @@ pub fn pair(row: &PairRow, now: Now) -> CacheNodeImage {
 
 /// What went wrong, or what it waits for.
 fn why(row: &PairRow) -> (String, String) {
-    if let Some((reason, message)) = &row.failure {
-        return (reason.to_string(), cut(message).to_owned());
+    if let Some(failure) = &row.failure {
+        let message = cut(&failure.message);
+        return (failure.reason.to_string(), message.to_owned());
     }
     let word = match &row.plan {
-        _ if row.state == CellState::Ready => "",
+        _ if row.state == PullState::Ready => "",
         Ok(why) => words::why(*why),
-        Err(skip) => words::skip(skip).1,
+        Err(block) => words::block(block).1,
     };
     (word.to_owned(), String::new())
 }
@@ -145,7 +143,7 @@ pub fn node(name: &NodeName, detail: NodeDetail, now: Now) -> GetNodeResponse {
         Ok(()) => ("", ""),
         Err(why) => words::ineligible(why),
     };
-    let age = detail.looked.map(|at| {
+    let age = detail.checked.map(|at| {
         let seconds = u64::try_from(now.wall.0 - at.0).unwrap_or(0);
         Duration::from_secs(seconds)
     });
@@ -172,11 +170,10 @@ pub fn node(name: &NodeName, detail: NodeDetail, now: Now) -> GetNodeResponse {
 }
 
 fn node_cache(row: &NodeCacheRow, ineligible: &str) -> NodeCache {
-    let [desired, ready, failed] = row.images.map(count);
     let (reason, message) = match &row.worst {
         _ if row.purged => ("Purged".to_owned(), String::new()),
         _ if !ineligible.is_empty() => (ineligible.to_owned(), String::new()),
-        _ if desired == 0 => ("NotSelected".to_owned(), String::new()),
+        _ if row.desired == 0 => ("NotSelected".to_owned(), String::new()),
         Some(pair) => {
             let (reason, message) = why(pair);
             let message = if message.is_empty() {
@@ -192,9 +189,9 @@ fn node_cache(row: &NodeCacheRow, ineligible: &str) -> NodeCache {
         namespace: row.key.namespace.to_string(),
         name: row.key.name.to_string(),
         state: state(row.state).into(),
-        desired_images: desired,
-        ready_images: ready,
-        failed_images: failed,
+        desired_images: count(row.desired),
+        ready_images: count(row.present),
+        failed_images: count(row.failed),
         reason,
         message,
     }
@@ -213,44 +210,43 @@ pub fn batch(row: &BatchRow) -> Batch {
             BatchKind::Check => Work::Check,
         }
         .into(),
-        images: count(row.images.0),
-        open_images: count(row.images.1),
+        images: count(row.images),
+        open_images: count(row.open),
         age: duration(row.age),
         deadline: duration(row.left),
     }
 }
 
 pub fn registry(row: &RegistryRow) -> Registry {
-    let (budget, running, long) = row.budget;
     Registry {
         host: row.host.to_string(),
-        budget,
-        in_flight: running,
-        long_in_flight: long,
+        budget: row.budget.limit,
+        in_flight: row.budget.used,
+        long_in_flight: row.budget.long,
         waiting_nodes: count(row.waiting),
         last_rate_limited: row.limited.and_then(duration),
     }
 }
 
-pub fn state(state: CellState) -> State {
+pub fn state(state: PullState) -> State {
     match state {
-        CellState::Out => State::Out,
-        CellState::Ready => State::Ready,
-        CellState::Pulling => State::Pulling,
-        CellState::Failed => State::Failed,
-        CellState::Pending => State::Pending,
-        CellState::Unreachable => State::Unreachable,
+        PullState::NotDesired => State::Out,
+        PullState::Ready => State::Ready,
+        PullState::Pulling => State::Pulling,
+        PullState::Failed => State::Failed,
+        PullState::Pending => State::Pending,
+        PullState::Unreachable => State::Unreachable,
     }
 }
 
-pub fn state_of(state: State) -> Option<CellState> {
+pub fn state_of(state: State) -> Option<PullState> {
     match state {
-        State::Out => Some(CellState::Out),
-        State::Ready => Some(CellState::Ready),
-        State::Pulling => Some(CellState::Pulling),
-        State::Failed => Some(CellState::Failed),
-        State::Pending => Some(CellState::Pending),
-        State::Unreachable => Some(CellState::Unreachable),
+        State::Out => Some(PullState::NotDesired),
+        State::Ready => Some(PullState::Ready),
+        State::Pulling => Some(PullState::Pulling),
+        State::Failed => Some(PullState::Failed),
+        State::Pending => Some(PullState::Pending),
+        State::Unreachable => Some(PullState::Unreachable),
         State::Unspecified => None,
     }
 }

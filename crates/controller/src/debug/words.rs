@@ -1,6 +1,6 @@
 //! The engine's reasons in the words of docs/debug.md.
 
-use kubefledged_engine::{Ineligible, Skip, Stays, Tick, Why, view::Step};
+use kubefledged_engine::{Ineligible, PullBlock, PullReason, RemovalBlock, Tick, view::PlanStep};
 use kubefledged_proto::debug::Action;
 
 /// Why a node gets no images: word, and what to do.
@@ -31,60 +31,63 @@ pub fn ineligible(why: Ineligible) -> (&'static str, &'static str) {
     }
 }
 
-pub fn why(why: Why) -> &'static str {
+pub fn why(why: PullReason) -> &'static str {
     match why {
-        Why::Missing => "Missing",
-        Why::Newer => "Newer",
-        Why::Ask => "Ask",
-        Why::Retry => "Retry",
-        Why::Pin => "Pin",
+        PullReason::Missing => "Missing",
+        PullReason::Newer => "Newer",
+        PullReason::FreshnessProbe => "Ask",
+        PullReason::Retry => "Retry",
+        PullReason::Pin => "Pin",
     }
 }
 
 /// Action, word, and when the reason ends by itself.
-pub fn step(step: &Step) -> (Action, &str, Option<Tick>) {
+pub fn step(step: &PlanStep) -> (Action, &str, Option<Tick>) {
     match step {
-        Step::Want(Ok(reason)) => (Action::Pull, why(*reason), None),
-        Step::Want(Err(reason)) => skip(reason),
-        Step::Owe(Ok(())) => (Action::Remove, "NotWanted", None),
-        Step::Owe(Err(reason)) => stays(reason),
+        PlanStep::Pull(Ok(reason)) => (Action::Pull, why(*reason), None),
+        PlanStep::Pull(Err(reason)) => block(reason),
+        PlanStep::Remove(Ok(())) => (Action::Remove, "NotWanted", None),
+        PlanStep::Remove(Err(reason)) => removal_block(reason),
     }
 }
 
-pub fn skip(reason: &Skip) -> (Action, &'static str, Option<Tick>) {
+pub fn block(reason: &PullBlock) -> (Action, &'static str, Option<Tick>) {
     match reason {
-        Skip::Ineligible(why) => (Action::Stuck, ineligible(*why).0, None),
-        Skip::NoPuller => (Action::Wait, "NoPuller", None),
-        Skip::NodeBackOff(at) => (Action::Wait, "NodeBackOff", Some(*at)),
-        Skip::Suspended => (Action::Stuck, "Suspended", None),
-        Skip::NotRecorded => (Action::Wait, "NotRecorded", None),
-        Skip::InvalidName => (Action::Stuck, "InvalidName", None),
-        Skip::Present => (Action::None, "Present", None),
-        Skip::Pulling => (Action::Wait, "Pulling", None),
-        Skip::Removing => (Action::Wait, "Removing", None),
-        Skip::NotLookedAt => (Action::Check, "NotLookedAt", None),
-        Skip::BackOff(at) => (Action::Wait, "BackOff", Some(*at)),
-        Skip::UntilRefresh => (Action::Stuck, "UntilRefresh", None),
-        Skip::LossBackOff(at) => (Action::Wait, "LossBackOff", Some(*at)),
-        Skip::AnotherAsks => (Action::Wait, "AnotherAsks", None),
-        Skip::AnotherFailed => (Action::Wait, "AnotherFailed", None),
-        Skip::CredentialsUnavailable(at) => (Action::Wait, "CredentialsUnavailable", Some(*at)),
-        Skip::RefreshBegins => (Action::Wait, "RefreshBegins", None),
-        Skip::NodeLimit => (Action::Wait, "NodeLimit", None),
-        Skip::BatchLimit => (Action::Wait, "BatchLimit", None),
-        Skip::RegistryBudget => (Action::Wait, "RegistryBudget", None),
+        PullBlock::Ineligible(why) => (Action::Stuck, ineligible(*why).0, None),
+        PullBlock::NoPuller => (Action::Wait, "NoPuller", None),
+        PullBlock::NodeBackOff(at) => (Action::Wait, "NodeBackOff", Some(*at)),
+        PullBlock::Suspended => (Action::Stuck, "Suspended", None),
+        PullBlock::NotRecorded => (Action::Wait, "NotRecorded", None),
+        PullBlock::InvalidName => (Action::Stuck, "InvalidName", None),
+        PullBlock::Present => (Action::None, "Present", None),
+        PullBlock::Pulling => (Action::Wait, "Pulling", None),
+        PullBlock::Removing => (Action::Wait, "Removing", None),
+        PullBlock::NotChecked => (Action::Check, "NotLookedAt", None),
+        PullBlock::BackOff(at) => (Action::Wait, "BackOff", Some(*at)),
+        PullBlock::UntilRefresh => (Action::Stuck, "UntilRefresh", None),
+        PullBlock::LossBackOff(at) => (Action::Wait, "LossBackOff", Some(*at)),
+        PullBlock::ProbeInFlight => (Action::Wait, "AnotherAsks", None),
+        PullBlock::ProbeFailed => (Action::Wait, "AnotherFailed", None),
+        PullBlock::CredentialsUnavailable(at) => {
+            (Action::Wait, "CredentialsUnavailable", Some(*at))
+        }
+        PullBlock::RefreshBegins => (Action::Wait, "RefreshBegins", None),
+        PullBlock::NodeLimit => (Action::Wait, "NodeLimit", None),
+        PullBlock::BatchLimit => (Action::Wait, "BatchLimit", None),
+        PullBlock::RegistryBudget => (Action::Wait, "RegistryBudget", None),
     }
 }
 
-fn stays(reason: &Stays) -> (Action, &str, Option<Tick>) {
+fn removal_block(reason: &RemovalBlock) -> (Action, &str, Option<Tick>) {
     match reason {
-        Stays::Uncallable(reason) => skip(reason),
-        Stays::Suspended => (Action::Stuck, "Suspended", None),
-        Stays::NotRecorded => (Action::Wait, "NotRecorded", None),
-        Stays::Wanted => (Action::None, "Wanted", None),
-        Stays::Pulling => (Action::Wait, "Pulling", None),
-        Stays::Removing => (Action::Wait, "Removing", None),
-        Stays::Gone => (Action::None, "Gone", None),
-        Stays::Kept(why, at) | Stays::Failed(why, at) => (Action::Wait, why, Some(*at)),
+        RemovalBlock::Uncallable(reason) => block(reason),
+        RemovalBlock::Suspended => (Action::Stuck, "Suspended", None),
+        RemovalBlock::NotRecorded => (Action::Wait, "NotRecorded", None),
+        RemovalBlock::Desired => (Action::None, "Wanted", None),
+        RemovalBlock::Pulling => (Action::Wait, "Pulling", None),
+        RemovalBlock::Removing => (Action::Wait, "Removing", None),
+        RemovalBlock::Gone => (Action::None, "Gone", None),
+        RemovalBlock::Kept(reason, at) => (Action::Wait, reason.as_str(), Some(*at)),
+        RemovalBlock::Failed(reason, at) => (Action::Wait, reason, Some(*at)),
     }
 }

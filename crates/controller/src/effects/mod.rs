@@ -89,9 +89,11 @@ impl Effects {
                     let event = objects::event(severity, reason, action, message);
                     return Box::pin(objects.emit(key, uid, event)).await;
                 }
-                Command::NodeTurned { node, turn, tell } => {
-                    return objects.node_turned(node, turn, tell).await;
-                }
+                Command::NodeTransition {
+                    node,
+                    transition,
+                    emit,
+                } => return objects.node_transition(node, transition, emit).await,
                 Command::RaiseTerm { .. } => return,
             };
             let _ = events.send(answer).await;

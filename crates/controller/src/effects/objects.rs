@@ -9,7 +9,7 @@ use kube::{
     runtime::events::{Event as KubeEvent, EventType, Recorder, Reporter},
 };
 use kubefledged_api_types::{ImageCache, ImageCacheStatus, names::FINALIZER};
-use kubefledged_engine::{CacheKey, Event, NodeName, NodeTurn, Severity, WriteError};
+use kubefledged_engine::{CacheKey, Event, NodeName, NodeTransition, Severity, WriteError};
 use serde_json::json;
 use tokio::{sync::Semaphore, time::timeout};
 
@@ -124,10 +124,10 @@ impl Objects {
         self.publish(&reference, &event).await;
     }
 
-    /// Tells people of a node, unless too many turn at once.
-    pub async fn node_turned(&self, node: NodeName, turn: NodeTurn, tell: bool) {
-        tracing::debug!(%node, ?turn, "node turned");
-        if !tell {
+    /// Logs a transition of a node, and emits an Event on the Node if `emit`.
+    pub async fn node_transition(&self, node: NodeName, transition: NodeTransition, emit: bool) {
+        tracing::debug!(%node, ?transition, "node transition");
+        if !emit {
             return;
         }
         let reference = ObjectReference {
@@ -138,7 +138,7 @@ impl Objects {
             uid: Some(node.to_string()),
             ..ObjectReference::default()
         };
-        self.publish(&reference, &node_event(turn)).await;
+        self.publish(&reference, &node_event(transition)).await;
     }
 
     /// What cannot be told after three tries is logged.
@@ -174,16 +174,16 @@ impl Objects {
 }
 
 /// Reason and sentence for a node.
-fn node_event(turn: NodeTurn) -> KubeEvent {
-    let (severity, reason, message) = match turn {
-        NodeTurn::Warm { after } => {
+fn node_event(transition: NodeTransition) -> KubeEvent {
+    let (severity, reason, message) = match transition {
+        NodeTransition::Warm { after } => {
             let after = after.map_or_else(String::new, |after| {
                 format!(", {} s after it could get them", after.as_secs())
             });
             let message = format!("All images that ImageCaches want here are on the node{after}");
             (Severity::Normal, "ImagesCached", message)
         }
-        NodeTurn::Stuck {
+        NodeTransition::Stuck {
             cache,
             image,
             reason,

@@ -9,7 +9,7 @@ use std::{
 use kubefledged_contract::{SEEN_TERM, controller as contract};
 use kubefledged_engine::{
     Batch, BatchEnd, BatchId, CancelPulls, CredentialScope, Event, NodeName, PullItem, Puller,
-    UselessSecrets, Work,
+    SecretProblems, Work,
 };
 use kubefledged_process::tls::Connector;
 use kubefledged_proto::puller::{
@@ -276,13 +276,13 @@ impl Pullers {
 }
 
 /// What of a cache's secrets cannot be used.
-fn useless(resolved: &Resolved) -> UselessSecrets {
+fn useless(resolved: &Resolved) -> SecretProblems {
     let Resolved {
         keyring: _,
         missing,
         unusable,
     } = resolved;
-    UselessSecrets {
+    SecretProblems {
         missing: missing.clone(),
         unusable: unusable.clone(),
     }

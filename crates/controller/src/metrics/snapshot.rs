@@ -7,7 +7,9 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use kubefledged_engine::view::{CacheRow, MOST_ROWS, RegistryRow, Sums};
+use kubefledged_engine::view::{
+    BatchKind, Budget, CacheRow, MOST_ROWS, RegistryRow, Sums, TrueConditions,
+};
 use kubefledged_process::metrics::registry_label;
 use prometheus_client::{
     collector::Collector,
@@ -92,11 +94,18 @@ impl Snapshot {
             completed: None,
             operation: None,
             refreshed: Some(Timestamp(7)),
-            conditions: [true, false, false],
+            conditions: TrueConditions {
+                ready: true,
+                ..TrueConditions::default()
+            },
         };
         let registry = RegistryRow {
             host: "docker.io".into(),
-            budget: (64, 0, 0),
+            budget: Budget {
+                limit: 64,
+                used: 0,
+                long: 0,
+            },
             waiting: 0,
             limited: None,
         };
@@ -173,13 +182,17 @@ fn caches(rows: &[CacheRow], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result
     let help = "Pairs of eligible node and image: wanted, present, and kept though they were to be removed.";
     gauges(encoder, ("imagecache_images", None, help), images)?;
     let conditions = rows.iter().flat_map(|row| {
-        let [ready, progressing, degraded] = row.conditions.map(i64::from);
+        let TrueConditions {
+            ready,
+            progressing,
+            degraded,
+        } = row.conditions;
         [
             ("Ready", ready),
             ("Progressing", progressing),
             ("Degraded", degraded),
         ]
-        .map(|(condition, holds)| (of(row, "condition", condition), holds))
+        .map(|(condition, holds)| (of(row, "condition", condition), i64::from(holds)))
     });
     let help = "Whether a condition of an ImageCache is True in the status last written.";
     gauges(encoder, ("imagecache_condition", None, help), conditions)?;
@@ -196,10 +209,10 @@ fn registries(rows: &[RegistryRow], encoder: &mut DescriptorEncoder<'_>) -> fmt:
     // Of those without a name of their own: the tightest budget, and the sum of what runs and waits.
     let mut known: BTreeMap<&str, (u32, u32, usize)> = BTreeMap::new();
     for row in rows.iter().filter(|row| !row.host.is_empty()) {
-        let (budget, used, long) = row.budget;
+        let Budget { limit, used, long } = row.budget;
         let sum = known.entry(registry_label(&row.host));
         let sum = sum.or_insert((u32::MAX, 0, 0));
-        *sum = (sum.0.min(budget), sum.1 + used + long, sum.2 + row.waiting);
+        *sum = (sum.0.min(limit), sum.1 + used + long, sum.2 + row.waiting);
     }
     let series = |value: fn(&(u32, u32, usize)) -> i64| {
         let series = |(host, sum): (&&str, &(u32, u32, usize))| {
@@ -230,9 +243,15 @@ fn sums(sums: &Sums, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let metric =
         encoder.encode_descriptor("nodes_without_puller", help, None, MetricType::Gauge)?;
     ConstGauge::new(count(sums.silent)).encode(metric)?;
-    let [pulls, removals, checks] = sums.batches;
-    let batches = [("pull", pulls), ("remove", removals), ("check", checks)]
-        .map(|(work, batches)| ([("work", work.to_owned())], count(batches)));
+    let batches = [
+        ("pull", BatchKind::Pull),
+        ("remove", BatchKind::Remove),
+        ("check", BatchKind::Check),
+    ]
+    .map(|(work, kind)| {
+        let batches = sums.batches.get(&kind).copied().unwrap_or_default();
+        ([("work", work.to_owned())], count(batches))
+    });
     let help = "Calls of pullers under way.";
     gauges(encoder, ("batches", None, help), batches)?;
     let lost = ConstCounter::new(sums.lost);

@@ -10,7 +10,7 @@ use kubefledged_api_types::{
 };
 use kubefledged_engine::{
     Batch, BatchEnd, CacheKey, CacheObject, Command, Engine, Event, ImageOutcome, ImageResult,
-    NodeFacts, NodeName, Now, Puller, Seen, Settings, Source, Work,
+    NodeFacts, NodeName, Now, ObservedImage, Puller, Settings, Source, Work,
 };
 
 /// Events taken in before the engine decides, as in the controller.
@@ -205,16 +205,16 @@ impl World {
                 }
                 events.push(Event::StatusWritten(key, Ok(version)));
             }
-            Command::EmitEvent { .. } | Command::NodeTurned { .. } => {}
+            Command::EmitEvent { .. } | Command::NodeTransition { .. } => {}
             other => unreachable!("nobody asked for {other:?}"),
         }
     }
 
     fn batch(&self, batch: &Batch, events: &mut Vec<Event>) {
         let outcome = |(index, reference): (usize, &str), result: ImageResult| {
-            let seen = result != ImageResult::Absent;
+            let present = result != ImageResult::Absent;
             ImageOutcome {
-                seen: seen.then(|| Seen {
+                observed: present.then(|| ObservedImage {
                     image_id: format!("sha256:{reference}"),
                     repo_digests: vec![format!("{reference}@sha256:{reference}")],
                     pinned: false,

@@ -440,7 +440,18 @@ fn failures_under_secrets_that_no_cache_names_any_more_are_forgotten() {
     world.broken.insert("r.test/a:1".into(), "Unauthorized");
     world.create(images(&["r.test/a:1"]));
     world.lead();
-    let remembered = |world: &mut World| world.engine().nodes[0].attempts.len();
+    let remembered = |world: &mut World| {
+        world
+            .engine()
+            .model
+            .nodes
+            .iter()
+            .next()
+            .unwrap()
+            .1
+            .attempts
+            .len()
+    };
     assert_eq!(remembered(&mut world), 1);
     world.change(|spec| {
         spec.image_pull_secrets = vec![PullSecretReference { name: "s".into() }];

@@ -63,7 +63,7 @@ fn a_registry_that_asks_for_less_gets_half_as_many_pulls_and_slowly_more() {
         let now = world.now;
         world.engine().view_registries(now, None, 1).rows[0]
             .budget
-            .0
+            .limit
     };
     let after = budget(&mut world);
     assert!(after <= 32, "{after}");

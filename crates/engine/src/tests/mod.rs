@@ -323,12 +323,16 @@ impl World {
             Command::EmitEvent {
                 reason, message, ..
             } => self.log.push(format!("event {reason}: {message}")),
-            Command::NodeTurned { node, turn, .. } => {
-                let turn = match turn {
-                    NodeTurn::Warm { .. } => "warm".to_owned(),
-                    NodeTurn::Stuck { image, reason, .. } => format!("stuck: {image} {reason}"),
+            Command::NodeTransition {
+                node, transition, ..
+            } => {
+                let text = match transition {
+                    NodeTransition::Warm { .. } => "warm".to_owned(),
+                    NodeTransition::Stuck { image, reason, .. } => {
+                        format!("stuck: {image} {reason}")
+                    }
                 };
-                self.log.push(format!("event {node} {turn}"));
+                self.log.push(format!("event {node} {text}"));
             }
             Command::RaiseTerm { seen_term } => self.log.push(format!("raise {seen_term}")),
         }
@@ -500,13 +504,13 @@ impl World {
         self.tell(Event::BatchEnded(batch.id, BatchEnd::Done));
     }
 
-    fn seen(&self, node: &str, name: &str) -> Option<Seen> {
+    fn observe(&self, node: &str, name: &str) -> Option<ObservedImage> {
         let version = *self.held.get(node)?.get(name)?;
         let id = id(name, version);
         let repository = name
             .rsplit_once(':')
             .map_or(name, |(repository, _)| repository);
-        Some(Seen {
+        Some(ObservedImage {
             pinned: self.pins.get(node).is_some_and(|pins| pins.contains(&id)),
             repo_digests: vec![format!("{repository}@sha256:{name}-{version}")],
             image_id: id,
@@ -515,13 +519,13 @@ impl World {
     }
 
     fn check(&self, node: &str, index: usize, name: &str) -> ImageOutcome {
-        let seen = self.seen(node, name);
-        let result = match &seen {
+        let observed = self.observe(node, name);
+        let result = match &observed {
             Some(_) => ImageResult::Present,
             None => ImageResult::Absent,
         };
         ImageOutcome {
-            seen,
+            observed,
             ..ImageOutcome::new(index, result)
         }
     }
@@ -548,7 +552,7 @@ impl World {
             self.pins.entry(node.to_owned()).or_default().insert(id);
         }
         Some(ImageOutcome {
-            seen: self.seen(node, &name),
+            observed: self.observe(node, &name),
             pin,
             ..ImageOutcome::new(index, result)
         })
@@ -560,7 +564,7 @@ impl World {
             let result = if self.stuck.contains(name) {
                 failed("ErrImageRemove")
             } else if self.in_use.contains(name) {
-                ImageResult::Kept("InUse".to_owned())
+                ImageResult::Kept(KeptReason::InUse)
             } else if held.remove(name).is_some() {
                 ImageResult::Removed
             } else {
@@ -632,7 +636,7 @@ impl World {
         held.map(|(name, _)| name.as_str()).collect()
     }
 
-    fn why(&self, cache: &str, name: &str) -> Vec<Result<Why, Skip>> {
+    fn why(&self, cache: &str, name: &str) -> Vec<Result<PullReason, PullBlock>> {
         let query = crate::view::PairQuery {
             cache: named(cache),
             node: Some(node(name)),

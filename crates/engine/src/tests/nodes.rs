@@ -288,7 +288,7 @@ fn a_new_leader_looks_and_neither_pulls_nor_begins_anything() {
     );
     assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"));
     assert_eq!(world.status().start_time, before.start_time);
-    assert_eq!(world.why("a", "n1"), [Err(Skip::Present)]);
+    assert_eq!(world.why("a", "n1"), [Err(PullBlock::Present)]);
 }
 
 #[test]

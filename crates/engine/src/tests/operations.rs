@@ -248,11 +248,11 @@ fn a_missing_secret_is_named_once_and_hinders_nothing_and_one_that_came_is_named
     world.lead();
     let read = |world: &mut World, missing: &[&str]| {
         let missing = missing.iter().map(ToString::to_string).collect();
-        let useless = UselessSecrets {
+        let problems = SecretProblems {
             missing,
-            ..UselessSecrets::default()
+            ..SecretProblems::default()
         };
-        world.tell(Event::SecretsRead(key(), useless));
+        world.tell(Event::SecretsRead(key(), problems));
         world.run();
     };
     read(&mut world, &["s"]);

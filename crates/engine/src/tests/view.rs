@@ -1,7 +1,7 @@
 //! What can be seen inside.
 
 use super::*;
-use crate::view::{BatchKind, PairQuery, PairRow, PlanQuery, Step};
+use crate::view::{BatchKind, PairQuery, PairRow, PlanQuery, PlanStep};
 
 fn pairs(world: &World, change: impl FnOnce(&mut PairQuery)) -> Vec<PairRow> {
     let mut query = PairQuery {
@@ -25,7 +25,7 @@ fn pairs(world: &World, change: impl FnOnce(&mut PairQuery)) -> Vec<PairRow> {
     }
 }
 
-fn plan(world: &World, query: &PlanQuery) -> Vec<(String, String, Step)> {
+fn plan(world: &World, query: &PlanQuery) -> Vec<(String, String, PlanStep)> {
     let engine = world.engine.as_ref().unwrap();
     let (mut rows, mut after) = (Vec::new(), None);
     loop {
@@ -43,7 +43,7 @@ fn plan(world: &World, query: &PlanQuery) -> Vec<(String, String, Step)> {
 }
 
 #[test]
-fn every_pair_has_its_state_and_what_stands_behind_it() {
+fn every_pair_shows_its_state_and_the_cause() {
     let mut world = World::new(&["n1", "n2"]);
     world.broken.insert("b:1".into(), "Unauthorized");
     world.slow.insert("c:1".into());
@@ -57,22 +57,25 @@ fn every_pair_has_its_state_and_what_stands_behind_it() {
     assert_eq!(
         states,
         [
-            ("a:1", CellState::Ready),
-            ("b:1", CellState::Failed),
-            ("c:1", CellState::Pulling),
-            ("UPPER/x", CellState::Failed),
+            ("a:1", PullState::Ready),
+            ("b:1", PullState::Failed),
+            ("c:1", PullState::Pulling),
+            ("UPPER/x", PullState::Failed),
         ]
     );
     let (ready, failed, pulling) = (&rows[0], &rows[1], &rows[2]);
-    assert_eq!((ready.size, &ready.plan), (1001, &Err(Skip::Present)));
+    assert_eq!((ready.size, &ready.plan), (1001, &Err(PullBlock::Present)));
     assert!(ready.since.is_some() && pulling.since.is_some());
-    let (reason, message) = failed.failure.clone().unwrap();
-    assert_eq!((&*reason, &*message), ("Unauthorized", "as planned"));
+    let failure = failed.failure.as_ref().unwrap();
+    assert_eq!(
+        (&*failure.reason, &*failure.message),
+        ("Unauthorized", "as planned")
+    );
     assert_eq!(failed.attempts, 1);
-    assert!(matches!(failed.plan, Err(Skip::BackOff(_))));
+    assert!(matches!(failed.plan, Err(PullBlock::BackOff(_))));
     // It fails again: since the first time.
     world.wait(60);
-    let again = pairs(&world, |query| query.states = vec![CellState::Failed]);
+    let again = pairs(&world, |query| query.states = vec![PullState::Failed]);
     let names: Vec<_> = again
         .iter()
         .map(|row| (row.node.to_string(), &*row.reference))
@@ -100,11 +103,11 @@ fn every_pair_has_its_state_and_what_stands_behind_it() {
         (batch.kind, batch.cache.as_ref()),
         (BatchKind::Pull, Some(&key()))
     );
-    assert_eq!((batch.images, batch.age.as_secs()), ((3, 1), 60));
+    assert_eq!((batch.images, batch.open, batch.age.as_secs()), (3, 1, 60));
 }
 
 #[test]
-fn pages_hold_every_pair_once_however_many_there_are() {
+fn pages_show_every_pair_once() {
     let names: Vec<String> = (0..130).map(|n| format!("n{n:03}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut world = World::new(&names);
@@ -113,17 +116,17 @@ fn pages_hold_every_pair_once_however_many_there_are() {
     world.create(images(&wanted));
     world.lead();
     let rows = pairs(&world, |_| {});
-    let seen: BTreeSet<_> = rows
+    let distinct: BTreeSet<_> = rows
         .iter()
         .map(|row| (row.node.clone(), row.reference.clone()))
         .collect();
-    assert_eq!((rows.len(), seen.len()), (130 * 30, 130 * 30));
+    assert_eq!((rows.len(), distinct.len()), (130 * 30, 130 * 30));
     let engine = world.engine.as_ref().unwrap();
     let query = PairQuery {
         cache: key(),
         node: None,
         image: None,
-        states: vec![CellState::Failed],
+        states: vec![PullState::Failed],
     };
     let page = engine.view_pairs(world.now, &query, None).unwrap();
     assert!(
@@ -142,7 +145,7 @@ fn pages_hold_every_pair_once_however_many_there_are() {
 }
 
 #[test]
-fn caches_come_in_pages_and_by_namespace() {
+fn caches_are_shown_in_pages_and_by_namespace() {
     let mut world = World::new(&["n1"]);
     for name in ["a", "b", "c"] {
         world.create_as(name, images(&["i:1"]));
@@ -158,7 +161,7 @@ fn caches_come_in_pages_and_by_namespace() {
 }
 
 #[test]
-fn what_a_purge_leaves_behind_is_named_with_its_reason() {
+fn an_image_that_a_purge_leaves_is_shown_with_its_reason() {
     let mut world = World::new(&["n1"]);
     world.create(images(&["a:1", "b:1"]));
     world.lead();
@@ -166,19 +169,20 @@ fn what_a_purge_leaves_behind_is_named_with_its_reason() {
     world.apply(|object| object.purge = Some("now".into()));
     world.run();
     let steps = plan(&world, &PlanQuery::default());
-    let [(_, reference, Step::Owe(Err(Stays::Kept(why, _))))] = &steps[..] else {
+    let [(_, reference, PlanStep::Remove(Err(RemovalBlock::Kept(why, _))))] = &steps[..] else {
         panic!("{steps:?}");
     };
-    assert_eq!((&**reference, &**why), ("a:1", "InUse"));
+    assert_eq!((&**reference, *why), ("a:1", KeptReason::InUse));
     let now = world.now;
     let detail = world.engine().view_cache(now, &key()).unwrap();
-    assert!(detail.purged && detail.owed.len() == 1);
-    assert_eq!(detail.owed[0].nodes, [0, 1, 0]);
-    assert_eq!(detail.owed[0].reason.as_deref(), Some("InUse"));
+    assert!(detail.purged && detail.pending.len() == 1);
+    let pending = &detail.pending[0];
+    assert_eq!((pending.removed, pending.kept, pending.failed), (0, 1, 0));
+    assert_eq!(pending.reason.as_deref(), Some("InUse"));
 }
 
 #[test]
-fn a_node_tells_why_it_gets_nothing_and_which_image_it_misses() {
+fn a_node_shows_why_it_is_not_eligible_and_which_image_it_lacks() {
     let mut world = World::new(&["n1"]);
     world.broken.insert("b:1".into(), "ImageNotFound");
     world.create(images(&["a:1", "b:1"]));
@@ -186,17 +190,18 @@ fn a_node_tells_why_it_gets_nothing_and_which_image_it_misses() {
     let now = world.now;
     let detail = world.engine().view_node(now, &node("n1")).unwrap();
     assert_eq!(detail.eligibility, Ok(()));
-    assert!(detail.looked.is_some() && detail.silent.is_none());
+    assert!(detail.checked.is_some() && detail.silent.is_none());
     let cache = &detail.caches[0];
-    assert_eq!((cache.state, cache.images), (CellState::Failed, [2, 1, 1]));
-    let (reason, _) = cache.worst.as_ref().unwrap().failure.clone().unwrap();
-    assert_eq!(&*reason, "ImageNotFound");
+    assert_eq!(cache.state, PullState::Failed);
+    assert_eq!((cache.desired, cache.present, cache.failed), (2, 1, 1));
+    let failure = cache.worst.as_ref().unwrap().failure.clone().unwrap();
+    assert_eq!(&*failure.reason, "ImageNotFound");
     let mut cordoned = facts(&[]);
     cordoned.unschedulable = true;
     world.tell(Event::NodeApplied(node("n1"), cordoned));
     world.run();
     let detail = world.engine().view_node(now, &node("n1")).unwrap();
     assert_eq!(detail.eligibility, Err(Ineligible::Cordoned));
-    assert_eq!(detail.caches[0].state, CellState::Out);
+    assert_eq!(detail.caches[0].state, PullState::NotDesired);
     assert!(world.engine().view_node(now, &node("n2")).is_none());
 }

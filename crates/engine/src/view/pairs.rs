@@ -2,12 +2,18 @@
 
 use std::sync::Arc;
 
-use kubefledged_api_types::{Timestamp, names::failure};
+use kubefledged_api_types::Timestamp;
 
-use super::{MOST_ROWS, Page, until};
+use super::page::{MOST_ROWS, Page, until};
 use crate::{
-    CacheKey, Engine, NodeName, Now, Skip, Tick, Why, batches::LiveWork, cache::CacheIdx,
-    cell::CellState, failures, images::ImageId, node::NodeIdx, plan::Scene, wants::Want,
+    commit::Engine,
+    ids::{CacheIdx, ImageId, Stamp},
+    model::{desired::DesiredImage, in_flight::Task},
+    plan::{
+        context::{NodeContext, NodeView},
+        pairs::{Fault, Pair},
+    },
+    vocabulary::{CacheKey, NodeName, Now, PullBlock, PullReason, PullState, Tick},
 };
 
 /// Which pairs.
@@ -15,52 +21,62 @@ use crate::{
 pub struct PairQuery {
     /// Of this cache.
     pub cache: CacheKey,
-    /// Of this node alone.
+    /// Of this node alone; `None`: of all nodes.
     pub node: Option<NodeName>,
-    /// Of this image alone, as the spec has it.
+    /// Of this image alone, as the spec names it; `None`: of all images.
     pub image: Option<String>,
-    /// In these states; empty: in all.
-    pub states: Vec<CellState>,
+    /// In these states; empty: in all states.
+    pub states: Vec<PullState>,
 }
 
 /// One image of one cache on one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PairRow {
-    /// Where.
+    /// Which node.
     pub node: NodeName,
-    /// As written.
+    /// The image's name, as the user wrote it.
     pub reference: Arc<str>,
-    /// How it stands.
-    pub state: CellState,
-    /// Since when, where that is known.
+    /// Its state.
+    pub state: PullState,
+    /// Since when it is in this state; `None`: not known.
     pub since: Option<Timestamp>,
     /// Failed attempts in a row.
     pub attempts: u32,
     /// Why it would be pulled now, or why not.
-    pub plan: Result<Why, Skip>,
-    /// What went wrong: word and sentence.
-    pub failure: Option<(Arc<str>, Arc<str>)>,
-    /// As a runtime counts it; 0: not known.
+    pub plan: Result<PullReason, PullBlock>,
+    /// What is wrong.
+    pub failure: Option<PairFailure>,
+    /// Size in bytes, as a runtime counts it; 0: not known.
     pub size: u64,
 }
 
+/// What is wrong with a pair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PairFailure {
+    /// One of `names::failure`.
+    pub reason: Arc<str>,
+    /// A sentence.
+    pub message: Arc<str>,
+}
+
 impl Engine {
-    /// Pairs of nodes after this one. Nothing where the cache is not known.
+    /// Pairs of nodes after this one; `None`: the cache is not known.
     pub fn view_pairs(
         &self,
         now: Now,
         query: &PairQuery,
         after: Option<&NodeName>,
     ) -> Option<Page<PairRow, NodeName>> {
-        let at = *self.cache_index.get(&query.cache)?;
-        let (mut rows, mut looked, mut last) = (Vec::new(), 0, None);
+        let at = self.model.caches.find(&query.cache)?;
+        let (mut rows, mut read, mut last) = (Vec::new(), 0, None);
         for (name, idx) in self.nodes_after(query.node.as_ref(), after) {
-            if looked >= MOST_ROWS {
+            if read >= MOST_ROWS {
                 return Some(Page { rows, next: last });
             }
-            let scene = self.scene(idx);
-            looked += self.caches[&at].pattern(idx).wants.len().max(1);
-            rows.extend(self.pairs(at, idx, &scene, now).filter(|pair| {
+            let view = NodeView::new(&self.model, idx, now.tick);
+            let context = NodeContext::of(&self.model, idx);
+            read += self.model.caches[at].set(idx).desired.len().max(1);
+            rows.extend(self.pair_rows(at, &view, &context, now).filter(|pair| {
                 let image = query.image.as_deref();
                 image.is_none_or(|image| *pair.reference == *image)
                     && (query.states.is_empty() || query.states.contains(&pair.state))
@@ -70,107 +86,81 @@ impl Engine {
         Some(Page { rows, next: None })
     }
 
-    /// All images that a cache wants on a node.
-    pub(crate) fn pairs<'a>(
+    /// All images that a cache desires on a node.
+    pub(super) fn pair_rows<'a>(
         &'a self,
         at: CacheIdx,
-        idx: NodeIdx,
-        scene: &'a Scene,
+        view: &'a NodeView<'a>,
+        context: &'a NodeContext,
         now: Now,
     ) -> impl Iterator<Item = PairRow> + 'a {
-        let wants = self.caches[&at].pattern(idx).wants.iter();
-        wants.filter_map(move |want| self.pair(at, idx, want, scene, now))
+        let desired = self.model.caches[at].set(view.idx).desired.iter();
+        desired.filter_map(move |desired| self.pair_row(at, desired, view, context, now))
     }
 
-    fn pair(
+    fn pair_row(
         &self,
         at: CacheIdx,
-        idx: NodeIdx,
-        want: &Want,
-        scene: &Scene,
+        desired: &DesiredImage,
+        view: &NodeView<'_>,
+        context: &NodeContext,
         now: Now,
     ) -> Option<PairRow> {
-        let (cache, node) = (&self.caches[&at], &self.nodes[idx]);
-        let image = self.names.images.get(want.image);
-        let attempt = self.failure(cache, idx, want);
-        let holds = node.looks.holds(want.image);
-        let grace = self.settings.puller_grace;
-        let trouble = self.names.scopes.trouble(cache.scope);
-        let blamed = trouble.filter(|trouble| trouble.since.after(grace) <= now.tick);
-        let ago = |tick: Tick| {
-            let seconds = until(now.tick, tick).as_secs();
-            Timestamp(now.wall.0 - i64::try_from(seconds).unwrap_or(0))
-        };
-        let at_stamp = |stamp| self.clock.at(stamp);
-        let failed = |reason: &str, message: &str| Some((reason.into(), message.into()));
-        let (state, since, failure) = if node.eligibility().is_err() {
-            (CellState::Out, None, None)
-        } else if let Some(why) = &image.invalid {
-            let failure = failed(failure::INVALID_IMAGE_NAME, why);
-            (CellState::Failed, None, failure)
-        } else if node.unreachable(now.tick, grace) {
-            let failure = failed(failure::PULLER_UNAVAILABLE, failures::SILENT);
-            (CellState::Unreachable, node.silent_since.map(ago), failure)
-        } else if let Some(attempt) = attempt {
-            let failure = (attempt.reason.clone(), attempt.message.clone());
-            // What is there stays good, though it could not be refreshed.
-            let state = if holds {
-                CellState::Ready
-            } else {
-                CellState::Failed
-            };
-            (state, at_stamp(attempt.since), Some(failure))
-        } else if holds {
-            let fetched = node.looks.get(want.image).fetched;
-            let since = (fetched > 0).then(|| at_stamp(fetched)).flatten();
-            (CellState::Ready, since, None)
-        } else if scene.pulling.contains(want.image.index()) {
-            let since = self.pull_of(idx, want.image).and_then(at_stamp);
-            (CellState::Pulling, since, None)
-        } else if let Some(trouble) = blamed {
-            let failure = failed(failure::CREDENTIALS_UNAVAILABLE, &trouble.message);
-            (CellState::Failed, Some(ago(trouble.since)), failure)
-        } else {
-            (CellState::Pending, None, None)
-        };
+        let (state, pair) = view.pair_state(desired, context);
+        let fault = pair.fault.filter(|_| state != PullState::NotDesired);
+        let failure = fault.map(|fault| PairFailure {
+            reason: fault.reason().into(),
+            message: fault.message().into(),
+        });
+        let attempt = view.failure(desired);
         Some(PairRow {
-            node: node.name.clone()?,
-            reference: want.reference.clone(),
+            node: view.node.name.clone()?,
+            reference: desired.reference.clone(),
             state,
-            since,
+            since: self.since(state, &pair, desired.image, view, now),
             attempts: attempt.map_or(0, |attempt| attempt.tries),
-            plan: self.planned(at, idx, want, scene, now.tick),
+            plan: view.planned(at, desired, context),
             failure,
-            size: image.size,
+            size: self.model.names.images.get(desired.image).size,
         })
     }
 
-    /// What planning would decide about an image, limits included.
-    pub(super) fn planned(
+    /// Since when a pair is in its state.
+    fn since(
         &self,
-        at: CacheIdx,
-        idx: NodeIdx,
-        want: &Want,
-        scene: &Scene,
-        now: Tick,
-    ) -> Result<Why, Skip> {
-        let why = self.verdict(at, idx, want, scene, now)?;
-        let registry = self.names.images.get(want.image).registry;
-        let registry = self.names.registries.get(registry);
-        let free = registry.room(self.settings.max_registry_pulls);
-        self.limit(at, idx, scene, free).map_or(Ok(why), Err)
+        state: PullState,
+        pair: &Pair<'_>,
+        image: ImageId,
+        view: &NodeView<'_>,
+        now: Now,
+    ) -> Option<Timestamp> {
+        let at_tick = |tick: Tick| {
+            let seconds = until(now.tick, tick).as_secs();
+            Timestamp(now.wall.0 - i64::try_from(seconds).unwrap_or(0))
+        };
+        let stamp = match (state, pair.fault) {
+            (PullState::NotDesired | PullState::Pending, _) | (_, Some(Fault::InvalidName(_))) => {
+                None
+            }
+            (_, Some(Fault::Silent(since))) => return since.map(at_tick),
+            (_, Some(Fault::Credentials(outage))) => return Some(at_tick(outage.since)),
+            (_, Some(Fault::Pull(attempt))) => Some(attempt.since),
+            (PullState::Pulling, None) => self.pull_stamp(view, image),
+            (_, None) => view.node.observed.get(image).fetched,
+        };
+        stamp.and_then(|stamp| self.model.clock.at(stamp))
     }
 
     /// Stamp of the batch that pulls an image to a node.
-    fn pull_of(&self, idx: NodeIdx, image: ImageId) -> Option<u32> {
-        let live = self.nodes[idx].live.iter();
-        live.filter_map(|id| self.live.get(id))
-            .find_map(|live| match &live.work {
-                LiveWork::Pull(pull) => {
-                    let mut open = pull.images.iter().filter(|image| image.open);
-                    open.any(|open| open.id == image).then_some(live.stamp)
-                }
-                _ => None,
-            })
+    fn pull_stamp(&self, view: &NodeView<'_>, image: ImageId) -> Option<Stamp> {
+        let flights = view.node.in_flight.iter();
+        let mut flights = flights.filter_map(|id| self.model.in_flight.get(*id));
+        flights.find_map(|flight| match &flight.task {
+            Task::Pull(pull) => {
+                let mut open = pull.images.iter().filter(|pulled| pulled.open);
+                open.any(|open| open.id == image).then_some(flight.stamp)
+            }
+            Task::Remove { .. } | Task::Check { .. } => None,
+        })
     }
 }

@@ -1,0 +1,85 @@
+//! Events of nodes: Node objects and pullers come, change and go.
+
+use super::{Engine, timers::Timer};
+use crate::{
+    ids::{CacheIdx, Index, NodeIdx},
+    model::{facts::Facts, node::Instance, node_status::NodeStatus},
+    vocabulary::{NodeFacts, NodeName, Now, Puller},
+};
+
+impl Engine {
+    pub(crate) fn node_applied(&mut self, name: NodeName, facts: NodeFacts) {
+        let idx = self.model.claim_node(name);
+        let facts = Facts::new(facts, &mut self.model.texts);
+        let node = &mut self.model.nodes[idx];
+        if node.eligibility().is_err() && facts.eligible.is_ok() {
+            // The grace time of its puller begins now.
+            node.contact.silent_since = None;
+        }
+        if let Some(name) = &node.name {
+            for (_, cache) in self.model.caches.iter_mut() {
+                let set = cache.desired.select(name, &facts, &self.model.names.images);
+                cache.nodes.rows[idx.index()].set = set;
+            }
+        }
+        node.facts = Some(facts);
+        self.touch_node(idx);
+    }
+
+    pub(crate) fn node_deleted(&mut self, name: &NodeName) {
+        let Some(idx) = self.model.nodes.find(name) else {
+            return;
+        };
+        self.model.nodes[idx].facts = None;
+        for id in std::mem::take(&mut self.model.nodes[idx].in_flight) {
+            self.end_flight(id);
+        }
+        let caches: Vec<CacheIdx> = self.model.caches.iter().map(|(at, _)| at).collect();
+        for at in caches {
+            if let Some(cache) = self.model.caches.get_mut(at) {
+                if let Some(operation) = &mut cache.operation {
+                    operation.leave(idx);
+                }
+                cache.set_row(idx, NodeStatus::default());
+                cache.pulling.waiting.remove(&idx);
+                for pending in cache.applied.pending.values_mut() {
+                    pending.forget(idx);
+                }
+            }
+            self.agenda.caches.insert(at);
+        }
+        self.touch_node(idx);
+        self.release_if_unknown(idx);
+    }
+
+    pub(crate) fn puller_changed(&mut self, now: Now, name: NodeName, puller: Option<Puller>) {
+        let idx = self.model.claim_node(name);
+        let node = &self.model.nodes[idx];
+        let instance = |puller: &Option<Puller>| puller.as_ref().map(|p| p.instance.clone());
+        if puller.is_some() && instance(&puller) != instance(&node.puller) {
+            // Once the first sync is over, the first puller of a node means a new node.
+            let new = self.model.leadership.begun && node.instance.since.is_none();
+            let stamp = self.model.next_stamp(now);
+            let node = &mut self.model.nodes[idx];
+            node.instance = Instance {
+                since: Some(stamp),
+                joined: new.then_some(stamp),
+            };
+            node.call_answered();
+        }
+        self.model.nodes[idx].puller = puller;
+        self.touch_node(idx);
+        self.release_if_unknown(idx);
+    }
+
+    /// Frees the slot of a node that has neither a Node object nor a puller.
+    fn release_if_unknown(&mut self, idx: NodeIdx) {
+        let node = &self.model.nodes[idx];
+        if node.facts.is_some() || node.puller.is_some() {
+            return;
+        }
+        self.agenda.timers.set(Timer::Node(idx), None);
+        self.model.probes.retain(|_, probe| probe.node != idx);
+        self.model.nodes.release(idx);
+    }
+}

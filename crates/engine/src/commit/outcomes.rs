@@ -1,0 +1,310 @@
+//! Outcomes of batches become observations, failed attempts and confirmed removals.
+
+use std::time::Duration;
+
+use super::{Engine, batches::LONG, timers::Timer};
+use crate::{
+    ids::{ImageId, NodeIdx, Stamp},
+    model::{
+        backoff,
+        images::RegistryAnswer,
+        in_flight::{Flight, Pull, Task},
+        node::Attempt,
+        pending::AnswerContext,
+    },
+    plan::pins::bare_id,
+    vocabulary::{
+        BatchId, CheckReport, Command, FailureClass, ImageOutcome, ImageResult, Now, ObservedImage,
+        PinResult, Tick,
+    },
+};
+
+/// Pause before a pin that failed is tried again.
+const PIN_RETRY: Duration = Duration::from_secs(300);
+
+/// One image of a batch that has an outcome.
+struct Answered {
+    node: NodeIdx,
+    image: ImageId,
+    stamp: Stamp,
+    now: Tick,
+}
+
+impl Engine {
+    pub(crate) fn outcomes(&mut self, now: Now, id: BatchId, outcomes: Vec<ImageOutcome>) {
+        let Some(mut flight) = self.model.in_flight.take(id) else {
+            return;
+        };
+        self.touch_node(flight.node);
+        let Flight { node, stamp, task } = &mut flight;
+        let answered = |image| Answered {
+            node: *node,
+            image,
+            stamp: *stamp,
+            now: now.tick,
+        };
+        match task {
+            Task::Pull(pull) => {
+                for outcome in outcomes {
+                    self.pull_answered(*node, *stamp, pull, outcome, now.tick);
+                }
+                self.recount(id, pull, now.tick);
+            }
+            Task::Check { images } => {
+                for outcome in outcomes {
+                    if let Some(image) = images.get(outcome.index) {
+                        self.check_answered(&answered(*image), outcome);
+                    }
+                }
+            }
+            Task::Remove { images, unpin } => {
+                for ImageOutcome { index, result, .. } in outcomes {
+                    if let Some(image) = images.get(index) {
+                        self.removal_answered(&answered(*image), &result);
+                    } else if let Some(id) = unpin.get(index - images.len()) {
+                        self.unpin_answered(*node, id, &result, now.tick);
+                    }
+                }
+            }
+        }
+        self.model.in_flight.put_back(id, flight);
+    }
+
+    /// A pull batch has fewer open images, and is not long any more.
+    fn recount(&mut self, id: BatchId, pull: &mut Pull, now: Tick) {
+        let registry = self.model.names.registries.get_mut(pull.registry);
+        registry.give_back(pull.cost, pull.long);
+        pull.cost = Pull::cost_of(pull.open(), pull.parallel);
+        pull.long = false;
+        registry.take(pull.cost);
+        let long = (pull.cost > 0).then(|| now.after(LONG));
+        self.agenda.timers.set(Timer::Long(id), long);
+        self.serve_soon(pull.registry);
+        self.agenda.caches.insert(pull.cache);
+    }
+
+    /// One image of a pull batch has an outcome.
+    fn pull_answered(
+        &mut self,
+        node: NodeIdx,
+        stamp: Stamp,
+        pull: &mut Pull,
+        outcome: ImageOutcome,
+        now: Tick,
+    ) {
+        let pulled = pull.images.get_mut(outcome.index);
+        let Some(pulled) = pulled.filter(|pulled| pulled.open) else {
+            return;
+        };
+        pulled.open = false;
+        let image = pulled.id;
+        let (reference, asked) = (pulled.reference.clone(), pulled.asks_registry);
+        self.model.names.scopes.answered(pull.credentials);
+        let answered = Answered {
+            node,
+            image,
+            stamp,
+            now,
+        };
+        match outcome.result {
+            // Nobody checks an image that no cache desires: nobody would notice if it vanished.
+            ImageResult::Present | ImageResult::Pulled
+                if !self.model.nodes[node].desired.contains(image) =>
+            {
+                self.end_probe(image, pull.credentials, node);
+            }
+            ImageResult::Present | ImageResult::Pulled => {
+                let asked = asked || outcome.result == ImageResult::Pulled;
+                let moved = self.image_is_present(&answered, &outcome, asked);
+                if let Some(cache) = self.model.caches.get_mut(pull.cache).filter(|_| moved) {
+                    cache.refresh.found();
+                }
+                self.pin_answered(&answered, &outcome.pin, outcome.observed);
+                self.end_probe(image, pull.credentials, node);
+            }
+            ImageResult::Failed { reason, message } => {
+                let class = FailureClass::of(&reason);
+                if class == FailureClass::RateLimited {
+                    let registry = self.model.names.registries.get_mut(pull.registry);
+                    registry.rate_limited(now);
+                }
+                self.fail_probe(image, pull.credentials, node, stamp, class);
+                let seed = self.model.settings.seed;
+                let node = &mut self.model.nodes[node];
+                let spread = node.spread(seed, reference.as_bytes());
+                let key = (image, pull.credentials);
+                let before = node.attempts.get(&key);
+                let tries = before.map_or(0, |attempt| attempt.tries) + 1;
+                let wait = backoff::after_failure(class, tries, spread);
+                let attempt = Attempt {
+                    stamp,
+                    since: before.map_or(stamp, |attempt| attempt.since),
+                    tries,
+                    not_before: wait.map(|wait| now.after(wait)),
+                    class,
+                    reason: reason.into(),
+                    message: message.into(),
+                };
+                node.attempts.insert(key, attempt);
+                // A failed pull is an observation too; otherwise the image would be checked again.
+                node.observed.get_mut(image).checked = Some(stamp);
+            }
+            // No cache desired it, or a later removal won. It is planned again if a cache desires it.
+            _ => self.end_probe(image, pull.credentials, node),
+        }
+    }
+
+    /// A pull found or brought an image. True if it is another image than before.
+    fn image_is_present(
+        &mut self,
+        answered: &Answered,
+        outcome: &ImageOutcome,
+        asked_registry: bool,
+    ) -> bool {
+        let (image, stamp) = (answered.image, answered.stamp);
+        let observed = outcome.observed.as_ref();
+        let digest = observed.and_then(|observed| self.model.names.images.digest(image, observed));
+        let node = &mut self.model.nodes[answered.node];
+        node.forget_attempts(image);
+        node.observed.observe(image, true, stamp);
+        let observation = node.observed.get_mut(image);
+        let moved = observation.digest.is_some() && observation.digest != digest;
+        observation.digest = digest;
+        observation.pinned = outcome.pin == PinResult::Pinned;
+        if asked_registry {
+            observation.fetched = observation.fetched.max(Some(stamp));
+            let last = &mut self.model.names.images.get_mut(image).registry_answer;
+            if last.is_none_or(|last| last.stamp <= stamp) {
+                *last = Some(RegistryAnswer { stamp, digest });
+            }
+        }
+        moved
+    }
+
+    fn pin_answered(
+        &mut self,
+        answered: &Answered,
+        pin: &PinResult,
+        observed: Option<ObservedImage>,
+    ) {
+        let runtime = &mut self.model.nodes[answered.node].runtime;
+        match pin {
+            PinResult::NotAsked => {}
+            PinResult::Pinned => {
+                runtime.can_pin = Some(true);
+                if let Some(observed) = observed {
+                    let pin = bare_id(&observed.image_id);
+                    runtime.ids.insert(answered.image, pin.into());
+                    // Noted before the next report, because the pin may have to go before that.
+                    if !runtime.pins.iter().any(|known| bare_id(known) == pin) {
+                        runtime.pins.push(observed.image_id.into());
+                    }
+                }
+            }
+            PinResult::Unsupported => runtime.can_pin = Some(false),
+            PinResult::DiskPressure => runtime.disk_full = true,
+            PinResult::Failed(_) => runtime.pin_retry_at = Some(answered.now.after(PIN_RETRY)),
+        }
+    }
+
+    /// A check has observed one image.
+    fn check_answered(&mut self, answered: &Answered, outcome: ImageOutcome) {
+        let Answered {
+            node: idx,
+            image,
+            stamp,
+            now,
+        } = *answered;
+        let before = self.model.nodes[idx].observed.holds(image);
+        let mut pinning = self.model.caches.values();
+        let pinned =
+            pinning.any(|cache| cache.desired.pinned && cache.set(idx).images.contains(image));
+        let present = match outcome.result {
+            ImageResult::Present => true,
+            ImageResult::Absent | ImageResult::Pulling => false,
+            // A failed check is an observation too; otherwise it would be repeated at once.
+            _ => before,
+        };
+        let digest = outcome
+            .observed
+            .as_ref()
+            .map(|observed| self.model.names.images.digest(image, observed));
+        let seed = self.model.settings.seed;
+        let node = &mut self.model.nodes[idx];
+        if !node.desired.contains(image) {
+            return;
+        }
+        if before && outcome.result == ImageResult::Absent {
+            let name = node.name.clone();
+            let name = name.as_ref().map_or("", |name| &name.0).as_bytes();
+            let spread = |count: u32| backoff::hash(seed, &[name, &count.to_le_bytes()]);
+            node.losses.lost(image, now, spread);
+            self.model.lost += 1;
+        }
+        if present && !before {
+            node.forget_attempts(image);
+        }
+        node.observed.observe(image, present, stamp);
+        if let (Some(digest), Some(observed)) = (digest, outcome.observed) {
+            let observation = node.observed.get_mut(image);
+            (observation.digest, observation.pinned) = (digest, observed.pinned);
+            if pinned {
+                let id = bare_id(&observed.image_id).into();
+                node.runtime.ids.insert(image, id);
+            }
+        }
+    }
+
+    /// A check reports of the node.
+    pub(crate) fn checked(&mut self, now: Tick, id: BatchId, report: CheckReport) {
+        let Some(flight) = self.model.in_flight.get(id) else {
+            return;
+        };
+        let (idx, stamp) = (flight.node, flight.stamp);
+        let term = self.model.leadership.term;
+        if term.is_some_and(|term| report.highest_term > term) {
+            self.agenda.outbox.push(Command::RaiseTerm {
+                seen_term: report.highest_term,
+            });
+        }
+        let seed = self.model.settings.seed;
+        self.model.nodes[idx].report(report, stamp, now, seed);
+        self.touch_node(idx);
+    }
+
+    /// A removal has an outcome for one image.
+    fn removal_answered(&mut self, answered: &Answered, result: &ImageResult) {
+        let (idx, image) = (answered.node, answered.image);
+        let settings = &self.model.settings;
+        let node = &mut self.model.nodes[idx];
+        if matches!(result, ImageResult::Removed | ImageResult::Absent)
+            && node.desired.contains(image)
+        {
+            // A cache desires it again: it is pulled again.
+            node.observed.observe(image, false, answered.stamp);
+        }
+        let number = u32::try_from(crate::ids::Index::index(image)).unwrap_or(u32::MAX);
+        let at = AnswerContext {
+            stamp: answered.stamp,
+            now: answered.now,
+            check_interval: settings.check_interval,
+            spread: node.spread(settings.seed, &number.to_le_bytes()),
+        };
+        for (cache, known) in self.model.caches.iter_mut() {
+            if let Some(pending) = known.applied.pending.get_mut(&image) {
+                pending.answered(idx, result.clone(), at);
+                self.agenda.caches.insert(cache);
+            }
+        }
+    }
+
+    /// The removal of one of our pins has an outcome.
+    fn unpin_answered(&mut self, idx: NodeIdx, id: &str, result: &ImageResult, now: Tick) {
+        let runtime = &mut self.model.nodes[idx].runtime;
+        if matches!(result, ImageResult::Removed | ImageResult::Absent) {
+            runtime.pins.retain(|pin| **pin != *id);
+        } else {
+            runtime.pin_retry_at = Some(now.after(PIN_RETRY));
+        }
+    }
+}

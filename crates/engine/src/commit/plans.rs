@@ -1,0 +1,129 @@
+//! Carries out the plan of a node.
+
+use super::{Engine, timers::Timer};
+use crate::{
+    ids::{NodeIdx, RegistryId},
+    model::{Probe, in_flight::Task},
+    plan::node_plan::{NodePlan, PlannedCancel, PlannedPull, PlannedRemoval, Waits},
+    vocabulary::{CancelPulls, Command, Now, Work},
+};
+
+impl Engine {
+    /// Begins what a plan begins, and notes what it says of the node.
+    pub(crate) fn commit(&mut self, idx: NodeIdx, plan: NodePlan, now: Now) {
+        for cancel in plan.cancel {
+            self.cancel(idx, cancel);
+        }
+        if let Some(removal) = plan.remove {
+            self.start_removal(idx, removal, now);
+        }
+        if let Some(check) = plan.check {
+            let references = check.references;
+            let task = Task::Check {
+                images: check.images,
+            };
+            self.start(idx, Work::Check { references }, task, now);
+        }
+        for at in plan.convert {
+            if let Some(cache) = self.model.caches.get_mut(at) {
+                cache.refresh.found();
+                self.agenda.caches.insert(at);
+            }
+        }
+        let ceiling = self.model.settings.max_registry_pulls;
+        for registry in plan.asked {
+            let registry = self.model.names.registries.get_mut(registry);
+            registry.grow(ceiling, now.tick);
+        }
+        for pull in plan.pull {
+            self.start_pull(idx, pull, now);
+        }
+        self.wait(idx, plan.waits);
+        for (at, status) in plan.statuses {
+            if let Some(cache) = self.model.caches.get_mut(at) {
+                cache.set_row(idx, status);
+            }
+            self.agenda.caches.insert(at);
+        }
+        self.wake_node(idx, plan.wake);
+    }
+
+    fn cancel(&mut self, idx: NodeIdx, planned: PlannedCancel) {
+        let node = &self.model.nodes[idx];
+        let (Some(node), Some(puller)) = (node.name.clone(), node.puller.clone()) else {
+            return;
+        };
+        let flight = self.model.in_flight.get_mut(planned.batch);
+        let Some(Task::Pull(pull)) = flight.map(|flight| &mut flight.task) else {
+            return;
+        };
+        for at in planned.images {
+            pull.images[at].cancelled = true;
+        }
+        self.agenda.outbox.push(Command::CancelPulls(CancelPulls {
+            term: self.model.leadership.term(),
+            seq: self.model.in_flight.next_seq(),
+            node,
+            puller,
+            batch: planned.batch,
+            references: planned.references,
+        }));
+    }
+
+    fn start_removal(&mut self, idx: NodeIdx, planned: PlannedRemoval, now: Now) {
+        let task = Task::Remove {
+            images: planned.images,
+            unpin: planned.unpin.clone(),
+        };
+        let work = Work::Remove {
+            references: planned.references,
+            wanted: planned.wanted,
+            releasable: planned.releasable,
+            unpin: planned.unpin,
+        };
+        self.start(idx, work, task, now);
+    }
+
+    fn start_pull(&mut self, idx: NodeIdx, planned: PlannedPull, now: Now) {
+        let credentials = planned.pull.credentials;
+        let work = Work::Pull {
+            images: planned.items,
+            credentials: self.model.names.scopes.get(credentials).clone(),
+        };
+        if planned.probes {
+            for image in &planned.pull.images {
+                let key = (image.id, credentials);
+                let probe = Probe {
+                    node: idx,
+                    failed: None,
+                };
+                let known = self.model.probes.entry(key).or_insert(probe);
+                if known.failed.is_some() {
+                    *known = probe;
+                }
+            }
+        }
+        self.start(idx, work, Task::Pull(planned.pull), now);
+    }
+
+    /// Notes what pulls of the node wait for: they are planned again when there is room.
+    fn wait(&mut self, idx: NodeIdx, waits: Waits) {
+        for at in waits.caches {
+            if let Some(cache) = self.model.caches.get_mut(at) {
+                cache.pulling.waiting.insert(idx);
+            }
+        }
+        for (registry, priority) in waits.registries {
+            let waiting = self.model.names.registries.get_mut(registry);
+            waiting.wait(priority, idx);
+            self.time_growth(registry);
+        }
+    }
+
+    /// Sets the timer of a registry's budget, if nodes wait for it.
+    fn time_growth(&mut self, registry: RegistryId) {
+        let ceiling = self.model.settings.max_registry_pulls;
+        let grows_at = self.model.names.registries.get(registry).grows_at(ceiling);
+        self.agenda.timers.set(Timer::Registry(registry), grows_at);
+    }
+}

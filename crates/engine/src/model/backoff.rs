@@ -1,0 +1,71 @@
+//! Back-off: doubling, bounded, and spread by a hash instead of a random number.
+
+use std::time::Duration;
+
+use crate::vocabulary::FailureClass;
+
+/// FNV-1a over all parts: well spread for short keys and the same on every machine.
+pub fn hash(seed: u64, parts: &[&[u8]]) -> u64 {
+    let mut state = 0xcbf2_9ce4_8422_2325 ^ seed;
+    for part in parts {
+        for byte in *part {
+            state = (state ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        // A separator, so that ("a", "bc") and ("ab", "c") differ.
+        state = (state ^ 0xff).wrapping_mul(0x0100_0000_01b3);
+    }
+    state
+}
+
+/// `base`, made longer or shorter by at most `percent` per cent.
+pub fn jittered(base: Duration, percent: u32, hash: u64) -> Duration {
+    let percent = u64::from(percent);
+    // 100 - percent ..= 100 + percent.
+    let factor = 100 - percent + hash % (2 * percent + 1);
+    base * u32::try_from(factor).unwrap_or(100) / 100
+}
+
+/// How long to wait after the `tries`th failure in a row: `first`, doubled each time, at most `most`, with 25 %
+/// jitter.
+pub fn wait(first: Duration, most: Duration, tries: u32, hash: u64) -> Duration {
+    let doubled = first.saturating_mul(1 << tries.saturating_sub(1).min(16));
+    jittered(doubled.min(most), 25, hash)
+}
+
+/// How long an image whose pull failed is left alone; `None`: until a refresh or an edit.
+pub fn after_failure(class: FailureClass, tries: u32, hash: u64) -> Option<Duration> {
+    const MOST: Duration = Duration::from_secs(300);
+    let first = match class {
+        FailureClass::Permanent | FailureClass::WrongPlatform => return None,
+        FailureClass::RateLimited | FailureClass::Unauthorized => 30,
+        FailureClass::DiskPressure => 60,
+        FailureClass::NodeLocal | FailureClass::Other => 10,
+    };
+    Some(wait(Duration::from_secs(first), MOST, tries, hash))
+}
+
+#[cfg(test)]
+mod tests {
+    use kubefledged_api_types::names::failure;
+
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_a_bound_and_stay_within_a_quarter_of_it() {
+        let first = Duration::from_secs(10);
+        let most = Duration::from_secs(300);
+        for (tries, base) in [(1, 10), (2, 20), (3, 40), (6, 300), (60, 300)] {
+            for h in 0..200 {
+                let wait = wait(first, most, tries, h).as_millis();
+                assert!(wait >= base * 750 && wait <= base * 1250, "{tries} {wait}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_image_that_the_registry_lacks_is_not_asked_for_again() {
+        let after = |reason| after_failure(FailureClass::of(reason), 1, 0);
+        assert_eq!(after(failure::IMAGE_NOT_FOUND), None);
+        assert!(after(failure::REGISTRY_UNAVAILABLE).is_some());
+    }
+}

@@ -1,0 +1,367 @@
+//! The desired state of one cache: which images, on which nodes, pulled how. It is compiled from the spec
+//! once for each generation, and nothing behind it reads the spec's lists.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use kubefledged_api_types::{CacheSpecEntry, ImageCacheSpec, ImagePullPolicy};
+
+use super::{backoff, facts::Facts, images::Images, names::Names, selector::Selector};
+use crate::{
+    ids::{IdSet, ImageId, Index, RegistryId, ScopeId, SetIdx},
+    vocabulary::{CacheKey, CredentialScope, NodeName, Settings},
+};
+
+/// Why an image is desired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DesiredBy {
+    /// A list of the spec names it.
+    Spec {
+        /// Index of the list in `spec.cacheSpec`.
+        list: u32,
+    },
+}
+
+/// One image that a cache desires on a node, and how it is pulled.
+#[derive(Clone, Debug)]
+pub struct DesiredImage {
+    /// Which image.
+    pub image: ImageId,
+    /// Its name, as the user wrote it.
+    pub reference: Arc<str>,
+    /// Why it is desired. Of several reasons this is the first.
+    pub by: DesiredBy,
+    /// The pull secrets that may hold its registry's password.
+    pub credentials: ScopeId,
+    /// Whether a present image is good enough.
+    pub policy: ImagePullPolicy,
+    /// Higher first.
+    pub priority: i32,
+    /// Longest time for one attempt; `None`: only progress is watched.
+    pub deadline: Option<Duration>,
+}
+
+impl DesiredImage {
+    /// Joins two wishes for one image: the more urgent one, the longer deadline, and Always if either says
+    /// so.
+    fn join(&mut self, other: &Self) {
+        self.priority = self.priority.max(other.priority);
+        self.deadline = longer(self.deadline, other.deadline);
+        if other.policy == ImagePullPolicy::Always {
+            self.policy = other.policy;
+        }
+    }
+}
+
+/// The longer of two deadlines, where `None` is no deadline and so longer than every other.
+pub fn longer(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    one.zip(other).map(|(one, other)| one.max(other))
+}
+
+/// One list of the spec.
+#[derive(Debug)]
+struct List {
+    selector: Selector,
+    images: Vec<DesiredImage>,
+}
+
+/// What nodes that the same lists select must hold.
+#[derive(Debug, Default)]
+pub struct ImageSet {
+    /// Sorted by image.
+    pub desired: Vec<DesiredImage>,
+    /// The same as a set.
+    pub images: IdSet<ImageId>,
+    /// How many names cannot be parsed.
+    pub invalid: usize,
+    /// Some image has the policy Always.
+    pub always: bool,
+    /// The highest priority of any image.
+    pub priority: i32,
+    /// The registry of all images; `None`: they have several.
+    pub registry: Option<RegistryId>,
+}
+
+impl ImageSet {
+    fn of<'a>(lists: impl Iterator<Item = &'a List>, images: &Images) -> Self {
+        let mut joined: BTreeMap<ImageId, DesiredImage> = BTreeMap::new();
+        for desired in lists.flat_map(|list| &list.images) {
+            let first = joined.entry(desired.image);
+            first
+                .and_modify(|known| known.join(desired))
+                .or_insert_with(|| desired.clone());
+        }
+        let desired: Vec<DesiredImage> = joined.into_values().collect();
+        let image = |desired: &DesiredImage| images.get(desired.image);
+        let first = desired.first().map(|first| image(first).registry);
+        Self {
+            registry: first.filter(|first| desired.iter().all(|d| image(d).registry == *first)),
+            images: desired.iter().map(|desired| desired.image).collect(),
+            invalid: desired
+                .iter()
+                .filter(|desired| image(desired).invalid.is_some())
+                .count(),
+            always: desired
+                .iter()
+                .any(|desired| desired.policy == ImagePullPolicy::Always),
+            priority: desired.iter().map(|d| d.priority).max().unwrap_or(0),
+            desired,
+        }
+    }
+
+    /// How an image of the set is pulled; `None`: it is not in the set.
+    pub fn get(&self, image: ImageId) -> Option<&DesiredImage> {
+        let at = self
+            .desired
+            .binary_search_by_key(&image, |desired| desired.image);
+        at.ok().map(|at| &self.desired[at])
+    }
+
+    /// Is nothing desired?
+    pub fn is_empty(&self) -> bool {
+        self.desired.is_empty()
+    }
+}
+
+/// The desired state of one cache.
+#[derive(Debug)]
+pub struct Desired {
+    /// Generation of the spec that it was compiled from; `None`: of none yet.
+    pub generation: Option<i64>,
+    /// Hash of what is desired where, and of how it is pulled. An operation covers it: if it changes, an update
+    /// begins.
+    pub hash: u64,
+    /// Hash that `status.purge.cacheSpecHash` remembers: of images and selectors alone. A purged cache stays
+    /// purged until it changes.
+    pub purge_hash: String,
+    /// All images, on whatever nodes.
+    pub images: IdSet<ImageId>,
+    /// All credential scopes, each once.
+    pub scopes: Vec<ScopeId>,
+    /// Images are to be pinned.
+    pub pinned: bool,
+    lists: Vec<List>,
+    sets: Vec<ImageSet>,
+    /// Sets by the lists that select a node.
+    known: BTreeMap<Vec<u32>, SetIdx>,
+}
+
+impl Default for Desired {
+    fn default() -> Self {
+        Self {
+            generation: None,
+            hash: 0,
+            purge_hash: String::new(),
+            images: IdSet::default(),
+            scopes: Vec::new(),
+            pinned: false,
+            lists: Vec::new(),
+            sets: vec![ImageSet::default()],
+            known: BTreeMap::from([(Vec::new(), SetIdx::default())]),
+        }
+    }
+}
+
+impl Desired {
+    /// Compiles a spec.
+    pub fn compile(
+        key: &CacheKey,
+        generation: i64,
+        spec: &ImageCacheSpec,
+        names: &mut Names,
+        settings: &Settings,
+    ) -> Self {
+        let credentials = names.scopes.intern(CredentialScope {
+            namespace: key.namespace.clone(),
+            secrets: spec
+                .image_pull_secrets
+                .iter()
+                .map(|secret| secret.name.clone())
+                .collect(),
+            service_account: spec.service_account_name.as_deref().map(Arc::from),
+        });
+        let lists: Vec<List> = (0_u32..)
+            .zip(&spec.cache_spec)
+            .map(|(list, entry)| List {
+                selector: Selector::new(entry),
+                images: images_of(entry, list, credentials, names, settings),
+            })
+            .collect();
+        let all = lists.iter().flat_map(|list| &list.images);
+        Self {
+            generation: Some(generation),
+            hash: hash_of(spec, |entry| {
+                let images: BTreeSet<_> = entry.images.iter().collect();
+                serde_json::json!([
+                    images,
+                    entry.node_selector,
+                    entry.node_affinity,
+                    entry.image_pull_policy
+                ])
+            }),
+            purge_hash: purge_hash(spec),
+            images: all.map(|desired| desired.image).collect(),
+            scopes: vec![credentials],
+            pinned: spec.pinned(),
+            lists,
+            ..Self::default()
+        }
+    }
+
+    /// All images of all lists, on whatever nodes. An image may come several times.
+    pub fn all(&self) -> impl Iterator<Item = &DesiredImage> {
+        self.lists.iter().flat_map(|list| &list.images)
+    }
+
+    /// The set that a node must hold.
+    pub fn select(&mut self, name: &NodeName, facts: &Facts, images: &Images) -> SetIdx {
+        let selecting: Vec<u32> = (0_u32..)
+            .zip(&self.lists)
+            .filter(|(_, list)| list.selector.matches(name, facts))
+            .map(|(at, _)| at)
+            .collect();
+        if let Some(known) = self.known.get(&selecting) {
+            return *known;
+        }
+        let lists = selecting.iter().map(|at| &self.lists[*at as usize]);
+        let set = ImageSet::of(lists, images);
+        let idx = if set.is_empty() {
+            SetIdx::default()
+        } else {
+            self.sets.push(set);
+            SetIdx::from_index(self.sets.len() - 1)
+        };
+        self.known.insert(selecting, idx);
+        idx
+    }
+
+    /// One of the sets.
+    pub fn set(&self, idx: SetIdx) -> &ImageSet {
+        &self.sets[idx.index()]
+    }
+}
+
+/// The images of one list.
+fn images_of(
+    entry: &CacheSpecEntry,
+    list: u32,
+    credentials: ScopeId,
+    names: &mut Names,
+    settings: &Settings,
+) -> Vec<DesiredImage> {
+    let desired = |name: &String| {
+        let image = names.images.intern(name, &mut names.registries);
+        // As in kube-fledged: without a tag or with `:latest` the registry is always asked.
+        let default = if names.images.get(image).floating {
+            ImagePullPolicy::Always
+        } else {
+            settings.image_pull_policy
+        };
+        let deadline = settings.pull_deadline_binds;
+        let deadline = deadline.then_some(settings.pull_deadline);
+        DesiredImage {
+            image,
+            reference: Arc::from(name.as_str()),
+            by: DesiredBy::Spec { list },
+            credentials,
+            policy: entry.image_pull_policy.unwrap_or(default),
+            priority: entry.priority.unwrap_or(0),
+            deadline: entry.pull_deadline.map(|set| set.0).or(deadline),
+        }
+    };
+    entry.images.iter().map(desired).collect()
+}
+
+/// Images and selectors, in any order. A version comes before the hash: if the way to compute it ever
+/// changes, the value changes too.
+fn purge_hash(spec: &ImageCacheSpec) -> String {
+    let hash = hash_of(spec, |entry| {
+        let images: BTreeSet<_> = entry.images.iter().collect();
+        let mut fields = serde_json::json!({"images": images, "nodeSelector": entry.node_selector});
+        // Only fields that are set: a field that is added to the API later changes no hash.
+        if let Some(affinity) = &entry.node_affinity {
+            fields["nodeAffinity"] = serde_json::json!(affinity);
+        }
+        fields
+    });
+    format!("v1-{hash:016x}")
+}
+
+fn hash_of(spec: &ImageCacheSpec, fields: impl Fn(&CacheSpecEntry) -> serde_json::Value) -> u64 {
+    let lists = spec.cache_spec.iter();
+    let mut lists: Vec<String> = lists.map(|entry| fields(entry).to_string()).collect();
+    lists.sort();
+    let parts: Vec<&[u8]> = lists.iter().map(String::as_bytes).collect();
+    backoff::hash(0, &parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn desired(json: &str) -> Desired {
+        let spec: ImageCacheSpec = serde_json::from_str(json).unwrap();
+        let key = CacheKey {
+            namespace: "ns".into(),
+            name: "a".into(),
+        };
+        Desired::compile(&key, 1, &spec, &mut Names::default(), &Settings::default())
+    }
+
+    #[test]
+    fn another_order_changes_no_hash_and_other_images_or_selectors_change_both() {
+        let one = desired(r#"{"cacheSpec": [{"images": ["a", "b"]}, {"images": ["c"]}]}"#);
+        let same = desired(r#"{"cacheSpec": [{"images": ["c"]}, {"images": ["b", "a"]}]}"#);
+        assert_eq!((one.hash, &one.purge_hash), (same.hash, &same.purge_hash));
+        for json in [
+            r#"{"cacheSpec": [{"images": ["a", "b", "c"]}]}"#,
+            r#"{"cacheSpec": [{"images": ["a", "b"], "nodeSelector": {"k": "v"}}, {"images": ["c"]}]}"#,
+            r#"{"cacheSpec": [{"images": ["a", "b"], "nodeAffinity": {}}, {"images": ["c"]}]}"#,
+        ] {
+            let other = desired(json);
+            assert_ne!(one.purge_hash, other.purge_hash, "{json}");
+            assert_ne!(one.hash, other.hash, "{json}");
+        }
+    }
+
+    #[test]
+    fn editing_a_pull_policy_starts_an_update_and_leaves_a_purged_cache_purged() {
+        let one = desired(r#"{"cacheSpec": [{"images": ["a"]}]}"#);
+        let policy = desired(r#"{"cacheSpec": [{"images": ["a"], "imagePullPolicy": "Always"}]}"#);
+        assert_ne!(one.hash, policy.hash);
+        assert_eq!(one.purge_hash, policy.purge_hash);
+    }
+
+    #[test]
+    fn editing_priorities_deadlines_or_secrets_starts_no_update() {
+        let one = desired(r#"{"cacheSpec": [{"images": ["a"]}]}"#);
+        let other = desired(
+            r#"{"cacheSpec": [{"images": ["a"], "priority": 3, "pullDeadline": "1h"}], "suspend": true,
+            "imagePullSecrets": [{"name": "s"}], "retention": "Pinned", "maxConcurrentNodes": "1%"}"#,
+        );
+        assert_eq!(one.hash, other.hash);
+    }
+
+    #[test]
+    fn of_two_lists_with_one_image_the_one_without_a_deadline_is_the_longer() {
+        let short = Some(Duration::from_secs(60));
+        let long = Some(Duration::from_secs(3600));
+        assert_eq!(longer(short, long), long);
+        assert_eq!(longer(short, None), None);
+        let mut desired = desired(
+            r#"{"cacheSpec": [{"images": ["a:1"], "pullDeadline": "1m"}, {"images": ["a:1"]}]}"#,
+        );
+        let node = NodeName("n".into());
+        let facts = Facts::new(
+            crate::vocabulary::NodeFacts::default(),
+            &mut super::super::facts::Texts::default(),
+        );
+        let mut names = Names::default();
+        let image = names.images.intern("a:1", &mut names.registries);
+        let set = desired.select(&node, &facts, &names.images);
+        assert_eq!(desired.set(set).get(image).unwrap().deadline, None);
+    }
+}

@@ -1,0 +1,188 @@
+//! The facts of a Node that decisions depend on, kept small, and whether the node is eligible.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use kubefledged_api_types::names::{EXCLUDE_LABEL, HOSTNAME_LABEL};
+
+use crate::vocabulary::{Ineligible, NodeFacts};
+
+/// Taints of nodes that will go soon or have no room for anything more.
+const BARRING_TAINTS: [&str; 8] = [
+    "node.kubernetes.io/disk-pressure",
+    "node.kubernetes.io/out-of-service",
+    "node.cloudprovider.kubernetes.io/shutdown",
+    "node.cloudprovider.kubernetes.io/uninitialized",
+    "ToBeDeletedByClusterAutoscaler",
+    "DeletionCandidateOfClusterAutoscaler",
+    "karpenter.sh/disrupted",
+    "karpenter.sh/disruption",
+];
+
+/// The facts of one Node. A text that stands on many nodes is kept once.
+#[derive(Debug)]
+pub struct Facts {
+    labels: Box<[(Arc<str>, Arc<str>)]>,
+    /// Whether the node may get images.
+    pub eligible: Result<(), Ineligible>,
+    /// Whether a puller could run there. Removals stay pending for such a node while it does not answer.
+    pub runs_puller: bool,
+}
+
+impl Facts {
+    /// Keeps the labels and decides about eligibility.
+    pub fn new(facts: NodeFacts, texts: &mut Texts) -> Self {
+        let eligible = eligibility(&facts);
+        let runs_puller = linux_kubelet(&facts).is_ok();
+        let labels = facts.labels.into_iter();
+        Self {
+            labels: labels
+                .map(|(k, v)| (texts.share(&k), texts.share(&v)))
+                .collect(),
+            eligible,
+            runs_puller,
+        }
+    }
+
+    /// Value of a label.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        let at = self
+            .labels
+            .binary_search_by(|(known, _)| (**known).cmp(key));
+        at.ok().map(|at| &*self.labels[at].1)
+    }
+
+    /// Value of the label `kubernetes.io/hostname`, which `status.failures` shows.
+    pub fn hostname(&self) -> Option<&str> {
+        self.label(HOSTNAME_LABEL)
+    }
+}
+
+/// Every decision about eligibility ends here.
+fn eligibility(facts: &NodeFacts) -> Result<(), Ineligible> {
+    linux_kubelet(facts)?;
+    if facts
+        .labels
+        .get(EXCLUDE_LABEL)
+        .is_some_and(|v| v != "false")
+    {
+        return Err(Ineligible::Excluded);
+    }
+    if !facts.ready {
+        return Err(Ineligible::NotReady);
+    }
+    if facts.unschedulable {
+        return Err(Ineligible::Cordoned);
+    }
+    if facts
+        .taints
+        .iter()
+        .any(|key| BARRING_TAINTS.contains(&&**key))
+    {
+        return Err(Ineligible::Tainted);
+    }
+    Ok(())
+}
+
+/// Is it a Linux node with a kubelet of its own?
+fn linux_kubelet(facts: &NodeFacts) -> Result<(), Ineligible> {
+    let label = |name: &str| facts.labels.get(name).map(String::as_str);
+    if label("type") == Some("virtual-kubelet")
+        || label("eks.amazonaws.com/compute-type") == Some("fargate")
+    {
+        return Err(Ineligible::Virtual);
+    }
+    if label("kubernetes.io/os").is_some_and(|os| os != "linux") {
+        return Err(Ineligible::OtherSystem);
+    }
+    Ok(())
+}
+
+/// Texts of nodes, each kept once. Texts that no node has any more are dropped now and then, because an
+/// autoscaler adds nodes with new names all day.
+#[derive(Debug, Default)]
+pub struct Texts {
+    known: BTreeSet<Arc<str>>,
+    sweep_at: usize,
+}
+
+impl Texts {
+    fn share(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.known.get(text) {
+            return known.clone();
+        }
+        if self.known.len() >= self.sweep_at.max(1024) {
+            self.known.retain(|text| Arc::strong_count(text) > 1);
+            self.sweep_at = self.known.len() * 2;
+        }
+        let text: Arc<str> = text.into();
+        self.known.insert(text.clone());
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(labels: &[(&str, &str)], change: impl FnOnce(&mut NodeFacts)) -> Result<(), Ineligible> {
+        let labels = labels
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        let mut facts = NodeFacts {
+            labels: labels.collect(),
+            ready: true,
+            ..NodeFacts::default()
+        };
+        change(&mut facts);
+        Facts::new(facts, &mut Texts::default()).eligible
+    }
+
+    #[test]
+    fn a_ready_linux_node_is_eligible_and_every_other_node_has_a_reason() {
+        assert_eq!(of(&[("kubernetes.io/os", "linux")], |_| {}), Ok(()));
+        let excluded = Err(Ineligible::Excluded);
+        assert_eq!(of(&[(EXCLUDE_LABEL, "true")], |_| {}), excluded);
+        assert_eq!(of(&[(EXCLUDE_LABEL, "")], |_| {}), excluded);
+        assert_eq!(of(&[(EXCLUDE_LABEL, "false")], |_| {}), Ok(()));
+        assert_eq!(
+            of(&[("type", "virtual-kubelet")], |_| {}),
+            Err(Ineligible::Virtual)
+        );
+        let fargate = [("eks.amazonaws.com/compute-type", "fargate")];
+        assert_eq!(of(&fargate, |_| {}), Err(Ineligible::Virtual));
+        let windows = [("kubernetes.io/os", "windows")];
+        assert_eq!(of(&windows, |_| {}), Err(Ineligible::OtherSystem));
+        assert_eq!(of(&[], |f| f.ready = false), Err(Ineligible::NotReady));
+        assert_eq!(
+            of(&[], |f| f.unschedulable = true),
+            Err(Ineligible::Cordoned)
+        );
+    }
+
+    #[test]
+    fn taints_of_disk_pressure_shutdown_and_autoscalers_make_a_node_ineligible() {
+        for taint in BARRING_TAINTS {
+            let barred = of(&[], |facts| facts.taints = vec![taint.to_owned()]);
+            assert_eq!(barred, Err(Ineligible::Tainted), "{taint}");
+        }
+        let other = ["dedicated", "node-role.kubernetes.io/control-plane"];
+        assert_eq!(
+            of(&[], |f| f.taints = other.map(str::to_owned).to_vec()),
+            Ok(())
+        );
+    }
+
+    #[test]
+    fn texts_of_deleted_nodes_are_dropped() {
+        let mut texts = Texts::default();
+        for name in 0..10_000 {
+            let labels = [("host".to_owned(), name.to_string())];
+            let facts = NodeFacts {
+                labels: labels.into(),
+                ..NodeFacts::default()
+            };
+            drop(Facts::new(facts, &mut texts));
+        }
+        assert!(texts.known.len() < 2100, "{}", texts.known.len());
+    }
+}

@@ -1,0 +1,147 @@
+//! Images that vanished from a node although we did not remove them: the kubelet's garbage collection
+//! took them, or a person did.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::backoff;
+use crate::{ids::ImageId, vocabulary::Tick};
+
+/// A loss counts as the next of a row within this time.
+const MEMORY: Duration = Duration::from_secs(3600);
+/// So many losses in a row are no accident.
+const REPEATED: u32 = 3;
+/// Back-off before lost images are pulled again.
+const HEAL_RETRY: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(600));
+
+/// A row of losses.
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    count: u32,
+    /// When the last one was found.
+    last: Tick,
+}
+
+impl Row {
+    fn next(before: Option<Self>, now: Tick) -> Self {
+        let before = before.filter(|row| row.last.after(MEMORY) > now);
+        Self {
+            count: before.map_or(0, |row| row.count) + 1,
+            last: now,
+        }
+    }
+}
+
+/// The losses of one node.
+#[derive(Debug, Default)]
+pub struct Losses {
+    images: BTreeMap<ImageId, Row>,
+    /// Checks in a row that found a loss.
+    checks: Option<Row>,
+    /// Lost images are not pulled again before this.
+    heal_at: Option<Tick>,
+}
+
+impl Losses {
+    /// Notes that a check did not find an image that was present before. After the first check with a loss
+    /// images are pulled again at once, after each further one later, so that a node under disk pressure
+    /// does not pull all the time. `spread` maps a count to a hash for jitter.
+    pub fn lost(&mut self, image: ImageId, now: Tick, spread: impl Fn(u32) -> u64) {
+        let row = Row::next(self.images.get(&image).copied(), now);
+        self.images.insert(image, row);
+        if self.checks.is_some_and(|checks| checks.last == now) {
+            return;
+        }
+        let checks = Row::next(self.checks, now);
+        self.checks = Some(checks);
+        if checks.count > 1 {
+            let (first, most) = HEAL_RETRY;
+            let wait = backoff::wait(first, most, checks.count - 1, spread(checks.count));
+            self.heal_at = Some(now.after(wait));
+        }
+    }
+
+    /// When a lost image may be pulled again; `None`: now, or it was not lost.
+    pub fn heals_at(&self, image: ImageId, now: Tick) -> Option<Tick> {
+        self.heal_at
+            .filter(|at| *at > now && self.images.contains_key(&image))
+    }
+
+    /// Was this image lost within the last hour?
+    pub fn contains(&self, image: ImageId) -> bool {
+        self.images.contains_key(&image)
+    }
+
+    /// Was no image lost within the last hour?
+    pub fn is_empty(&self) -> bool {
+        self.images.is_empty()
+    }
+
+    /// Is this image lost again and again?
+    pub fn repeats(&self, image: ImageId, now: Tick) -> bool {
+        let row = self.images.get(&image);
+        row.is_some_and(|row| row.count >= REPEATED && row.last.after(MEMORY) > now)
+    }
+
+    /// Drops losses that are too old to count.
+    pub fn expire(&mut self, now: Tick) {
+        self.images.retain(|_, row| row.last.after(MEMORY) > now);
+    }
+
+    /// Drops the losses of all other images.
+    pub fn retain(&mut self, keep: impl Fn(&ImageId) -> bool) {
+        self.images.retain(|image, _| keep(image));
+    }
+
+    /// Drops the losses of an image.
+    pub fn forget(&mut self, image: ImageId) {
+        self.images.remove(&image);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Index;
+
+    const S: u64 = 1000;
+
+    fn lose(losses: &mut Losses, image: ImageId, second: u64) {
+        losses.lost(image, Tick(second * S), |_| 0);
+    }
+
+    #[test]
+    fn an_image_lost_once_is_pulled_at_once_and_after_each_further_loss_later() {
+        let mut losses = Losses::default();
+        let [image, other] = [3, 4].map(ImageId::from_index);
+        lose(&mut losses, image, 100);
+        assert_eq!(losses.heals_at(image, Tick(100 * S)), None);
+        lose(&mut losses, image, 400);
+        let second = losses.heals_at(image, Tick(400 * S)).unwrap();
+        assert!(
+            second > Tick(420 * S) && second < Tick(440 * S),
+            "{second:?}"
+        );
+        assert_eq!(
+            losses.heals_at(other, Tick(400 * S)),
+            None,
+            "it was not lost"
+        );
+        lose(&mut losses, image, 700);
+        assert!(losses.heals_at(image, Tick(700 * S)).unwrap() > Tick(740 * S));
+        assert!(losses.repeats(image, Tick(701 * S)));
+        assert!(
+            !losses.repeats(image, Tick(4301 * S)),
+            "an hour without a loss"
+        );
+    }
+
+    #[test]
+    fn several_images_lost_in_one_check_count_once_for_the_back_off() {
+        let mut losses = Losses::default();
+        for image in 0..50 {
+            lose(&mut losses, ImageId::from_index(image), 100);
+        }
+        let image = ImageId::from_index(1);
+        assert_eq!(losses.heals_at(image, Tick(100 * S)), None);
+    }
+}

@@ -1,0 +1,14 @@
+//! Numbers of images, registries and credential scopes.
+
+use super::{images::Images, registries::Registries, scopes::Scopes};
+
+/// Everything that has a number of its own for the whole process.
+#[derive(Debug, Default)]
+pub struct Names {
+    /// Images.
+    pub images: Images,
+    /// Registry hosts.
+    pub registries: Registries,
+    /// Credential scopes.
+    pub scopes: Scopes,
+}

@@ -1,0 +1,377 @@
+//! Which images are pulled to a node now, in which batches. The most urgent come first; what does not fit
+//! waits until a batch ends.
+
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc, time::Duration};
+
+use kubefledged_api_types::ImagePullPolicy;
+
+use super::{
+    context::{NodeContext, NodeView},
+    node_plan::{MAX_IMAGES, NodePlan, PlannedPull},
+    verdict::{MAX_SHORT_PULLS, limit, may_start},
+};
+use crate::{
+    ids::{CacheIdx, IdSet, ImageId, RegistryId, ScopeId, Stamp},
+    model::{
+        cache::Cache,
+        desired::{DesiredImage, longer},
+        in_flight::{Pull, PulledImage},
+    },
+    vocabulary::{Pin, PullBlock, PullItem, PullReason},
+};
+
+/// What the pulls of one batch have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct GroupKey {
+    cache: CacheIdx,
+    registry: RegistryId,
+    credentials: ScopeId,
+    reason: PullReason,
+    /// The registry is asked even if the image is present.
+    asks_registry: bool,
+}
+
+/// Pulls that may go in one batch, the most urgent first.
+struct Group<'m> {
+    key: GroupKey,
+    images: Vec<&'m DesiredImage>,
+    /// The highest priority of any image.
+    priority: i32,
+    /// There is room for it, beside the groups before it.
+    fits: bool,
+}
+
+/// What could start on a node, in the order of its caches.
+#[derive(Default)]
+struct Groups<'m> {
+    all: Vec<Group<'m>>,
+    /// How much of each registry's budget the groups take that fit.
+    taken: BTreeMap<RegistryId, u32>,
+}
+
+impl<'m> Groups<'m> {
+    fn push(&mut self, key: GroupKey, mut images: Vec<&'m DesiredImage>, room: u32, parallel: u32) {
+        images.sort_by_key(|desired| Reverse(desired.priority));
+        let taken = self.taken.entry(key.registry).or_default();
+        let fits = room > *taken;
+        if fits && key.reason != PullReason::Pin {
+            *taken += Pull::cost_of(images.len(), parallel);
+        }
+        self.all.push(Group {
+            key,
+            priority: images.first().map_or(0, |desired| desired.priority),
+            images,
+            fits,
+        });
+    }
+
+    /// How many groups fit that are at least so urgent.
+    fn places(&self, priority: i32) -> usize {
+        let counts = |group: &&Group<'_>| group.fits && group.priority >= priority;
+        self.all.iter().filter(counts).count()
+    }
+
+    /// Do groups that are at least so urgent use up the room of a registry?
+    fn exhaust(&self, registry: RegistryId, priority: i32, room: u32) -> bool {
+        let taken = self.taken.get(&registry).copied().unwrap_or_default();
+        let urgent =
+            |group: &Group<'_>| group.key.registry == registry && group.priority >= priority;
+        room <= taken && self.all.iter().any(urgent)
+    }
+
+    /// All groups, the most urgent first.
+    fn by_urgency(mut self) -> Vec<Group<'m>> {
+        self.all
+            .sort_by_key(|group| (Reverse(group.priority), group.key));
+        self.all
+    }
+}
+
+/// Plans the pulls of a node. `stale`: caches that compute the node's status anew; the others have nothing to
+/// pull there.
+pub fn plan(
+    view: &NodeView<'_>,
+    stale: &[CacheIdx],
+    context: &mut NodeContext,
+    plan: &mut NodePlan,
+) {
+    let free = MAX_SHORT_PULLS.saturating_sub(context.short_pulls);
+    if free == 0 || view.node.eligibility().is_err() {
+        return;
+    }
+    let mut groups = Groups::default();
+    let mut chosen: IdSet<ImageId> = IdSet::default();
+    let mut exhausted: BTreeMap<RegistryId, i32> = BTreeMap::new();
+    for Candidate { priority, cache } in candidates(view, stale, context) {
+        if groups.places(priority) >= free {
+            break;
+        }
+        let set = view.model.caches[cache].set(view.idx);
+        if let Some(registry) = set.registry
+            && groups.exhaust(registry, priority, room(view, registry))
+        {
+            exhausted.entry(registry).or_insert(priority);
+            plan.throttled.insert(cache);
+            continue;
+        }
+        group_images(view, cache, context, &mut chosen, &mut groups, plan);
+    }
+    let mut fill = Fill {
+        view,
+        context,
+        plan,
+        taken: BTreeMap::new(),
+    };
+    for group in groups.by_urgency() {
+        fill.start(&group);
+    }
+    plan.waits.registries.extend(exhausted);
+}
+
+/// A cache that may have something to pull. The most urgent comes first.
+struct Candidate {
+    priority: i32,
+    cache: CacheIdx,
+}
+
+fn candidates(view: &NodeView<'_>, stale: &[CacheIdx], context: &NodeContext) -> Vec<Candidate> {
+    let mut there = view.node.observed.present().clone();
+    there.union_with(&context.pulling);
+    there.union_with(&context.removing);
+    let mut open: Vec<Candidate> = stale
+        .iter()
+        .map(|at| (*at, &view.model.caches[*at]))
+        .filter(|(_, cache)| !settled(view, cache, context, &there))
+        .map(|(at, cache)| Candidate {
+            priority: cache.set(view.idx).priority,
+            cache: at,
+        })
+        .collect();
+    open.sort_unstable_by_key(|candidate| (Reverse(candidate.priority), candidate.cache));
+    open
+}
+
+/// Is everything that a cache desires there or in flight, so that every verdict would be to do nothing?
+fn settled(
+    view: &NodeView<'_>,
+    cache: &Cache,
+    context: &NodeContext,
+    there: &IdSet<ImageId>,
+) -> bool {
+    let set = cache.set(view.idx);
+    view.node.attempts.is_empty()
+        && set.images.is_subset(there)
+        && context.pin_desired.is_disjoint(&set.images)
+        && (!set.always || view.demand(cache).is_none())
+}
+
+/// Sorts the images of a cache that must be pulled into groups. An image that an earlier cache pulls is left out.
+fn group_images<'m>(
+    view: &NodeView<'m>,
+    at: CacheIdx,
+    context: &NodeContext,
+    chosen: &mut IdSet<ImageId>,
+    groups: &mut Groups<'m>,
+    plan: &mut NodePlan,
+) {
+    let cache = &view.model.caches[at];
+    if may_start(cache).is_err() {
+        return;
+    }
+    let mut kinds: BTreeMap<GroupKey, Vec<&DesiredImage>> = BTreeMap::new();
+    for desired in &cache.set(view.idx).desired {
+        if chosen.contains(desired.image) {
+            continue;
+        }
+        match view.image_verdict(cache, desired, context) {
+            Ok(reason) => {
+                chosen.insert(desired.image);
+                let key = GroupKey {
+                    cache: at,
+                    registry: view.model.names.images.get(desired.image).registry,
+                    credentials: desired.credentials,
+                    reason,
+                    asks_registry: asks_registry(view, cache, desired, reason),
+                };
+                kinds.entry(key).or_default().push(desired);
+            }
+            Err(PullBlock::RefreshBegins) => plan.convert.push(at),
+            Err(_) => {}
+        }
+    }
+    for (key, images) in kinds {
+        let room = match key.reason {
+            // An image that is present is not fetched.
+            PullReason::Pin => u32::MAX,
+            _ => room(view, key.registry),
+        };
+        let may_pull = cache.node_may_pull(view.idx);
+        let room = limit(may_pull, context, room).map_or(room, |_| 0);
+        groups.push(key, images, room, view.node.parallel_pulls());
+    }
+}
+
+/// Does such a pull ask the registry even if the image is present?
+fn asks_registry(
+    view: &NodeView<'_>,
+    cache: &Cache,
+    desired: &DesiredImage,
+    reason: PullReason,
+) -> bool {
+    desired.policy == ImagePullPolicy::Always
+        && reason != PullReason::Pin
+        && (view.node.observed.holds(desired.image) || view.demand(cache).is_some())
+}
+
+fn room(view: &NodeView<'_>, registry: RegistryId) -> u32 {
+    let ceiling = view.model.settings.max_registry_pulls;
+    view.model.names.registries.get(registry).room(ceiling)
+}
+
+/// Fills the node's free batches.
+struct Fill<'a, 'm> {
+    view: &'a NodeView<'m>,
+    context: &'a mut NodeContext,
+    plan: &'a mut NodePlan,
+    /// How much of each registry's budget the planned batches take.
+    taken: BTreeMap<RegistryId, u32>,
+}
+
+impl Fill<'_, '_> {
+    /// Plans as many batches of a group as there is room for.
+    fn start(&mut self, group: &Group<'_>) {
+        let GroupKey {
+            cache,
+            registry,
+            reason,
+            ..
+        } = group.key;
+        let parallel = self.view.node.parallel_pulls();
+        let mut rest = group.images.as_slice();
+        while let Some(urgent) = rest.first() {
+            let room = match reason {
+                // An image that is present is not fetched.
+                PullReason::Pin => parallel,
+                _ => self.room_now(registry),
+            };
+            let begun = self.plan.pull.iter().any(|known| known.pull.cache == cache);
+            let may_pull = begun || self.view.model.caches[cache].node_may_pull(self.view.idx);
+            match limit(may_pull, self.context, room) {
+                Some(PullBlock::NodeLimit) => {
+                    self.plan.waits.caches.push(cache);
+                    return;
+                }
+                Some(PullBlock::RegistryBudget) => {
+                    let wait = (registry, urgent.priority);
+                    self.plan.waits.registries.push(wait);
+                    self.plan.throttled.insert(cache);
+                    return;
+                }
+                Some(_) => return,
+                None => {}
+            }
+            let most = if room < parallel {
+                room as usize
+            } else {
+                MAX_IMAGES
+            };
+            let (chunk, more) = rest.split_at(most.min(rest.len()));
+            let pull = self.batch(group.key, chunk);
+            *self.taken.entry(registry).or_default() += pull.pull.cost;
+            self.plan.pull.push(pull);
+            self.context.short_pulls += 1;
+            let images = chunk.iter().map(|desired| desired.image);
+            self.context.pulling.extend(images);
+            rest = more;
+        }
+    }
+
+    fn room_now(&mut self, registry: RegistryId) -> u32 {
+        let model = self.view.model;
+        let ceiling = model.settings.max_registry_pulls;
+        let taken = self.taken.get(&registry).copied().unwrap_or_default();
+        self.plan.asked.insert(registry);
+        let registry = model.names.registries.get(registry);
+        registry.room_now(ceiling, self.view.now, taken)
+    }
+
+    fn batch(&self, key: GroupKey, chunk: &[&DesiredImage]) -> PlannedPull {
+        let view = self.view;
+        let cache = &view.model.caches[key.cache];
+        let freshness = self.token(cache, key);
+        let parallel = view.node.parallel_pulls();
+        let item = |desired: &&DesiredImage| PullItem {
+            reference: desired.reference.clone(),
+            policy: if key.asks_registry {
+                ImagePullPolicy::Always
+            } else {
+                ImagePullPolicy::IfNotPresent
+            },
+            freshness: freshness.clone(),
+            priority: desired.priority,
+            deadline: deadline(view, desired.image),
+            fallback_deadline: view.model.settings.pull_deadline,
+            retention: if view.pin_due(desired.image, self.context) {
+                Pin::On
+            } else {
+                Pin::Leave
+            },
+        };
+        let image = |desired: &&DesiredImage| PulledImage {
+            id: desired.image,
+            reference: desired.reference.clone(),
+            asks_registry: key.asks_registry,
+            open: true,
+            cancelled: false,
+        };
+        let asks = matches!(key.reason, PullReason::FreshnessProbe | PullReason::Retry);
+        PlannedPull {
+            items: chunk.iter().map(item).collect(),
+            pull: Pull {
+                cache: key.cache,
+                credentials: key.credentials,
+                registry: key.registry,
+                images: chunk.iter().map(image).collect(),
+                parallel,
+                cost: if key.reason == PullReason::Pin {
+                    0
+                } else {
+                    Pull::cost_of(chunk.len(), parallel)
+                },
+                long: false,
+            },
+            probes: key.asks_registry && asks,
+        }
+    }
+
+    /// The freshness token: two pulls of a name with the same token are one, for a new leader too.
+    fn token(&self, cache: &Cache, key: GroupKey) -> Arc<str> {
+        let view = self.view;
+        let instance = &view.node.instance;
+        match &cache.operation {
+            Some(op) if op.pulls.contains(view.idx) && key.reason != PullReason::Pin => {
+                format!("{}:{}", op.kind.reason(), op.started).into()
+            }
+            // A present image is as good as a fresh one.
+            _ if !key.asks_registry => "".into(),
+            _ if key.reason == PullReason::Missing && instance.joined.is_some() => {
+                let puller = view.node.puller.as_ref();
+                let instance = puller.map_or("", |puller| &puller.instance);
+                format!("join:{instance}").into()
+            }
+            _ => {
+                let last = view.model.clock.last_after(self.plan.batches());
+                let stamp = last.map_or(0, Stamp::get);
+                format!("ask:{}:{stamp}", view.model.leadership.term()).into()
+            }
+        }
+    }
+}
+
+/// The longest deadline of all caches that desire the image on the node; `None`: only progress is watched.
+fn deadline(view: &NodeView<'_>, image: ImageId) -> Option<Duration> {
+    let sets = view.model.caches.values().map(|cache| cache.set(view.idx));
+    let deadlines = sets.filter_map(|set| Some(set.get(image)?.deadline));
+    let longest = deadlines.reduce(longer).flatten();
+    longest.filter(|longest| !longest.is_zero())
+}

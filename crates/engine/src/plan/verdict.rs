@@ -1,0 +1,128 @@
+//! Whether one image is pulled to one node now, and why not. Planning and the debug service ask the same
+//! functions.
+
+use super::context::{NodeContext, NodeView};
+use crate::{
+    ids::{CacheIdx, Stamp},
+    model::{cache::Cache, desired::DesiredImage},
+    vocabulary::{PullBlock, PullReason},
+};
+
+/// Most pull batches that a node works on at a time, long ones not counted.
+pub const MAX_SHORT_PULLS: usize = 4;
+
+impl NodeView<'_> {
+    /// Must an image be pulled? What limits allow comes after that: [`limit`].
+    pub fn verdict(
+        &self,
+        cache: &Cache,
+        desired: &DesiredImage,
+        context: &NodeContext,
+    ) -> Result<PullReason, PullBlock> {
+        self.node.eligibility().map_err(PullBlock::Ineligible)?;
+        self.callable()?;
+        may_start(cache)?;
+        self.image_verdict(cache, desired, context)
+    }
+
+    /// The same, where the node and the cache allow pulls.
+    pub fn image_verdict(
+        &self,
+        cache: &Cache,
+        desired: &DesiredImage,
+        context: &NodeContext,
+    ) -> Result<PullReason, PullBlock> {
+        let image = desired.image;
+        if self.model.names.images.get(image).invalid.is_some() {
+            return Err(PullBlock::InvalidName);
+        }
+        if context.pulling.contains(image) {
+            return Err(PullBlock::Pulling);
+        }
+        if context.removing.contains(image) {
+            return Err(PullBlock::Removing);
+        }
+        let since = self.node.instance.since.max(cache.pulls_since(self.idx));
+        if self.node.observed.get(image).checked < since.max(Some(Stamp::FIRST)) {
+            return Err(PullBlock::NotChecked);
+        }
+        let reason = self.reason(cache, desired, context)?;
+        let quiet = cache.refresh.quiet.is_some() && cache.operation.is_none();
+        let lost = reason == PullReason::Missing && self.node.losses.contains(image);
+        if quiet && (reason == PullReason::Newer || lost) {
+            return Err(PullBlock::RefreshBegins);
+        }
+        match self.model.names.scopes.outage(desired.credentials) {
+            Some(outage) if outage.retry_at > self.now && reason != PullReason::Pin => {
+                Err(PullBlock::CredentialsUnavailable(outage.retry_at))
+            }
+            _ => Ok(reason),
+        }
+    }
+
+    /// Why the image would be pulled, as far as its own history goes.
+    fn reason(
+        &self,
+        cache: &Cache,
+        desired: &DesiredImage,
+        context: &NodeContext,
+    ) -> Result<PullReason, PullBlock> {
+        let image = desired.image;
+        if let Some(attempt) = self.node.attempts.get(&(image, desired.credentials))
+            && Some(attempt.stamp) >= self.demand(cache)
+            && (self.failure(desired).is_some() || self.pin_due(image, context))
+        {
+            return match attempt.not_before {
+                Some(at) if at > self.now => Err(PullBlock::BackOff(at)),
+                Some(_) => Ok(PullReason::Retry),
+                None => Err(PullBlock::UntilRefresh),
+            };
+        }
+        if self.node.observed.holds(image) {
+            return self.refresh_reason(cache, desired, context);
+        }
+        match self.node.losses.heals_at(image, self.now) {
+            Some(at) if cache.pulls_since(self.idx).is_none() => Err(PullBlock::LossBackOff(at)),
+            _ => Ok(PullReason::Missing),
+        }
+    }
+
+    /// What planning would decide about an image now, limits included.
+    pub fn planned(
+        &self,
+        cache: CacheIdx,
+        desired: &DesiredImage,
+        context: &NodeContext,
+    ) -> Result<PullReason, PullBlock> {
+        let cache = &self.model.caches[cache];
+        let reason = self.verdict(cache, desired, context)?;
+        let registry = self.model.names.images.get(desired.image).registry;
+        let ceiling = self.model.settings.max_registry_pulls;
+        let room = self.model.names.registries.get(registry).room(ceiling);
+        let may_pull = cache.node_may_pull(self.idx);
+        limit(may_pull, context, room).map_or(Ok(reason), Err)
+    }
+}
+
+/// The limit that keeps a batch from starting, whatever is in it. `may_pull`: `spec.maxConcurrentNodes` allows one
+/// more node, or this one pulls already; `room`: pulls that the registry has room for.
+pub fn limit(may_pull: bool, context: &NodeContext, room: u32) -> Option<PullBlock> {
+    if !may_pull {
+        return Some(PullBlock::NodeLimit);
+    }
+    if context.short_pulls >= MAX_SHORT_PULLS {
+        return Some(PullBlock::BatchLimit);
+    }
+    (room == 0).then_some(PullBlock::RegistryBudget)
+}
+
+/// May pulls of a cache start?
+pub fn may_start(cache: &Cache) -> Result<(), PullBlock> {
+    if cache.held() {
+        return Err(PullBlock::Suspended);
+    }
+    if !cache.recorded() {
+        return Err(PullBlock::NotRecorded);
+    }
+    Ok(())
+}

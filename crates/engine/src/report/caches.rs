@@ -1,0 +1,402 @@
+//! Events of `ImageCache` objects, and what follows from them: the spec is compiled, operations begin and end.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::{
+    ANSWER_LIMIT,
+    events::{announce, event, removals_dropped},
+    is_older,
+};
+use crate::{
+    commit::{Engine, timers::Timer},
+    ids::{CacheIdx, IdSet, Stamp},
+    model::{
+        applied::GIVE_UP_AFTER,
+        cache::{Cache, Unpin},
+        last_operation::{LastOperation, Subject},
+        node_status::{Flags, NodeStatus},
+        operation::{Kind, Operation},
+        pending,
+    },
+    vocabulary::{CacheKey, CacheObject, Command, InvalidCache, Now, PullState, Severity, Tick},
+};
+
+/// Images are not swept before there are so many.
+const MIN_SWEPT: usize = 256;
+
+impl Engine {
+    pub(crate) fn cache_applied(&mut self, now: Now, object: CacheObject) {
+        let Some(at) = self.known(&object.key, &object.uid) else {
+            self.take_up(now, object, None);
+            return;
+        };
+        let begun = self.model.leadership.begun;
+        let Some(cache) = self.model.caches.get_mut(at) else {
+            return;
+        };
+        if is_older(&object.resource_version, &cache.object.resource_version) {
+            return;
+        }
+        if begun && !cache.deletion.is_released() && cache.led_by_another(&object) {
+            return self.take_up_again(at, now, object);
+        }
+        let (held, recorded) = (cache.held(), cache.recorded());
+        let deleting = cache.object.deleting != object.deleting;
+        cache.object = object;
+        cache.invalid = None;
+        cache.writer.object_came();
+        cache.compare_names();
+        // The watch may be faster than the answer to our write.
+        let event = announce(cache);
+        let changed = (cache.held(), cache.recorded()) != (held, recorded);
+        self.agenda.outbox.extend(event.filter(|_| begun));
+        self.agenda.caches.insert(at);
+        if changed || deleting {
+            self.touch_cache(at);
+        }
+    }
+
+    /// The last spec that could be parsed stays desired; nothing new is started.
+    pub(crate) fn cache_invalid(&mut self, now: Now, invalid: InvalidCache) {
+        let message = invalid.message.clone();
+        let known = self.known(&invalid.key, &invalid.uid);
+        let Some((at, cache)) = known.and_then(|at| Some((at, self.model.caches.get_mut(at)?)))
+        else {
+            let object = CacheObject {
+                key: invalid.key,
+                uid: invalid.uid,
+                resource_version: invalid.resource_version,
+                generation: invalid.generation,
+                spec: kubefledged_api_types::ImageCacheSpec::default(),
+                status: invalid.status,
+                refresh: None,
+                purge: None,
+                deleting: invalid.deleting,
+                finalizer: invalid.finalizer,
+            };
+            self.take_up(now, object, Some(message));
+            return;
+        };
+        cache.object.resource_version = invalid.resource_version;
+        cache.object.generation = invalid.generation;
+        cache.object.deleting = invalid.deleting;
+        cache.object.finalizer = invalid.finalizer;
+        cache.object.status = invalid.status;
+        cache.invalid = Some(message);
+        cache.writer.object_came();
+        self.agenda.caches.insert(at);
+        self.touch_cache(at);
+    }
+
+    /// The cache of this name, if it is still the same object.
+    fn known(&mut self, key: &CacheKey, uid: &str) -> Option<CacheIdx> {
+        let at = self.model.caches.find(key)?;
+        if self.model.caches.get(at)?.object.uid == uid {
+            return Some(at);
+        }
+        self.cache_deleted(key);
+        None
+    }
+
+    /// Takes up a cache that is seen for the first time, or for the first time in a term.
+    pub(crate) fn take_up(&mut self, now: Now, object: CacheObject, invalid: Option<String>) {
+        let at = self.model.caches.number(object.key.clone());
+        self.place(at, now, object, invalid);
+    }
+
+    /// Another leader began or ended an operation that we had not heard of when we took the lead. What it wrote
+    /// counts, as it would for a new leader.
+    fn take_up_again(&mut self, at: CacheIdx, now: Now, object: CacheObject) {
+        let old = self.place(at, now, object, None);
+        if let (Some(cache), Some(old)) = (self.model.caches.get_mut(at), old) {
+            cache.pulling.active = old.pulling.active;
+            cache.adopt_names(old.applied.names, now.wall);
+        }
+    }
+
+    /// Sets the cache of a number, and returns the one before.
+    fn place(
+        &mut self,
+        at: CacheIdx,
+        now: Now,
+        object: CacheObject,
+        invalid: Option<String>,
+    ) -> Option<Cache> {
+        let nodes = self.model.nodes.slots();
+        let model = &mut self.model;
+        let mut cache = Cache::adopt(
+            object,
+            invalid,
+            &mut model.names,
+            &model.settings,
+            nodes,
+            now.wall,
+        );
+        let stamp = model.next_stamp(now);
+        cache.resume(stamp);
+        if cache.object.finalizer && !cache.spec().needs_finalizer() {
+            // It was pinned before.
+            let until = now.tick.after(model.settings.purge_deadline);
+            cache.unpin = Some(Unpin {
+                since: stamp,
+                until,
+            });
+        }
+        let resumed = cache.operation.is_some();
+        let old = model.caches.set(at, cache);
+        model.match_nodes(at);
+        if resumed {
+            self.enlist(at);
+        }
+        self.agenda.caches.insert(at);
+        self.touch_cache(at);
+        old
+    }
+
+    pub(crate) fn cache_deleted(&mut self, key: &CacheKey) {
+        let Some((at, cache)) = self.model.caches.remove(key) else {
+            return;
+        };
+        self.agenda.caches.remove(&at);
+        self.agenda.timers.set(Timer::Cache(at), None);
+        let Some(cache) = cache else {
+            return;
+        };
+        let pending = !cache.applied.pending.is_empty() && !cache.deletion.is_released();
+        if self.model.leadership.begun && pending {
+            self.agenda.outbox.push(removals_dropped(&cache));
+        }
+        // Its pulls are cancelled where no other cache desires them.
+        for node in self.model.nodes.iter_mut() {
+            node.epoch += 1;
+        }
+        self.touch_all_nodes();
+        self.sweep_images();
+    }
+
+    /// Forgets images that no cache names any more.
+    fn sweep_images(&mut self) {
+        let model = &mut self.model;
+        if model.names.images.len() < self.sweep_at.max(MIN_SWEPT) {
+            return;
+        }
+        let mut named = IdSet::with_capacity(model.names.images.len());
+        for cache in model.caches.values() {
+            named.union_with(&cache.desired.images);
+            named.extend(cache.applied.names.keys().copied());
+        }
+        for (_, flight) in model.in_flight.after(None) {
+            named.extend(flight.images());
+        }
+        for image in model.names.images.sweep(&named) {
+            for node in model.nodes.iter_mut() {
+                node.forget_image(image);
+            }
+            model.probes.retain(|(known, _), _| *known != image);
+        }
+        self.sweep_at = model.names.images.len() * 2;
+    }
+
+    /// Decides what begins.
+    pub(crate) fn decide(&mut self, at: CacheIdx, now: Now) {
+        self.compile(at, now);
+        let Some(cache) = self.model.caches.get_mut(at) else {
+            return;
+        };
+        if cache.writer.awaits_object() {
+            return;
+        }
+        if cache.object.deleting {
+            self.decide_deletion(at, now);
+            return;
+        }
+        if let Some(message) = &cache.invalid {
+            let same = cache.last.subject == Subject::InvalidSpec && cache.last.message == *message;
+            if !same {
+                cache.operation = None;
+                cache.last = LastOperation::invalid(message.clone(), now.wall);
+            }
+            return;
+        }
+        self.decide_finalizer(at, now);
+        let Some(cache) = self.model.caches.get_mut(at) else {
+            return;
+        };
+        if let Some(kind) = cache.due() {
+            let stamp = self.model.next_stamp(now);
+            self.begin(at, kind, stamp, now);
+            return;
+        }
+        let purge = cache.history.purge.as_ref();
+        let same = purge.is_some_and(|purge| purge.cache_spec_hash == cache.desired.purge_hash);
+        if cache.history.purged && same {
+            cache.history.covered = Some(cache.desired.hash);
+        }
+        self.refresh_quietly(at, now);
+    }
+
+    /// Compiles another spec. If something else is desired, an operation begins later.
+    fn compile(&mut self, at: CacheIdx, now: Now) {
+        let model = &mut self.model;
+        let Some(cache) = model.caches.get_mut(at) else {
+            return;
+        };
+        if cache.desired.generation == Some(cache.object.generation) || cache.invalid.is_some() {
+            return;
+        }
+        let was_pinned = cache.desired.pinned;
+        cache.compile(&mut model.names, &model.settings);
+        cache.refresh.next = None;
+        if cache.object.deleting {
+            // Its pins are removed, whatever it says now.
+        } else if cache.desired.pinned {
+            cache.unpin = None;
+        } else if was_pinned {
+            let since = model.clock.next(now.wall, model.settings.check_interval);
+            let until = now.tick.after(model.settings.purge_deadline);
+            cache.unpin = Some(Unpin { since, until });
+        }
+        model.match_nodes(at);
+        self.touch_cache(at);
+        self.sweep_images();
+    }
+
+    pub(crate) fn begin(&mut self, at: CacheIdx, kind: Kind, stamp: Stamp, now: Now) {
+        let Some(cache) = self.model.caches.get_mut(at) else {
+            return;
+        };
+        cache.begin(kind, stamp, now.wall);
+        cache.bad_secrets.clear();
+        self.enlist(at);
+        self.touch_cache(at);
+    }
+
+    /// Sets the nodes of an operation: eligible ones that a list selects, and, if names are pending removal, those
+    /// whose puller answers.
+    pub(crate) fn enlist(&mut self, at: CacheIdx) {
+        let model = &mut self.model;
+        let Some(cache) = model.caches.get_mut(at) else {
+            return;
+        };
+        let mut pulls = IdSet::with_capacity(model.nodes.slots());
+        let mut removes = IdSet::with_capacity(model.nodes.slots());
+        for (idx, node) in model.nodes.iter() {
+            if node.eligibility().is_ok() && !cache.set(idx).is_empty() {
+                pulls.insert(idx);
+            }
+            if node.callable() && !cache.applied.pending.is_empty() {
+                removes.insert(idx);
+            }
+        }
+        for row in &mut cache.nodes.rows {
+            row.done = false;
+        }
+        if let Some(operation) = &mut cache.operation {
+            operation.enlist(pulls, removes);
+        }
+    }
+
+    /// Ends what is complete, and writes what has changed.
+    pub(crate) fn advance(&mut self, at: CacheIdx, now: Now) {
+        let Some(cache) = self.model.caches.get_mut(at) else {
+            return;
+        };
+        cache.nodes.first_round &= cache.nodes.counts.flagged(Flags::UNCHECKED) > 0;
+        if cache.runs(Kind::Delete) {
+            self.advance_deletion(at, now);
+        } else if cache.is_complete() {
+            self.end(at, now);
+        } else if cache.unpin.is_some() && !cache.object.deleting && cache.unpinned(now.tick) {
+            cache.unpin = None;
+            self.agenda.caches.insert(at);
+        }
+        self.end_refresh(at, now);
+        if let Some(cache) = self.model.caches.get_mut(at) {
+            cache.heal(now.wall);
+            cache.writer.unsaved = true;
+        }
+        self.serve_nodes(at);
+        self.write_status(at, now);
+        self.time_cache(at, now);
+    }
+
+    /// Ends an operation whose nodes are done: its annotations are removed first.
+    fn end(&mut self, at: CacheIdx, now: Now) {
+        let Some(cache) = self.model.caches.get_mut(at) else {
+            return;
+        };
+        if let Some(request) = cache.to_clear(now.tick).cloned() {
+            if let Some(operation) = &mut cache.operation {
+                operation.clearing = Some(now.tick.after(ANSWER_LIMIT));
+            }
+            self.agenda.outbox.push(Command::ClearAnnotation {
+                key: cache.object.key.clone(),
+                annotation: request.annotation,
+                value: request.value,
+            });
+            return;
+        }
+        let Some(operation) = &cache.operation else {
+            return;
+        };
+        if operation.clearing.is_some() {
+            return;
+        }
+        let failed = any_failed(operation, cache);
+        cache.finish(failed, now.wall);
+        cache.schedule_refresh(now.tick, &self.model.settings, Duration::ZERO);
+        if let Some(kept) = pending::kept(cache.applied.pending.values()) {
+            let text = format!(
+                "images kept on nodes: {} in use, {} pinned by somebody else, {} with other names",
+                kept.in_use, kept.pinned, kept.shared
+            );
+            let event = event(cache, Severity::Warning, "ImagesKept", "Removing", text);
+            self.agenda.outbox.push(event);
+        }
+        // An edit or a request that came meanwhile is taken up.
+        self.agenda.caches.insert(at);
+        self.touch_cache(at);
+    }
+
+    /// Sets when something about a cache is due although nothing happens.
+    fn time_cache(&mut self, at: CacheIdx, now: Now) {
+        let Some(cache) = self.model.caches.get(at) else {
+            return;
+        };
+        let idle = cache.operation.is_none() && !cache.history.purged && !cache.held();
+        let refreshes = idle && !cache.nodes.first_round && !cache.object.deleting;
+        let pending = cache.applied.pending.values();
+        let given_up = pending
+            .map(|pending| pending.since.0 + GIVE_UP_AFTER)
+            .min()
+            .filter(|at| *at > now.wall.0);
+        let all = [
+            cache.refresh.next.filter(|_| refreshes),
+            cache.writer.writes_at(),
+            cache.operation.as_ref().and_then(|op| op.clearing),
+            cache.unpin.map(|unpin| unpin.until),
+            cache.finalizer.not_before(),
+            given_up.map(|at| in_seconds(at, now)),
+            self.deletion_deadline(cache).map(|at| in_seconds(at, now)),
+        ];
+        let next = all.into_iter().flatten().filter(|at| *at > now.tick).min();
+        self.agenda.timers.set(Timer::Cache(at), next);
+    }
+
+    /// Caches that have changed.
+    pub(crate) fn take_changed_caches(&mut self) -> BTreeSet<CacheIdx> {
+        std::mem::take(&mut self.agenda.caches)
+    }
+}
+
+/// Has some node of an operation a failed image, or no puller that answers?
+fn any_failed(operation: &Operation, cache: &Cache) -> bool {
+    let failed = |row: &NodeStatus| row.failing > 0 || row.state == PullState::Unreachable;
+    operation.pulls.iter().any(|node| failed(cache.row(node)))
+}
+
+/// The tick of a wall-clock time in seconds since the epoch.
+fn in_seconds(wall: i64, now: Now) -> Tick {
+    let seconds = u64::try_from(wall - now.wall.0).unwrap_or(0);
+    now.tick.after(Duration::from_secs(seconds))
+}

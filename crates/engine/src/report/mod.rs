@@ -1,0 +1,27 @@
+//! What objects are told: operations begin and end, statuses are computed and written, Kubernetes Events are
+//! emitted. It reads what planning found, and makes nodes be planned again.
+
+mod caches;
+pub mod conditions;
+mod deletion;
+mod events;
+mod failures;
+mod operations;
+mod refresh;
+mod secrets;
+pub mod status;
+mod transitions;
+mod writes;
+
+use std::time::Duration;
+
+/// Pause before a command without an answer is given again.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// Pause before a write that failed is tried again.
+const WRITE_RETRY: Duration = Duration::from_secs(2);
+
+/// Is one resource version older than another? Those of one object are rising numbers in every Kubernetes; where
+/// they are no numbers, the later event wins.
+fn is_older(version: &str, than: &str) -> bool {
+    matches!((version.parse::<u64>(), than.parse::<u64>()), (Ok(a), Ok(b)) if a < b)
+}

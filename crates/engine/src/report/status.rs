@@ -1,0 +1,84 @@
+//! The status of a cache, computed whole.
+
+use kubefledged_api_types::{ImageCacheStatus, status::ImageCounts};
+
+use super::{conditions, failures};
+use crate::{
+    ids::Stamp,
+    model::{Model, cache::Cache, pending},
+    vocabulary::{Now, PullState},
+};
+
+/// The status as it must be now. Conditions keep the transition times that were written.
+pub fn project(model: &Model, cache: &Cache, now: Now) -> ImageCacheStatus {
+    let previous = &cache.object.status;
+    let (last, history) = (&cache.last, &cache.history);
+    let mut status = ImageCacheStatus {
+        status: last.phase.as_str().to_owned(),
+        reason: last.subject.as_str().to_owned(),
+        message: last.message.clone(),
+        start_time: last.started,
+        completion_time: last.completed,
+        observed_generation: Some(cache.object.generation),
+        last_refresh_time: cache.refresh.last,
+        last_handled_refresh: history.handled_refresh.clone(),
+        last_handled_purge: history.handled_purge.clone(),
+        purge: history.purge.clone(),
+        applied_images: cache.applied.status(),
+        ..ImageCacheStatus::default()
+    };
+    if cache.nodes.first_round {
+        // What was written stays until the first round is complete.
+        status.nodes = previous.nodes;
+        status.images = previous.images;
+        status.ready.clone_from(&previous.ready);
+        status.last_check_time = previous.last_check_time;
+        status.failures.clone_from(&previous.failures);
+        status.failure_count = previous.failure_count;
+        status.failures_truncated = previous.failures_truncated;
+        status.conditions.clone_from(&previous.conditions);
+        if previous.conditions.is_empty() {
+            status.conditions = conditions::unknown(cache, now.wall);
+        }
+        return status;
+    }
+    let counts = &cache.nodes.counts;
+    status.nodes = Some(counts.nodes);
+    status.images = Some(ImageCounts {
+        kept: pending::kept(cache.applied.pending.values()),
+        ..counts.images
+    });
+    status.ready = format!("{}/{}", counts.nodes.ready, counts.nodes.desired);
+    status.last_check_time = oldest_check(cache).and_then(|stamp| model.clock.at(stamp));
+    failures::list(model, cache, now.tick, &mut status);
+    status.conditions = conditions::all(model, cache, now.wall);
+    status
+}
+
+/// Stamp of the oldest observation that the counts rest on. A node that does not answer does not count.
+fn oldest_check(cache: &Cache) -> Option<Stamp> {
+    let rows = cache.nodes.rows.iter();
+    let counted =
+        rows.filter(|row| !matches!(row.state, PullState::NotDesired | PullState::Unreachable));
+    counted.filter_map(|row| row.checked).min()
+}
+
+/// Is the difference worth a write? The time of the last check alone is not, until it differs by a check interval.
+pub fn differs(
+    desired: &ImageCacheStatus,
+    known: &ImageCacheStatus,
+    check_interval_secs: i64,
+) -> bool {
+    let stale = match (desired.last_check_time, known.last_check_time) {
+        (Some(new), Some(old)) => (new.0 - old.0).abs() >= check_interval_secs,
+        (new, old) => new != old,
+    };
+    if stale {
+        return true;
+    }
+    let same_check = ImageCacheStatus {
+        last_check_time: known.last_check_time,
+        ..desired.clone()
+    };
+    same_check != *known
+}

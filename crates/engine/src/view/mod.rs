@@ -1,0 +1,18 @@
+//! What can be seen inside, between events: plain rows, one page at a time. Pages are no consistent snapshot. Why
+//! an image is pulled or not is the answer of the very functions that planning asks.
+
+mod batches;
+mod caches;
+mod explain;
+mod nodes;
+mod page;
+mod pairs;
+mod rows;
+
+pub use explain::{PlanQuery, PlanRow, PlanStep};
+pub use page::{MOST_ROWS, Page};
+pub use pairs::{PairFailure, PairQuery, PairRow};
+pub use rows::{
+    BatchKind, BatchRow, Budget, CacheDetail, CacheRow, DesiredRow, NodeCacheRow, NodeDetail,
+    PendingRow, Progress, RegistryRow, Sums, TrueConditions,
+};

@@ -1,0 +1,210 @@
+use std::{sync::Arc, time::Duration};
+
+use kubefledged_api_types::{ImageCacheStatus, ImagePullPolicy};
+
+use super::{
+    name::{BatchId, CacheKey, NodeName},
+    object::Puller,
+};
+
+/// Something to do. Most commands are answered by an [event](crate::Event).
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Call a node. Answered by `Event::Outcomes` and one `Event::BatchEnded`.
+    StartBatch(Box<Batch>),
+    /// Cancel pulls of a batch. Not answered: the batch's outcomes tell the result.
+    CancelPulls(CancelPulls),
+    /// Replace the status. Answered by `Event::StatusWritten`.
+    WriteStatus {
+        /// Which object.
+        key: CacheKey,
+        /// The version that the object must still have.
+        resource_version: String,
+        /// The whole status.
+        status: Box<ImageCacheStatus>,
+    },
+    /// Remove an annotation if it still has this value. Answered by `Event::AnnotationCleared`.
+    ClearAnnotation {
+        /// Which object.
+        key: CacheKey,
+        /// Name of the annotation.
+        annotation: &'static str,
+        /// Its expected value.
+        value: String,
+    },
+    /// Set or remove our finalizer. Answered by `Event::FinalizerWritten`.
+    SetFinalizer {
+        /// Which object.
+        key: CacheKey,
+        /// Its UID: another object of the same name is left alone.
+        uid: String,
+        /// True sets it, false removes it.
+        present: bool,
+    },
+    /// Emit a Kubernetes Event on an object. Not answered.
+    EmitEvent {
+        /// On which object.
+        key: CacheKey,
+        /// Its UID.
+        uid: String,
+        /// Normal or Warning.
+        severity: Severity,
+        /// In `CamelCase`.
+        reason: String,
+        /// In `CamelCase`. Begin and end of an operation differ in it; otherwise the API would merge them into
+        /// one series.
+        action: String,
+        /// One sentence.
+        message: String,
+    },
+    /// A node has become warm or stuck. Not answered.
+    NodeTransition {
+        /// Which node.
+        node: NodeName,
+        /// Its new state.
+        transition: NodeTransition,
+        /// Whether to emit a Kubernetes Event too. False where many nodes change at once.
+        emit: bool,
+    },
+    /// A puller has seen this term: lead in a later one.
+    RaiseTerm {
+        /// The puller's term.
+        seen_term: u64,
+    },
+}
+
+/// One call to one node.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// Answers name it.
+    pub id: BatchId,
+    /// The leader's term.
+    pub term: u64,
+    /// Rises with every call of the term.
+    pub seq: u64,
+    /// Which node.
+    pub node: NodeName,
+    /// The node's puller.
+    pub puller: Puller,
+    /// Which cache; `None` for a check or a removal, which serve every cache.
+    pub cache: Option<CacheKey>,
+    /// What to do.
+    pub work: Work,
+}
+
+/// What a batch does.
+#[derive(Clone, Debug)]
+pub enum Work {
+    /// Pull images, all from one registry.
+    Pull {
+        /// At most 512.
+        images: Vec<PullItem>,
+        /// The pull secrets to use.
+        credentials: CredentialScope,
+    },
+    /// Remove names.
+    Remove {
+        /// At most 512 names.
+        references: Vec<Arc<str>>,
+        /// Names that some cache desires on this node now.
+        wanted: Vec<Arc<str>>,
+        /// Names of ours that no cache desires any more.
+        releasable: Vec<Arc<str>>,
+        /// Ids of images from which our pin is removed. The images stay.
+        unpin: Vec<Arc<str>>,
+    },
+    /// Ask the runtime which images are present.
+    Check {
+        /// At most 512 names.
+        references: Vec<Arc<str>>,
+    },
+}
+
+/// One image to pull.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PullItem {
+    /// The name as the user wrote it.
+    pub reference: Arc<str>,
+    /// Whether a present image is good enough.
+    pub policy: ImagePullPolicy,
+    /// Two pulls of a name with the same token are one. Empty: a present image is as good as a fresh one.
+    pub freshness: Arc<str>,
+    /// Higher first.
+    pub priority: i32,
+    /// Longest time for one attempt, from its first runtime call.
+    pub deadline: Option<Duration>,
+    /// The deadline where `deadline` is `None` and the puller cannot see the progress of the pull.
+    pub fallback_deadline: Duration,
+    /// What to do about protection from garbage collection.
+    pub retention: Pin,
+}
+
+/// What a pull does about protection from garbage collection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pin {
+    /// Leave it as it is.
+    #[default]
+    Leave,
+    /// Pin the image.
+    On,
+}
+
+/// Which secrets may hold credentials for an image's registry.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CredentialScope {
+    /// Namespace of the secrets.
+    pub namespace: Arc<str>,
+    /// Names of the secrets, in the order of the spec.
+    pub secrets: Arc<[String]>,
+    /// A `ServiceAccount` of the namespace; its pull secrets come after `secrets`.
+    pub service_account: Option<Arc<str>>,
+}
+
+/// Ends the interest of a batch in some of its pulls.
+#[derive(Clone, Debug)]
+pub struct CancelPulls {
+    /// The leader's term.
+    pub term: u64,
+    /// Rises with every call of the term.
+    pub seq: u64,
+    /// Which node.
+    pub node: NodeName,
+    /// The node's puller.
+    pub puller: Puller,
+    /// Which batch.
+    pub batch: BatchId,
+    /// Which images.
+    pub references: Vec<Arc<str>>,
+}
+
+/// Type of a Kubernetes Event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// Nothing has to be done.
+    Normal,
+    /// Somebody should act.
+    Warning,
+}
+
+/// A change in how a node stands with all caches together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeTransition {
+    /// The node holds every image that is desired there.
+    Warm {
+        /// Time since it became eligible; `None`: pulls had failed before.
+        after: Option<Duration>,
+    },
+    /// Images that are desired there could not be pulled.
+    Stuck {
+        /// The cache that desires the first of them.
+        cache: CacheKey,
+        /// The first of them.
+        image: Arc<str>,
+        /// Reason of its failure.
+        reason: Arc<str>,
+        /// Message of its failure.
+        message: Arc<str>,
+        /// How many more failed.
+        more: usize,
+    },
+}

@@ -1,0 +1,91 @@
+use super::{
+    name::{BatchId, CacheKey, NodeName},
+    object::{CacheObject, InvalidCache, NodeFacts, Puller},
+    outcome::{CheckReport, ImageOutcome},
+};
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// An `ImageCache` exists or has changed.
+    CacheApplied(Box<CacheObject>),
+    /// An `ImageCache` is gone.
+    CacheDeleted(CacheKey),
+    /// A stored `ImageCache` cannot be parsed.
+    CacheInvalid(Box<InvalidCache>),
+    /// A Node exists, or a fact about it has changed.
+    NodeApplied(NodeName, NodeFacts),
+    /// A Node is gone.
+    NodeDeleted(NodeName),
+    /// The ready puller of a node is now this one; `None`: the node has none.
+    PullerChanged(NodeName, Option<Puller>),
+    /// A source has delivered everything that existed when it began.
+    Synced(Source),
+    /// This process leads in this term; `None`: it stands by.
+    Leadership(Option<u64>),
+    /// Outcomes of some images of a batch.
+    Outcomes(BatchId, Vec<ImageOutcome>),
+    /// What a check reports beyond its images. It comes before the batch ends.
+    Checked(BatchId, CheckReport),
+    /// The batch is over: nothing more comes from it.
+    BatchEnded(BatchId, BatchEnd),
+    /// The pull secrets of a cache were read. Pulls go on without those that have a problem.
+    SecretsRead(CacheKey, SecretProblems),
+    /// Answer to `Command::WriteStatus`: the new resource version.
+    StatusWritten(CacheKey, Result<String, WriteError>),
+    /// Answer to `Command::ClearAnnotation`: the new resource version; `None`: the annotation had
+    /// another value or was gone.
+    AnnotationCleared(CacheKey, Result<Option<String>, WriteError>),
+    /// Answer to `Command::SetFinalizer`: the new resource version; `None`: nothing had to be
+    /// changed.
+    FinalizerWritten(CacheKey, Result<Option<String>, WriteError>),
+}
+
+/// Pull secrets of a cache that hold no credentials.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SecretProblems {
+    /// Names of secrets that do not exist.
+    pub missing: Vec<String>,
+    /// Names of secrets that cannot be used, each with the cause.
+    pub unusable: Vec<(String, String)>,
+}
+
+/// Where events about the cluster come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The watch of `ImageCaches`.
+    Caches,
+    /// The watch of Nodes.
+    Nodes,
+    /// The watch of the puller's `EndpointSlices`.
+    Pullers,
+}
+
+/// Why a write failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WriteError {
+    /// The object has a newer resource version. The watch brings it; then the engine decides again.
+    Conflict,
+    /// The object is gone.
+    Gone,
+    /// Any other error. The engine tries again.
+    Failed(String),
+}
+
+/// Why a batch is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BatchEnd {
+    /// The puller sent all its outcomes.
+    Done,
+    /// The stream broke; the puller may go on working.
+    Lost,
+    /// The puller knows a later leader.
+    Refused {
+        /// The later leader's term.
+        seen_term: u64,
+    },
+    /// There was no connection.
+    Unreachable,
+    /// The API server did not answer for a Secret. No image is to blame.
+    CredentialsFailed(String),
+}

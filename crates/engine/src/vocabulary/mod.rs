@@ -1,0 +1,23 @@
+//! The words that the engine and the world around it share: events in, commands out, and the reasons
+//! behind decisions. Plain data without behaviour.
+
+mod command;
+mod event;
+mod name;
+mod object;
+mod outcome;
+mod reason;
+mod settings;
+
+pub use command::{
+    Batch, CancelPulls, Command, CredentialScope, NodeTransition, Pin, PullItem, Severity, Work,
+};
+pub use event::{BatchEnd, Event, SecretProblems, Source, WriteError};
+pub use kubefledged_api_types::Tick;
+pub use name::{BatchId, CacheKey, NodeName, Now};
+pub use object::{CacheObject, InvalidCache, NodeFacts, Puller};
+pub use outcome::{CheckReport, Disk, ImageOutcome, ImageResult, ObservedImage, PinResult};
+pub use reason::{
+    FailureClass, Ineligible, KeptReason, PullBlock, PullReason, PullState, RemovalBlock,
+};
+pub use settings::Settings;

@@ -1,0 +1,73 @@
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+
+use kubefledged_api_types::{ImageCacheSpec, ImageCacheStatus};
+
+use super::name::CacheKey;
+
+/// An `ImageCache` as the API server has it.
+#[derive(Clone, Debug)]
+pub struct CacheObject {
+    /// Namespace and name.
+    pub key: CacheKey,
+    /// `metadata.uid`: a later object of the same name has another one.
+    pub uid: String,
+    /// `metadata.resourceVersion`: a status write replaces this version and no other.
+    pub resource_version: String,
+    /// `metadata.generation`: rises with every change of the spec.
+    pub generation: i64,
+    /// The desired state.
+    pub spec: ImageCacheSpec,
+    /// The status that was written last.
+    pub status: ImageCacheStatus,
+    /// Value of the refresh annotation.
+    pub refresh: Option<String>,
+    /// Value of the purge annotation.
+    pub purge: Option<String>,
+    /// The object is deleted and a finalizer holds it.
+    pub deleting: bool,
+    /// Our finalizer (`names::FINALIZER`) is on it.
+    pub finalizer: bool,
+}
+
+/// An `ImageCache` whose spec cannot be parsed.
+#[derive(Clone, Debug)]
+pub struct InvalidCache {
+    /// Namespace and name.
+    pub key: CacheKey,
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.resourceVersion`.
+    pub resource_version: String,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// The status that was written last, as far as it can be parsed.
+    pub status: ImageCacheStatus,
+    /// Our finalizer is on it.
+    pub finalizer: bool,
+    /// The object is deleted and a finalizer holds it.
+    pub deleting: bool,
+    /// Why the spec cannot be parsed.
+    pub message: String,
+}
+
+/// The part of a Node that decisions depend on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// The condition Ready is True.
+    pub ready: bool,
+    /// `spec.unschedulable`: the node is cordoned.
+    pub unschedulable: bool,
+    /// Keys of `spec.taints`.
+    pub taints: Vec<String>,
+}
+
+/// A puller that is ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Puller {
+    /// UID of its pod.
+    pub instance: Arc<str>,
+    /// Where it listens.
+    pub address: SocketAddr,
+}

@@ -1,0 +1,113 @@
+use std::sync::Arc;
+
+use super::reason::KeptReason;
+
+/// Outcome of one image of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageOutcome {
+    /// Index of the image in the batch. In a removal the ids of `unpin` follow the names.
+    pub index: usize,
+    /// The outcome.
+    pub result: ImageResult,
+    /// The image as the runtime has it, where it is present and was observed.
+    pub observed: Option<ObservedImage>,
+    /// Outcome of pinning.
+    pub pin: PinResult,
+}
+
+impl ImageOutcome {
+    /// An outcome without details.
+    pub fn new(index: usize, result: ImageResult) -> Self {
+        Self {
+            index,
+            result,
+            observed: None,
+            pin: PinResult::NotAsked,
+        }
+    }
+}
+
+/// An image as a runtime has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObservedImage {
+    /// Its id; runtimes differ in it.
+    pub image_id: String,
+    /// Its names with digests. Two nodes with an equal one hold the same image of the registry.
+    pub repo_digests: Vec<String>,
+    /// Whether it is protected from garbage collection, by us or by somebody else.
+    pub pinned: bool,
+    /// In bytes, as this runtime counts it; 0: not known.
+    pub size: u64,
+}
+
+/// Outcome of pinning an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum PinResult {
+    /// Pinning was not asked for, or the image is absent.
+    #[default]
+    NotAsked,
+    /// The image is pinned, by us or by somebody else.
+    Pinned,
+    /// This runtime does not let a client pin images.
+    Unsupported,
+    /// The disk is above the watermark: nothing new is pinned.
+    DiskPressure,
+    /// The runtime's error.
+    Failed(String),
+}
+
+/// What a check reports of the node, beyond its images.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckReport {
+    /// Ids of images that carry our pin.
+    pub pinned_by_us: Vec<Arc<str>>,
+    /// The runtime did not report which images carry our pin.
+    pub pins_unknown: bool,
+    /// Whether images can be pinned; `None`: not known yet.
+    pub can_pin: Option<bool>,
+    /// The highest term that the puller has seen; 0 after its start.
+    pub highest_term: u64,
+    /// The file system of the images, where the puller can see it.
+    pub disk: Option<Disk>,
+    /// How many pulls the puller runs at a time; 0: it does not say.
+    pub parallel_pulls: u32,
+}
+
+/// The file system that holds a node's images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// Its size in bytes.
+    pub capacity: u64,
+    /// Free bytes.
+    pub available: u64,
+    /// Nothing is pulled or pinned while more than this share is in use.
+    pub watermark_percent: u8,
+}
+
+/// Outcome of one image on one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImageResult {
+    /// It was present already (pull, check).
+    Present,
+    /// It was pulled.
+    Pulled,
+    /// It is absent (check, removal).
+    Absent,
+    /// A pull of it waits or runs (check).
+    Pulling,
+    /// It was removed.
+    Removed,
+    /// It was kept on purpose (removal).
+    Kept(KeptReason),
+    /// The call failed for this image.
+    Failed {
+        /// One of `names::failure`.
+        reason: String,
+        /// The runtime's error.
+        message: String,
+    },
+    /// No `ImageCache` desired it any more.
+    Cancelled,
+    /// A newer intent for the same name came.
+    Superseded,
+}

@@ -1,0 +1,43 @@
+use std::time::Duration;
+
+use kubefledged_api_types::ImagePullPolicy;
+
+/// The controller's flags that decisions depend on.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Time between automatic refreshes; zero means never.
+    pub refresh_interval: Duration,
+    /// Longest time for one attempt at one image.
+    pub pull_deadline: Duration,
+    /// Whether `pull_deadline` also binds where the puller can see the progress of a pull. True if
+    /// somebody set the flag.
+    pub pull_deadline_binds: bool,
+    /// Policy for images with a tag other than `:latest`, in lists without a policy of their own.
+    pub image_pull_policy: ImagePullPolicy,
+    /// Time between two checks of a node.
+    pub check_interval: Duration,
+    /// How long a puller may be silent before its node counts as unreachable.
+    pub puller_grace: Duration,
+    /// How long a deleted object waits for its images to be removed.
+    pub purge_deadline: Duration,
+    /// Most pulls from one registry that run at a time.
+    pub max_registry_pulls: u32,
+    /// Spreads work over time that would otherwise begin at the same moment.
+    pub seed: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            refresh_interval: Duration::from_secs(15 * 60),
+            pull_deadline: Duration::from_secs(5 * 60),
+            pull_deadline_binds: false,
+            image_pull_policy: ImagePullPolicy::IfNotPresent,
+            check_interval: Duration::from_secs(5 * 60),
+            puller_grace: Duration::from_secs(2 * 60),
+            purge_deadline: Duration::from_secs(10 * 60),
+            max_registry_pulls: 512,
+            seed: 0,
+        }
+    }
+}

@@ -14,7 +14,7 @@ use kubefledged_controller::{
 };
 use kubefledged_engine::{
     BatchEnd, CacheKey, CacheObject, CheckReport, Command, Engine, Event, ImageOutcome,
-    ImageResult, NodeFacts, NodeName, Puller, Seen, Settings, Source, Work,
+    ImageResult, KeptReason, NodeFacts, NodeName, ObservedImage, Puller, Settings, Source, Work,
 };
 use kubefledged_process::debug as endpoint;
 use kubefledged_proto::debug::controller_debug_service_client::ControllerDebugServiceClient;
@@ -194,7 +194,7 @@ impl driver::Effects for Answering {
                     }
                     Work::Check { references } => all(references, &ImageResult::Absent),
                     Work::Remove { references, .. } => {
-                        all(references, &ImageResult::Kept("InUse".to_owned()))
+                        all(references, &ImageResult::Kept(KeptReason::InUse))
                     }
                 };
                 let ended = outcomes.iter().all(Option::is_some);
@@ -230,12 +230,12 @@ impl Answering {
     fn pulled<'a>(&self, images: impl Iterator<Item = &'a Arc<str>>) -> Vec<Option<ImageOutcome>> {
         let outcome = |(index, image): (usize, &Arc<str>)| {
             let result = (self.pull)(image)?;
-            let seen = (result == ImageResult::Pulled).then(|| Seen {
+            let observed = (result == ImageResult::Pulled).then(|| ObservedImage {
                 size: 4_000_000,
-                ..Seen::default()
+                ..ObservedImage::default()
             });
             Some(ImageOutcome {
-                seen,
+                observed,
                 ..ImageOutcome::new(index, result)
             })
         };

@@ -110,38 +110,42 @@ impl Metrics {
     }
 
     fn register_engine(&self, registry: &mut Registry) {
-        registry.register("leader", "Whether this process leads", self.leader.clone());
+        registry.register(
+            "leader",
+            "1 if this process is the leader, else 0",
+            self.leader.clone(),
+        );
         registry.register_with_unit(
             "engine_turn_duration",
-            "From events to commands: one turn of the engine",
+            "Duration of one iteration of the engine, from events to commands",
             Unit::Seconds,
             self.turns.clone(),
         );
         registry.register(
             "engine_events",
-            "Events that the engine has taken in",
+            "Events that the engine has handled",
             self.events.clone(),
         );
         registry.register(
             "engine_waiting_events",
-            "Events that waited when the last turn began",
+            "Events that were waiting when the engine's last iteration began",
             self.waiting.clone(),
         );
         registry.register_with_unit(
             "operation_duration",
-            "From the begin of an operation on an ImageCache to its end, by what came of it",
+            "Duration of operations on ImageCaches, by kind of operation and result",
             Unit::Seconds,
             self.operations.clone(),
         );
         registry.register_with_unit(
             "node_warm_duration",
-            "From the moment a node could get images until it had all of them",
+            "Time from when a node became eligible until it held all its images",
             Unit::Seconds,
             self.warm.clone(),
         );
         registry.register(
             "status_writes",
-            "Status writes by what the API server said",
+            "Status writes by the API server's answer",
             self.writes.clone(),
         );
     }
@@ -149,13 +153,13 @@ impl Metrics {
     fn register_calls(&self, registry: &mut Registry) {
         registry.register_with_unit(
             "puller_rpc_duration",
-            "Calls of pullers by method and gRPC code; a pull's lasts until its last image",
+            "Duration of gRPC calls to pullers, by method and gRPC code; a pull call ends with its last image",
             Unit::Seconds,
             self.calls.clone(),
         );
         registry.register(
             "puller_dial_failures",
-            "Connections to pullers that did not come about",
+            "Failed attempts to connect to pullers",
             self.dial_failures.clone(),
         );
         registry.register(

@@ -87,29 +87,29 @@ impl Metrics {
     fn register_pulls(&self, registry: &mut Registry) {
         registry.register(
             "image_pulls",
-            "Ended pulls by result and reason",
+            "Finished pulls by result and reason",
             self.pulls.clone(),
         );
         registry.register_with_unit(
             "image_pull_duration",
-            "From the first runtime call to the end of a pull",
+            "Duration of a pull, from its first call to the container runtime to its end",
             Unit::Seconds,
             self.durations.clone(),
         );
         registry.register_with_unit(
             "image_pull",
-            "Size of images that were pulled, as the runtime counts it",
+            "Size of pulled images as the container runtime reports it",
             Unit::Bytes,
             self.bytes.clone(),
         );
         registry.register(
             "image_removals",
-            "Ended removals by result",
+            "Finished removals by result",
             self.removals.clone(),
         );
         registry.register(
             "queue_pulls",
-            "Pulls that wait and pulls that run",
+            "Pulls in the queue by state: waiting or running",
             self.queue.clone(),
         );
     }
@@ -117,24 +117,24 @@ impl Metrics {
     fn register_runtime(&self, registry: &mut Registry) {
         registry.register_with_unit(
             "cri_request_duration",
-            "Calls of the container runtime by method and gRPC code",
+            "Duration of calls to the container runtime, by method and gRPC code",
             Unit::Seconds,
             self.calls.clone(),
         );
         registry.register(
             "cri_up",
-            "Whether the container runtime answered when it was last asked",
+            "1 if the container runtime answered the last call, else 0",
             self.cri_up.clone(),
         );
         registry.register_with_unit(
             "image_filesystem_used",
-            "In use on the file system of the images, also by others; absent where it cannot be seen",
+            "Used space of the image file system, including other users of it; absent if the puller cannot see it",
             Unit::Bytes,
             self.used.clone(),
         );
         registry.register_with_unit(
             "image_filesystem_size",
-            "Size of the file system of the images; absent where it cannot be seen",
+            "Size of the image file system; absent if the puller cannot see it",
             Unit::Bytes,
             self.size.clone(),
         );

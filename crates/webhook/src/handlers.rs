@@ -58,7 +58,7 @@ impl Metrics {
         };
         registry.register(
             "webhook_requests",
-            "Admission requests by what came of them",
+            "Admission requests by result",
             metrics.requests.clone(),
         );
         // A series that begins with its first request would hide that one from rate().
@@ -67,7 +67,7 @@ impl Metrics {
         }
         registry.register_with_unit(
             "webhook_request_duration",
-            "Time to judge an admission request",
+            "Time to answer an admission request",
             Unit::Seconds,
             metrics.duration.clone(),
         );

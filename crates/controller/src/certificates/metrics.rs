@@ -23,7 +23,7 @@ impl Metrics {
         let metrics = Self::default();
         registry.register_with_unit(
             "certificate_expiration_timestamp",
-            "When each certificate ends, since the epoch",
+            "Time at which each certificate expires, in seconds since the epoch",
             Unit::Seconds,
             metrics.expirations.clone(),
         );

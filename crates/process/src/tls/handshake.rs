@@ -128,7 +128,7 @@ impl Failures {
         let failures = Self::default();
         registry.register(
             "tls_handshake_failures",
-            "TLS handshakes that failed, by reason",
+            "Failed TLS handshakes, by reason",
             failures.counts.clone(),
         );
         failures

@@ -1,5 +1,5 @@
-//! What is counted. What the engine knows is asked of it when somebody scrapes; of nodes and images
-//! there are sums alone.
+//! Metrics of the controller. Values of the engine are read at each scrape. For nodes and images there are only
+//! sums.
 
 mod snapshot;
 
@@ -30,7 +30,7 @@ use crate::{driver::Asking, lease::Term};
 
 pub use snapshot::Snapshot;
 
-/// An operation that began so many seconds before it was first seen here began under another leader.
+/// An operation that began more than this many seconds before it was first seen began under another leader.
 const FRESH: i64 = 2;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -50,7 +50,7 @@ struct ResultLabel {
     result: &'static str,
 }
 
-/// See the module. Clones count together.
+/// The metrics. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     leader: Gauge,
@@ -67,11 +67,11 @@ pub struct Metrics {
     running: Arc<Mutex<Waves>>,
 }
 
-/// Operations under way: when they began, as the status has it, and when they were first seen.
+/// Running operations: when they began by the status, and when they were first seen.
 type Waves = BTreeMap<CacheKey, (Option<Timestamp>, Instant, bool)>;
 
 impl Metrics {
-    /// Named and described.
+    /// Registers the metrics.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             leader: Gauge::default(),
@@ -169,14 +169,14 @@ impl Metrics {
         );
     }
 
-    /// The engine has taken a turn.
+    /// Records an iteration of the engine.
     pub fn turned(&self, took: Duration, events: usize, waiting: usize) {
         self.turns.observe(took.as_secs_f64());
         self.events.inc_by(events as u64);
         self.waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
     }
 
-    /// The engine is about to be told.
+    /// Records an event before the engine handles it.
     pub fn told(&self, event: &Event) {
         match event {
             Event::StatusWritten(_, result) => {
@@ -193,7 +193,7 @@ impl Metrics {
         }
     }
 
-    /// The engine has decided.
+    /// Records a command of the engine.
     pub fn decided(&self, command: &Command) {
         match command {
             Command::WriteStatus { key, status, .. } => self.wave(key, status),
@@ -205,7 +205,7 @@ impl Metrics {
         }
     }
 
-    /// One line for each wave, when it is over.
+    /// Logs one line at the end of each operation.
     fn wave(&self, key: &CacheKey, told: &ImageCacheStatus) {
         let mut waves = self.waves();
         if told.status == status::PROCESSING {
@@ -255,7 +255,7 @@ impl Metrics {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A call of a puller ended.
+    /// Records the end of a call to a puller.
     pub fn called(&self, method: &'static str, code: tonic::Code, took: Duration) {
         let labels = CallLabels {
             method,
@@ -266,18 +266,18 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
-    /// A connection did not come about.
+    /// Records a failed attempt to connect.
     pub fn not_connected(&self) {
         self.dial_failures.inc();
     }
 
-    /// A connection is open for as long as this lives.
+    /// Counts a connection as open while the returned value exists.
     pub fn connected(&self) -> Arc<Connected> {
         self.connections.inc();
         Arc::new(Connected(self.connections.clone()))
     }
 
-    /// Asks the engine, before an answer. Who stands by shows nothing of it.
+    /// Reads the engine before a scrape is answered. A standby shows nothing of it.
     pub async fn measure(&self, engine: &Asking, standing: &watch::Receiver<Option<Term>>) {
         let leads = standing.borrow().is_some();
         self.leader.set(leads.into());
@@ -289,7 +289,7 @@ impl Metrics {
     }
 }
 
-/// Counts a connection that is open.
+/// Counts an open connection.
 #[derive(Debug)]
 pub struct Connected(Gauge);
 

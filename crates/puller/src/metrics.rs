@@ -1,4 +1,4 @@
-//! What is counted. The node is not a label: it is the target that is scraped.
+//! Metrics of the puller. The node is not a label, because it is the scraped target.
 
 use std::{path::Path, time::Duration};
 
@@ -48,7 +48,7 @@ struct CallLabels {
     code: String,
 }
 
-/// See the module; clones count together.
+/// The metrics. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     pulls: Family<PullLabels, Counter>,
@@ -59,12 +59,12 @@ pub struct Metrics {
     queue: Family<StateLabel, Gauge>,
     used: Gauge,
     size: Gauge,
-    /// Whether the runtime answered when it was last asked.
+    /// 1 if the runtime answered the last call.
     pub cri_up: Gauge,
 }
 
 impl Metrics {
-    /// Named and described.
+    /// Registers the metrics.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             pulls: Family::default(),
@@ -140,7 +140,7 @@ impl Metrics {
         );
     }
 
-    /// A pull ended.
+    /// Records the end of a pull.
     pub fn pulled(&self, outcome: &PullOutcome) {
         let (result, reason) = pull_label(&outcome.result);
         let labels = PullLabels {
@@ -159,13 +159,13 @@ impl Metrics {
         }
     }
 
-    /// A removal ended.
+    /// Records the end of a removal.
     pub fn removed(&self, result: &RemoveResult) {
         let result = removal_label(result);
         self.removals.get_or_create(&ResultLabel { result }).inc();
     }
 
-    /// The runtime answered, or did not.
+    /// Records a call to the runtime.
     pub fn called(&self, method: &'static str, answer: &Input, took: Duration) {
         let Input::Answered(_, answer) = answer else {
             return;
@@ -179,7 +179,7 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
-    /// Pulls that wait and that run.
+    /// Sets the number of waiting and running pulls.
     pub fn queued(&self, waiting: usize, running: usize) {
         for (state, count) in [("waiting", waiting), ("running", running)] {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
@@ -187,7 +187,7 @@ impl Metrics {
         }
     }
 
-    /// Looks at the disk, before an answer.
+    /// Measures the disk before a scrape is answered.
     pub fn measure(&self, path: Option<&Path>) {
         if let Some(Ok(Disk {
             capacity,
@@ -201,7 +201,7 @@ impl Metrics {
     }
 }
 
-/// Of what the queue calls, the calls of the runtime.
+/// Returns the method of a call to the runtime. `None` for other calls of the queue.
 pub fn method(call: &Call) -> Option<&'static str> {
     match call {
         Call::Inspect(_) => Some("ImageStatus"),
@@ -215,7 +215,7 @@ pub fn method(call: &Call) -> Option<&'static str> {
     }
 }
 
-/// A gRPC code.
+/// Returns the gRPC code of an answer.
 fn code(answer: &Answer) -> &str {
     let error = match answer {
         Answer::Inspected(result) => result.as_ref().err(),

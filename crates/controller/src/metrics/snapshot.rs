@@ -1,5 +1,5 @@
-//! What the engine knew when it was last asked, as metrics. All of one answer is shown at once, so
-//! that two who scrape at a time do not see half of it, and series go with their object.
+//! Metrics of the engine's state. Each scrape replaces the whole snapshot at once, so that concurrent scrapes do
+//! not see a part of it, and series disappear with their object.
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +18,7 @@ use prometheus_client::{
 
 use crate::driver::Asking;
 
-/// See the module.
+/// The state of the engine at the last scrape.
 #[derive(Debug, Default)]
 pub struct Snapshot(Mutex<Option<Arc<Seen>>>);
 
@@ -30,7 +30,7 @@ struct Seen {
 }
 
 impl Snapshot {
-    /// Asks the engine, page by page.
+    /// Reads the engine page by page.
     pub async fn take(&self, engine: &Asking) {
         let Some((sums, registries)) = engine
             .ask(|engine, now| {
@@ -62,7 +62,7 @@ impl Snapshot {
         }));
     }
 
-    /// Nothing is known any more.
+    /// Clears the snapshot.
     pub fn clear(&self) {
         self.set(None);
     }
@@ -71,7 +71,7 @@ impl Snapshot {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = seen.map(Arc::new);
     }
 
-    /// With a series of each metric.
+    /// Returns a snapshot with at least one series of each metric.
     #[cfg(test)]
     pub fn example(&self) {
         use kubefledged_api_types::{Timestamp, status::KeptCounts};
@@ -125,7 +125,7 @@ impl Collector for Snapshot {
     }
 }
 
-/// One gauge of many series.
+/// Encodes one gauge with many series.
 fn gauges<const N: usize>(
     encoder: &mut DescriptorEncoder<'_>,
     (name, unit, help): (&str, Option<Unit>, &str),

@@ -9,7 +9,7 @@ Watch it become ready:
   helm test {{ .Release.Name }} -n {{ .Release.Namespace }}
 
 If a puller does not become ready, its log says why. On nodes that enforce SELinux set
-puller.securityContext.seLinuxOptions.type to spc_t.
+puller.securityContext.seLinuxOptions.type: spc_t.
 
 Create a first ImageCache:
 

@@ -14,7 +14,7 @@ use crate::{
     plugins::Plugins,
 };
 
-/// Facts about the runtime that GetInfo reports.
+/// Facts about the runtime that `GetInfo` reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Abilities {
     /// Whether images can be pinned.

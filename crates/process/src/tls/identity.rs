@@ -41,7 +41,7 @@ pub enum IdentityError {
     Trust(String),
 }
 
-/// The newest server configuration, and the facts that GetInfo reports about it.
+/// The newest server configuration, and the facts that `GetInfo` reports about it.
 pub struct Served {
     /// Configuration of each new handshake.
     pub config: Arc<ServerConfig>,

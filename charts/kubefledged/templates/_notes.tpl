@@ -1,17 +1,17 @@
-{{/* NOTES.txt is this, so that tests can render it with `extraObjects`. */}}
+{{/* NOTES.txt renders this template. It is a template so that tests can render it by `extraObjects`. */}}
 {{- define "kubefledged.notes" -}}
 {{- $namespace := include "kubefledged.namespace" . -}}
 kubefledged {{ .Chart.AppVersion }} is in namespace {{ $namespace }}.
 
-See it become ready:
+Watch it become ready:
 
   kubectl get pods -n {{ $namespace }} -l {{ include "kubefledged.commonSelector" . | replace ": " "=" | replace "\n" "," }}
   helm test {{ .Release.Name }} -n {{ .Release.Namespace }}
 
-A puller that does not become ready says why in its log. On nodes that enforce SELinux it needs
+If a puller does not become ready, its log says why. On nodes that enforce SELinux set
 puller.securityContext.seLinuxOptions.type: spc_t.
 
-A first image cache:
+Create a first ImageCache:
 
   kubectl apply -f - <<END
   apiVersion: kubefledged.io/v1alpha2
@@ -31,19 +31,19 @@ NOTE: {{ . }}
 {{- end }}
 {{- end }}
 
-{{/* A YAML list of sentences. */}}
+{{/* Returns a YAML list of sentences. */}}
 {{- define "kubefledged.warnings" -}}
 {{- $warnings := list }}
 {{- $namespace := include "kubefledged.namespace" . }}
 {{- $labels := dig "metadata" "labels" dict (lookup "v1" "Namespace" "" $namespace) }}
 {{- if ne "privileged" (get $labels "pod-security.kubernetes.io/enforce") }}
-{{- $warnings = append $warnings (printf "the puller mounts a directory of its node. Where Pod Security admission is on, allow that: kubectl label namespace %s pod-security.kubernetes.io/enforce=privileged" $namespace) }}
+{{- $warnings = append $warnings (printf "the puller mounts a directory of its node. If Pod Security admission is on, allow that: kubectl label namespace %s pod-security.kubernetes.io/enforce=privileged" $namespace) }}
 {{- end }}
 {{- if .Capabilities.APIVersions.Has "networking.gke.io/v1" }}
-{{- $warnings = append $warnings "on GKE only Standard clusters have pullers: Autopilot lets nobody reach a node's runtime. For Artifact Registry without imagePullSecrets: puller.credentialProviders.preset: gke" }}
+{{- $warnings = append $warnings "on GKE only Standard clusters can run pullers, because Autopilot lets no pod reach a node's runtime. For Artifact Registry without imagePullSecrets set puller.credentialProviders.preset to gke" }}
 {{- end }}
 {{- if .Capabilities.APIVersions.Has "vpcresources.k8s.aws/v1beta1" }}
-{{- $warnings = append $warnings "on EKS there is no puller on Fargate. For ECR without imagePullSecrets: puller.credentialProviders.preset: eks" }}
+{{- $warnings = append $warnings "on EKS a puller cannot run on Fargate. For ECR without imagePullSecrets set puller.credentialProviders.preset to eks" }}
 {{- end }}
 {{- if .Capabilities.APIVersions.Has "security.openshift.io/v1" }}
 {{- range list "controller" "webhook-server" "puller" }}
@@ -54,10 +54,10 @@ NOTE: {{ . }}
 {{- end }}
 {{- end }}
 {{- if not .Values.webhook.enabled }}
-{{- $warnings = append $warnings "webhook.enabled is false: mistakes in an ImageCache show in its status only." }}
+{{- $warnings = append $warnings "webhook.enabled is false: mistakes in an ImageCache only show in its status." }}
 {{- end }}
 {{- if not .Values.crds.enabled }}
-{{- $warnings = append $warnings "crds.enabled is false: install the CustomResourceDefinition yourself, also before each upgrade. kubefledged-controller crd prints it." }}
+{{- $warnings = append $warnings "crds.enabled is false: apply the CustomResourceDefinition yourself, now and before each upgrade. The command kubefledged-controller crd prints it." }}
 {{- else if not .Values.crds.keep }}
 {{- $warnings = append $warnings "crds.keep is false: helm uninstall deletes every ImageCache of the cluster." }}
 {{- end }}

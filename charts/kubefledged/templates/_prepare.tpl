@@ -1,6 +1,7 @@
-{{/* What comes before anything is rendered. Every file begins with `kubefledged.prepare`, since Helm
-     promises no order: the first one refuses what cannot work and translates kube-fledged's values
-     in place, the others see the result. What it has to say goes to .Values.notes, for NOTES.txt. */}}
+{{/* Runs before anything is rendered. Helm does not promise an order, so every file begins with
+     `kubefledged.prepare`. The first call refuses values that cannot work and translates
+     kube-fledged's values in place; the other files see the result. Messages are added to
+     .Values.notes, for NOTES.txt. */}}
 
 {{- define "kubefledged.prepare" -}}
 {{- if not (hasKey .Values "notes") }}

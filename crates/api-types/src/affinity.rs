@@ -1,27 +1,28 @@
-//! Node affinity in the shape of a PersistentVolume's: terms are alternatives, the requirements of
-//! a term hold together.
+//! Node affinity with the same fields as that of a PersistentVolume. A node must match at least one
+//! term, and it matches a term if all requirements of the term hold.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Which nodes a list is for, beyond `nodeSelector`.
+/// Limits a list to nodes, in addition to `nodeSelector`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub struct NodeAffinity {
-    /// What a node must fulfil. Not set: nothing.
+    /// Terms that a node must match. Not set: every node matches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub required: Option<NodeSelector>,
 }
 
-/// Alternatives.
+/// A list of terms. A node matches if it matches at least one of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeSelector {
-    /// A node must fulfil at least one of these terms.
+    /// Terms, of which a node must match at least one.
     #[schemars(length(min = 1, max = 16))]
     pub node_selector_terms: Vec<NodeSelectorTerm>,
 }
 
-/// One alternative. A term without any requirement matches no node.
+/// One term. A node matches it if all its requirements hold. A term without requirements matches
+/// no node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [{
@@ -30,18 +31,18 @@ pub struct NodeSelector {
     "message": "metadata.name is the only field: match labels by matchExpressions",
 }]))]
 pub struct NodeSelectorTerm {
-    /// Requirements on the node's labels; all must hold.
+    /// Requirements on the node's labels. All of them must hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10))]
     pub match_expressions: Vec<NodeSelectorRequirement>,
-    /// Requirements on the node's fields; all must hold. The only field is metadata.name, with the
-    /// operators In and NotIn.
+    /// Requirements on the node's fields. All of them must hold. The only supported field is
+    /// metadata.name, and the only supported operators are In and NotIn.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10))]
     pub match_fields: Vec<NodeSelectorRequirement>,
 }
 
-/// One requirement.
+/// One requirement on a label or a field of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[schemars(extend("x-kubernetes-validations" = [
     {
@@ -64,29 +65,30 @@ pub struct NodeSelectorRequirement {
     /// Key of the label, or name of the field.
     #[schemars(length(max = 317))]
     pub key: String,
-    /// In, NotIn, Exists, DoesNotExist, Gt or Lt.
+    /// How the label or field is compared with `values`: In, NotIn, Exists, DoesNotExist, Gt or Lt.
     pub operator: NodeSelectorOperator,
-    /// In and NotIn: at least one value. Exists and DoesNotExist: none. Gt and Lt: one integer.
+    /// Values to compare with. In and NotIn need at least one value, Exists and DoesNotExist take
+    /// none, Gt and Lt need exactly one integer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(max = 253)))]
     pub values: Vec<String>,
 }
 
-/// How a label relates to the values.
+/// Compares a label or field of a node with the values of a requirement.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, JsonSchema,
 )]
 pub enum NodeSelectorOperator {
-    /// It has one of them.
+    /// The label exists and its value is one of the values.
     In,
-    /// It has none of them, or is not there.
+    /// The label does not exist, or its value is none of the values.
     NotIn,
-    /// It is there.
+    /// The label exists.
     Exists,
-    /// It is not there.
+    /// The label does not exist.
     DoesNotExist,
-    /// It is an integer and greater.
+    /// The label's value is an integer greater than the value.
     Gt,
-    /// It is an integer and less.
+    /// The label's value is an integer less than the value.
     Lt,
 }

@@ -1,105 +1,126 @@
-//! Conditions tell of the present; `status.status` tells of the last operation. Reasons are closed
-//! enums: add, never rename.
+//! Conditions describe the current state of a cache; `status.status` describes its last operation.
+//! The reasons are closed enums. Scripts compare them: add new ones, never rename one.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Timestamp;
 
-/// At the last look enough eligible nodes held every image.
+/// True if enough eligible nodes held every image at their last check.
 pub const READY: &str = "Ready";
-/// Something is being done.
+/// True while images are being pulled or removed, or while nodes are waited for.
 pub const PROGRESSING: &str = "Progressing";
-/// Something is wrong that does not heal by waiting a moment.
+/// True while there is a problem that does not go away within a moment.
 pub const DEGRADED: &str = "Degraded";
 
-/// A standard Kubernetes condition.
+/// One condition of the cache, in the standard form of Kubernetes.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// Ready, Progressing or Degraded.
+    /// Type of the condition: Ready, Progressing or Degraded.
     #[serde(rename = "type")]
     pub type_: String,
-    /// True, False or Unknown.
+    /// Status of the condition: True, False or Unknown.
     pub status: String,
-    /// One word.
+    /// Cause of the status in one word, for programs.
     pub reason: String,
-    /// For people.
+    /// Explanation of the status in a sentence, for people.
     pub message: String,
-    /// When `status` changed last.
+    /// Time at which `status` changed last.
     pub last_transition_time: Timestamp,
-    /// The generation this was computed from.
+    /// Generation of the spec from which this condition was computed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 }
 
-/// Reasons of Ready.
+/// Reasons of the condition `Ready`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ready {
     /// Every eligible node holds every image.
     AllImagesPresent,
-    /// Not all, but as many nodes as `spec.minReadyNodes` asks for.
+    /// Some eligible nodes lack an image, but `spec.minReadyNodes` is reached.
     EnoughNodesReady,
-    /// No node is eligible: a pool scaled to zero must not block a roll-out.
+    /// No node is eligible. Ready is True, because a node pool scaled to zero must not block a
+    /// rollout.
     NoEligibleNodes,
-    /// Too many nodes miss an image.
+    /// Too many eligible nodes lack an image.
     ImagesMissing,
-    /// Purged; it wants nothing.
+    /// The cache is purged and desires no images.
     Purged,
-    /// Nothing was looked at yet.
+    /// No eligible node has been checked yet.
     NotYetChecked,
-    /// A new leader has not finished its first round, and nothing was written before.
+    /// A new leader has not checked all nodes yet, and the object has no earlier Ready condition.
     Unknown,
 }
 
-/// Reasons of Progressing.
+/// Reasons of the condition `Progressing`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Progressing {
     /// Images are being pulled.
     Pulling,
-    /// Images that nobody wants are being removed.
+    /// Images that no cache desires any more are being removed.
     Removing,
-    /// A refresh runs.
+    /// A refresh is running.
     Refreshing,
-    /// A purge runs, or the object is being deleted.
+    /// A purge is running, or the object is being deleted.
     Purging,
-    /// Nodes whose puller does not answer yet.
+    /// The controller waits for nodes whose puller does not answer yet.
     WaitingForNodes,
-    /// Pulls wait for a registry.
+    /// Pulls wait because a registry limits requests.
     Throttled,
     /// `spec.suspend` is true.
     Suspended,
-    /// Nothing to do.
+    /// There is nothing to do.
     Idle,
 }
 
-/// Reasons of Degraded.
+/// Reasons of the condition `Degraded`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Degraded {
-    /// Some pull failed.
+    /// At least one pull failed.
     PullFailed,
-    /// Some removal failed.
+    /// At least one removal failed.
     RemovalFailed,
-    /// Removals still owed by nodes that did not answer for a day were given up.
+    /// Pending removals were given up, because their nodes did not answer for 24 hours.
     RemovalAbandoned,
-    /// Some node's puller does not answer.
+    /// At least one node's puller does not answer.
     PullerUnavailable,
-    /// Images vanish again and again soon after their pull.
+    /// Images disappear repeatedly, soon after they were pulled.
     LostToGarbageCollection,
-    /// Some node's runtime cannot protect images.
+    /// At least one node's container runtime cannot pin images.
     RetentionUnsupported,
-    /// The pull secrets cannot be read.
+    /// Pull secrets cannot be read.
     CredentialsUnavailable,
-    /// Some node's image file system is too full.
+    /// At least one node's image file system is too full.
     DiskPressure,
-    /// Some image could not be refreshed; the old one is there.
+    /// An image could not be refreshed. The node still holds the older version.
     RefreshFailed,
-    /// Nothing is wrong.
+    /// There is no problem.
     None,
 }
 
 impl Ready {
-    /// As it stands in the condition.
+    /// All reasons.
+    pub const ALL: [Self; 7] = [
+        Self::AllImagesPresent,
+        Self::EnoughNodesReady,
+        Self::NoEligibleNodes,
+        Self::ImagesMissing,
+        Self::Purged,
+        Self::NotYetChecked,
+        Self::Unknown,
+    ];
+
+    /// Returns the status of the condition that has this reason.
+    pub fn status(self) -> &'static str {
+        match self {
+            Self::AllImagesPresent | Self::EnoughNodesReady | Self::NoEligibleNodes => "True",
+            Self::ImagesMissing | Self::Purged => "False",
+            Self::NotYetChecked | Self::Unknown => "Unknown",
+        }
+    }
+
+    /// Returns the value of the condition's `reason`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::AllImagesPresent => "AllImagesPresent",
@@ -114,7 +135,27 @@ impl Ready {
 }
 
 impl Progressing {
-    /// As it stands in the condition.
+    /// All reasons.
+    pub const ALL: [Self; 8] = [
+        Self::Pulling,
+        Self::Removing,
+        Self::Refreshing,
+        Self::Purging,
+        Self::WaitingForNodes,
+        Self::Throttled,
+        Self::Suspended,
+        Self::Idle,
+    ];
+
+    /// Returns the status of the condition that has this reason.
+    pub fn status(self) -> &'static str {
+        match self {
+            Self::Suspended | Self::Idle => "False",
+            _ => "True",
+        }
+    }
+
+    /// Returns the value of the condition's `reason`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pulling => "Pulling",
@@ -130,7 +171,30 @@ impl Progressing {
 }
 
 impl Degraded {
-    /// As it stands in the condition.
+    /// All reasons.
+    pub const ALL: [Self; 10] = [
+        Self::PullFailed,
+        Self::RemovalFailed,
+        Self::RemovalAbandoned,
+        Self::PullerUnavailable,
+        Self::LostToGarbageCollection,
+        Self::RetentionUnsupported,
+        Self::CredentialsUnavailable,
+        Self::DiskPressure,
+        Self::RefreshFailed,
+        Self::None,
+    ];
+
+    /// Returns the status of the condition that has this reason. While a new leader has not checked
+    /// all nodes yet, the status with the reason `None` is Unknown instead.
+    pub fn status(self) -> &'static str {
+        match self {
+            Self::None => "False",
+            _ => "True",
+        }
+    }
+
+    /// Returns the value of the condition's `reason`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::PullFailed => "PullFailed",

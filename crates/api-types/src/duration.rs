@@ -1,21 +1,21 @@
-//! Durations in Go's notation (`5m`, `1h30m`, `0s`), as kube-fledged's flags take them.
+//! Durations in Go's notation (`5m`, `1h30m`, `0s`), which the flags of kube-fledged use too.
 
 use std::{fmt, str::FromStr, time::Duration};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-/// The pattern of a non-negative Go duration with a unit, for the CRD.
+/// Regular expression of a non-negative Go duration with units. The CRD uses it.
 pub const PATTERN: &str = r"^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+$";
 
-/// Of a text that is none so many characters are told.
+/// An error message quotes at most this many characters of the invalid text.
 const LONGEST_TOLD: usize = 64;
 
-/// A non-negative duration written in Go's notation: at most Go's longest, some 292 years.
+/// A non-negative duration, written in Go's notation. The longest is Go's longest, about 292 years.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GoDuration(pub Duration);
 
-/// A text that is no duration.
+/// The text is not a duration.
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` is not a duration: write it like 30s, 5m, 1h30m or 0s")]
 pub struct DurationError(String);
@@ -31,8 +31,8 @@ impl FromStr for GoDuration {
     }
 }
 
-/// As Go's `time.ParseDuration`, without a sign. Not kube's own: that panics on a long number, and
-/// these come from whoever may write an `ImageCache`.
+/// Parses like Go's `time.ParseDuration`, without a sign. kube's own parser is not used, because it
+/// panics on a long number, and anybody who may write an `ImageCache` can write one.
 fn nanos(text: &str) -> Option<u64> {
     if text == "0" {
         return Some(0);
@@ -71,7 +71,7 @@ fn part(number: &str, unit: &str) -> Option<u64> {
     } else {
         whole.parse().ok()?
     };
-    // Of more digits than these the rest is less than a nanosecond of an hour.
+    // Digits after the fifteenth are less than a nanosecond even of an hour.
     let fraction = &fraction[..fraction.len().min(15)];
     let scale = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
     let fraction: u128 = if fraction.is_empty() {
@@ -131,7 +131,7 @@ impl JsonSchema for GoDuration {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        // A pattern would tell a regular expression instead of what to write.
+        // A rule, not a pattern: for a pattern the API server would print the regular expression.
         json_schema!({
             "type": "string",
             "maxLength": 32,
@@ -178,7 +178,7 @@ mod tests {
         }
     }
 
-    /// 32 characters fit into the field: these stopped the controller.
+    /// The field takes 32 characters; such values used to stop the controller.
     #[test]
     fn a_duration_beyond_gos_longest_is_refused() {
         for text in [

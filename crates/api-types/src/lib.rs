@@ -1,13 +1,15 @@
-//! The `ImageCache` resource of `kubefledged.io/v1alpha2`: its types, every string that crosses
-//! the wire, and the rules that a written object must keep.
+//! The `ImageCache` resource of `kubefledged.io/v1alpha2`: its types, the strings that other
+//! programs compare, and the validation of a spec.
 //!
-//! Objects written for kube-fledged 0.10 and 0.11 are valid unchanged. No client lives here.
+//! Objects written for kube-fledged 0.10 and 0.11 are valid without a change. This crate contains
+//! no client.
 
 #![deny(missing_docs)]
 
 pub mod affinity;
 pub mod conditions;
 pub mod duration;
+mod explain;
 pub mod line;
 pub mod names;
 pub mod share;

@@ -1,7 +1,7 @@
-//! Text that comes from elsewhere and is shown to people.
+//! Makes text from other programs safe to show to people.
 
-/// One line that may go into a status, a log and a terminal, whoever wrote the text: control
-/// characters, and those that turn the direction of writing, become blanks; at most so many bytes.
+/// Turns a text into one line of at most `most` bytes that is safe in a status, a log and a
+/// terminal. Control characters and characters that change the direction of writing become spaces.
 pub fn one_line(text: &str, most: usize) -> String {
     let mut line = String::with_capacity(text.len().min(most));
     for c in text.trim().chars() {

@@ -1,32 +1,34 @@
-//! Every string that other programs or people match on. The spelling mistakes are kube-fledged's
-//! own and stay: scripts compare these strings.
+//! Every string that other programs or scripts compare. Spelling mistakes in them come from
+//! kube-fledged and stay, because scripts compare the strings.
 
 /// The API group of `ImageCache`.
 pub const GROUP: &str = "kubefledged.io";
-/// Asks for a refresh. Empty: removed when done. Anything else is a token, handled once per value.
+/// Requests a refresh. If the value is empty, the controller removes the annotation when the refresh
+/// is done. Any other value is a token: the controller handles each value once and leaves it there.
 pub const REFRESH_ANNOTATION: &str = "kubefledged.io/refresh-imagecache";
-/// Asks for a purge. Values as for [`REFRESH_ANNOTATION`].
+/// Requests a purge. Its values mean the same as those of [`REFRESH_ANNOTATION`].
 pub const PURGE_ANNOTATION: &str = "kubefledged.io/purge-imagecache";
-/// Holds an object until its images, or our pins on them, are gone from the nodes.
+/// Finalizer that keeps a deleted object until its images, or our pins on them, are removed from the
+/// nodes.
 pub const FINALIZER: &str = "kubefledged.io/purge";
-/// A node with this label (any value but `false`) gets no images.
+/// A node with this label gets no images, unless the label's value is `false`.
 pub const EXCLUDE_LABEL: &str = "kubefledged.io/exclude";
-/// The label whose value stands as `node` in `status.failures`, as in kube-fledged.
+/// Label whose value `status.failures` shows as `node`, as in kube-fledged.
 pub const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
 
 /// Values of `status.status`.
 pub mod status {
-    /// An operation runs.
+    /// An operation is running.
     pub const PROCESSING: &str = "Processing";
-    /// The last operation ended with every image where it should be.
+    /// The last operation ended, and every image is as desired.
     pub const SUCCEEDED: &str = "Succeeded";
-    /// Some image failed on some node.
+    /// The last operation ended, and at least one image failed on at least one node.
     pub const FAILED: &str = "Failed";
-    /// A deleted or superseded operation whose end had to be written.
+    /// The last operation was superseded, or its object deleted, before it ended.
     pub const ABORTED: &str = "Aborted";
-    /// kube-fledged wrote it; never written by us.
+    /// Written by kube-fledged only.
     pub const UNKNOWN: &str = "Unknown";
-    /// No list matched any node.
+    /// The last operation ended without work, because no list matched a node.
     pub const NOTHING_DONE: &str = "NoImagesPulledOrDeleted";
 }
 
@@ -34,72 +36,73 @@ pub mod status {
 pub mod reason {
     /// The object was created.
     pub const CREATE: &str = "ImageCacheCreate";
-    /// What is wanted where has changed.
+    /// The desired images or their nodes changed.
     pub const UPDATE: &str = "ImageCacheUpdate";
-    /// A refresh, asked for or automatic.
+    /// A requested or automatic refresh.
     pub const REFRESH: &str = "ImageCacheRefresh";
     /// A purge.
     pub const PURGE: &str = "ImageCachePurge";
     /// The object is being deleted.
     pub const DELETE: &str = "ImageCacheDelete";
-    /// A stored spec that cannot be used at all.
+    /// The stored spec cannot be used at all.
     pub const INVALID: &str = "CacheSpecValidationFailed";
 }
 
 /// Values of `status.message`.
 pub mod message {
-    /// While a create runs.
+    /// A create is running.
     pub const CREATING: &str =
         "Images are being pulled on to the nodes. Please view the status after some time";
-    /// While an update runs.
+    /// An update is running.
     pub const UPDATING: &str =
         "Image cache is being updated. Please view the status after some time";
-    /// While a refresh runs.
+    /// A refresh is running.
     pub const REFRESHING: &str =
         "Image cache is being refreshed. Please view the status after some time";
-    /// While a purge runs.
+    /// A purge is running.
     pub const PURGING: &str = "Image cache is being purged. Please view the status after some time";
-    /// Everything is there.
+    /// Every image was pulled.
     pub const PULLED: &str = "All requested images pulled succesfully to respective nodes";
-    /// Everything is gone.
+    /// Every image was removed.
     pub const DELETED: &str = "All cached images succesfully deleted from respective nodes";
-    /// Something could not be pulled.
+    /// At least one image could not be pulled.
     pub const PULL_FAILED: &str =
         "Image pull failed for some images. Please see \"failures\" section";
-    /// Something could not be removed.
+    /// At least one image could not be removed.
     pub const DELETE_FAILED: &str =
         "Image deletion failed for some images. Please see \"failures\" section";
-    /// An operation ended before it was done.
+    /// An operation was ended before it was done.
     pub const ABORTED: &str =
         "Image cache processing aborted. Image cache will get refreshed during next refresh cycle";
-    /// No node to work on.
+    /// No list matched a node.
     pub const NOTHING_DONE: &str =
         "No images were pulled or deleted because nodeSelector specified did not match any nodes";
 }
 
-/// Why an image is not on a node, or was not taken off it: the kubelet's word where it has one.
+/// Reasons why an image is not on a node, or was not removed from it. They are the kubelet's reasons
+/// if it has one for the cause.
 pub mod failure {
-    /// Anything about a pull that has no word of its own.
+    /// A pull failed for a cause that has no reason of its own.
     pub const ERR_IMAGE_PULL: &str = "ErrImagePull";
-    /// The name does not parse.
+    /// The image name is invalid.
     pub const INVALID_IMAGE_NAME: &str = "InvalidImageName";
-    /// The runtime could not say whether it holds the image.
+    /// The container runtime could not say whether it holds the image.
     pub const IMAGE_INSPECT_ERROR: &str = "ImageInspectError";
     /// The registry does not answer.
     pub const REGISTRY_UNAVAILABLE: &str = "RegistryUnavailable";
-    /// The signature is not the one the node demands.
+    /// The image's signature does not match the node's policy.
     pub const SIGNATURE_VALIDATION_FAILED: &str = "SignatureValidationFailed";
-    /// The registry does not have it.
+    /// The registry does not have the image.
     pub const IMAGE_NOT_FOUND: &str = "ImageNotFound";
-    /// The registry refuses us.
+    /// The registry refused the credentials, or the pull had none.
     pub const UNAUTHORIZED: &str = "Unauthorized";
-    /// The registry asks us to wait.
+    /// The registry limits requests (429).
     pub const RATE_LIMITED: &str = "RateLimited";
     /// The node's image file system is too full.
     pub const DISK_PRESSURE: &str = "DiskPressure";
-    /// No byte moved for too long.
+    /// A pull received no data for too long.
     pub const NO_PROGRESS: &str = "NoProgress";
-    /// The pull secrets could not be read.
+    /// The API server did not answer for the pull secrets.
     pub const CREDENTIALS_UNAVAILABLE: &str = "CredentialsUnavailable";
     /// The pull deadline passed.
     pub const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
@@ -109,24 +112,24 @@ pub mod failure {
     pub const PULLER_UNAVAILABLE: &str = "PullerUnavailable";
     /// The node's container runtime does not answer.
     pub const RUNTIME_UNAVAILABLE: &str = "RuntimeUnavailable";
-    /// A newer intent for the same name came.
+    /// A newer request for the same image name replaced this one.
     pub const SUPERSEDED: &str = "Superseded";
-    /// Nobody wanted it any more.
+    /// No cache desires the image any more.
     pub const CANCELLED: &str = "Cancelled";
-    /// The runtime could not remove it.
+    /// The container runtime could not remove the image.
     pub const REMOVE_FAILED: &str = "ErrImageRemove";
-    /// Kept: a container uses it, or it is protected.
+    /// The image was kept, because a container uses it or because it is the sandbox image.
     pub const IN_USE: &str = "InUse";
-    /// Kept: somebody else pinned it.
+    /// The image was kept, because somebody else pinned it.
     pub const PINNED: &str = "Pinned";
-    /// Kept: it has another name that is not ours to remove.
+    /// The image was kept, because it has another name that we may not remove.
     pub const SHARED_IMAGE: &str = "SharedImage";
 }
 
-/// What the admission webhook answers, in kube-fledged's words.
+/// Answers of the admission webhook, in the words of kube-fledged.
 pub mod refusal {
     /// An image list is empty.
     pub const NO_IMAGES: &str = "No images specified within image list";
-    /// Prefix; the image follows.
+    /// Prefix of the message; the image name follows.
     pub const DUPLICATE_IMAGE: &str = "Duplicate image names within image list";
 }

@@ -1,4 +1,4 @@
-//! A number of nodes, or a share of them.
+//! A number of nodes, or a percentage of the eligible nodes.
 
 use std::{fmt, str::FromStr};
 
@@ -8,19 +8,20 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 /// An integer (`3`) or a percentage (`"10%"`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeShare {
-    /// So many nodes.
+    /// This number of nodes.
     Count(u32),
-    /// So many of a hundred; 0 to 100.
+    /// This percentage of the nodes, from 0 to 100.
     Percent(u32),
 }
 
-/// A text that is no percentage.
+/// The text is neither an integer nor a percentage.
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` is no number of nodes: write an integer, or a percentage from \"0%\" to \"100%\"")]
 pub struct NodeShareError(String);
 
 impl NodeShare {
-    /// Of so many nodes; percentages are rounded up, and more than there are means all.
+    /// Returns the number of nodes that this means if there are `nodes` of them. Percentages are
+    /// rounded up. A number larger than `nodes` means all of them.
     pub fn of(self, nodes: u64) -> u64 {
         match self {
             Self::Count(count) => u64::from(count).min(nodes),
@@ -91,7 +92,7 @@ impl JsonSchema for NodeShare {
             "minimum": 0,
             "maximum": 1_000_000,
             "maxLength": 4,
-            // A pattern would tell a regular expression instead of what to write.
+            // A rule, not a pattern: for a pattern the API server would print the regular expression.
             "x-kubernetes-validations": [{
                 "rule": "type(self) == int || self.matches('^(100|[0-9]{1,2})%$')",
                 "message": "write an integer, or a percentage from \"0%\" to \"100%\"",

@@ -1,4 +1,4 @@
-//! What people write.
+//! The spec of an `ImageCache`: what people write.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{GoDuration, ImageCacheStatus, NodeAffinity, NodeShare};
 
-/// Keeps container images on nodes.
+/// Desired images, the nodes they are for, and how they are kept there.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[kube(
     group = "kubefledged.io",
@@ -22,157 +22,172 @@ use crate::{GoDuration, ImageCacheStatus, NodeAffinity, NodeShare};
     status = "ImageCacheStatus",
     doc = "An ImageCache keeps container images on nodes, before a pod needs them.",
     printcolumn = r#"{"name":"Status","type":"string","jsonPath":".status.status","description":"State of the last operation"}"#,
-    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.ready","description":"Nodes that hold every image / eligible nodes"}"#,
-    printcolumn = r#"{"name":"Failed","type":"integer","jsonPath":".status.nodes.failed","description":"Nodes with failures"}"#,
-    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.reason","description":"The last operation"}"#,
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.ready","description":"Nodes that hold every image, of all eligible nodes"}"#,
+    printcolumn = r#"{"name":"Failed","type":"integer","jsonPath":".status.nodes.failed","description":"Nodes on which an image failed"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.reason","description":"Kind of the last operation"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
     printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.message","priority":1}"#,
-    printcolumn = r#"{"name":"Images","type":"integer","jsonPath":".status.images.ready","priority":1,"description":"Node and image pairs present"}"#,
+    printcolumn = r#"{"name":"Images","type":"integer","jsonPath":".status.images.ready","priority":1,"description":"Pairs of node and image that are present"}"#,
     printcolumn = r#"{"name":"Last-Refresh","type":"date","jsonPath":".status.lastRefreshTime","priority":1}"#
 )]
 #[serde(rename_all = "camelCase")]
+#[schemars(transform = crate::explain::descriptions)]
 pub struct ImageCacheSpec {
-    /// Lists of images, each with the nodes it is for.
+    /// Lists of images. Each list says for which nodes its images are.
     #[schemars(length(max = 256))]
     pub cache_spec: Vec<CacheSpecEntry>,
-    /// Secrets in this namespace with credentials for the registries, of type
-    /// kubernetes.io/dockerconfigjson or kubernetes.io/dockercfg. A missing one hinders nothing.
+    /// Secrets of this namespace with credentials for registries, of type
+    /// kubernetes.io/dockerconfigjson or kubernetes.io/dockercfg. If a Secret is missing or invalid,
+    /// the controller records a Warning Event and pulls without it. Not set: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub image_pull_secrets: Vec<PullSecretReference>,
-    /// How the images are kept fresh.
+    /// How often images are refreshed automatically. Not set: as the controller's
+    /// --image-cache-refresh-frequency says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refresh: Option<RefreshSpec>,
-    /// On how many of its eligible nodes this cache may be pulling at a time: an integer, or a
-    /// percentage that is rounded up. At least 1. Not set: on all of them.
+    /// Maximum number of eligible nodes on which this cache pulls at the same time: an integer, or a
+    /// percentage of the eligible nodes, rounded up. At least one node may always pull. Not set: all
+    /// eligible nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_concurrent_nodes: Option<NodeShare>,
-    /// How many of the eligible nodes must hold every image for the condition Ready to be True: an
-    /// integer, or a percentage that is rounded up. Not set: 100%. What the others lack shows in
-    /// the condition Degraded.
+    /// Number of eligible nodes that must hold every image before the condition Ready is True: an
+    /// integer, or a percentage of the eligible nodes, rounded up. The condition Degraded reports the
+    /// nodes that fail. Not set: 100%.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_ready_nodes: Option<NodeShare>,
-    /// A ServiceAccount of this namespace whose imagePullSecrets are used too, after those of
-    /// `imagePullSecrets`.
+    /// ServiceAccount of this namespace. Its imagePullSecrets are used too, after those of
+    /// `imagePullSecrets`. Not set: the controller's --service-account-name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub service_account_name: Option<String>,
-    /// Retain or Purge. Retain: the images stay on the nodes when the object is deleted. Purge:
-    /// they are removed first; the object goes when every node that answers is done, at the latest
-    /// after the controller's --purge-deadline. Not set: Retain.
+    /// What happens to the images when this object is deleted: Retain or Purge. With Retain they
+    /// stay on the nodes. With Purge the controller removes them first, and the object disappears
+    /// when every node that answers has removed them, at the latest after the controller's
+    /// --purge-deadline. Not set: Retain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_policy: Option<DeletionPolicy>,
-    /// Default or Pinned. Pinned: the images are protected from the kubelet's garbage collection
-    /// where the container runtime lets a client do it (containerd 2.x); elsewhere the condition
-    /// Degraded says that it cannot. Not set: Default.
+    /// Whether images are protected from the kubelet's garbage collection: Default or Pinned. With
+    /// Default they are not. With Pinned they are, if the container runtime lets clients pin images
+    /// (containerd 2.x); on other runtimes the condition Degraded reports RetentionUnsupported.
+    /// Not set: Default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<Retention>,
-    /// True: nothing new is started, running pulls finish, and what was asked for waits. Looks at
-    /// the nodes go on. A suspended cache still wants its images when others drop them.
+    /// If true, the controller starts no pull, removal or requested operation for this cache.
+    /// Running pulls finish and nodes are still checked. Other caches do not remove images that this
+    /// cache desires. Not set: false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub suspend: bool,
 }
 
-/// Images for the nodes that a selector matches.
+/// One list of images and the nodes it is for.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CacheSpecEntry {
-    /// Image references, as a pod would name them.
+    /// Image references, written as in a pod's spec.
     #[schemars(length(max = 4096), inner(length(max = 1024)))]
     pub images: Vec<String>,
-    /// Labels a node must have. Empty: every node.
+    /// Labels that a node must have. Not set: every node matches.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,
-    /// Terms that a node must fulfil as well, in the shape of a PersistentVolume's node affinity.
+    /// Node affinity that a node must match in addition to nodeSelector, with the same fields as that
+    /// of a PersistentVolume. Not set: every node matches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_affinity: Option<NodeAffinity>,
-    /// IfNotPresent or Always; it also decides for :latest. Not set: the controller's --image-pull-policy, under which an image
-    /// with no tag or with :latest is always pulled.
+    /// When images of this list are pulled: IfNotPresent or Always. With IfNotPresent they are pulled
+    /// only to nodes that lack them. With Always every create, update and refresh asks the registry
+    /// for a newer image. A value set here also holds for images with the tag latest. Not set: the
+    /// controller's --image-pull-policy; images without a tag or with the tag latest are then always
+    /// pulled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_pull_policy: Option<ImagePullPolicy>,
-    /// Longest time for one attempt at one image on one node, as a Go duration (5m). Counted from
-    /// its first runtime call, not from queueing; of caches that share a pull the longest holds.
-    /// Not set: the controller's --image-pull-deadline-duration where the progress of a pull cannot
-    /// be seen, and else only its no-progress limit: a large image that moves is not killed.
+    /// Time limit for one attempt to pull one image to one node, as a Go duration such as 5m. The
+    /// time starts when the attempt calls the container runtime, not when it is queued. If several
+    /// caches share a pull, the longest limit applies. Not set: the controller's
+    /// --image-pull-deadline-duration if the runtime does not report the progress of pulls;
+    /// otherwise a pull continues as long as data arrives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pull_deadline: Option<GoDuration>,
-    /// From -1000 to 1000, higher first when a node has several things to do. Not set: 0.
+    /// Order of pulls when a node has several to do, from -1000 to 1000. Higher values come first.
+    /// Not set: 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -1000, max = 1000))]
     pub priority: Option<i32>,
 }
 
-/// When an image is pulled.
+/// When an image is pulled to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum ImagePullPolicy {
-    /// Only where it is missing.
+    /// Only if the node does not hold it.
     IfNotPresent,
-    /// On create, update and refresh the registry is asked for a newer one.
+    /// At every create, update and refresh, if the registry has a newer one.
     Always,
 }
 
-/// What becomes of the images when the object is deleted.
+/// What happens to the images when the object is deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum DeletionPolicy {
-    /// They stay on the nodes.
+    /// The images stay on the nodes.
     #[default]
     Retain,
-    /// They are removed first.
+    /// The images are removed before the object disappears.
     Purge,
 }
 
-/// Protection from the kubelet's garbage collection.
+/// Whether images are protected from the kubelet's garbage collection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum Retention {
-    /// None.
+    /// They are not protected.
     #[default]
     Default,
-    /// Where the runtime can.
+    /// They are pinned, if the container runtime supports it.
     Pinned,
 }
 
-/// Names a Secret in the namespace of the object.
+/// Reference to a Secret in the namespace of the object.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 pub struct PullSecretReference {
-    /// The Secret's name.
+    /// Name of the Secret.
     #[schemars(length(max = 253))]
     pub name: String,
 }
 
-/// How the images are kept fresh.
+/// Settings of the automatic refresh.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[schemars(extend("x-kubernetes-validations" = [{
-    // What is no duration at all is the field's own rule.
+    // The rule of the field itself refuses a text that is not a duration.
     "rule": "!has(self.interval) || !self.interval.matches('^([0-9]+([.][0-9]+)?(ns|us|ms|s|m|h))+$') || duration(self.interval) == duration('0s') || duration(self.interval) >= duration('1m')",
     "fieldPath": ".interval",
     "message": "write at least 1m, or 0s to switch refreshes off",
 }]))]
 pub struct RefreshSpec {
-    /// Time between automatic refreshes as a Go duration, at least 1m; 0s switches them off, while
-    /// looks at the nodes and new nodes go on. Not set: the controller's
-    /// --image-cache-refresh-frequency.
+    /// Time between automatic refreshes, as a Go duration of at least 1m. 0s switches automatic
+    /// refreshes off; nodes are still checked, and new nodes still get the images. Not set: the
+    /// controller's --image-cache-refresh-frequency.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<GoDuration>,
 }
 
 impl ImageCacheSpec {
-    /// What becomes of the images when the object is deleted.
+    /// Returns what happens to the images when the object is deleted.
     pub fn deletion_policy(&self) -> DeletionPolicy {
         self.deletion_policy.unwrap_or_default()
     }
 
-    /// Are the images to be protected from garbage collection?
+    /// Returns whether the images are to be protected from garbage collection.
     pub fn pinned(&self) -> bool {
         self.retention == Some(Retention::Pinned)
     }
 
-    /// Must the object not go before we say so?
+    /// Returns whether the object needs our finalizer, so that it does not disappear before its images
+    /// or pins are removed.
     pub fn needs_finalizer(&self) -> bool {
         self.pinned() || self.deletion_policy() == DeletionPolicy::Purge
     }
 
-    /// What "changed" means for an operation: another answer to what is wanted where. Names of
-    /// images, selectors and pull policies count; intervals, priorities and secrets do not.
+    /// Returns whether both specs desire the same images on the same nodes. Image names, selectors
+    /// and pull policies count; intervals, priorities and secrets do not. An edit that changes the
+    /// answer starts an update operation.
     pub fn wants_the_same_as(&self, other: &Self) -> bool {
         let key = |spec: &Self| -> Vec<_> {
             spec.cache_spec

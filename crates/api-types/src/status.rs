@@ -1,4 +1,5 @@
-//! What the controller writes. Optional fields are omitted, never null.
+//! The status of an `ImageCache`, which only the controller writes. Optional fields that have no
+//! value are omitted, never null.
 
 use std::collections::BTreeMap;
 
@@ -7,155 +8,158 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Timestamp, conditions::Condition};
 
-/// Most entries in `failures`, whatever the cluster's size.
+/// Maximum number of entries in `failures`, in a cluster of any size.
 pub const MAX_FAILURES: usize = 100;
-/// Longest message in `failures`, in bytes.
+/// Maximum length of a message in `failures`, in bytes.
 pub const MAX_FAILURE_MESSAGE: usize = 256;
 
-/// The status of an `ImageCache`. `status`, `reason`, `message`, `failures`, `startTime` and
-/// `completionTime` are kube-fledged's and tell of the last operation.
+/// Observed state of the cache. The fields status, reason, message, failures, startTime and
+/// completionTime describe the last operation, with the strings of kube-fledged. The other fields
+/// describe the current state.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(transform = crate::explain::descriptions)]
 pub struct ImageCacheStatus {
     /// State of the last operation: Processing, Succeeded, Failed, NoImagesPulledOrDeleted or Aborted.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub status: String,
-    /// The last operation: ImageCacheCreate, ImageCacheUpdate, ImageCacheRefresh, ImageCachePurge,
+    /// Kind of the last operation: ImageCacheCreate, ImageCacheUpdate, ImageCacheRefresh, ImageCachePurge,
     /// ImageCacheDelete, or CacheSpecValidationFailed.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
-    /// The last operation in a sentence.
+    /// State of the last operation in a sentence.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// Failures by image, at most 100 in all.
+    /// Failures by image name. At most 100 entries are listed.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub failures: BTreeMap<String, Vec<Failure>>,
-    /// How many failures there are, also those left out of `failures`.
+    /// Number of all failures, including those that `failures` does not list.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure_count: Option<i64>,
-    /// Whether some were left out of `failures`.
+    /// True if `failures` does not list all failures.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failures_truncated: Option<bool>,
-    /// When the last operation began.
+    /// Time at which the last operation began.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Timestamp>,
-    /// When the last operation ended.
+    /// Time at which the last operation ended. Not set while it is running.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub completion_time: Option<Timestamp>,
-    /// The generation of the spec that all of this was computed from.
+    /// Generation of the spec from which this status was computed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Ready, Progressing and Degraded.
+    /// Conditions of the types Ready, Progressing and Degraded.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// Eligible nodes by state.
+    /// Number of eligible nodes in each state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nodes: Option<NodeCounts>,
-    /// Pairs of eligible node and image.
+    /// Number of pairs of node and image in each state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub images: Option<ImageCounts>,
-    /// Nodes that hold every image / eligible nodes, as text: "47/48".
+    /// Number of nodes that hold every image, a slash, and the number of eligible nodes: "47/48".
     #[serde(skip_serializing_if = "String::is_empty")]
     pub ready: String,
-    /// When the images were refreshed last, also without an operation of its own.
+    /// Time of the last refresh, including automatic ones that found nothing to pull and so started
+    /// no operation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_refresh_time: Option<Timestamp>,
-    /// The oldest look at a node that `nodes` and `images` rest on.
+    /// Time of the oldest check of a node among those that `nodes` and `images` are based on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_check_time: Option<Timestamp>,
-    /// The refresh token handled last.
+    /// Value of the refresh annotation that was handled last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_handled_refresh: Option<String>,
-    /// The purge token handled last.
+    /// Value of the purge annotation that was handled last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_handled_purge: Option<String>,
-    /// The last purge, as long as the cache stays purged.
+    /// The last purge. Set as long as the cache stays purged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub purge: Option<PurgeStatus>,
-    /// Names that may lie on nodes because of this object. A name is written here before its first
-    /// pull, and leaves when every reachable node has confirmed its removal.
+    /// Image names that this object may have put on nodes. The controller adds a name before its
+    /// first pull, and drops it when every reachable node has confirmed its removal.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub applied_images: Vec<AppliedImage>,
 }
 
-/// One image that could not be pulled to, or removed from, one node.
+/// Failure to pull one image to one node, or to remove it from there.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
 pub struct Failure {
-    /// Value of the node's label kubernetes.io/hostname.
+    /// The node, by the value of its label kubernetes.io/hostname.
     pub node: String,
-    /// One word, the kubelet's where it has one.
+    /// Cause in one word: the kubelet's reason if it has one for this cause.
     pub reason: String,
-    /// What the runtime or the controller said, at most 256 bytes.
+    /// Error of the container runtime or the controller, at most 256 bytes.
     pub message: String,
 }
 
-/// Eligible nodes; the last five parts add up to `desired`.
+/// Number of eligible nodes in each state. The other five numbers add up to `desired`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(default)]
 pub struct NodeCounts {
-    /// Eligible nodes that some list matches.
+    /// Eligible nodes that at least one list matches.
     pub desired: i64,
-    /// Hold every image.
+    /// Nodes that hold every image.
     pub ready: i64,
-    /// Are pulling.
+    /// Nodes that are pulling.
     pub pulling: i64,
-    /// Have a failed image.
+    /// Nodes on which an image failed.
     pub failed: i64,
-    /// Wait.
+    /// Nodes that lack an image and wait for their turn to pull, or whose puller does not answer yet.
     pub pending: i64,
-    /// Have no puller that answers, beyond the grace time.
+    /// Nodes whose puller has not answered for longer than the controller's --puller-grace.
     pub unreachable: i64,
 }
 
-/// Pairs of eligible node and image.
+/// Number of pairs of node and image in each state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(default)]
 pub struct ImageCounts {
-    /// Wanted pairs.
+    /// Pairs of eligible node and desired image.
     pub desired: i64,
-    /// Pairs present at the last look.
+    /// Desired pairs whose image was present at the node's last check.
     pub ready: i64,
-    /// What was not removed on purpose.
+    /// Pairs whose image was to be removed and was kept, by cause.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kept: Option<KeptCounts>,
 }
 
-/// Images that were asked to be removed and stay on purpose, in pairs of node and name.
+/// Number of pairs of node and image name that were to be removed and were kept, by cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct KeptCounts {
-    /// A container uses it, or it is protected.
+    /// Kept because a container uses the image, or because it is the runtime's sandbox image.
     pub in_use: i64,
-    /// Somebody else pinned it.
+    /// Kept because somebody else pinned the image.
     pub pinned: i64,
-    /// It has another name that is not ours to remove.
+    /// Kept because the image has another name that this cache may not remove.
     pub shared: i64,
 }
 
-/// A purge that has begun or is done.
+/// The last purge of the cache.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PurgeStatus {
-    /// Hash of the cacheSpec that was purged: another one wants images again.
+    /// Hash of the cacheSpec that was purged. A changed cacheSpec ends the purged state.
     pub cache_spec_hash: String,
-    /// The annotation's value.
+    /// Value of the purge annotation. Not set if it was empty.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub token: String,
-    /// When it began.
+    /// Time at which the purge began.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Timestamp>,
-    /// When it ended.
+    /// Time at which the purge ended. Not set while it is running.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub completion_time: Option<Timestamp>,
 }
 
-/// A name that may lie on nodes because of this object.
+/// An image name that this object may have put on nodes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
 pub struct AppliedImage {
-    /// As the spec wrote it.
+    /// Image name as the spec wrote it.
     pub name: String,
-    /// Since when the spec wants it no more; not set while it is wanted.
+    /// Time since which the spec no longer desires the image. Not set while it is desired.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
 }

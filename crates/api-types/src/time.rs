@@ -1,5 +1,5 @@
-//! Points in time: as they stand in a status (RFC 3339, UTC, whole seconds), and as the pure crates
-//! measure waiting.
+//! Points in time. [`Timestamp`] is the wall-clock time of a status (RFC 3339, UTC, whole seconds).
+//! [`Tick`] is the monotonic time by which the pure crates measure waiting.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ pub struct Timestamp(pub i64);
 pub struct Tick(pub u64);
 
 impl Tick {
-    /// This long after.
+    /// Returns the tick that is `wait` later.
     #[must_use]
     pub fn after(self, wait: std::time::Duration) -> Self {
         Self(

@@ -1,5 +1,5 @@
-//! The rules for a written spec, in kube-fledged's words. The webhook refuses by them; the engine
-//! tolerates what was stored before they existed.
+//! Validation of a spec, with the messages of kube-fledged. The webhook refuses a spec that breaks a
+//! rule. The engine accepts objects that were stored before the rule existed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use crate::{ImageCacheSpec, names::refusal};
 pub struct Violation {
     /// Path of the field, such as `spec.cacheSpec[0].images[2]`.
     pub field: String,
-    /// What is wrong and what to do.
+    /// Description of the mistake and of its correction.
     pub message: String,
 }
 
@@ -22,11 +22,11 @@ impl std::fmt::Display for Violation {
     }
 }
 
-/// Bytes of all names of images in one object. They stand in its status once more while they are
-/// on nodes, and etcd takes 1.5 MiB.
+/// Maximum size of all image names of one object, in bytes. The status repeats the names while the
+/// images are on nodes, and etcd stores at most 1.5 MiB.
 pub const MOST_NAME_BYTES: usize = 400_000;
 
-/// All broken rules of a spec, in the order of its fields.
+/// Returns all broken rules of a spec, in the order of its fields.
 pub fn violations(spec: &ImageCacheSpec) -> Vec<Violation> {
     let mut found = Vec::new();
     let names = spec.cache_spec.iter().flat_map(|list| &list.images);
@@ -34,7 +34,7 @@ pub fn violations(spec: &ImageCacheSpec) -> Vec<Violation> {
         found.push(Violation {
             field: "spec.cacheSpec".to_owned(),
             message: format!(
-                "the names of images have more than {MOST_NAME_BYTES} bytes in all: split it into \
+                "the image names have more than {MOST_NAME_BYTES} bytes in all: split them into \
                  several ImageCaches"
             ),
         });
@@ -75,8 +75,8 @@ pub fn violations(spec: &ImageCacheSpec) -> Vec<Violation> {
     found
 }
 
-/// The rules that `new` breaks more often than `old` did: what was stored stays updatable. Places
-/// do not count, since an edit moves them.
+/// Returns the rules that `new` breaks and `old` did not, so that a stored object with mistakes can
+/// still be edited. A mistake that only moved to another place is not new.
 pub fn new_violations(old: &ImageCacheSpec, new: &ImageCacheSpec) -> Vec<Violation> {
     let mut before: BTreeMap<String, usize> = BTreeMap::new();
     for violation in violations(old) {
@@ -171,7 +171,7 @@ mod tests {
         assert_eq!(
             texts(&more),
             [
-                "spec.cacheSpec: the names of images have more than 400000 bytes in all: split it into several ImageCaches"
+                "spec.cacheSpec: the image names have more than 400000 bytes in all: split them into several ImageCaches"
             ]
         );
         // An object that was stored too full can be edited, as long as it stays so.

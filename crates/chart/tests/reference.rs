@@ -1,10 +1,11 @@
-//! docs/imagecache.md is the reference of the API: its tables name every field of the definition,
-//! and none that is not there.
+//! docs/imagecache.md is the reference of the API: its tables name every field of the definition and
+//! every reason of a condition, and none that does not exist.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use kubefledged_api_types::conditions::{Degraded, Progressing, Ready};
 use kubefledged_chart::{file, yaml};
 use serde_json::Value;
 
@@ -80,4 +81,34 @@ fn the_reference_names_every_field_and_no_other() {
             );
         }
     }
+}
+
+/// Reasons by status, as a row of the table of conditions lists them.
+fn reasons(text: &str, condition: &str) -> BTreeSet<(String, String)> {
+    let begin = format!("| {condition} | ");
+    let row = text.lines().find_map(|line| line.strip_prefix(&begin));
+    let statuses = row.expect(condition).split(". ");
+    let found = statuses.flat_map(|part| {
+        let (status, reasons) = part.split_once(": ").expect(part);
+        quoted(reasons).map(|reason| (status.to_owned(), reason.to_owned()))
+    });
+    found.collect()
+}
+
+fn pairs<const N: usize>(pairs: [(&str, &str); N]) -> BTreeSet<(String, String)> {
+    let owned = |(status, reason): (&str, &str)| (status.to_owned(), reason.to_owned());
+    pairs.map(owned).into()
+}
+
+#[test]
+fn the_reference_lists_every_reason_under_its_status() {
+    let text = std::fs::read_to_string(file("docs/imagecache.md")).unwrap();
+    let ready = Ready::ALL.map(|reason| (reason.status(), reason.as_str()));
+    assert_eq!(reasons(&text, "Ready"), pairs(ready));
+    let progressing = Progressing::ALL.map(|reason| (reason.status(), reason.as_str()));
+    assert_eq!(reasons(&text, "Progressing"), pairs(progressing));
+    let mut degraded = pairs(Degraded::ALL.map(|reason| (reason.status(), reason.as_str())));
+    // A new leader writes this one.
+    degraded.insert(("Unknown".to_owned(), "None".to_owned()));
+    assert_eq!(reasons(&text, "Degraded"), degraded);
 }

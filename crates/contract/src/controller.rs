@@ -1,4 +1,4 @@
-//! The controller's side: batches of the engine become requests, responses become outcomes.
+//! Controller side: converts batches of the engine to requests, and responses to outcomes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use kubefledged_proto::puller::{
     RemoveResult, Retention, Support, pull_images_response, remove_images_response,
 };
 
-/// A pull batch. Only credentials that match an image go along, each once.
+/// Converts a pull batch. It contains only credentials that match one of its images, each once.
 pub fn pull_request(
     batch: &Batch,
     images: &[PullItem],
@@ -39,7 +39,7 @@ pub fn pull_request(
     }
 }
 
-/// A removal batch.
+/// Converts a removal batch.
 pub fn remove_request(
     batch: &Batch,
     references: &[Arc<str>],
@@ -57,7 +57,7 @@ pub fn remove_request(
     }
 }
 
-/// A check batch.
+/// Converts a check batch.
 pub fn check_request(batch: &Batch, references: &[Arc<str>]) -> CheckImagesRequest {
     CheckImagesRequest {
         node_name: batch.node.to_string(),
@@ -65,7 +65,7 @@ pub fn check_request(batch: &Batch, references: &[Arc<str>]) -> CheckImagesReque
     }
 }
 
-/// The end of interests.
+/// Converts a cancellation of pulls.
 pub fn cancel_request(cancel: &CancelPulls) -> CancelPullsRequest {
     CancelPullsRequest {
         authority: Some(Authority {
@@ -81,7 +81,7 @@ pub fn cancel_request(cancel: &CancelPulls) -> CancelPullsRequest {
     }
 }
 
-/// What a message of a pull stream tells; nothing where it tells of no image.
+/// Returns the outcomes in a message of a pull stream. `None` if it is about no image.
 pub fn pulled(message: PullImagesResponse) -> Option<Vec<ImageOutcome>> {
     match message.event {
         Some(pull_images_response::Event::Outcomes(outcomes)) => {
@@ -91,7 +91,7 @@ pub fn pulled(message: PullImagesResponse) -> Option<Vec<ImageOutcome>> {
     }
 }
 
-/// What a message of a removal stream tells; nothing where it tells of no image.
+/// Returns the outcomes in a message of a removal stream. `None` if it is about no image.
 pub fn removed(message: RemoveImagesResponse) -> Option<Vec<ImageOutcome>> {
     match message.event {
         Some(remove_images_response::Event::Outcomes(outcomes)) => {
@@ -101,7 +101,7 @@ pub fn removed(message: RemoveImagesResponse) -> Option<Vec<ImageOutcome>> {
     }
 }
 
-/// What a check saw, and what it says of the node.
+/// Returns the outcomes of a check, and its facts about the node.
 pub fn checked(response: CheckImagesResponse) -> (Vec<ImageOutcome>, CheckReport) {
     let report = CheckReport {
         pinned_by_us: response
@@ -121,7 +121,7 @@ pub fn checked(response: CheckImagesResponse) -> (Vec<ImageOutcome>, CheckReport
             Support::No => Some(false),
             Support::Unknown | Support::Unspecified => None,
         },
-        // Said once per connection, by GetInfo.
+        // GetInfo reports it once per connection.
         parallel_pulls: 0,
     };
     let outcomes = response
@@ -166,7 +166,7 @@ fn index(index: u32) -> usize {
     usize::try_from(index).unwrap_or(usize::MAX)
 }
 
-/// One image of a request. Each credential is sent once, however many images it is for.
+/// Converts one image of a request. Each credential is sent only once, even if several images use it.
 fn image_pull(
     item: &PullItem,
     matching: Vec<&Credential>,

@@ -1,4 +1,4 @@
-//! The puller's side: requests become events of the queue, its replies become messages.
+//! Puller side: converts requests to events of the queue, and its replies to messages.
 
 use std::time::Duration;
 
@@ -12,26 +12,26 @@ use kubefledged_proto::puller::{
 use kubefledged_queue as queue;
 use kubefledged_queue::{Authority, CredentialId, Event, Policy, PullRequest, StreamId};
 
-/// A request that no puller can make sense of.
+/// Why a request is malformed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// A request that acts says on whose behalf.
+    /// A request that changes something must contain an authority.
     #[error("authority is missing")]
     Authority,
-    /// Pod IPs are reused and endpoints lag.
+    /// The request is for another node, because pod IPs are reused and endpoints are updated late.
     #[error("this is the puller of node {own:?}, not of {asked:?}")]
     Node {
-        /// The puller's.
+        /// Node of this puller.
         own: String,
-        /// The request's.
+        /// Node of the request.
         asked: String,
     },
-    /// An image names a credential that did not come along.
+    /// An image names a credential that the request does not contain.
     #[error("a credential index is out of range")]
     Credential,
 }
 
-/// Is this request for us?
+/// Checks that a request is for this node.
 ///
 /// # Errors
 /// It is for another node.
@@ -45,10 +45,10 @@ pub fn check_node(own: &str, asked: &str) -> Result<(), Malformed> {
     })
 }
 
-/// On whose behalf, and that it is for us.
+/// Returns the authority of a request, and checks that it is for this node.
 ///
 /// # Errors
-/// It does not say, or it is for another node.
+/// It has no authority, or it is for another node.
 pub fn authority(
     own: &str,
     authority: Option<kubefledged_proto::puller::Authority>,
@@ -62,11 +62,12 @@ pub fn authority(
     })
 }
 
-/// One image of a pull request. `credentials`: all that came with the request, numbered; `hash`:
-/// equal for equal credentials; `progress_interval_ms`: the request's.
+/// Converts one image of a pull request. `credentials` are all credentials of the request with their
+/// ids, `hash` returns the same number for the same credentials, and `progress_interval_ms` is the
+/// request's.
 ///
 /// # Errors
-/// It names a credential that did not come along.
+/// The image names a credential that the request does not contain.
 pub fn pull_request<'a>(
     image: ImagePull,
     credentials: &'a [(CredentialId, Credential)],
@@ -105,10 +106,10 @@ pub fn pull_request<'a>(
     })
 }
 
-/// A removal.
+/// Converts a removal.
 ///
 /// # Errors
-/// As of [`authority`].
+/// Those of [`authority`].
 pub fn remove_event(
     own: &str,
     stream: StreamId,
@@ -125,10 +126,10 @@ pub fn remove_event(
     })
 }
 
-/// The end of interests.
+/// Converts a cancellation of pulls.
 ///
 /// # Errors
-/// As of [`authority`].
+/// Those of [`authority`].
 pub fn cancel_event(
     own: &str,
     stream: StreamId,
@@ -140,14 +141,14 @@ pub fn cancel_event(
     Ok(Event::Cancel(stream, authority, cancels))
 }
 
-/// The first message of a pull stream.
+/// Returns the first message of a pull stream.
 pub fn accepted(attached: u32) -> PullImagesResponse {
     PullImagesResponse {
         event: Some(pull_images_response::Event::Accepted(Accepted { attached })),
     }
 }
 
-/// Outcomes of pulls.
+/// Converts outcomes of pulls.
 pub fn pulled(outcomes: Vec<queue::PullOutcome>) -> PullImagesResponse {
     PullImagesResponse {
         event: Some(pull_images_response::Event::Outcomes(PullOutcomes {
@@ -156,7 +157,7 @@ pub fn pulled(outcomes: Vec<queue::PullOutcome>) -> PullImagesResponse {
     }
 }
 
-/// How far pulls are.
+/// Converts the progress of pulls.
 pub fn progress(images: Vec<queue::Progress>) -> PullImagesResponse {
     let images = images.into_iter().map(|image| ImageProgress {
         index: number(image.index),
@@ -170,14 +171,14 @@ pub fn progress(images: Vec<queue::Progress>) -> PullImagesResponse {
     }
 }
 
-/// A sign of life of a pull stream.
+/// Returns a heartbeat of a pull stream.
 pub fn pull_heartbeat() -> PullImagesResponse {
     PullImagesResponse {
         event: Some(pull_images_response::Event::Heartbeat(Heartbeat {})),
     }
 }
 
-/// Outcomes of removals.
+/// Converts outcomes of removals.
 pub fn removed(outcomes: Vec<queue::RemoveOutcome>) -> RemoveImagesResponse {
     RemoveImagesResponse {
         event: Some(remove_images_response::Event::Outcomes(RemoveOutcomes {
@@ -186,14 +187,14 @@ pub fn removed(outcomes: Vec<queue::RemoveOutcome>) -> RemoveImagesResponse {
     }
 }
 
-/// A sign of life of a removal stream.
+/// Returns a heartbeat of a removal stream.
 pub fn remove_heartbeat() -> RemoveImagesResponse {
     RemoveImagesResponse {
         event: Some(remove_images_response::Event::Heartbeat(Heartbeat {})),
     }
 }
 
-/// The answer to a check.
+/// Converts the answer to a check.
 pub fn checked(report: queue::Report) -> CheckImagesResponse {
     let images = report.images.into_iter().enumerate();
     CheckImagesResponse {
@@ -210,7 +211,7 @@ pub fn checked(report: queue::Report) -> CheckImagesResponse {
     }
 }
 
-/// Whether something can be done.
+/// Converts whether a feature is supported.
 pub fn support(support: queue::Support) -> Support {
     match support {
         queue::Support::Unknown => Support::Unknown,
@@ -236,7 +237,7 @@ fn pull_outcome(outcome: queue::PullOutcome) -> PullOutcome {
         queue::PinResult::NotAsked => (PinResult::Unspecified, String::new()),
         queue::PinResult::Pinned => (PinResult::Pinned, String::new()),
         queue::PinResult::Unsupported => {
-            let why = "protection from garbage collection is not supported by this runtime";
+            let why = "this runtime does not support pins";
             (PinResult::Unsupported, why.to_owned())
         }
         queue::PinResult::DiskPressure(why) => (PinResult::DiskPressure, why),

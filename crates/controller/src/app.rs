@@ -1,4 +1,4 @@
-//! Puts the parts together.
+//! Starts the parts of the controller and connects them.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ use crate::{
     verify,
 };
 
-/// What the command line asks for.
+/// Runs the command of the command line.
 pub fn main(cli: Cli) -> anyhow::Result<()> {
     let Cli { command, run } = cli;
     let run = match &command {
@@ -67,7 +67,7 @@ pub fn main(cli: Cli) -> anyhow::Result<()> {
     })
 }
 
-/// A controller that listens and has not begun.
+/// A controller with open listeners that does not run yet.
 pub struct Bound {
     args: RunArgs,
     client: Client,
@@ -75,7 +75,7 @@ pub struct Bound {
     debug: Option<TcpListener>,
 }
 
-/// Connects and listens.
+/// Connects to the API server and opens the listeners.
 pub async fn build(args: RunArgs) -> anyhow::Result<Bound> {
     let mut config = kube::Config::infer()
         .await
@@ -97,7 +97,7 @@ pub async fn build(args: RunArgs) -> anyhow::Result<Bound> {
 }
 
 impl Bound {
-    /// Runs until the token is cancelled. A background task that ends before ends the process.
+    /// Runs until the token is cancelled. A background task that ends earlier ends the process.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let Self {
             args,
@@ -206,7 +206,7 @@ impl Bound {
     }
 }
 
-/// The leader keeps the certificates; all connect with what they say.
+/// Starts the reconciliation of certificates, and returns the connector that uses them.
 fn certify(
     tasks: &mut JoinSet<&'static str>,
     args: &RunArgs,
@@ -231,7 +231,7 @@ fn certify(
     Ok(connector)
 }
 
-/// What the engine knows is asked of it when somebody scrapes.
+/// Returns metrics that ask the engine at each scrape.
 fn exposition(
     registry: Registry,
     metrics: &Metrics,
@@ -245,7 +245,7 @@ fn exposition(
     })
 }
 
-/// Probes and metrics.
+/// Serves probes and metrics.
 fn serve_admin(
     tasks: &mut JoinSet<&'static str>,
     listener: TcpListener,
@@ -262,7 +262,7 @@ fn serve_admin(
     });
 }
 
-/// What people see of the engine. The process ends without waiting for those who still look.
+/// Serves the debug endpoint. A shutdown does not wait for its clients.
 async fn serve_debug(
     tasks: &mut JoinSet<&'static str>,
     listener: Option<TcpListener>,
@@ -293,7 +293,7 @@ fn pullers(args: &RunArgs, client: &Client, connector: Connector, metrics: Metri
     )
 }
 
-/// Tells the certificates who leads, and passes everything on.
+/// Passes events on, and changes of leadership also to the certificates.
 async fn relay(
     mut inbox: mpsc::Receiver<Event>,
     engine: mpsc::Sender<Event>,
@@ -310,7 +310,7 @@ async fn relay(
     "relay"
 }
 
-/// Begins when the checks have passed.
+/// Starts the watches after the checks have passed.
 fn watch_inputs(
     tasks: &mut JoinSet<&'static str>,
     client: &Client,
@@ -384,7 +384,7 @@ fn spawn_after(
     });
 }
 
-/// Two processes of one pod, one after the other, are two candidates.
+/// Returns the identity of this candidate. Two successive processes of one pod have different ones.
 fn identity(pod: &str) -> String {
     use std::hash::{BuildHasher as _, Hasher as _};
 

@@ -1,5 +1,5 @@
-//! Flags. Those of kube-fledged keep their names; what has no object any more is accepted and
-//! warned about.
+//! Flags of the controller. Flags of kube-fledged keep their names. Those that have no effect any
+//! more are accepted, and the controller logs a warning.
 
 use std::time::Duration;
 
@@ -14,44 +14,44 @@ use crate::certificates::{self, Mode};
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
 pub struct Cli {
-    /// What to do instead of running the controller.
+    /// A command to run instead of the controller.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// How to run.
+    /// Flags of the running controller.
     #[command(flatten)]
     pub run: RunArgs,
 }
 
-/// Everything but running.
+/// Commands other than running the controller.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Print the CustomResourceDefinition as YAML
     Crd,
-    /// Before kubefledged is removed: stop the controller, take pins off the nodes and finalizers
-    /// off image caches
+    /// Prepare the removal of kubefledged: stop the controller, remove its pins from the nodes and its
+    /// finalizers from ImageCaches
     Cleanup(Once),
-    /// See whether an installation works; nothing is created
+    /// Check whether an installation works, without creating anything
     Verify(Once),
 }
 
-/// Something that is done once, where a controller is installed.
+/// Flags of a command that runs once in the cluster of an installed controller.
 #[derive(Args, Clone, Debug)]
 pub struct Once {
-    /// Longest time for all of it (Go duration)
+    /// Time limit for the whole command (Go duration)
     #[arg(long, default_value = "1m")]
     pub timeout: GoDuration,
-    /// Of the controller in question.
+    /// Flags of the installed controller.
     #[command(flatten)]
     pub run: RunArgs,
 }
 
-/// The pull policy of lists that have none.
+/// Pull policy of image lists that do not set one.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 #[value(rename_all = "PascalCase")]
 pub enum PullPolicy {
-    /// Pull what is missing; an image with no tag or :latest always
+    /// Pull images that a node lacks; always pull images without a tag or with the tag latest
     IfNotPresent,
-    /// Ask the registry on every create, update and refresh
+    /// Ask the registry for a newer image at every create, update and refresh
     Always,
 }
 
@@ -59,7 +59,7 @@ pub enum PullPolicy {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "This installation")]
 pub struct RunArgs {
-    /// Namespace of the pullers, the Lease and our Secrets
+    /// Namespace of the pullers, the Lease and the Secrets with certificates
     #[arg(long, env = "POD_NAMESPACE", default_value = "kube-fledged")]
     pub namespace: String,
     /// Name of this pod; part of the Lease holder's identity
@@ -71,21 +71,22 @@ pub struct RunArgs {
     /// Headless Service of the pullers
     #[arg(long, default_value = "kubefledged-puller")]
     pub puller_service: String,
-    /// Service of the webhook; its certificate is made for this name
+    /// Service of the webhook; the webhook's certificate is issued for this name
     #[arg(long, default_value = "kubefledged-webhook-server")]
     pub webhook_service: String,
-    /// `ValidatingWebhookConfiguration` whose caBundle is kept right; empty: none
+    /// `ValidatingWebhookConfiguration` whose caBundle the controller keeps up to date; empty: none
     #[arg(long, default_value = "kubefledged-webhook-server")]
     pub webhook_configuration: String,
 
-    /// Who makes the certificates
+    /// Who issues the certificates
     #[arg(long, value_enum, default_value_t = Mode::Managed, help_heading = "Certificates")]
     pub certificate_mode: Mode,
-    /// The Secrets with certificates are called <prefix>-ca, <prefix>-puller-tls,
+    /// Prefix of the names of the Secrets with certificates: <prefix>-ca, <prefix>-puller-tls,
     /// <prefix>-controller-tls, <prefix>-webhook-server-tls and <prefix>-debug-tls
     #[arg(long, default_value = "kubefledged", help_heading = "Certificates")]
     pub secret_prefix: String,
-    /// Our Deployment: the Secrets made here belong to it and go with it
+    /// Deployment of the controller; it owns the Secrets with certificates, so that they are deleted
+    /// with it
     #[arg(
         long,
         default_value = "kubefledged-controller",
@@ -93,86 +94,87 @@ pub struct RunArgs {
     )]
     pub deployment_name: String,
 
-    /// Longest time for one attempt at one image on one node (Go duration, 1s to 24h). Set, it binds
-    /// everywhere; not set, it is 5m where the progress of a pull cannot be seen, and elsewhere a
-    /// pull goes on for as long as it moves
+    /// Time limit for one attempt to pull one image to one node (Go duration, 1s to 24h). Not set: 5m
+    /// if the runtime does not report the progress of pulls; otherwise a pull continues as long as
+    /// data arrives
     #[arg(long, help_heading = "Images", value_parser = pull_deadline)]
     pub image_pull_deadline_duration: Option<GoDuration>,
-    /// Time between automatic refreshes (Go duration); at least 1m, or 0s: never
+    /// Time between automatic refreshes (Go duration of at least 1m); 0s switches them off
     #[arg(long, default_value = "15m", help_heading = "Images", value_parser = refresh_frequency)]
     pub image_cache_refresh_frequency: GoDuration,
-    /// Pull policy of lists that have none
+    /// Pull policy of image lists that do not set one
     #[arg(long, value_enum, default_value_t = PullPolicy::IfNotPresent, help_heading = "Images")]
     pub image_pull_policy: PullPolicy,
-    /// ServiceAccount in the namespace of an ImageCache whose imagePullSecrets are used too, if
-    /// the ImageCache names none itself
+    /// ServiceAccount in the namespace of each ImageCache whose imagePullSecrets are used too, unless
+    /// the ImageCache names another one
     #[arg(long, help_heading = "Images", value_parser = NonEmptyStringValueParser::new())]
     pub service_account_name: Option<String>,
-    /// Time between looks at what a node holds (Go duration, 10s to 24h)
+    /// Time between checks of the images that a node holds (Go duration, 10s to 24h)
     #[arg(long, default_value = "5m", help_heading = "Images", value_parser = check_interval)]
     pub check_interval: GoDuration,
-    /// How long a puller may be silent before its node counts as failed (Go duration, 1s to 24h)
+    /// Time for which a puller may not answer before its node counts as unreachable (Go duration, 1s
+    /// to 24h)
     #[arg(long, default_value = "2m", help_heading = "Images", value_parser = puller_grace)]
     pub puller_grace: GoDuration,
-    /// Longest time that a deleted ImageCache with deletionPolicy Purge waits for its images to be
-    /// removed (Go duration, 1s to 168h); what is left then is named in an Event
+    /// Time limit for removing the images of a deleted ImageCache with deletionPolicy Purge (Go
+    /// duration, 1s to 168h); an Event names the images that are left then
     #[arg(long, default_value = "10m", help_heading = "Images", value_parser = purge_deadline)]
     pub purge_deadline: GoDuration,
 
-    /// Connections to pullers being made at a time (2 to 4096); half of them are for pullers that do
-    /// not answer at once
+    /// Maximum number of connection attempts to pullers at the same time (2 to 4096); half of them are
+    /// reserved for pullers that do not answer at once
     #[arg(long, default_value_t = 64, help_heading = "Limits", value_parser = value_parser!(u32).range(2..=4096))]
     pub max_dials: u32,
-    /// Connections to pullers open at a time (1 to 65536), besides as many again whose pulls take
-    /// long; about 60 KiB of memory each
+    /// Maximum number of open connections to pullers (1 to 65536), plus the same number for pullers
+    /// with long pulls; each takes about 60 KiB of memory
     #[arg(long, default_value_t = 512, help_heading = "Limits", value_parser = value_parser!(u32).range(1..=65536))]
     pub max_connections: u32,
-    /// Pulls from one registry that run at a time, on all nodes together (1 to 65536); less for a
-    /// registry that answers with 429
+    /// Maximum number of pulls from one registry at the same time, on all nodes together (1 to 65536);
+    /// the controller allows fewer for a registry that answers 429
     #[arg(long, default_value_t = 512, help_heading = "Limits", value_parser = value_parser!(u32).range(1..=65536))]
     pub max_registry_pulls: u32,
 
     /// Port of /livez, /readyz and /metrics (plain HTTP)
     #[arg(long, default_value_t = 8080, help_heading = "Probes and metrics")]
     pub http_port: u16,
-    /// Where the gRPC debug endpoint listens: a loopback address and port, or off
+    /// Address of the gRPC debug endpoint: a loopback address and port, or off
     #[arg(
         long,
         default_value = "127.0.0.1:7070",
         help_heading = "Probes and metrics"
     )]
     pub debug_address: DebugAddress,
-    /// Logs.
+    /// Flags for logs.
     #[command(flatten)]
     pub log: LogArgs,
-    /// Flags without effect.
+    /// Flags of kube-fledged without effect.
     #[command(flatten)]
     pub obsolete: ObsoleteArgs,
 }
 
-/// Flags of kube-fledged that have no object any more.
+/// Flags of kube-fledged that have no effect any more.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Accepted for kube-fledged's sake, without effect")]
+#[command(next_help_heading = "Accepted for compatibility with kube-fledged, without effect")]
 pub struct ObsoleteArgs {
-    /// The puller finds the socket itself; see its --cri-socket-path
+    /// No effect: the puller finds the socket itself; see its flag --cri-socket-path
     #[arg(long)]
     pub cri_socket_path: Option<String>,
-    /// There are no Jobs
+    /// No effect: images are not pulled by Jobs
     #[arg(long)]
     pub job_retention_policy: Option<String>,
-    /// There are no Jobs
+    /// No effect: images are not pulled by Jobs
     #[arg(long)]
     pub job_priority_class_name: Option<String>,
-    /// There are no Jobs
+    /// No effect: images are not pulled by Jobs
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     pub image_delete_job_host_network: Option<String>,
-    /// There are no Jobs
+    /// No effect: images are not pulled by Jobs
     #[arg(long)]
     pub jobs_max_surge: Option<String>,
 }
 
 impl ObsoleteArgs {
-    /// Says which of them were set.
+    /// Logs a warning for each of these flags that is set.
     pub fn warn(&self) {
         let Self {
             cri_socket_path,
@@ -204,7 +206,7 @@ impl ObsoleteArgs {
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 3600);
-/// Where no flag sets another and the progress of a pull cannot be seen.
+/// Default time limit of a pull if the runtime does not report its progress.
 const PULL_DEADLINE: Duration = Duration::from_secs(5 * 60);
 
 fn pull_deadline(text: &str) -> Result<GoDuration, String> {
@@ -245,7 +247,7 @@ fn between(text: &str, least: Duration, most: Duration) -> Result<GoDuration, St
 }
 
 impl RunArgs {
-    /// What the keeper of certificates needs of the flags.
+    /// Returns the settings of the certificates.
     pub fn certificates(&self) -> certificates::Settings {
         certificates::Settings {
             mode: self.certificate_mode,
@@ -259,7 +261,7 @@ impl RunArgs {
         }
     }
 
-    /// What the engine needs of the flags.
+    /// Returns the settings of the engine.
     pub fn settings(&self) -> Settings {
         Settings {
             refresh_interval: self.image_cache_refresh_frequency.0,

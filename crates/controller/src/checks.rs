@@ -1,5 +1,5 @@
-//! What must hold before this controller watches or leads: a definition that can store what it
-//! writes, and nobody else who manages the same objects. Until then it is not ready, and readiness
+//! Checks before this controller watches or leads: the installed definition can store what it writes,
+//! and nobody else manages the same objects. Until both hold the controller is not ready, and `/readyz`
 //! says which command helps.
 
 use std::{collections::BTreeSet, time::Duration};
@@ -16,29 +16,29 @@ use tokio_util::sync::CancellationToken;
 
 use crate::crd;
 
-/// Between looks while something is not as it must be.
+/// Time between two checks while one fails.
 const LOOK: Duration = Duration::from_secs(5);
-/// For one look.
+/// Time limit of one check.
 const LIMIT: Duration = Duration::from_secs(20);
-/// The path that kube-fledged's webhook and ours serve.
+/// Path of the admission webhook, of kube-fledged and of kubefledged.
 const WEBHOOK_PATH: &str = "/validate-image-cache";
 const APPLY: &str =
     "kubefledged-controller crd | kubectl apply --server-side --force-conflicts -f -";
 
-/// Who looks.
+/// The checks, and the names of our own objects.
 pub struct Checks {
-    /// Reads.
+    /// Client for reading.
     pub client: Client,
-    /// Ours.
+    /// Our namespace.
     pub namespace: String,
-    /// Ours, in the namespace.
+    /// Our Deployment in the namespace.
     pub deployment: String,
-    /// Ours; empty: none.
+    /// Our `ValidatingWebhookConfiguration`. Empty: none.
     pub webhook_configuration: String,
 }
 
 impl Checks {
-    /// Looks until all is well, and cancels `passed` then.
+    /// Repeats the checks until all pass, and then cancels `passed`.
     pub async fn run(self, guard: Guard, passed: CancellationToken) {
         guard.set_pending("looking at the cluster");
         loop {
@@ -69,7 +69,7 @@ impl Checks {
         Ok(self.rival_webhook(&configurations))
     }
 
-    /// All of a kind. Whoever gives this controller fewer rights vouches for that himself.
+    /// Lists all objects of a kind. Without the right to list them the check is skipped.
     async fn list<K>(&self) -> Result<Vec<K>, kube::Error>
     where
         K: kube::Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
@@ -78,14 +78,14 @@ impl Checks {
         match api.list(&ListParams::default()).await {
             Ok(list) => Ok(list.items),
             Err(kube::Error::Api(status)) if status.code == 403 => {
-                tracing::warn!(kind = %K::kind(&()), "no right to look for another kube-fledged");
+                tracing::warn!(kind = %K::kind(&()), "no right to list this kind: the check for another kube-fledged is skipped");
                 Ok(Vec::new())
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Another controller of the same objects: kube-fledged's, or another release of ours.
+    /// Looks for another controller of the same objects: that of kube-fledged, or of another release.
     fn rival(&self, deployments: &[Deployment]) -> Option<String> {
         let rival = deployments.iter().find(|deployment| {
             let ours = deployment.namespace().as_deref() == Some(&self.namespace)
@@ -138,7 +138,7 @@ fn is_controller(deployment: &Deployment) -> bool {
     })
 }
 
-/// Can the installed definition store what this controller writes?
+/// Checks whether the installed definition can store what this controller writes.
 fn judge(
     installed: Option<&CustomResourceDefinition>,
     ours: &CustomResourceDefinition,
@@ -184,7 +184,7 @@ fn judge(
     ))
 }
 
-/// The paths of all fields that a schema names.
+/// Returns the paths of all fields of a schema.
 fn collect(schema: &Value, path: &str, fields: &mut BTreeSet<String>) {
     for (name, field) in schema["properties"].as_object().into_iter().flatten() {
         let path = format!("{path}.{name}");

@@ -1,5 +1,5 @@
-//! What has to be taken back before kubefledged goes: our pins on nodes, our finalizers on
-//! `ImageCache`s, the Lease. Run as a Job before `helm uninstall`, or by hand.
+//! Cleans up before kubefledged is removed: it removes our pins from nodes, our finalizers from `ImageCache`s, and
+//! the Lease. It runs as a Job before `helm uninstall`, or by hand.
 
 use std::{
     sync::Arc,
@@ -31,17 +31,17 @@ use crate::{
     lease,
 };
 
-/// Pullers asked at a time.
+/// Maximum number of pullers that are called at the same time.
 const AT_A_TIME: usize = 64;
-/// For all that is asked of one puller.
+/// Time limit for all calls to one puller.
 const PULLER_LIMIT: Duration = Duration::from_secs(10);
-/// Between looks at what somebody else is doing.
+/// Time between reads while waiting for another process.
 const LOOK: Duration = Duration::from_millis(500);
-/// Writes that lost against somebody else's are tried again.
+/// Maximum number of attempts of a write that conflicts with others.
 const TRIES: usize = 5;
 
-/// Takes everything back within `limit`. Pins that could not be taken off are told and no error;
-/// what is: a finalizer that stays, since its object could never be deleted.
+/// Cleans up within `limit`. Pins that cannot be removed are only logged. A finalizer that cannot be removed is an
+/// error, because its object could never be deleted.
 pub async fn run(args: RunArgs, limit: Duration) -> anyhow::Result<()> {
     let cleanup = Cleanup {
         client: Client::try_default()
@@ -68,7 +68,7 @@ struct Cleanup {
 }
 
 impl Cleanup {
-    /// Stops the controller, or it would put back what is taken away, and takes our pins off.
+    /// Stops the controller, which would otherwise set the pins again, and removes our pins.
     async fn unpin(&self) -> anyhow::Result<()> {
         let term = self.stop_controller().await? + 1;
         let connector = self.connector().await?;
@@ -99,11 +99,11 @@ impl Cleanup {
                 }
             }
         }
-        tracing::info!(nodes, unpinned, "pins are taken off");
+        tracing::info!(nodes, unpinned, "pins are removed");
         Ok(())
     }
 
-    /// Scales it to nothing and waits until nobody holds the Lease. The last term.
+    /// Scales the controller to 0 and waits until nobody holds the Lease. Returns the last term.
     async fn stop_controller(&self) -> anyhow::Result<u64> {
         let deployments: Api<Deployment> =
             Api::namespaced(self.client.clone(), &self.args.namespace);
@@ -143,7 +143,7 @@ impl Cleanup {
         }
     }
 
-    /// To the pullers, as the controller.
+    /// Returns a connector to the pullers with the controller's certificate.
     async fn connector(&self) -> anyhow::Result<Connector> {
         let name = Role::Controller.secret(&self.args.secret_prefix);
         let deployment = self.args.deployment_name.clone();
@@ -157,7 +157,7 @@ impl Cleanup {
         Ok(Connector::new(current, puller, Failures::default())?)
     }
 
-    /// Takes our finalizer off every `ImageCache`, and the Lease away.
+    /// Removes our finalizer from every `ImageCache`, and deletes the Lease.
     async fn release(&self) -> anyhow::Result<()> {
         let caches: Api<ImageCache> = Api::all(self.client.clone());
         let mut freed = 0;
@@ -194,7 +194,7 @@ impl Cleanup {
                         again = true;
                     }
                     Err(error) => {
-                        let what = format!("cannot take the finalizer off {namespace}/{name}");
+                        let what = format!("cannot remove the finalizer of {namespace}/{name}");
                         return Err(error).context(what);
                     }
                 }
@@ -203,7 +203,7 @@ impl Cleanup {
                 break;
             }
         }
-        tracing::info!(freed, "finalizers are taken off");
+        tracing::info!(freed, "finalizers are removed");
         let deleted = self
             .leases()
             .delete(&self.args.lease_name, &DeleteParams::default())
@@ -219,7 +219,7 @@ impl Cleanup {
     }
 }
 
-/// How many pins were taken off this node.
+/// Removes our pins from a node. Returns their number.
 async fn unpin(
     connector: Connector,
     node: &NodeName,

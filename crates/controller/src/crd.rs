@@ -1,21 +1,27 @@
-//! The `CustomResourceDefinition`, generated from the types.
+//! The `CustomResourceDefinition`, generated from the API types.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
 use kubefledged_api_types::ImageCache;
 
-/// The definition as it is installed.
+/// Returns the definition that is installed.
 pub fn definition() -> CustomResourceDefinition {
     ImageCache::crd()
 }
 
-/// The definition as YAML.
+/// Returns the definition as YAML.
 pub fn yaml() -> anyhow::Result<String> {
     Ok(serde_saphyr::to_string(&definition())?)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use kubefledged_api_types::{ImageCacheSpec, ImageCacheStatus};
+    use schemars::schema_for;
+    use serde_json::Value;
+
     use super::*;
 
     #[test]
@@ -49,35 +55,84 @@ mod tests {
         );
     }
 
-    /// Paths of fields that say nothing about themselves.
-    fn silent(path: &str, schema: &serde_json::Value, found: &mut Vec<String>) {
+    /// Collects all fields of a schema with their paths. `root` resolves the references of a schema
+    /// as schemars writes it; the schema of a definition has none.
+    fn fields(path: &str, schema: &Value, root: &Value, found: &mut BTreeMap<String, Value>) {
         for (name, field) in schema["properties"].as_object().into_iter().flatten() {
             let path = format!("{path}.{name}");
-            if field["description"].as_str().is_none_or(str::is_empty) {
-                found.push(path.clone());
-            }
-            silent(&path, field, found);
+            found.insert(path.clone(), field.clone());
+            fields(&path, field, root, found);
         }
         for inner in ["items", "additionalProperties"] {
             if schema[inner].is_object() {
-                silent(path, &schema[inner], found);
+                fields(path, &schema[inner], root, found);
             }
+        }
+        for alternative in schema["anyOf"].as_array().into_iter().flatten() {
+            fields(path, alternative, root, found);
+        }
+        if let Some(reference) = schema["$ref"].as_str() {
+            let target = root.pointer(reference.trim_start_matches('#')).unwrap();
+            fields(path, target, root, found);
+        }
+    }
+
+    fn definition_fields() -> BTreeMap<String, Value> {
+        let crd = serde_json::to_value(definition()).unwrap();
+        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        let mut found = BTreeMap::new();
+        fields("", schema, &Value::Null, &mut found);
+        found
+    }
+
+    /// The doc comments of all fields, as schemars reads them, before kube makes a structural schema.
+    fn doc_comments() -> BTreeMap<String, String> {
+        let mut found = BTreeMap::new();
+        for (path, schema) in [
+            (".spec", schema_for!(ImageCacheSpec)),
+            (".status", schema_for!(ImageCacheStatus)),
+        ] {
+            let root = schema.to_value();
+            fields(path, &root, &root, &mut found);
+        }
+        let text = |(path, field): (String, Value)| {
+            let text = field["description"].as_str().unwrap_or_default();
+            (path, text.replace('\n', " "))
+        };
+        found.into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn kubectl_explain_prints_the_doc_comment_of_every_field() {
+        let comments = doc_comments();
+        assert!(comments.len() > 50, "{comments:#?}");
+        let mut described = definition_fields();
+        described.retain(|path, _| path.matches('.').count() > 1);
+        assert_eq!(
+            described.keys().collect::<Vec<_>>(),
+            comments.keys().collect::<Vec<_>>()
+        );
+        for (path, comment) in comments {
+            assert!(!comment.is_empty(), "{path} has no doc comment");
+            assert_eq!(described[&path]["description"], comment, "{path}");
         }
     }
 
     #[test]
-    fn kubectl_explain_has_a_sentence_for_every_field() {
-        let crd = serde_json::to_value(definition()).unwrap();
-        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
-        let mut found = Vec::new();
-        silent("", schema, &mut found);
-        assert_eq!(found, Vec::<String>::new());
-        assert!(
-            schema["properties"]["status"]["properties"]
-                .as_object()
-                .unwrap()
-                .len()
-                > 15
-        );
+    fn kubectl_explain_names_every_value_of_an_enum_and_every_default() {
+        let mut enums = 0;
+        for (path, field) in definition_fields() {
+            let text = field["description"].as_str().unwrap();
+            for value in field["enum"].as_array().into_iter().flatten() {
+                enums += 1;
+                let value = value.as_str().unwrap();
+                assert!(text.contains(value), "{path} does not name {value}: {text}");
+            }
+            if path.starts_with(".spec.") && field["nullable"] == true {
+                let default = text.contains("Not set: ");
+                assert!(default, "{path} does not say what holds if it is not set");
+            }
+        }
+        assert!(enums > 10, "{enums}");
     }
 }

@@ -1,5 +1,5 @@
-//! `kubefledged.debug.v1.ControllerDebugService`: what the engine knows and would do, for people.
-//! What is asked for goes to the driver as a question for one page at a time.
+//! Implements `kubefledged.debug.v1.ControllerDebugService`, which shows people what the engine knows and would
+//! do. Each page is one question to the driver.
 
 mod progress;
 mod rows;
@@ -30,7 +30,7 @@ use crate::{driver::Asking, lease::Term};
 
 pub(crate) use words::ineligible;
 
-/// Between two looks of a stream at whether somebody else leads now.
+/// Time between two checks of a stream whether this process still leads.
 const LOOK: Duration = Duration::from_millis(250);
 
 type Server = ControllerDebugServiceServer<Debug>;
@@ -38,21 +38,21 @@ type Answers<T> = mpsc::Sender<Result<T, Status>>;
 type Answered<T> = Result<Response<T>, Status>;
 type Streamed<T> = Answered<ReceiverStream<Result<T, Status>>>;
 
-/// See the module. Clones ask the same engine.
+/// The debug service. Clones ask the same engine.
 #[derive(Clone)]
 pub struct Debug {
-    /// The engine.
+    /// Asks the engine.
     pub engine: Asking,
     /// The term while this process leads.
     pub standing: watch::Receiver<Option<Term>>,
-    /// Who holds the Lease, as it stands there; empty: nobody, or not known.
+    /// Holder of the Lease. Empty if there is none, or it is unknown.
     pub holder: watch::Receiver<String>,
-    /// Of this installation.
+    /// Namespace of the installation.
     pub namespace: Arc<str>,
 }
 
-/// The service with reflection and health. Only the leader's is healthy: the last future keeps that
-/// true, and ends when nobody can lead any more.
+/// Returns the routes of the service with reflection and health. Only the leader's service is healthy; the
+/// returned future updates this, and ends at the shutdown.
 pub async fn routes(debug: Debug) -> anyhow::Result<(Routes, impl Future<Output = ()>)> {
     let mut standing = debug.standing.clone();
     let routes = Routes::new(Server::new(debug));
@@ -77,16 +77,16 @@ impl Debug {
         let pod = holder.rsplit_once('_').map_or(&**holder, |(pod, _)| pod);
         if pod.is_empty() {
             return Err(Status::unavailable(
-                "no controller leads yet: ask again in some seconds",
+                "no controller leads yet: try again in some seconds",
             ));
         }
         Err(Status::unavailable(format!(
-            "this controller stands by, pod {pod} leads: kubectl port-forward -n {} pod/{pod} 7070",
+            "this controller is a standby, pod {pod} leads: kubectl port-forward -n {} pod/{pod} 7070",
             self.namespace
         )))
     }
 
-    /// The answer of the leader's engine.
+    /// Returns the answer of the leader's engine.
     async fn look<T: Send + 'static>(
         &self,
         question: impl FnOnce(&Engine, Now) -> T + Send + 'static,
@@ -146,7 +146,8 @@ impl Debug {
         }
     }
 
-    /// Fails where a cache or node of a filter is not known: an empty answer would look like peace.
+    /// Fails if the ImageCache or node of a filter is unknown. An empty answer would look as if nothing were to be
+    /// done.
     async fn known(&self, cache: Option<CacheKey>, node: Option<NodeName>) -> Result<(), Status> {
         let missing = self.look(move |engine, _| {
             let cache = cache.filter(|key| engine.view_row(key).is_none());
@@ -308,7 +309,7 @@ impl ControllerDebugService for Debug {
     }
 }
 
-/// Runs until all is sent or nobody listens any more.
+/// Runs until everything is sent or the client is gone.
 fn stream<T, W>(work: impl FnOnce(Answers<T>) -> W) -> Response<ReceiverStream<Result<T, Status>>>
 where
     T: Send + 'static,
@@ -324,7 +325,7 @@ where
     Response::new(ReceiverStream::new(stream))
 }
 
-/// False: nobody listens any more.
+/// Returns false if the client is gone.
 async fn send<T>(answers: &Answers<T>, answer: T) -> bool {
     answers.send(Ok(answer)).await.is_ok()
 }
@@ -347,7 +348,7 @@ fn optional_key(namespace: &str, name: &str) -> Result<Option<CacheKey>, Status>
     match (namespace, name) {
         ("", "") => Ok(None),
         ("", _) | (_, "") => Err(Status::invalid_argument(
-            "namespace and name go together: give both, or none for all",
+            "set both namespace and name, or none of them for all",
         )),
         _ => Ok(Some(key(namespace, name))),
     }

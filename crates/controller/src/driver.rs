@@ -1,4 +1,4 @@
-//! The loop between senses and hands: events in, commands out, and the clock.
+//! The loop of the controller: it hands events and the time to the engine, and commands to the effects.
 
 use std::time::{Duration, Instant};
 
@@ -9,33 +9,33 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 
-/// Most events taken in before the engine decides: what comes together is decided together.
+/// Maximum number of events in one iteration. The engine decides once for all of them.
 const MOST_EVENTS: usize = 1024;
-/// Questions that wait.
+/// Maximum number of waiting questions.
 const MOST_QUESTIONS: usize = 16;
 
-/// Who carries commands out.
+/// Carries out commands.
 pub trait Effects {
-    /// Must not wait; answers come as events.
+    /// Starts a command. It must not wait; the answer comes as an event.
     fn carry_out(&self, command: Command);
 }
 
-/// Something that somebody wants to know of the engine.
+/// A question to the engine.
 pub type Question = Box<dyn FnOnce(&Engine, Now) + Send>;
 
-/// Asks the engine, between its turns and one question a turn: so that asking never keeps it from
-/// its work, a question must be answered by a page of rows. Clones ask the same engine.
+/// Asks the engine between its iterations, one question per iteration. An answer must be at most a page of
+/// rows, so that questions do not delay the engine's own work. Clones ask the same engine.
 #[derive(Clone)]
 pub struct Asking(mpsc::Sender<Question>);
 
 impl Asking {
-    /// And the other end, for [`run`].
+    /// Returns it with the receiver for [`run`].
     pub fn new() -> (Self, mpsc::Receiver<Question>) {
         let (questions, inbox) = mpsc::channel(MOST_QUESTIONS);
         (Self(questions), inbox)
     }
 
-    /// The answer; `None` when the engine runs no more.
+    /// Returns the answer. `None` if the engine does not run any more.
     pub async fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&Engine, Now) -> T + Send + 'static,
@@ -50,7 +50,7 @@ impl Asking {
     }
 }
 
-/// Runs until the token is cancelled or no event can come any more.
+/// Runs until the token is cancelled or no sender of events is left.
 pub async fn run(
     mut engine: Engine,
     mut events: mpsc::Receiver<Event>,

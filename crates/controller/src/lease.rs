@@ -1,9 +1,9 @@
 //! Leader election by a Lease. [`evaluate`] decides; [`run`] reads, writes and waits.
 //!
-//! The Lease's transition count is the term: it fences the calls of a leader that has been replaced
-//! without knowing it. No clocks of two machines are compared: who waits measures from when it saw
-//! the Lease change, who leads from before it asked for the change. So a leader that cannot renew
-//! has stopped 3 s before anybody can take its place.
+//! The Lease's transition count is the term. Pullers refuse calls of a lower term, so a leader that was
+//! replaced without knowing it can do no harm. Clocks of two machines are never compared: a standby
+//! measures from when it saw the Lease change, the leader from before it requested the change. So a
+//! leader that cannot renew has stopped 3 s before a standby can take its place.
 
 use std::time::Duration;
 
@@ -22,58 +22,58 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// A holder that does not renew for so long has lost the Lease.
+/// A holder that does not renew for this time has lost the Lease.
 pub const DURATION: Duration = Duration::from_secs(10);
-/// A leader that has not renewed for so long stands down.
+/// A leader that has not renewed for this time stops leading.
 pub const RENEW_LIMIT: Duration = Duration::from_secs(7);
-/// Between renewals, and between tries of one.
+/// Time between renewals, and between attempts of one.
 const RETRY: Duration = Duration::from_secs(2);
-/// Between looks of who stands by: a Lease that is given back is taken within it.
+/// Time between the reads of a standby. A released Lease is taken within this time.
 const LOOK: Duration = Duration::from_secs(1);
-/// For one look of who stands by.
+/// Time limit of one read of a standby.
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
-/// For what is under way to end, and again for giving the Lease back, before the process ends.
+/// Time limit for tasks in flight to end, and again for releasing the Lease, before the process ends.
 const RELEASE_LIMIT: Duration = Duration::from_secs(1);
 
-/// A time of leadership.
+/// One term of leadership.
 #[derive(Clone, Debug)]
 pub struct Term {
-    /// Rises with every change of leader.
+    /// Number of the term. It rises with every change of the leader.
     pub number: u64,
-    /// Cancelled when it is over: whatever acts must stop.
+    /// Cancelled at the end of the term. Tasks must then stop.
     pub acting: CancellationToken,
 }
 
-/// What a Lease says, as far as the decision needs it.
+/// The part of a Lease that the decision needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Held {
-    /// Empty: released.
+    /// Holder. Empty if the Lease was released.
     pub holder: String,
     /// The term.
     pub transitions: u64,
-    /// Another value means that the holder is alive.
+    /// Time of the last renewal. A new value means that the holder is alive.
     pub renewed: String,
 }
 
-/// What to do about it.
+/// What to do with the Lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is ours: renew, in this term.
+    /// Renew it, because it is ours.
     Renew {
-        /// The term to write.
+        /// Term to write.
         term: u64,
     },
-    /// It is free: take it, in this term.
+    /// Take it, because it is free.
     Take {
-        /// The term to write.
+        /// Term to write.
         term: u64,
     },
-    /// Somebody else leads.
+    /// Wait, because somebody else leads.
     Stand,
 }
 
-/// Decides from the Lease, how long it has not changed, and the highest term that anybody has seen:
-/// a Lease that was deleted and made anew begins at a low one, and pullers refuse those.
+/// Decides from the Lease, the time for which it has not changed, and the highest term that was seen. A
+/// Lease that was deleted and created again begins with a low term, which pullers would refuse.
 pub fn evaluate(held: Option<&Held>, me: &str, unchanged: Duration, seen_term: u64) -> Verdict {
     let above = |term: u64| term.max(seen_term).saturating_add(1);
     let Some(held) = held else {
@@ -95,29 +95,29 @@ pub fn evaluate(held: Option<&Held>, me: &str, unchanged: Duration, seen_term: u
     Verdict::Stand
 }
 
-/// Who takes part, and where.
+/// A candidate for leadership.
 pub struct Candidate {
-    /// Leases of our namespace.
+    /// Leases of the namespace.
     pub api: Api<Lease>,
     /// Name of the Lease.
     pub name: String,
-    /// Pod name and a random part.
+    /// Identity: the pod's name and a random part.
     pub identity: String,
 }
 
-/// Who is told.
+/// Receivers of changes of leadership.
 pub struct Told {
-    /// The term while we lead: whoever acts looks here first.
+    /// The term while we lead. Tasks check it before they act.
     pub standing: watch::Sender<Option<Term>>,
-    /// The engine.
+    /// Events for the engine.
     pub events: mpsc::Sender<Event>,
-    /// Who holds the Lease, as it stands there.
+    /// Holder of the Lease.
     pub holder: watch::Sender<String>,
-    /// What acts under a term, to be waited for before the Lease is given back.
+    /// Tasks of a term, which must end before the Lease is released.
     pub acts: TaskTracker,
 }
 
-/// Takes part until the token is cancelled; then gives the Lease back.
+/// Takes part in the election until the token is cancelled, and then releases the Lease.
 pub async fn run(
     candidate: Candidate,
     told: Told,
@@ -208,7 +208,7 @@ impl Told {
         let _ = self.events.send(Event::Leadership(None)).await;
     }
 
-    /// Ends what acts at once, however long the queue to the engine is.
+    /// Ends all tasks at once, without waiting for the engine's queue of events.
     fn replace(&self, term: Option<Term>) {
         if let Some(over) = self.standing.send_replace(term) {
             over.acting.cancel();
@@ -216,16 +216,16 @@ impl Told {
     }
 }
 
-/// What came of a look.
+/// Result of one attempt.
 enum Round {
     Leads(u64),
     Stands,
-    /// Somebody wrote between our look and our write.
+    /// Somebody wrote the Lease between our read and our write.
     Raced,
 }
 
 impl Candidate {
-    /// One look and, where it is ours to write, one write.
+    /// Reads the Lease, and writes it if it is ours or free.
     async fn round(
         &self,
         observed: &mut Option<(Held, Instant)>,
@@ -290,7 +290,7 @@ impl Candidate {
         Ok(())
     }
 
-    /// Lets the next one in at once. Best effort: else the Lease runs out.
+    /// Releases the Lease, so that a standby takes it at once. If this fails, the Lease expires.
     async fn release(&self) {
         let Ok(Some(lease)) = self.api.get_opt(&self.name).await else {
             return;

@@ -1,6 +1,6 @@
-//! The controller. What decides is the crate `kubefledged_engine`; here are its senses (`inputs`)
-//! and hands (`effects`), and the loop between them (`driver`). `certificates` keeps the CA and all
-//! that it signs.
+//! The controller. The crate `kubefledged_engine` decides. In this crate, `inputs` watch the cluster, `effects`
+//! carry out commands, and `driver` is the loop that connects them. `certificates` reconciles the CA and the
+//! certificates that it issues.
 
 pub mod app;
 pub mod args;

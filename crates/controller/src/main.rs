@@ -3,8 +3,8 @@
 use clap::Parser as _;
 use kubefledged_controller::{app, args::Cli};
 
-/// A wave over thousands of nodes leaves glibc's heap in pieces: more time, and memory that never comes
-/// back (docs/performance.md). How it is set: `.cargo/config.toml`.
+/// jemalloc, because waves over thousands of nodes fragment the heap of glibc, which then takes more time and
+/// returns no memory (docs/performance.md). `.cargo/config.toml` sets its options.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -1,5 +1,5 @@
-//! What is counted. What the engine knows is asked of it when somebody scrapes; of nodes and images
-//! there are sums alone.
+//! Metrics of the controller. Values of the engine are read at each scrape. For nodes and images there are only
+//! sums.
 
 mod snapshot;
 
@@ -30,7 +30,7 @@ use crate::{driver::Asking, lease::Term};
 
 pub use snapshot::Snapshot;
 
-/// An operation that began so many seconds before it was first seen here began under another leader.
+/// An operation that began more than this many seconds before it was first seen began under another leader.
 const FRESH: i64 = 2;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -50,7 +50,7 @@ struct ResultLabel {
     result: &'static str,
 }
 
-/// See the module. Clones count together.
+/// The metrics. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     leader: Gauge,
@@ -67,11 +67,11 @@ pub struct Metrics {
     running: Arc<Mutex<Waves>>,
 }
 
-/// Operations under way: when they began, as the status has it, and when they were first seen.
+/// Running operations: when they began by the status, and when they were first seen.
 type Waves = BTreeMap<CacheKey, (Option<Timestamp>, Instant, bool)>;
 
 impl Metrics {
-    /// Named and described.
+    /// Registers the metrics.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             leader: Gauge::default(),
@@ -110,38 +110,42 @@ impl Metrics {
     }
 
     fn register_engine(&self, registry: &mut Registry) {
-        registry.register("leader", "Whether this process leads", self.leader.clone());
+        registry.register(
+            "leader",
+            "1 if this process is the leader, else 0",
+            self.leader.clone(),
+        );
         registry.register_with_unit(
             "engine_turn_duration",
-            "From events to commands: one turn of the engine",
+            "Duration of one iteration of the engine, from events to commands",
             Unit::Seconds,
             self.turns.clone(),
         );
         registry.register(
             "engine_events",
-            "Events that the engine has taken in",
+            "Events that the engine has handled",
             self.events.clone(),
         );
         registry.register(
             "engine_waiting_events",
-            "Events that waited when the last turn began",
+            "Events that were waiting when the engine's last iteration began",
             self.waiting.clone(),
         );
         registry.register_with_unit(
             "operation_duration",
-            "From the begin of an operation on an ImageCache to its end, by what came of it",
+            "Duration of operations on ImageCaches, by kind of operation and result",
             Unit::Seconds,
             self.operations.clone(),
         );
         registry.register_with_unit(
             "node_warm_duration",
-            "From the moment a node could get images until it had all of them",
+            "Time from when a node became eligible until it held all its images",
             Unit::Seconds,
             self.warm.clone(),
         );
         registry.register(
             "status_writes",
-            "Status writes by what the API server said",
+            "Status writes by the API server's answer",
             self.writes.clone(),
         );
     }
@@ -149,13 +153,13 @@ impl Metrics {
     fn register_calls(&self, registry: &mut Registry) {
         registry.register_with_unit(
             "puller_rpc_duration",
-            "Calls of pullers by method and gRPC code; a pull's lasts until its last image",
+            "Duration of gRPC calls to pullers, by method and gRPC code; a pull call ends with its last image",
             Unit::Seconds,
             self.calls.clone(),
         );
         registry.register(
             "puller_dial_failures",
-            "Connections to pullers that did not come about",
+            "Failed attempts to connect to pullers",
             self.dial_failures.clone(),
         );
         registry.register(
@@ -165,14 +169,14 @@ impl Metrics {
         );
     }
 
-    /// The engine has taken a turn.
+    /// Records an iteration of the engine.
     pub fn turned(&self, took: Duration, events: usize, waiting: usize) {
         self.turns.observe(took.as_secs_f64());
         self.events.inc_by(events as u64);
         self.waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
     }
 
-    /// The engine is about to be told.
+    /// Records an event before the engine handles it.
     pub fn told(&self, event: &Event) {
         match event {
             Event::StatusWritten(_, result) => {
@@ -189,7 +193,7 @@ impl Metrics {
         }
     }
 
-    /// The engine has decided.
+    /// Records a command of the engine.
     pub fn decided(&self, command: &Command) {
         match command {
             Command::WriteStatus { key, status, .. } => self.wave(key, status),
@@ -201,7 +205,7 @@ impl Metrics {
         }
     }
 
-    /// One line for each wave, when it is over.
+    /// Logs one line at the end of each operation.
     fn wave(&self, key: &CacheKey, told: &ImageCacheStatus) {
         let mut waves = self.waves();
         if told.status == status::PROCESSING {
@@ -251,7 +255,7 @@ impl Metrics {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A call of a puller ended.
+    /// Records the end of a call to a puller.
     pub fn called(&self, method: &'static str, code: tonic::Code, took: Duration) {
         let labels = CallLabels {
             method,
@@ -262,18 +266,18 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
-    /// A connection did not come about.
+    /// Records a failed attempt to connect.
     pub fn not_connected(&self) {
         self.dial_failures.inc();
     }
 
-    /// A connection is open for as long as this lives.
+    /// Counts a connection as open while the returned value exists.
     pub fn connected(&self) -> Arc<Connected> {
         self.connections.inc();
         Arc::new(Connected(self.connections.clone()))
     }
 
-    /// Asks the engine, before an answer. Who stands by shows nothing of it.
+    /// Reads the engine before a scrape is answered. A standby shows nothing of it.
     pub async fn measure(&self, engine: &Asking, standing: &watch::Receiver<Option<Term>>) {
         let leads = standing.borrow().is_some();
         self.leader.set(leads.into());
@@ -285,7 +289,7 @@ impl Metrics {
     }
 }
 
-/// Counts a connection that is open.
+/// Counts an open connection.
 #[derive(Debug)]
 pub struct Connected(Gauge);
 

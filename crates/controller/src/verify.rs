@@ -1,4 +1,4 @@
-//! Whether an installation works, as `helm test` asks: nothing is created.
+//! Checks whether an installation works, for `helm test`. It creates nothing.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,10 @@ use kubefledged_api_types::{CacheSpecEntry, ImageCache, ImageCacheSpec, names::r
 
 use crate::{args::RunArgs, lease};
 
-/// Between looks while something is still starting.
+/// Time between attempts while a part is still starting.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Looks until all is well, for `limit` at most, and says what was seen.
+/// Checks until everything works, for at most `limit`, and logs the results.
 pub async fn run(args: RunArgs, limit: Duration) -> anyhow::Result<()> {
     let client = Client::try_default()
         .await
@@ -32,11 +32,11 @@ pub async fn run(args: RunArgs, limit: Duration) -> anyhow::Result<()> {
 enum Question {
     /// A controller leads.
     Leader,
-    /// Every node that should have a puller has one that is ready.
+    /// Every node that should have a puller has a ready one.
     Pullers,
-    /// A good `ImageCache` is let in.
+    /// The webhook accepts a valid `ImageCache`.
     Accepted,
-    /// A bad one is not: the webhook judges.
+    /// The webhook refuses an invalid one.
     Refused,
 }
 
@@ -93,7 +93,9 @@ impl Installation {
             }
             Question::Refused => match self.create(&[]).await {
                 Ok(()) => {
-                    anyhow::bail!("an ImageCache without images is accepted: no webhook judges")
+                    anyhow::bail!(
+                        "an ImageCache without images is accepted: the webhook is not called"
+                    )
                 }
                 Err(error) if error.to_string().contains(refusal::NO_IMAGES) => {
                     Ok("an ImageCache without images is refused".to_owned())
@@ -103,7 +105,7 @@ impl Installation {
         }
     }
 
-    /// As a dry run.
+    /// Creates an `ImageCache` as a dry run.
     async fn create(&self, images: &[&str]) -> Result<(), kube::Error> {
         let list = CacheSpecEntry {
             images: images.iter().map(ToString::to_string).collect(),

@@ -1,4 +1,4 @@
-//! Which credentials the kubelet would try for an image, and in which order.
+//! Selects the credentials that the kubelet would try for an image, in the kubelet's order.
 //!
 //! The rules are those of the kubelet's keyring (`pkg/credentialprovider/keyring.go` of
 //! Kubernetes), so that a Secret which works for a pod works here. Three things differ, all in
@@ -11,27 +11,27 @@ use std::fmt;
 use crate::{ImageRef, glob};
 
 const DOCKER_HUB: &str = "docker.io";
-/// The key that the kubelet looks up for Docker Hub when nothing else matches.
+/// The key that the kubelet uses for Docker Hub if no other key matches.
 const DOCKER_HUB_KEY: &str = "index.docker.io";
 
-/// Credentials by registry key. What a credential is, the keyring does not know.
+/// Credentials by registry key. The type of a credential is up to the caller.
 #[derive(Clone)]
 pub struct Keyring<T> {
-    /// Reverse lexicographic by key, so that `host/path` comes before `host`.
+    /// Sorted by key in reverse lexicographic order, so that `host/path` comes before `host`.
     entries: Vec<(String, T)>,
 }
 
 impl<T> Keyring<T> {
-    /// Adds a credential under a key as it stands in a docker config: `registry.test:5000`,
-    /// `https://index.docker.io/v1/`, `*.example.com/team`. Several credentials under one key are
-    /// all tried, in the order they were added: that is how a password is rotated.
+    /// Adds a credential under a key of a docker config: `registry.test:5000`,
+    /// `https://index.docker.io/v1/`, `*.example.com/team`. If a key has several credentials, all are
+    /// tried in the order in which they were added, so that passwords can be rotated.
     pub fn add(&mut self, key: &str, credential: T) {
         let key = host_and_path(key);
         let at = self.entries.partition_point(|(other, _)| *other >= key);
         self.entries.insert(at, (key, credential));
     }
 
-    /// What to try for an image, in order. Empty means: pull without credentials.
+    /// Returns the credentials to try for an image, in order. Empty means to pull without credentials.
     pub fn matching(&self, image: &ImageRef) -> Vec<&T> {
         let found = self.select(|key| matches(key, image));
         if found.is_empty() && image.registry() == DOCKER_HUB {
@@ -64,7 +64,7 @@ impl<K: AsRef<str>, T> FromIterator<(K, T)> for Keyring<T> {
     }
 }
 
-/// Keys only: whatever a credential is, it is nothing for a log.
+/// Shows only keys, because a credential must not get into a log.
 impl<T> fmt::Debug for Keyring<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { entries } = self;
@@ -74,7 +74,7 @@ impl<T> fmt::Debug for Keyring<T> {
     }
 }
 
-/// The part of a key that is compared: without scheme, user, query and API version.
+/// Returns the part of a key that is compared: without scheme, user, query and API version.
 fn host_and_path(key: &str) -> String {
     let key = key
         .strip_prefix("https://")
@@ -83,7 +83,7 @@ fn host_and_path(key: &str) -> String {
     let key = key.split(['?', '#']).next().unwrap_or(key);
     let (authority, path) = key.split_at(key.find('/').unwrap_or(key.len()));
     let host = authority.rsplit('@').next().unwrap_or(authority);
-    // As written, with the slash at the end: /v1 alone is a path like any other.
+    // Only with the slash at the end: /v1 alone is a path like any other.
     let path = if path.starts_with("/v1/") || path.starts_with("/v2/") {
         &path[3..]
     } else {
@@ -92,8 +92,8 @@ fn host_and_path(key: &str) -> String {
     format!("{host}{}", if path == "/" { "" } else { path })
 }
 
-/// Each label of the host by glob, equal ports, and the key's path as a plain prefix: `/team`
-/// matches `/teamwork` too, `/team/` does not.
+/// Returns whether a key matches an image: each label of the host by glob pattern, equal ports, and the
+/// key's path as a plain prefix. `/team` matches `/teamwork` too, `/team/` does not.
 fn matches(key: &str, image: &ImageRef) -> bool {
     let (key_host, key_path) = key.split_at(key.find('/').unwrap_or(key.len()));
     let (key_name, key_port) = split_port(key_host);
@@ -106,7 +106,7 @@ fn matches(key: &str, image: &ImageRef) -> bool {
 }
 
 fn host_matches(pattern: &str, host: &str) -> bool {
-    // The brackets of an IPv6 address are no character class.
+    // The brackets of an IPv6 address are not a character class.
     if pattern == host {
         return true;
     }

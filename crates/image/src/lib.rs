@@ -1,7 +1,7 @@
-//! Image references by the distribution grammar, and which registry credentials match them.
+//! Image references in the grammar of the distribution project, and matching of registry credentials.
 //!
-//! The string a user writes goes to the runtime as it is ([`ImageRef::runtime_name`]); the
-//! normalized form is for comparison and for looking up credentials ([`ImageRef::normalized`]).
+//! The runtime gets the text that the user wrote ([`ImageRef::runtime_name`]). The normalized form is for
+//! comparing and for finding credentials ([`ImageRef::normalized`]).
 
 #![deny(missing_docs)]
 

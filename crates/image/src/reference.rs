@@ -13,7 +13,7 @@ const MAX_TAG: usize = 128;
 const MAX_DIGEST: usize = 255;
 const DOCKER_HUB: &str = "docker.io";
 
-/// A parsed image reference: the text as it was written, and its parts after normalization.
+/// A parsed image reference: the text as written, and its parts after normalization.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ImageRef {
     written: String,
@@ -23,22 +23,22 @@ pub struct ImageRef {
     digest: Option<String>,
 }
 
-/// Why a text is no image reference, and what to write instead.
+/// Why a text is not an image reference. The message says what to write instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ImageRefError {
-    /// Nothing was written.
+    /// The text is empty.
     #[error("the name is empty: write it like registry.example.com/team/app:1.0")]
     Empty,
-    /// Blanks, tabs or line ends, often from a copy.
-    #[error("the name has white space in it: remove it")]
+    /// The text contains spaces, tabs or line ends, often after copy and paste.
+    #[error("the name contains white space: remove it")]
     WhiteSpace,
-    /// A scheme such as `https://` or `docker://`.
+    /// The text begins with a scheme such as `https://` or `docker://`.
     #[error("the name begins with a scheme: remove everything up to and with ://")]
     Scheme,
-    /// The repository has upper-case letters. A host may: then it has a dot or a port.
+    /// The repository contains upper-case letters. Only a host may, and it must contain a dot or a port.
     #[error("the repository must be lower case")]
     UpperCase,
-    /// The repository has a character or a separator that the grammar does not know.
+    /// The repository contains a character or a separator that the grammar does not allow.
     #[error(
         "the repository must be a-z and 0-9, with single ., _, __ or any number of - between \
          them, and / between components"
@@ -47,28 +47,28 @@ pub enum ImageRefError {
     /// The repository is longer than 255 characters.
     #[error("the repository is longer than 255 characters: shorten it")]
     RepositoryTooLong,
-    /// The part before the first slash can only be a host and does not parse as one.
+    /// The part before the first slash can only be a host, but is not a valid one.
     #[error("the registry host must be like registry.example.com:5000 or [fd00::1]:5000")]
     Registry,
     /// Host and port are longer than 255 characters.
     #[error("the registry host is longer than 255 characters: shorten it")]
     RegistryTooLong,
-    /// The tag does not parse.
+    /// The tag is invalid.
     #[error(
         "the tag must be 1 to 128 of A-Z, a-z, 0-9, _, . and -, and must not begin with . or -"
     )]
     Tag,
-    /// The digest does not parse, or has not the length of its algorithm.
+    /// The digest is invalid, or does not have the length of its algorithm.
     #[error("the digest must be like sha256: and 64 digits of 0-9 and a-f")]
     Digest,
-    /// 64 hexadecimal digits alone are an image id, which no registry can be asked for.
+    /// The text is 64 hexadecimal digits. This is an image id, and no registry accepts an image id.
     #[error("64 hexadecimal digits are an image id: write a repository with a tag or digest")]
     ImageId,
 }
 
 impl ImageRef {
-    /// Parses what a user wrote. What this accepts is at most
-    /// 255 + 1 + 255 + 1 + 128 + 1 + 255 bytes, ASCII, and safe to log.
+    /// Parses a text that a user wrote. An accepted text is ASCII, safe to log, and has at most
+    /// 255 + 1 + 255 + 1 + 128 + 1 + 255 bytes.
     pub fn parse(text: &str) -> Result<Self, ImageRefError> {
         if text.is_empty() {
             return Err(ImageRefError::Empty);
@@ -113,33 +113,34 @@ impl ImageRef {
         })
     }
 
-    /// Host and port of the registry: `docker.io` where none was written.
+    /// Returns host and port of the registry: `docker.io` if none was written.
     pub fn registry(&self) -> &str {
         &self.registry
     }
 
-    /// The path within the registry: `library/nginx`.
+    /// Returns the path within the registry, such as `library/nginx`.
     pub fn repository(&self) -> &str {
         &self.repository
     }
 
-    /// The tag, if one was written.
+    /// Returns the tag, if one was written.
     pub fn tag(&self) -> Option<&str> {
         self.tag.as_deref()
     }
 
-    /// The digest, if one was written.
+    /// Returns the digest, if one was written.
     pub fn digest(&self) -> Option<&str> {
         self.digest.as_deref()
     }
 
-    /// No digest, and no tag or `:latest`: what it means may change any day.
+    /// Returns whether the reference has no digest and either no tag or the tag `latest`. Its image may
+    /// change at any time.
     pub fn is_floating(&self) -> bool {
         self.digest.is_none() && self.tag.as_deref().is_none_or(|tag| tag == "latest")
     }
 
-    /// One text for all spellings: `docker.io/library/nginx:latest`. A digest makes the tag
-    /// meaningless and drops it, as containerd does.
+    /// Returns the same text for all spellings: `docker.io/library/nginx:latest`. If there is a digest,
+    /// the tag has no meaning and is dropped, as in containerd.
     pub fn normalized(&self) -> String {
         let Self {
             registry,
@@ -153,8 +154,8 @@ impl ImageRef {
         }
     }
 
-    /// What the runtime is asked for: as written, with `:latest` where neither tag nor digest is
-    /// there. Short names stay short, as the kubelet leaves them.
+    /// Returns the name for the runtime: the text as written, with `:latest` if it has neither tag nor
+    /// digest. Short names stay short, as in the kubelet.
     pub fn runtime_name(&self) -> String {
         if self.tag.is_none() && self.digest.is_none() {
             format!("{}:latest", self.written)
@@ -212,7 +213,7 @@ fn parse_host(host: &str) -> Result<String, ImageRefError> {
     }
 }
 
-/// The distribution grammar asks no more of an address in brackets.
+/// The grammar of the distribution project checks no more of an address in brackets.
 fn is_ipv6_like(address: &str) -> bool {
     !address.is_empty() && address.bytes().all(|b| b.is_ascii_hexdigit() || b == b':')
 }
@@ -237,7 +238,7 @@ fn parse_path(path: &str) -> Result<(), ImageRefError> {
     }
 }
 
-/// Runs of letters and digits, with `.`, `_`, `__` or any number of `-` between them.
+/// Letters and digits in groups, with `.`, `_`, `__` or any number of `-` between the groups.
 fn is_path_component(component: &str) -> bool {
     let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let bytes = component.as_bytes();
@@ -260,8 +261,8 @@ fn parse_tag(tag: &str) -> Result<String, ImageRefError> {
     }
 }
 
-/// `algorithm:hex`. The algorithms that registries serve must have their exact length in lower
-/// case; of others the grammar asks at least 32 digits, and the runtime decides.
+/// Checks `algorithm:hex`. The algorithms that registries use must have their exact length in lower
+/// case. For others the grammar requires at least 32 digits, and the runtime decides.
 fn parse_digest(digest: &str) -> Result<String, ImageRefError> {
     let (algorithm, hex) = digest.split_once(':').ok_or(ImageRefError::Digest)?;
     let exact = |length| hex.len() == length && hex.bytes().all(is_lower_hex);

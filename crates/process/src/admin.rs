@@ -1,4 +1,4 @@
-//! `/livez`, `/readyz`, `/metrics` and `/log-level` on a plain HTTP port of their own.
+//! Serves `/livez`, `/readyz`, `/metrics` and `/log-level` as plain HTTP on a port of their own.
 
 use std::net::SocketAddr;
 
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Metrics, Readiness, log};
 
-/// Where probes and metrics are served.
+/// Flags for probes and metrics.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Probes and metrics")]
 pub struct AdminArgs {
@@ -54,13 +54,15 @@ async fn log_level() -> String {
     log::level() + "\n"
 }
 
-/// For `kubectl port-forward` only: whoever may do that may read the logs too.
+/// Changes the level for clients on the loopback address only. People reach it by `kubectl
+/// port-forward`; whoever has the right to do that may read the logs too.
 async fn set_log_level(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     level: String,
 ) -> (StatusCode, String) {
     if !peer.ip().to_canonical().is_loopback() {
-        let why = "the log level is changed from the pod itself: use kubectl port-forward\n";
+        let why =
+            "the log level can only be changed from inside the pod: use kubectl port-forward\n";
         return (StatusCode::FORBIDDEN, why.to_owned());
     }
     match log::set_level(&level) {

@@ -1,5 +1,5 @@
-//! The gRPC debug endpoint: plain text on the loopback address of the pod, reached by
-//! `kubectl port-forward`, so that the right to it is RBAC's `pods/portforward`.
+//! The gRPC debug endpoint. It is not encrypted and listens on the loopback address of the pod. People
+//! reach it by `kubectl port-forward`, so the RBAC right to `pods/portforward` protects it.
 
 use std::{net::SocketAddr, str::FromStr};
 
@@ -9,11 +9,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::{server::NamedService, service::Routes};
 use tonic_health::server::HealthReporter;
 
-/// Where it listens: a loopback address and port, or `off`.
+/// Address of the debug endpoint: a loopback address and port, or `off` (`None`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DebugAddress(pub Option<SocketAddr>);
 
-/// What is no such address.
+/// The text is neither `off` nor a loopback address with a port.
 #[derive(Debug, thiserror::Error)]
 #[error("write off, or a loopback address with a port such as 127.0.0.1:7070: it is not encrypted")]
 pub struct NotLoopback;
@@ -35,7 +35,7 @@ impl FromStr for DebugAddress {
 }
 
 impl DebugAddress {
-    /// Listens there; `None`: it is off.
+    /// Listens on the address. Returns `None` if the endpoint is off.
     pub async fn bind(self) -> std::io::Result<Option<TcpListener>> {
         match self.0 {
             Some(address) => Ok(Some(TcpListener::bind(address).await?)),
@@ -44,11 +44,11 @@ impl DebugAddress {
     }
 }
 
-/// Reflection (v1, and v1alpha for older clients) and health beside the routes. The reporter says
-/// which service answers now.
+/// Adds the reflection service (v1, and v1alpha for older clients) and the health service to the
+/// routes. The returned reporter sets which service is serving.
 ///
 /// # Errors
-/// Descriptors that do not parse: a mistake of ours.
+/// The descriptors do not parse, which is a bug of ours.
 pub fn with_standard_services(
     routes: Routes,
     descriptors: &'static [u8],
@@ -66,7 +66,7 @@ pub fn with_standard_services(
     Ok((routes, reporter))
 }
 
-/// Says whether a service answers now.
+/// Reports to the health service whether a service is serving.
 pub async fn report<S: NamedService>(reporter: &HealthReporter, serving: bool) {
     if serving {
         reporter.set_serving::<S>().await;
@@ -75,10 +75,10 @@ pub async fn report<S: NamedService>(reporter: &HealthReporter, serving: bool) {
     }
 }
 
-/// How many rows a page has; 0 was not set.
+/// Returns the number of rows of a page. `asked` is 0 if the request does not set it.
 ///
 /// # Errors
-/// More than a page may have.
+/// `asked` is larger than 1000.
 #[allow(clippy::result_large_err)] // tonic's own error
 pub fn page_size(asked: u32) -> Result<usize, tonic::Status> {
     match asked {
@@ -88,7 +88,7 @@ pub fn page_size(asked: u32) -> Result<usize, tonic::Status> {
     }
 }
 
-/// Serves until the token is cancelled. Nobody listens where it is off.
+/// Serves until the token is cancelled. Without a listener it only waits for that.
 pub async fn serve(
     listener: Option<TcpListener>,
     routes: Routes,

@@ -1,5 +1,5 @@
-//! What every kubefledged process needs and none is about: flags for logs and probes, readiness,
-//! shutdown, listeners, TLS whose certificates change.
+//! Common parts of the kubefledged processes: flags for logs and probes, readiness, shutdown,
+//! listeners, metrics, and TLS with certificates that change while the process runs.
 
 #![deny(missing_docs)]
 

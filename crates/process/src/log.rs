@@ -1,4 +1,4 @@
-//! Logs go to standard error: one line an event, JSON or text. The level can be changed while the
+//! Logging to standard error, one line per event, as JSON or text. The level can be changed while the
 //! process runs.
 
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -9,37 +9,37 @@ use tracing_subscriber::{
     Registry, filter::Targets, fmt, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
 };
 
-/// How logs are written.
+/// Flags for logs.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Logs")]
 pub struct LogArgs {
-    /// error, warn, info, debug or trace; or a filter such as info,kubefledged_engine=debug
+    /// Log level: error, warn, info, debug or trace; or a filter such as info,kubefledged_engine=debug
     #[expect(clippy::doc_markdown, reason = "--help would show the backticks")]
     #[arg(long, default_value = "info", env = "LOG_LEVEL")]
     pub log_level: String,
-    /// One JSON object or one text line an event
+    /// Format of a log line
     #[arg(long, value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,
-    /// Accepted for kube-fledged's sake; use --log-level
+    /// No effect, accepted for compatibility with kube-fledged: use --log-level
     #[arg(long, hide = true)]
     pub stderrthreshold: Option<String>,
 }
 
-/// The form of a log line.
+/// Format of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For log collectors.
+    /// One JSON object per line, for log collectors
     Json,
-    /// For people.
+    /// Plain text, for people
     Text,
 }
 
-/// A filter that does not parse.
+/// The text is not a log level or filter.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is no log level: write info, debug or target=level, separated by commas")]
 pub struct LogError(String);
 
-/// The level in force, and what replaces it.
+/// The current level, and the handle that changes it.
 struct Level {
     now: Mutex<String>,
     filter: reload::Handle<Targets, Registry>,
@@ -67,7 +67,7 @@ pub fn init(args: &LogArgs) -> Result<(), LogError> {
     Ok(())
 }
 
-/// The level in force; empty before [`init`].
+/// Returns the current level. It is empty before [`init`].
 pub fn level() -> String {
     LEVEL.get().map_or_else(String::new, |level| {
         let now = level.now.lock().unwrap_or_else(PoisonError::into_inner);
@@ -75,7 +75,7 @@ pub fn level() -> String {
     })
 }
 
-/// Logs on from now at this level, until the process ends or it is changed again.
+/// Changes the level until the process ends or the level is changed again.
 pub fn set_level(text: &str) -> Result<(), LogError> {
     let filter = parse(text)?;
     let Some(level) = LEVEL.get() else {
@@ -88,11 +88,11 @@ pub fn set_level(text: &str) -> Result<(), LogError> {
     Ok(())
 }
 
-// Not an EnvFilter: that brings an engine of regular expressions, half a megabyte on every node.
+// EnvFilter is not used: its regular expressions would take half a megabyte on every node.
 fn parse(text: &str) -> Result<Targets, LogError> {
     let wrong = || LogError(text.to_owned());
     let text = text.trim().to_lowercase();
-    // The filter would take a misspelt level for the name of a target.
+    // Without this check the filter would treat a misspelt level as the name of a target.
     let levels = text
         .split(',')
         .all(|part| part.contains('=') || part.trim().parse::<LevelFilter>().is_ok());

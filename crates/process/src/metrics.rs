@@ -1,5 +1,5 @@
-//! What `/metrics` shows: `OpenMetrics` for whoever asks for it, as Prometheus does, and the older text
-//! format for everybody else.
+//! Answers `/metrics`: in the `OpenMetrics` format if the client accepts it, as Prometheus does, and
+//! otherwise in the older text format.
 
 use std::{
     future::Future,
@@ -11,16 +11,16 @@ use prometheus_client::{metrics::info::Info, registry::Registry};
 
 use crate::usage::Usage;
 
-/// Every name begins with it.
+/// Prefix of all metric names.
 const PREFIX: &str = "kubefledged";
 
-/// Of the `OpenMetrics` format.
+/// Content type of the `OpenMetrics` format.
 pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// Of the older text format.
+/// Content type of the older text format.
 pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Registries with a label of their own; names are chosen by whoever writes an `ImageCache`, so that
-/// everything else is one: `other`.
+/// Image registries with a label value of their own. All others share the label value `other`,
+/// because anybody who writes an `ImageCache` can invent hosts.
 const REGISTRIES: [&str; 9] = [
     "docker.io",
     "ghcr.io",
@@ -35,7 +35,7 @@ const REGISTRIES: [&str; 9] = [
 
 type Before = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
-/// A registry and what brings it up to date.
+/// A metrics registry, and work that updates it before each answer.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
@@ -43,7 +43,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Shows what is registered.
+    /// Answers with the metrics of this registry.
     pub fn new(registry: Registry) -> Self {
         Self {
             registry: Arc::new(Mutex::new(registry)),
@@ -51,7 +51,7 @@ impl Metrics {
         }
     }
 
-    /// Runs this before each answer: gauges that are counted when somebody asks.
+    /// Runs `work` before each answer, for gauges that are computed on demand.
     #[must_use]
     pub fn before<F, W>(mut self, work: F) -> Self
     where
@@ -62,10 +62,10 @@ impl Metrics {
         self
     }
 
-    /// Content type and body.
+    /// Returns content type and body of an answer to a client with this `Accept` header.
     ///
     /// # Errors
-    /// A metric that cannot be written: a mistake of ours.
+    /// A metric cannot be written, which is a bug of ours.
     pub async fn answer(&self, accept: &str) -> Result<(&'static str, String), std::fmt::Error> {
         if let Some(before) = &self.before {
             before().await;
@@ -90,7 +90,7 @@ impl From<Arc<Mutex<Registry>>> for Metrics {
     }
 }
 
-/// A registry with what every process tells: `kubefledged_build_info`, and what it uses.
+/// Returns a metrics registry with `kubefledged_build_info` and the resource metrics of this process.
 pub fn registry(version: &'static str) -> Registry {
     let revision = option_env!("KUBEFLEDGED_REVISION").unwrap_or("unknown");
     let mut registry = Registry::with_prefix(PREFIX);
@@ -104,14 +104,14 @@ pub fn registry(version: &'static str) -> Registry {
     registry
 }
 
-/// The label of a registry's host.
+/// Returns the label value of an image registry's host.
 pub fn registry_label(host: &str) -> &'static str {
     let known = REGISTRIES.iter().find(|known| **known == host);
     known.copied().unwrap_or("other")
 }
 
-/// The older text format: counters carry their suffix in HELP and TYPE too, and there are no units
-/// and no infos.
+/// Converts `OpenMetrics` to the older text format. There HELP and TYPE of a counter carry its suffix
+/// too, and units and infos do not exist.
 fn text(open: &str) -> String {
     use std::fmt::Write as _;
 

@@ -1,18 +1,18 @@
-//! Readiness as named guards: the process is ready when no guard is pending, and `/readyz` lists
-//! those that are.
+//! Readiness as a set of named guards. The process is ready when no guard is pending; `/readyz` lists
+//! the pending ones.
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// What `/readyz` answers from. Clones share their state.
+/// The guards that `/readyz` reports. Clones share their state.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness {
     pending: Arc<Mutex<BTreeMap<&'static str, String>>>,
 }
 
-/// One thing that readiness waits for.
+/// One condition that readiness waits for.
 #[derive(Debug)]
 #[must_use = "dropping the guard leaves its last state for good"]
 pub struct Guard {
@@ -21,7 +21,7 @@ pub struct Guard {
 }
 
 impl Readiness {
-    /// Adds something to wait for. It is pending until its guard says otherwise.
+    /// Adds a condition to wait for. It is pending until its guard is set ready.
     pub fn register(&self, name: &'static str) -> Guard {
         self.set(name, Some("starting".to_owned()));
         Guard {
@@ -30,7 +30,7 @@ impl Readiness {
         }
     }
 
-    /// Name and reason of whatever is pending.
+    /// Returns name and reason of each pending condition.
     pub fn pending(&self) -> Vec<(&'static str, String)> {
         let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         pending
@@ -58,12 +58,12 @@ impl Readiness {
 }
 
 impl Guard {
-    /// This no longer holds readiness back.
+    /// Marks the condition as met.
     pub fn set_ready(&self) {
         self.readiness.set(self.name, None);
     }
 
-    /// This holds readiness back, for a reason that a person can act on.
+    /// Marks the condition as pending. `why` tells a person what to do.
     pub fn set_pending(&self, why: impl Into<String>) {
         self.readiness.set(self.name, Some(why.into()));
     }

@@ -1,8 +1,8 @@
-//! SIGTERM and ctrl-c become one token.
+//! Turns SIGTERM and SIGINT into the cancellation of one token.
 
 use tokio_util::sync::CancellationToken;
 
-/// A token that is cancelled by the first SIGTERM or SIGINT.
+/// Returns a token that the first SIGTERM or SIGINT cancels.
 ///
 /// Call it inside a tokio runtime.
 pub fn signal() -> std::io::Result<CancellationToken> {

@@ -1,4 +1,4 @@
-//! What this process uses, looked at when somebody asks.
+//! Metrics of the resources that this process uses. They are read at each scrape.
 
 use std::{fmt, fs};
 
@@ -9,7 +9,7 @@ use prometheus_client::{
     registry::Unit,
 };
 
-/// Memory, file descriptors and tasks: what grows where something is not given back.
+/// Collects memory, file descriptors and tasks. These grow if the process leaks.
 #[derive(Debug)]
 pub struct Usage;
 
@@ -20,21 +20,21 @@ impl Collector for Usage {
             let encoder = encoder.encode_descriptor(name, help, unit, gauge.metric_type())?;
             gauge.encode(encoder)
         };
-        let resident = "Memory of this process that is in RAM.";
+        let resident = "Resident memory of this process.";
         show(
             "process_resident_memory",
             resident,
             Some(&Unit::Bytes),
             resident_bytes(),
         )?;
-        let files = "File descriptors, sockets among them, that this process has open.";
+        let files = "Open file descriptors of this process, including sockets.";
         show("process_open_fds", files, None, open_files())?;
-        let tasks = "Tasks of this process that have not ended.";
+        let tasks = "Asynchronous tasks of this process that are alive.";
         show("process_tasks", tasks, None, tasks_alive())
     }
 }
 
-/// Zero where it cannot be seen.
+/// Returns the resident memory in bytes, or 0 if it cannot be read.
 fn resident_bytes() -> i64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -44,7 +44,7 @@ fn resident_bytes() -> i64 {
 
 fn open_files() -> i64 {
     let files = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-    // One is that of the look itself.
+    // Reading the directory opens one descriptor itself.
     i64::try_from(files)
         .unwrap_or(i64::MAX)
         .saturating_sub(1)

@@ -1,13 +1,13 @@
-//! Code generated from `proto/`. What is written by hand here keeps secrets out of Debug and
-//! out of memory that is free again.
+//! Code generated from `proto/`. The hand-written code keeps credentials out of `Debug` and overwrites
+//! them in memory.
 
 use zeroize::Zeroize as _;
 
-/// Serialized `FileDescriptorSet` of what the controller serves, for gRPC reflection.
+/// Serialized `FileDescriptorSet` of the controller's services, for gRPC reflection.
 pub const CONTROLLER_DESCRIPTORS: &[u8] =
     include_bytes!(concat!(env!("OUT_DIR"), "/controller.descriptors"));
 
-/// Serialized `FileDescriptorSet` of what a puller serves, for gRPC reflection.
+/// Serialized `FileDescriptorSet` of the puller's services, for gRPC reflection.
 pub const PULLER_DESCRIPTORS: &[u8] =
     include_bytes!(concat!(env!("OUT_DIR"), "/puller.descriptors"));
 
@@ -17,7 +17,7 @@ pub mod puller {
     tonic::include_proto!("kubefledged.puller.v1");
 }
 
-/// What controller and puller show to people.
+/// The debug services of controller and puller.
 pub mod debug {
     #![allow(clippy::pedantic, missing_docs)]
     tonic::include_proto!("kubefledged.debug.v1");
@@ -29,7 +29,7 @@ pub mod cri {
     tonic::include_proto!("runtime.v1");
 }
 
-/// The part of containerd's own interface that the puller uses.
+/// The part of containerd's own API that the puller uses.
 pub mod containerd {
     /// References to images and their labels.
     pub mod images {
@@ -43,10 +43,10 @@ pub mod containerd {
     }
 }
 
-// Each Debug destructures exhaustively: a new field breaks the build, not the secrecy.
+// Each Debug destructures exhaustively, so a new field breaks the build instead of getting into a log.
 
 impl puller::Credential {
-    /// A user and a password.
+    /// Returns a credential with a user and a password.
     pub fn login(username: &str, password: &str) -> Self {
         Self {
             username: username.to_owned(),
@@ -57,7 +57,7 @@ impl puller::Credential {
     }
 }
 
-/// What is decoded, cached and cloned on the way is not left in memory.
+/// Overwrites the credential in memory when it is dropped.
 impl Drop for puller::Credential {
     fn drop(&mut self) {
         let Self {

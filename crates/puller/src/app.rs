@@ -1,4 +1,4 @@
-//! Puts the parts together.
+//! Starts the parts of the puller and connects them.
 
 use std::{
     net::SocketAddr,
@@ -34,15 +34,15 @@ use crate::{
     service::Service,
 };
 
-/// Of one request.
+/// Maximum size of one request.
 const MESSAGE_LIMIT: usize = 8 << 20;
-/// Requests that are read or answered at a time on one connection; streams count until they begin.
+/// Maximum number of requests in flight on one connection. A stream counts until its first message.
 const REQUESTS: usize = 8;
 
-/// What the command line asks for.
+/// Runs the process with its flags.
 pub fn main(args: Args) -> anyhow::Result<()> {
     log::init(&args.log)?;
-    // One thread: a puller waits for its runtime, and runs on every node.
+    // One thread is enough, because a puller mostly waits for its runtime, and it runs on every node.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -52,13 +52,13 @@ pub fn main(args: Args) -> anyhow::Result<()> {
     })
 }
 
-/// A puller that listens and has not begun.
+/// A puller with open listeners that does not serve yet.
 pub struct Bound {
-    /// Where gRPC is served.
+    /// Address of the gRPC service.
     pub grpc_address: SocketAddr,
-    /// Where probes and metrics are served.
+    /// Address of probes and metrics.
     pub http_address: SocketAddr,
-    /// Where the debug endpoint is served; `None`: nowhere.
+    /// Address of the debug endpoint. `None` if it is off.
     pub debug_address: Option<SocketAddr>,
     args: Args,
     plugins: Plugins,
@@ -67,7 +67,7 @@ pub struct Bound {
     debug: Option<TcpListener>,
 }
 
-/// Listens.
+/// Opens the listeners.
 pub async fn build(args: Args) -> anyhow::Result<Bound> {
     anyhow::ensure!(
         !args.node_name.is_empty(),
@@ -117,7 +117,7 @@ fn settings(args: &Args, node: &Node, runtime: &str) -> Settings {
     }
 }
 
-/// What is counted when somebody asks: the disk, and the queue once there is one.
+/// Returns metrics that are updated at each scrape: the disk, and the queue once there is one.
 fn exposition(
     registry: Registry,
     metrics: &Metrics,
@@ -156,7 +156,7 @@ impl Bound {
 
         let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
         plugins.check();
-        // Probes answer first: liveness does not depend on the runtime.
+        // Probes are served first, because liveness does not depend on the runtime.
         let ready = readiness.register("runtime");
         let certificates = readiness.register("certificates");
         let (measured, inbox) = watch::channel(None);
@@ -191,7 +191,7 @@ impl Bound {
         let up = metrics.cri_up.clone();
         let queue = Queue::new(settings(&args, &node, &version.runtime_name));
         let (driver, inputs) = Driver::new(queue, node.clone(), metrics, told, counter.clone());
-        // Before the first request: how images are removed here must be known by then.
+        // Before the first request, the way in which this runtime removes images must be known.
         let known = runtime::tell(&node, &inputs).await.then_some(version);
         let shown = Debug {
             node_name: args.node_name.as_str().into(),
@@ -220,7 +220,7 @@ impl Bound {
         let serve = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .layer(Authorize(Roles::of(&args.namespace)))
-            // Requests are read whole: so many of the largest at a time.
+            // Requests are read whole; this limits the memory of large ones.
             .concurrency_limit_per_connection(REQUESTS)
             .add_routes(routes.add_service(
                 PullerServiceServer::new(service).max_decoding_message_size(MESSAGE_LIMIT),
@@ -244,7 +244,7 @@ impl Bound {
     }
 }
 
-/// All tasks; one that ends before the process is asked to ends it.
+/// Waits for all tasks. A task that ends before the shutdown ends the process.
 async fn ended(
     mut tasks: JoinSet<anyhow::Result<()>>,
     shutdown: &CancellationToken,

@@ -1,5 +1,5 @@
-//! Who may call what: a layer in front of every service, by the path of the call and the name in
-//! the peer's certificate. What is not in the table is refused.
+//! Authorizes calls by their path and the name in the peer's certificate, in a layer in front of every
+//! service. A path that is not in the table is refused.
 
 use std::{
     future::{Ready, ready},
@@ -16,16 +16,16 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::{Status, body::Body, transport::server::Connected};
 use tower::{Layer, Service};
 
-/// Whose certificate it is.
+/// Role of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// May do everything.
+    /// The controller, which may call everything.
     Controller,
-    /// A person who looks: nothing changes by it.
+    /// A person with the debug certificate, who may only call read-only methods.
     Debug,
 }
 
-/// The names that have a role.
+/// Names of certificates that have a role.
 #[derive(Clone, Debug)]
 pub struct Roles {
     controller: String,
@@ -33,7 +33,7 @@ pub struct Roles {
 }
 
 impl Roles {
-    /// Of the installation in this namespace.
+    /// Returns the names for the installation in this namespace.
     pub fn of(namespace: &str) -> Self {
         Self {
             controller: names::controller(namespace),
@@ -41,7 +41,8 @@ impl Roles {
         }
     }
 
-    /// The certificate must have one name, and exactly this one. A puller's own has none of them.
+    /// Returns the role of a peer. Its certificate must have exactly one name. A puller's own certificate has
+    /// no role.
     fn role(&self, names: &[String]) -> Option<Role> {
         match names {
             [name] if *name == self.controller => Some(Role::Controller),
@@ -51,7 +52,7 @@ impl Roles {
     }
 }
 
-/// Whether a role may call the method with this path.
+/// Returns whether a role may call the method with this path.
 fn allows(role: Role, path: &str) -> bool {
     match path {
         "/kubefledged.puller.v1.PullerService/PullImages"
@@ -72,18 +73,18 @@ fn allows(role: Role, path: &str) -> bool {
     }
 }
 
-/// A connection and the names in its peer's certificate, read once.
+/// A connection with the names in its peer's certificate, which are read once.
 pub struct Connection {
     stream: tls::Stream,
     peer: Peer,
 }
 
-/// Names in the certificate of whoever is at the other end.
+/// Names in the peer's certificate.
 #[derive(Clone, Debug, Default)]
 pub struct Peer(Arc<[String]>);
 
 impl Connection {
-    /// The certificate has been verified in the handshake.
+    /// Reads the names. The handshake has verified the certificate.
     pub fn new(stream: tls::Stream) -> Self {
         let certificates = stream.get_ref().1.peer_certificates();
         let leaf = certificates.and_then(|chain| chain.first());
@@ -128,7 +129,7 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// See the module.
+/// The layer that authorizes calls.
 #[derive(Clone, Debug)]
 pub struct Authorize(pub Roles);
 
@@ -143,7 +144,7 @@ impl<S> Layer<S> for Authorize {
     }
 }
 
-/// A service behind [`Authorize`].
+/// A service whose calls [`Authorize`] checks.
 #[derive(Clone, Debug)]
 pub struct Authorized<S> {
     roles: Roles,

@@ -1,5 +1,5 @@
-//! containerd's own interface, on the same socket as CRI: pins, and the bytes of a pull. Other
-//! runtimes answer `Unimplemented`.
+//! Client of containerd's own API, on the same socket as CRI: pins, and the bytes of pulls. Other runtimes
+//! answer `Unimplemented`.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -20,26 +20,26 @@ use tonic::{Code, Request, Status, metadata::MetadataValue, transport::Channel};
 
 use crate::progress::{self, Active, Manifest, Plan};
 
-/// Where the CRI plugin keeps its images.
+/// Namespace of the CRI plugin's images.
 const NAMESPACE: &str = "k8s.io";
-/// What the CRI plugin of containerd 2.x reads as `pinned`.
+/// Label that the CRI plugin of containerd 2.x reports as `pinned`.
 const PIN: &str = "io.cri-containerd.pinned";
-/// Tells whose pin it is.
+/// Label that marks a pin as ours.
 const OURS: &str = "kubefledged.io/pinned";
-/// A manifest is some KiB; nothing that claims to be one fills our memory.
+/// Maximum size of a manifest that is read. Real ones have some KiB.
 const MOST_MANIFEST: usize = 4 << 20;
 
-/// A client; clones share the connection and what is known of pulls.
+/// A client. Clones share the connection and their knowledge of pulls.
 #[derive(Clone, Debug)]
 pub struct Containerd {
     images: ImagesClient<Channel>,
     content: ContentClient<Channel>,
-    /// Of the pulls that are being watched, by name.
+    /// Progress of the watched pulls by image name.
     plans: Arc<Mutex<HashMap<String, Plan>>>,
 }
 
 impl Containerd {
-    /// On the socket's connection.
+    /// Uses the connection of the socket.
     pub fn new(channel: Channel) -> Self {
         Self {
             images: ImagesClient::new(channel.clone()),
@@ -48,8 +48,8 @@ impl Containerd {
         }
     }
 
-    /// Whether pins may work, and whether bytes can be seen: does the socket speak this at all?
-    /// That a pin takes effect, only trying tells.
+    /// Returns whether pins may work and whether bytes are reported, that is, whether the socket serves
+    /// this API. Only a test pin shows whether pins take effect.
     pub async fn abilities(&self) -> Result<(Support, bool), Status> {
         let pins = match self.pins().await {
             Ok(_) => Support::Unknown,
@@ -66,7 +66,7 @@ impl Containerd {
 
     // === pins
 
-    /// Ids that carry our pin.
+    /// Returns the ids of the images that we pinned.
     pub async fn pins(&self) -> Result<Vec<String>, Status> {
         let filters = vec![format!("labels.\"{OURS}\"==\"true\"")];
         let request = within(ListImagesRequest { filters });
@@ -74,7 +74,8 @@ impl Containerd {
         Ok(images.into_iter().map(|image| image.name).collect())
     }
 
-    /// Labels the id under which CRI knows the image: a label on a tag is lost at its next pull.
+    /// Sets or removes the label on the image id that CRI uses. A label on a tag would be lost at its next
+    /// pull.
     pub async fn pin(&self, id: String, on: bool) -> Result<(), Status> {
         // containerd deletes a label whose value is empty.
         let (pin, ours) = if on { ("pinned", "true") } else { ("", "") };
@@ -88,7 +89,7 @@ impl Containerd {
             return if on {
                 Err(Status::not_found("the image is not there any more"))
             } else {
-                // Nothing is pinned on it.
+                // The image has no pin to remove.
                 Ok(())
             };
         };
@@ -106,7 +107,7 @@ impl Containerd {
         }
     }
 
-    /// An image with what it points to: containerd 2.x crashes at an update without.
+    /// Reads an image with its target, because containerd 2.x crashes at an update without it.
     async fn image(&self, name: String) -> Result<Option<Image>, Status> {
         let request = within(GetImageRequest { name });
         match self.images.clone().get(request).await {
@@ -121,7 +122,7 @@ impl Containerd {
 
     // === bytes
 
-    /// How far the pulls of these names are, of those that can be told apart.
+    /// Returns the progress of the pulls of these names, as far as they can be distinguished.
     pub async fn progress(&self, names: &[String]) -> Result<BTreeMap<String, Bytes>, Status> {
         let active = self.statuses().await?;
         let mut plans = std::mem::take(&mut *self.plans());
@@ -170,7 +171,7 @@ impl Containerd {
         Ok(progress::layers(statuses.map(|s| (s.r#ref, s.offset))))
     }
 
-    /// The layers of an image whose manifest has arrived and some of whose layers are arriving.
+    /// Returns the layers of the image whose manifest has arrived and whose layers are being fetched.
     async fn plan(
         &self,
         name: &str,

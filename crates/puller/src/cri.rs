@@ -1,4 +1,4 @@
-//! The node's container runtime, over its unix socket. The connection is made anew when the runtime
+//! Client of the node's container runtime over its unix socket. It connects again when the runtime
 //! restarts.
 
 use std::{
@@ -26,7 +26,7 @@ use tonic::{
     transport::{Channel, Endpoint, Uri},
 };
 
-/// Sockets below the node's /run, the likeliest first.
+/// Sockets below the node's /run, in the order in which they are tried.
 const SOCKETS: [&str; 7] = [
     "containerd/containerd.sock",
     "k3s/containerd/containerd.sock",
@@ -37,22 +37,22 @@ const SOCKETS: [&str; 7] = [
     "k3s/cri-dockerd/cri-dockerd.sock",
 ];
 
-/// As the kubelet; a node with many images answers more than tonic's 4 MiB.
+/// Maximum size of an answer, as in the kubelet. A node with many images needs more than tonic's 4 MiB.
 const MESSAGE_LIMIT: usize = 16 << 20;
 
-/// A client of the runtime; clones share the connection.
+/// A client of the runtime. Clones share the connection.
 #[derive(Clone, Debug)]
 pub struct Cri {
     images: ImageServiceClient<Channel>,
     runtime: RuntimeServiceClient<Channel>,
-    /// Long lists come as streams, as far as is known.
+    /// Whether the runtime supports streams for long lists, as far as is known.
     streams: Arc<AtomicBool>,
 }
 
-/// The sockets to try, in order: the flag's alone, else those that are there.
+/// Returns the sockets to try, in order: only that of the flag if it is set, else all that exist.
 ///
 /// # Errors
-/// None is there; says where it was looked for.
+/// None exists; the error lists the paths.
 pub fn sockets(flag: Option<&Path>, run_dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     if let Some(path) = flag {
         return Ok(vec![path.to_owned()]);
@@ -71,18 +71,18 @@ pub fn sockets(flag: Option<&Path>, run_dir: &Path) -> anyhow::Result<Vec<PathBu
     Ok(found)
 }
 
-/// A connection to a socket, made when the first call is, and again after a loss.
+/// Returns a connection to a socket. It connects at the first call, and again after a loss.
 pub fn connect(socket: PathBuf) -> Channel {
     let connector = tower::service_fn(move |_: Uri| {
         let socket = socket.clone();
         async move { UnixStream::connect(socket).await.map(TokioIo::new) }
     });
-    // The address is not used; HTTP/2 wants one.
+    // HTTP/2 requires an address; it is not used.
     Endpoint::from_static("http://cri.invalid").connect_with_connector_lazy(connector)
 }
 
 impl Cri {
-    /// On a connection.
+    /// Uses a connection.
     pub fn new(channel: Channel) -> Self {
         Self {
             images: ImageServiceClient::new(channel.clone())
@@ -92,7 +92,7 @@ impl Cri {
         }
     }
 
-    /// Who the runtime is.
+    /// Returns name and version of the runtime.
     pub async fn version(&self) -> Result<VersionResponse, Status> {
         let request = VersionRequest {
             version: "v1".to_owned(),
@@ -100,8 +100,7 @@ impl Cri {
         Ok(self.runtime.clone().version(request).await?.into_inner())
     }
 
-    /// The image of every pod's sandbox, if the runtime tells: it keeps its configuration among what
-    /// it says when asked to be verbose.
+    /// Returns the sandbox image of pods, if the verbose status of the runtime contains it.
     pub async fn sandbox_image(&self) -> Option<String> {
         let request = StatusRequest { verbose: true };
         let status = self.runtime.clone().status(request).await;
@@ -112,7 +111,7 @@ impl Cri {
         })
     }
 
-    /// All images it holds.
+    /// Lists all images.
     pub async fn list_images(&self) -> Result<Vec<CriImage>, Status> {
         if self.streams() {
             match collect(
@@ -158,7 +157,7 @@ impl Cri {
         self.streams.store(false, Ordering::Relaxed);
     }
 
-    /// Is this image there?
+    /// Returns the image with this name or id, if it is present.
     pub async fn inspect(&self, name: String) -> Result<Option<Image>, Status> {
         let request = ImageStatusRequest {
             image: Some(spec(name)),
@@ -173,18 +172,18 @@ impl Cri {
         Ok(response.image.map(image))
     }
 
-    /// Pulls it. What the runtime answers is not looked at: `inspect` decides.
+    /// Pulls an image. The runtime's answer is not used, because `inspect` decides.
     pub async fn pull(&self, name: String, credential: Option<Credential>) -> Result<(), Status> {
         let auth = credential.map(|mut credential| AuthConfig {
             username: take(&mut credential.username),
             password: take(&mut credential.password),
             auth: String::new(),
-            // With an address containerd compares hosts and silently pulls without credentials.
+            // No server address: with one, containerd compares hosts and may pull without credentials.
             server_address: String::new(),
             identity_token: take(&mut credential.identity_token),
             registry_token: take(&mut credential.registry_token),
         });
-        // Some runtimes do not expect it to be missing.
+        // Some runtimes cannot handle a missing field.
         let annotations = [("kubefledged.io/pull".to_owned(), "true".to_owned())].into();
         let request = PullImageRequest {
             image: Some(spec(name)),
@@ -195,7 +194,7 @@ impl Cri {
         Ok(())
     }
 
-    /// All containers, in any state.
+    /// Lists all containers in any state.
     pub async fn containers(&self) -> Result<Vec<Container>, Status> {
         let said = |c: CriContainer| Container {
             image: vec![
@@ -212,7 +211,7 @@ impl Cri {
             .collect())
     }
 
-    /// Removes a name or an id.
+    /// Removes an image by name or id.
     pub async fn remove(&self, target: String) -> Result<(), Status> {
         let request = RemoveImageRequest {
             image: Some(spec(target)),
@@ -222,7 +221,7 @@ impl Cri {
     }
 }
 
-/// How images are removed there.
+/// Returns the kind of the runtime, which decides how images are removed.
 pub fn runtime(name: &str) -> Runtime {
     match name {
         "cri-o" => Runtime::Crio,
@@ -231,7 +230,7 @@ pub fn runtime(name: &str) -> Runtime {
     }
 }
 
-/// All pages of a stream.
+/// Collects all pages of a stream.
 async fn collect<P, T>(
     call: impl Future<Output = Result<Response<Streaming<P>>, Status>>,
     items: fn(P) -> Vec<T>,
@@ -244,7 +243,7 @@ async fn collect<P, T>(
     Ok(all)
 }
 
-/// Wherever it stands in a runtime's configuration.
+/// Finds the sandbox image in the configuration of any of the runtimes.
 fn sandbox_image(config: &serde_json::Value) -> Option<String> {
     const NAMES: [&str; 3] = ["sandboxImage", "sandbox_image", "pause_image"];
     let object = config.as_object()?;

@@ -1,4 +1,4 @@
-//! `kubefledged.debug.v1.PullerDebugService`: what this puller knows, for people.
+//! Implements `kubefledged.debug.v1.PullerDebugService`, which shows people what this puller knows.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -17,25 +17,25 @@ use tonic::{Request, Response, Status, service::Routes};
 
 use crate::{disk, driver::Input, node::Node};
 
-/// Images of one message.
+/// Maximum number of images in one message.
 const IMAGES: usize = 200;
-/// Rows that are asked for at a time while a filter leaves none.
+/// Number of rows that are read at once while a filter matches none.
 const ROWS: usize = 1000;
 
-/// See the module.
+/// The debug service.
 #[derive(Clone)]
 pub struct Debug {
-    /// Of this puller.
+    /// Name of the node.
     pub node_name: Arc<str>,
-    /// Where the runtime was found.
+    /// Path of the runtime's socket.
     pub socket: PathBuf,
-    /// Its runtime and disk.
+    /// Runtime and disk of the node.
     pub node: Node,
-    /// To the driver.
+    /// Requests to the driver.
     pub inputs: mpsc::UnboundedSender<Input>,
 }
 
-/// The service with reflection and health.
+/// Returns the routes of the service with reflection and health.
 pub async fn routes(debug: Debug) -> anyhow::Result<Routes> {
     type Server = PullerDebugServiceServer<Debug>;
 
@@ -46,7 +46,7 @@ pub async fn routes(debug: Debug) -> anyhow::Result<Routes> {
 }
 
 impl Debug {
-    /// A page of the queue, and numbers of the whole.
+    /// Returns a page of the queue, and the totals.
     pub async fn view(&self, after: u64, limit: usize) -> Result<(Vec<PullRow>, Totals), Status> {
         let leaving = || Status::unavailable("this puller is shutting down");
         let (sender, answer) = oneshot::channel();

@@ -1,15 +1,14 @@
-//! How full the file system of the images is. CRI's `ImageFsInfo` has no capacity; but the root of
-//! this container is an overlay on the runtime's snapshots, and tells the figures of their file
-//! system.
+//! Measures the image file system. CRI's `ImageFsInfo` has no capacity. The root of this container is an
+//! overlay on the runtime's snapshots, so it shows the figures of their file system.
 
 use std::path::{Path, PathBuf};
 
 use kubefledged_queue::{CallError, Disk};
 
-/// File systems of a container's root whose figures are those of the disk below.
+/// Types of root file systems that show the figures of the disk below them.
 const TELLING: [&str; 4] = ["overlay", "btrfs", "zfs", "fuse.fuse-overlayfs"];
 
-/// Where to look: the flag's path, else the root if it tells.
+/// Returns the path to measure: that of the flag, else the root if it shows the figures.
 pub fn path(flag: Option<&Path>) -> Option<PathBuf> {
     if let Some(path) = flag {
         return Some(path.to_owned());
@@ -27,7 +26,7 @@ pub fn path(flag: Option<&Path>) -> Option<PathBuf> {
     None
 }
 
-/// The figures now.
+/// Measures the file system.
 pub fn usage(path: &Path) -> Result<Disk, CallError> {
     let figures = rustix::fs::statvfs(path).map_err(|error| CallError {
         code: "Internal".to_owned(),
@@ -39,7 +38,7 @@ pub fn usage(path: &Path) -> Result<Disk, CallError> {
     })
 }
 
-/// Of the last mount on `/`, which hides those before it.
+/// Returns the type of the last mount on `/`, which hides earlier ones.
 fn root_type(mountinfo: &str) -> Option<&str> {
     let mut types = mountinfo.lines().filter_map(|line| {
         let (mount, kind) = line.split_once(" - ")?;

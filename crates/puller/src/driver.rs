@@ -1,4 +1,4 @@
-//! The loop between requests, the queue and the runtime.
+//! The loop of the puller: it hands requests and answers to the queue, and carries out its commands.
 
 use std::{
     collections::HashMap,
@@ -22,20 +22,20 @@ use crate::{
     node::{Abilities, Node},
 };
 
-/// How long a shutdown waits for runtime calls under way.
+/// Time for which a shutdown waits for runtime calls in flight.
 const GRACE: Duration = Duration::from_secs(25);
-/// For a call that the runtime answers from what it knows. Pulls have deadlines in the queue,
-/// credential providers one of their own.
+/// Time limit of a runtime call that needs no network. Pulls have deadlines in the queue, and credential
+/// providers have a time limit of their own.
 const LOOK_LIMIT: Duration = Duration::from_secs(30);
-/// Between looks for credentials that nobody needs any more, while pulls are under way.
+/// Time between searches for unused credentials while pulls are in flight.
 const FORGET: Duration = Duration::from_secs(10);
-/// For a removal: a big image is a lot of files.
+/// Time limit of a removal. A large image has many files.
 const REMOVE_LIMIT: Duration = Duration::from_secs(120);
 
-/// What comes in.
+/// Input of the driver.
 #[derive(Debug)]
 pub enum Input {
-    /// A request, where its replies go, and the credentials it brought.
+    /// A request, the receiver of its replies, and its credentials.
     Request(
         Event,
         Option<(StreamId, mpsc::UnboundedSender<Reply>)>,
@@ -45,34 +45,34 @@ pub enum Input {
     Answered(CallId, Answer),
     /// The node's credential providers answered, and what went wrong.
     Credentials(CallId, Vec<Credential>, Option<String>),
-    /// Somebody wants to see a page of the queue: pulls after this number, at most so many.
+    /// A request for a page of the queue: pulls after this number, and the maximum number of them.
     View(u64, usize, oneshot::Sender<(Vec<PullRow>, Totals)>),
 }
 
-/// What goes out to one request.
+/// A reply to one request.
 #[derive(Debug)]
 pub enum Reply {
-    /// So many images attached to pulls that were there.
+    /// Number of images whose pull existed already.
     Accepted(u32),
-    /// Of pulls.
+    /// Outcomes of pulls.
     Pulled(Vec<PullOutcome>),
-    /// Of removals.
+    /// Outcomes of removals.
     Removed(Vec<RemoveOutcome>),
-    /// Of pulls.
+    /// Progress of pulls.
     Progress(Vec<Progress>),
-    /// Of a check.
+    /// Answer to a check.
     Checked(Report),
-    /// So many interests ended.
+    /// Number of interests that ended.
     Cancelled(u32),
-    /// By this later term.
+    /// The request was refused, because this later term was seen.
     Refused(u64),
-    /// It was too much; nothing of it was taken.
+    /// The request was refused, because it would take too much memory. No part of it was done.
     Overloaded,
-    /// Nothing more comes. A stream without this end was cut.
+    /// The last reply. A stream without it was interrupted.
     Done,
 }
 
-/// Owns the queue; everything that acts is a task of its own.
+/// Owns the queue. Every runtime call runs in its own task.
 pub struct Driver {
     queue: Queue,
     node: Node,
@@ -89,7 +89,7 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// A driver and where its inputs go. `counter` numbers credentials.
+    /// Returns a driver and the sender of its inputs. `counter` numbers credentials.
     pub fn new(
         queue: Queue,
         node: Node,
@@ -119,8 +119,8 @@ impl Driver {
         Tick(u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// Runs until the token is cancelled; then streams end, nothing new begins, and runtime calls
-    /// under way may end.
+    /// Runs until the token is cancelled. Then it ends streams, starts nothing new, and waits for runtime calls
+    /// in flight.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut commands = Vec::new();
         loop {
@@ -180,7 +180,7 @@ impl Driver {
                 self.answered(now, id, Answer::Credentials(ids, trouble));
             }
             Input::View(after, limit, answer) => {
-                // Whoever asked may have gone.
+                // The reader may have gone.
                 let _ = answer.send((self.queue.view(now, after, limit), self.queue.totals()));
             }
         }
@@ -198,7 +198,7 @@ impl Driver {
             .send_modify(|known| known.progress = progress);
     }
 
-    /// Whether pins work here is found out by the first one; a runtime that cannot is named once.
+    /// The first pin shows whether pins work. If they do not, this is logged once.
     fn tell_pins(&self) {
         let pins = self.queue.pins();
         let changed = self.abilities.send_if_modified(|known| {
@@ -208,8 +208,8 @@ impl Driver {
         });
         if changed && pins == Support::No {
             tracing::warn!(
-                "protection from garbage collection is not supported by this runtime: images of caches \
-                 with retention Pinned are as easily removed by the kubelet as others"
+                "this runtime does not support pins: the kubelet's garbage collection may remove images \
+                 of ImageCaches with retention Pinned"
             );
         }
     }
@@ -258,7 +258,7 @@ impl Driver {
 
     fn reply(&self, stream: StreamId, reply: Reply) {
         if let Some(sender) = self.streams.get(&stream) {
-            // Nobody listens any more: `Closed` follows.
+            // If nobody listens any more, `Closed` follows.
             let _ = sender.send(reply);
         }
     }
@@ -277,7 +277,7 @@ impl Driver {
             let failed = |code, message| node.failed(&call, code, message);
             let input = tokio::select! {
                 input = node.carry_out(id, call.clone(), credential) => input,
-                // Dropping the call ends it in the runtime.
+                // Dropping the call cancels it in the runtime.
                 () = token.cancelled() => {
                     Input::Answered(id, failed("Cancelled", "cancelled by the puller"))
                 }
@@ -293,8 +293,8 @@ impl Driver {
         });
     }
 
-    /// A credential lives as long as a pull may need it, and some seconds longer: all pulls are
-    /// looked at for it.
+    /// Forgets credentials that no pull needs any more. It runs only every few seconds, because it reads
+    /// all pulls.
     fn forget_credentials(&mut self) {
         if self.credentials.is_empty() || (!self.queue.idle() && self.forgot.elapsed() < FORGET) {
             return;
@@ -307,7 +307,7 @@ impl Driver {
     }
 }
 
-/// How long a call may take.
+/// Returns the time limit of a call.
 fn limit(call: &Call) -> Duration {
     match call {
         Call::Remove(_) => REMOVE_LIMIT,
@@ -321,7 +321,7 @@ fn limit(call: &Call) -> Duration {
     }
 }
 
-/// As a metric label.
+/// Returns the label values of metrics.
 pub fn pull_label(result: &PullResult) -> (&'static str, &str) {
     match result {
         PullResult::Present => ("present", ""),
@@ -332,7 +332,7 @@ pub fn pull_label(result: &PullResult) -> (&'static str, &str) {
     }
 }
 
-/// As a metric label.
+/// Returns the label values of metrics.
 pub fn removal_label(result: &RemoveResult) -> &'static str {
     match result {
         RemoveResult::Removed => "removed",

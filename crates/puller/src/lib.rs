@@ -1,5 +1,5 @@
-//! The puller of one node. What decides is the crate `kubefledged_queue`; here are its gRPC service,
-//! what it knows of its node (runtime, disk, credential providers), and the loop between them.
+//! The puller of one node. The crate `kubefledged_queue` decides. This crate contains the gRPC service, the
+//! access to the node (runtime, disk, credential providers), and the loop that connects them.
 
 pub mod app;
 pub mod args;

@@ -1,4 +1,4 @@
-//! What is counted. The node is not a label: it is the target that is scraped.
+//! Metrics of the puller. The node is not a label, because it is the scraped target.
 
 use std::{path::Path, time::Duration};
 
@@ -48,7 +48,7 @@ struct CallLabels {
     code: String,
 }
 
-/// See the module; clones count together.
+/// The metrics. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     pulls: Family<PullLabels, Counter>,
@@ -59,12 +59,12 @@ pub struct Metrics {
     queue: Family<StateLabel, Gauge>,
     used: Gauge,
     size: Gauge,
-    /// Whether the runtime answered when it was last asked.
+    /// 1 if the runtime answered the last call.
     pub cri_up: Gauge,
 }
 
 impl Metrics {
-    /// Named and described.
+    /// Registers the metrics.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             pulls: Family::default(),
@@ -87,29 +87,29 @@ impl Metrics {
     fn register_pulls(&self, registry: &mut Registry) {
         registry.register(
             "image_pulls",
-            "Ended pulls by result and reason",
+            "Finished pulls by result and reason",
             self.pulls.clone(),
         );
         registry.register_with_unit(
             "image_pull_duration",
-            "From the first runtime call to the end of a pull",
+            "Duration of a pull, from its first call to the container runtime to its end",
             Unit::Seconds,
             self.durations.clone(),
         );
         registry.register_with_unit(
             "image_pull",
-            "Size of images that were pulled, as the runtime counts it",
+            "Size of pulled images as the container runtime reports it",
             Unit::Bytes,
             self.bytes.clone(),
         );
         registry.register(
             "image_removals",
-            "Ended removals by result",
+            "Finished removals by result",
             self.removals.clone(),
         );
         registry.register(
             "queue_pulls",
-            "Pulls that wait and pulls that run",
+            "Pulls in the queue by state: waiting or running",
             self.queue.clone(),
         );
     }
@@ -117,30 +117,30 @@ impl Metrics {
     fn register_runtime(&self, registry: &mut Registry) {
         registry.register_with_unit(
             "cri_request_duration",
-            "Calls of the container runtime by method and gRPC code",
+            "Duration of calls to the container runtime, by method and gRPC code",
             Unit::Seconds,
             self.calls.clone(),
         );
         registry.register(
             "cri_up",
-            "Whether the container runtime answered when it was last asked",
+            "1 if the container runtime answered the last call, else 0",
             self.cri_up.clone(),
         );
         registry.register_with_unit(
             "image_filesystem_used",
-            "In use on the file system of the images, also by others; absent where it cannot be seen",
+            "Used space of the image file system, including other users of it; absent if the puller cannot see it",
             Unit::Bytes,
             self.used.clone(),
         );
         registry.register_with_unit(
             "image_filesystem_size",
-            "Size of the file system of the images; absent where it cannot be seen",
+            "Size of the image file system; absent if the puller cannot see it",
             Unit::Bytes,
             self.size.clone(),
         );
     }
 
-    /// A pull ended.
+    /// Records the end of a pull.
     pub fn pulled(&self, outcome: &PullOutcome) {
         let (result, reason) = pull_label(&outcome.result);
         let labels = PullLabels {
@@ -159,13 +159,13 @@ impl Metrics {
         }
     }
 
-    /// A removal ended.
+    /// Records the end of a removal.
     pub fn removed(&self, result: &RemoveResult) {
         let result = removal_label(result);
         self.removals.get_or_create(&ResultLabel { result }).inc();
     }
 
-    /// The runtime answered, or did not.
+    /// Records a call to the runtime.
     pub fn called(&self, method: &'static str, answer: &Input, took: Duration) {
         let Input::Answered(_, answer) = answer else {
             return;
@@ -179,7 +179,7 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
-    /// Pulls that wait and that run.
+    /// Sets the number of waiting and running pulls.
     pub fn queued(&self, waiting: usize, running: usize) {
         for (state, count) in [("waiting", waiting), ("running", running)] {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
@@ -187,7 +187,7 @@ impl Metrics {
         }
     }
 
-    /// Looks at the disk, before an answer.
+    /// Measures the disk before a scrape is answered.
     pub fn measure(&self, path: Option<&Path>) {
         if let Some(Ok(Disk {
             capacity,
@@ -201,7 +201,7 @@ impl Metrics {
     }
 }
 
-/// Of what the queue calls, the calls of the runtime.
+/// Returns the method of a call to the runtime. `None` for other calls of the queue.
 pub fn method(call: &Call) -> Option<&'static str> {
     match call {
         Call::Inspect(_) => Some("ImageStatus"),
@@ -215,7 +215,7 @@ pub fn method(call: &Call) -> Option<&'static str> {
     }
 }
 
-/// A gRPC code.
+/// Returns the gRPC code of an answer.
 fn code(answer: &Answer) -> &str {
     let error = match answer {
         Answer::Inspected(result) => result.as_ref().err(),

@@ -1,4 +1,4 @@
-//! All that the queue's calls may need of this node: its runtime, its disk, its credential providers.
+//! Access to the node for the calls of the queue: its runtime, disk and credential providers.
 
 use std::path::PathBuf;
 
@@ -14,30 +14,30 @@ use crate::{
     plugins::Plugins,
 };
 
-/// What is told of the runtime.
+/// Facts about the runtime that `GetInfo` reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Abilities {
     /// Whether images can be pinned.
     pub pins: Support,
-    /// Whether byte progress can be seen.
+    /// Whether the runtime reports the bytes of pulls.
     pub progress: Support,
 }
 
-/// See the module; clones share connections and caches.
+/// Access to the node. Clones share connections and caches.
 #[derive(Clone, Debug)]
 pub struct Node {
     /// The runtime.
     pub cri: Cri,
-    /// Its own interface, if it is containerd.
+    /// containerd's own API, if the runtime is containerd.
     pub containerd: Containerd,
-    /// Where the file system of the images can be looked at.
+    /// Path on the image file system.
     pub disk: Option<PathBuf>,
-    /// Credentials that this node has.
+    /// The node's credential providers.
     pub plugins: Plugins,
 }
 
 impl Node {
-    /// What decides about this runtime.
+    /// Returns the facts about the runtime on which the queue's decisions depend.
     pub async fn facts(&self) -> Result<RuntimeFacts, Status> {
         let version = self.cri.version().await?;
         let (pins, progress) = self.containerd.abilities().await?;
@@ -49,7 +49,7 @@ impl Node {
         })
     }
 
-    /// Names of optional abilities.
+    /// Returns the names of optional features.
     pub fn features(&self) -> Vec<String> {
         let disk = self.disk.as_ref().map(|_| "disk-guard");
         let plugins = (!self.plugins.is_empty()).then_some("credential-providers");
@@ -92,7 +92,7 @@ impl Node {
         }
     }
 
-    /// The answer to a call that failed on our side.
+    /// Returns the answer to a call that failed on our side.
     pub fn failed(&self, call: &Call, code: &str, message: &str) -> Answer {
         let error = CallError {
             code: code.to_owned(),
@@ -113,8 +113,8 @@ impl Node {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-/// What the runtime said has no source; what has one happened on the way to it, and tonic calls
-/// that `Unknown` when a connection breaks in the middle of a call.
+/// Converts an error. An error with a source comes from the connection and becomes `Unavailable`, because
+/// tonic reports `Unknown` when a connection breaks during a call. Errors of the runtime have no source.
 fn error(status: Status) -> CallError {
     let code = match std::error::Error::source(&status) {
         Some(_) => tonic::Code::Unavailable,

@@ -1,6 +1,6 @@
-//! The node's credential providers: the kubelet's own plugins, with the kubelet's configuration
-//! (`CredentialProviderConfig` of kubelet.config.k8s.io/v1) and the kubelet's way to run them. They
-//! know how to log in to the registry of the node's cloud.
+//! Credentials of the node's credential providers. These are the kubelet's plugins with the kubelet's
+//! configuration (`CredentialProviderConfig` of kubelet.config.k8s.io/v1), run as the kubelet runs them.
+//! They log in to the registry of the node's cloud.
 
 mod cache;
 mod config;
@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 use cache::Cache;
 use config::Provider;
 
-/// The configured providers; clones share the cache.
+/// The configured providers. Clones share the cache.
 #[derive(Clone, Debug, Default)]
 pub struct Plugins {
     providers: Arc<[Entry]>,
@@ -26,15 +26,15 @@ pub struct Plugins {
 #[derive(Debug)]
 struct Entry {
     provider: Provider,
-    /// Held while the plugin runs: the same question is not asked twice at a time.
+    /// Held while the plugin runs, so that the same request is not made twice at the same time.
     cache: Mutex<Cache>,
 }
 
 impl Plugins {
-    /// Reads the kubelet's configuration; the plugins lie in one directory, under their names.
+    /// Reads the kubelet's configuration. The plugins are files with their names in one directory.
     ///
     /// # Errors
-    /// It cannot be read, or is none; says which field and why.
+    /// The configuration cannot be read or is invalid. The error names the field.
     pub fn load(config: &Path, directory: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(config).with_context(|| {
             format!(
@@ -53,13 +53,13 @@ impl Plugins {
         })
     }
 
-    /// Whether there is any.
+    /// Returns whether there is no provider.
     pub fn is_empty(&self) -> bool {
         self.providers.is_empty()
     }
 
-    /// Names those that cannot run, and why: our image has neither a shell nor a loader, and a
-    /// plugin may need both. They are kept; what they refuse is told with the pull that needs it.
+    /// Logs which plugins cannot run, and why. A plugin may need a shell or a loader, and our image has neither.
+    /// The plugins are kept, and a pull that needs one reports its error.
     pub fn check(&self) {
         for Entry { provider, .. } in self.providers.iter() {
             match program::check(&provider.program) {
@@ -76,7 +76,7 @@ impl Plugins {
         }
     }
 
-    /// What the providers give for an image, in the order of the kubelet, and what went wrong.
+    /// Returns the credentials of the providers for an image, in the kubelet's order, and the errors.
     pub async fn credentials(&self, name: &str) -> (Vec<Credential>, Option<String>) {
         let Ok(image) = ImageRef::parse(name) else {
             return (Vec::new(), None);
@@ -115,7 +115,7 @@ impl Plugins {
     }
 }
 
-/// What a provider gives: by registry key.
+/// Credentials of a provider by registry key.
 type Logins = Vec<(String, Credential)>;
 
 impl Entry {

@@ -1,4 +1,4 @@
-//! Which runtime this node has, and whether it answers.
+//! Finds the runtime of this node, and watches whether it answers.
 
 use std::{
     path::{Path, PathBuf},
@@ -19,15 +19,15 @@ use crate::{
     node::Node,
 };
 
-/// Between looks at the runtime, and the longest one.
+/// Time between two calls that check the runtime, and time limit of one.
 const LOOK: Duration = Duration::from_secs(5);
-/// While it does not answer.
+/// Time between them while it does not answer.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// A runtime that answers: its socket, the way to it, and who it is.
+/// A runtime that answers: its socket, the connection and its version.
 type Found = (PathBuf, Channel, VersionResponse);
 
-/// Waits until a runtime answers. None: the process ends before.
+/// Waits until a runtime answers. Returns `None` if the process ends before.
 pub async fn wait(
     flag: Option<&Path>,
     run_dir: &Path,
@@ -52,8 +52,8 @@ pub async fn wait(
     }
 }
 
-/// The first runtime that answers. Where Docker is installed, containerd's socket is there too,
-/// with CRI switched off.
+/// Returns the first runtime that answers. With Docker, containerd's socket exists too, but its CRI is
+/// switched off.
 async fn find(flag: Option<&Path>, run_dir: &Path) -> anyhow::Result<Found> {
     let mut refusals = Vec::new();
     for socket in cri::sockets(flag, run_dir)? {
@@ -77,8 +77,8 @@ async fn find(flag: Option<&Path>, run_dir: &Path) -> anyhow::Result<Found> {
     anyhow::bail!("no runtime answers: {}", refusals.join(", "))
 }
 
-/// Readiness follows the runtime; the queue is told what it is, and again when it was away: it may
-/// be another version now. `known`: what the queue was told of.
+/// Sets readiness by the runtime's answers. After the runtime was down, its facts are sent to the queue
+/// again, because it may be another version. `known` are the facts that the queue has.
 pub async fn watch(
     node: Node,
     mut known: Option<VersionResponse>,
@@ -113,7 +113,8 @@ pub async fn watch(
     }
 }
 
-/// Tells the queue what the runtime can do. False: it could not be found out, and is tried again.
+/// Sends the facts about the runtime to the queue. Returns false if they could not be read; the caller then
+/// tries again.
 pub async fn tell(node: &Node, inputs: &mpsc::UnboundedSender<Input>) -> bool {
     let facts = tokio::time::timeout(LOOK, node.facts()).await;
     let facts = facts.unwrap_or_else(|_| Err(Status::unavailable("no answer in time")));

@@ -1,4 +1,4 @@
-//! The contract with the controller, turned into the queue's events and back.
+//! The gRPC service of the contract. It converts requests to events of the queue, and replies to messages.
 
 use std::{
     pin::Pin,
@@ -31,29 +31,29 @@ use crate::{
     node::{Abilities, Node},
 };
 
-/// The controller takes 30 s of silence for a broken stream.
+/// Time between heartbeats. The controller treats a stream without a message for 30 s as broken.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// See the module.
+/// The gRPC service.
 #[derive(Clone)]
 pub struct Service {
-    /// Requests for another node are refused.
+    /// Name of the node. Requests for another node are refused.
     pub node_name: Arc<str>,
-    /// This pod.
+    /// UID of this pod.
     pub instance: Arc<str>,
-    /// Pulls at a time.
+    /// Maximum number of pulls at the same time.
     pub max_parallel_pulls: u32,
-    /// For what is only asked.
+    /// Access to the node, for read-only requests.
     pub node: Node,
-    /// What is known of the runtime.
+    /// Facts about the runtime.
     pub abilities: watch::Receiver<Abilities>,
     /// To the driver.
     pub inputs: mpsc::UnboundedSender<Input>,
-    /// Streams end then, so that they do not hold the server open.
+    /// Ends streams at the shutdown, so that they do not keep the server open.
     pub shutdown: CancellationToken,
-    /// For streams and credentials.
+    /// Numbers streams and credentials.
     pub counter: Arc<AtomicU64>,
-    /// What is served with; the leader asks for it during a rotation.
+    /// The served identity. The leader asks for it during a rotation.
     pub identity: watch::Receiver<Option<Arc<Served>>>,
 }
 
@@ -89,7 +89,7 @@ impl Service {
         })
     }
 
-    /// Replies of the queue as messages, with heartbeats between them.
+    /// Returns a stream of the queue's replies as messages, with heartbeats between them.
     fn outgoing<T: Send + 'static>(
         &self,
         mut replies: Replies,
@@ -125,7 +125,7 @@ impl Service {
     }
 }
 
-/// Replies to one request; whoever drops them has gone.
+/// Replies to one request. Dropping them tells the queue that the caller is gone.
 struct Replies {
     stream: StreamId,
     receiver: mpsc::UnboundedReceiver<Reply>,
@@ -140,7 +140,7 @@ impl Drop for Replies {
 }
 
 impl Replies {
-    /// The one reply to a call that is no stream.
+    /// Returns the reply to a unary call.
     async fn one(&mut self) -> Result<Reply, Status> {
         match self.receiver.recv().await {
             Some(Reply::Refused(seen)) => Err(refused(seen)),
@@ -313,7 +313,7 @@ impl PullerService for Service {
     }
 }
 
-/// Salted with this process's own random state: it tells nothing outside.
+/// Hashes credentials with a random state of this process, so that the hash reveals nothing.
 fn hash(credentials: &[&Credential]) -> u64 {
     use std::{
         hash::{BuildHasher as _, Hash as _, Hasher as _, RandomState},

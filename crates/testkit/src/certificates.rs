@@ -1,4 +1,4 @@
-//! Certificate authorities, their leaves, and the directory that a Secret is mounted as.
+//! Certificate authorities, their certificates, and directories as the kubelet mounts a Secret.
 
 use std::{
     io,
@@ -12,21 +12,21 @@ use rcgen::{
     KeyUsagePurpose,
 };
 
-/// What a leaf may be used for.
+/// Use of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Usage {
-    /// To dial.
+    /// Client certificate.
     Client,
-    /// To be dialled.
+    /// Server certificate.
     Server,
 }
 
-/// A CA of its own; all CAs have the same name, as after a rotation.
+/// A new CA. All CAs have the same name, as after a rotation.
 pub struct Ca {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
-/// A certificate and its key, PEM.
+/// A certificate and its key, as PEM.
 #[derive(Clone)]
 pub struct Leaf {
     /// The certificate.
@@ -48,20 +48,20 @@ impl Default for Ca {
 }
 
 impl Ca {
-    /// The certificate, PEM.
+    /// Returns the certificate as PEM.
     pub fn pem(&self) -> String {
         self.issuer.pem()
     }
 
-    /// Its DER form.
+    /// Returns the certificate as DER.
     pub fn der(&self) -> Vec<u8> {
         self.issuer.der().to_vec()
     }
 
-    /// A leaf with these DNS names.
+    /// Issues a certificate with these DNS names.
     ///
     /// # Panics
-    /// When a name is none.
+    /// A name is not a DNS name.
     pub fn issue(&self, names: &[&str], usage: Usage) -> Leaf {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let mut params =
@@ -85,15 +85,15 @@ fn key() -> KeyPair {
     KeyPair::generate().unwrap_or_else(|error| unreachable!("{error}"))
 }
 
-/// A directory as the kubelet mounts a Secret: the files are links into `..data`, which is swapped
-/// as a whole. Gone when dropped.
+/// A directory as the kubelet mounts a Secret: the files are links into `..data`, which is replaced as a
+/// whole. It is deleted when dropped.
 pub struct SecretDirectory {
     path: PathBuf,
     version: AtomicU64,
 }
 
 impl SecretDirectory {
-    /// An empty one.
+    /// Creates an empty directory.
     pub fn new() -> io::Result<Self> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -106,12 +106,12 @@ impl SecretDirectory {
         })
     }
 
-    /// Where it is.
+    /// Returns its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Swaps in a leaf and the CAs to trust.
+    /// Replaces the certificate and the trusted CAs.
     pub fn write(&self, leaf: &Leaf, trusted: &[&Ca]) -> io::Result<()> {
         let version = self.version.fetch_add(1, Ordering::Relaxed);
         let name = format!("..version{version}");

@@ -1,4 +1,4 @@
-//! containerd's own interface of the fake runtime: labels of images, and blobs.
+//! containerd's own API of the fake runtime: labels of images, and blobs.
 
 use kubefledged_proto::containerd::{
     content::{
@@ -96,7 +96,7 @@ impl Images for Shared {
         let image = image.unwrap_or_default();
         let mut state = self.state();
         if image.target.is_none() {
-            // containerd 2.2 ends as a whole, with all calls under way.
+            // containerd 2.2 crashes, with all calls in flight.
             return Err(Status::unavailable("nil pointer dereference"));
         }
         if state.find(&image.name).is_none() {
@@ -142,7 +142,7 @@ impl Content for Shared {
         }))
     }
 
-    /// Everything: the filter's regular expression is containerd's to understand.
+    /// Returns all blobs. The fake does not evaluate the regular expression of the filter.
     async fn list(
         &self,
         request: Request<ListContentRequest>,

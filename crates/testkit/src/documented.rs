@@ -1,5 +1,4 @@
-//! Metrics are an interface: dashboards and alerts rest on their names. docs/metrics.md is the list,
-//! and what a process registers must be exactly that.
+//! Compares the metrics of a process with docs/metrics.md. Dashboards and alerts depend on their names.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,11 +6,11 @@ use prometheus_client::registry::Registry;
 
 const LIST: &str = include_str!("../../../docs/metrics.md");
 
-/// Compares names, types, labels and help of all that a registry shows with a section of
+/// Compares names, types, labels and help texts of all metrics in a registry with a section of
 /// docs/metrics.md.
 ///
 /// # Panics
-/// They differ; says in which lines.
+/// They differ. The message lists the lines.
 #[allow(clippy::panic, reason = "only tests call it")]
 pub fn assert_documented(section: &str, registry: &Registry) {
     let mut text = String::new();
@@ -23,7 +22,7 @@ pub fn assert_documented(section: &str, registry: &Registry) {
     let stale: Vec<_> = listed.difference(&shown).collect();
     assert!(
         missing.is_empty() && stale.is_empty(),
-        "docs/metrics.md, section {section}: not listed {missing:#?}, not shown {stale:#?}"
+        "docs/metrics.md, section {section}: the table lacks {missing:#?}, and the process lacks {stale:#?}"
     );
 }
 

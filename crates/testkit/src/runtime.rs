@@ -1,5 +1,5 @@
-//! A container runtime in this process: CRI over a unix socket, with images in memory and the
-//! three ways in which real runtimes remove them.
+//! A fake container runtime in this process. It serves CRI on a unix socket, keeps images in memory, and
+//! removes them in one of the three ways of real runtimes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,31 +33,32 @@ pub(crate) type Pages<T> = tokio_stream::Iter<std::vec::IntoIter<Result<T, Statu
 
 static NEXT_DIRECTORY: AtomicU32 = AtomicU32::new(0);
 
-/// How an image goes.
+/// How a runtime removes images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Removal {
-    /// containerd: whatever is named, the image goes with all its names, in use or not.
+    /// containerd: removing any name or the id removes the image with all its names, even if it is in use.
     Whole,
-    /// CRI-O: a tag goes alone, the data with the bare id; `name@digest` does nothing.
+    /// CRI-O: removing a tag removes only this tag, removing the id removes the image; `name@digest` does
+    /// nothing.
     Name,
-    /// cri-dockerd: the image goes with its id and all its names; a name is not found, which is no
-    /// error. A pull goes on when its caller goes away.
+    /// cri-dockerd: removing the id removes the image with all its names. A name is not found, which is not an
+    /// error. A pull continues when its caller goes away.
     Id,
 }
 
-/// What containerd's own interface does, beside CRI on the same socket.
+/// Support of containerd's own API, beside CRI on the same socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Native {
-    /// There is none.
+    /// The API does not exist.
     #[default]
     None,
-    /// Labels are kept, and CRI does not look at them: containerd 1.6.
+    /// Labels are stored, but CRI ignores them, as in containerd 1.6.
     WithoutPins,
-    /// containerd 2.x.
+    /// Labels are stored and pin images, as in containerd 2.x.
     WithPins,
 }
 
-/// What a registry demands.
+/// Credentials that a registry requires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
     /// User name.
@@ -66,12 +67,12 @@ pub struct Login {
     pub password: String,
 }
 
-/// A call that came in, without the questions (`Version`, `ListContainers`).
+/// A received call, except `Version` and `ListContainers`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
     /// `ImageStatus`.
     Status(String),
-    /// `PullImage`, when it came in.
+    /// `PullImage`, when it was received.
     Pull(String),
     /// A pull whose caller went away.
     PullCancelled(String),
@@ -81,11 +82,11 @@ pub enum Call {
     List,
     /// `StreamImages`.
     Stream,
-    /// containerd's `Update`: an id is pinned, or no longer.
+    /// containerd's `Update`: an image id was pinned or unpinned.
     Pin(String, bool),
 }
 
-/// The runtime. It ends, and its socket goes, when this is dropped.
+/// The fake runtime. Dropping it ends the runtime and deletes its socket.
 #[derive(Debug)]
 pub struct FakeRuntime {
     directory: PathBuf,
@@ -98,29 +99,29 @@ pub(crate) struct Shared {
     removal: Removal,
     pub(crate) native: Native,
     state: Mutex<State>,
-    /// Counts what the scripts of pulls may wait for.
+    /// Counts events for which scripted pulls may wait.
     changed: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) images: Vec<Image>,
-    /// Labels by id, as containerd keeps them.
+    /// Labels by image id.
     pub(crate) labels: BTreeMap<String, BTreeMap<String, String>>,
     /// Blobs that are being written: name, offset, total.
     pub(crate) ingests: Vec<(String, i64, i64)>,
     /// Blobs that are complete, with their labels and contents.
     pub(crate) blobs: Vec<Blob>,
-    /// Whether lists come as streams too.
+    /// Whether streamed lists are supported.
     streams: bool,
     sandbox_image: String,
     containers: Vec<Container>,
     private: BTreeMap<String, Login>,
     failing: BTreeMap<String, Vec<(Code, String)>>,
     held: BTreeSet<String>,
-    /// Pulls of Docker's whose caller went away: they go on.
+    /// Pulls of Docker that continue without their caller.
     orphans: BTreeSet<String>,
-    /// How often a tag has moved to another image.
+    /// Number of times that a tag moved to another image.
     moved: BTreeMap<String, u32>,
     pub(crate) calls: Vec<Call>,
 }
@@ -134,12 +135,12 @@ pub(crate) struct Blob {
 }
 
 impl FakeRuntime {
-    /// Serves on a socket of its own.
+    /// Starts a runtime on a new socket.
     pub fn start(removal: Removal) -> std::io::Result<Self> {
         Self::start_with(removal, Native::None)
     }
 
-    /// containerd, with its own interface.
+    /// Starts containerd with its own API.
     pub fn containerd(native: Native) -> std::io::Result<Self> {
         Self::start_with(Removal::Whole, native)
     }
@@ -163,17 +164,17 @@ impl FakeRuntime {
         Ok(runtime)
     }
 
-    /// Where it listens.
+    /// Returns the path of the socket.
     pub fn socket(&self) -> PathBuf {
         self.directory.join("cri.sock")
     }
 
-    /// Serves again after [`FakeRuntime::stop`]; images and containers are still there.
+    /// Starts again after [`FakeRuntime::stop`], with the same images and containers.
     pub fn serve(&mut self) -> std::io::Result<()> {
         self.stop();
         let listener = std::os::unix::net::UnixListener::bind(self.socket())?;
         listener.set_nonblocking(true)?;
-        // An executor of its own: connections and calls end with it, as with a real process.
+        // A separate executor, so that connections and calls end with it, as with a real process.
         let executor = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -192,7 +193,7 @@ impl FakeRuntime {
         Ok(())
     }
 
-    /// The runtime goes away; calls under way break.
+    /// Stops the runtime. Calls in flight break.
     pub fn stop(&mut self) {
         if let Some((token, thread)) = self.server.take() {
             token.cancel();
@@ -201,12 +202,12 @@ impl FakeRuntime {
         let _ = std::fs::remove_file(self.socket());
     }
 
-    /// The image is on the node.
+    /// Adds an image to the node.
     pub fn hold(&self, name: &str) {
         self.shared.state().add(name, self.shared.removal);
     }
 
-    /// One more name for an image that is on the node.
+    /// Adds a name to an image on the node.
     pub fn tag(&self, name: &str, other: &str) {
         let mut state = self.shared.state();
         if let Some(at) = state.find(name) {
@@ -214,7 +215,7 @@ impl FakeRuntime {
         }
     }
 
-    /// Protected from garbage collection by somebody.
+    /// Pins an image for somebody else.
     pub fn pin(&self, name: &str) {
         let mut state = self.shared.state();
         if let Some(at) = state.find(name) {
@@ -222,24 +223,24 @@ impl FakeRuntime {
         }
     }
 
-    /// Is it protected from garbage collection?
+    /// Returns whether an image is pinned.
     pub fn pinned(&self, name: &str) -> bool {
         let state = self.shared.state();
         let at = state.find(name);
         at.is_some_and(|at| state.seen(at, self.shared.native).pinned)
     }
 
-    /// The image of the sandboxes, as the runtime's configuration has it.
+    /// Sets the sandbox image in the runtime's configuration.
     pub fn set_sandbox_image(&self, name: &str) {
         name.clone_into(&mut self.shared.state().sandbox_image);
     }
 
-    /// Long lists come as streams too.
+    /// Supports streamed lists.
     pub fn offer_streams(&self) {
         self.shared.state().streams = true;
     }
 
-    /// The tag's next pull brings another image.
+    /// Moves a tag, so that its next pull brings another image.
     pub fn move_tag(&self, name: &str) {
         let mut state = self.shared.state();
         let moves = state.moved.entry(normalized(name)).or_default();
@@ -277,7 +278,7 @@ impl FakeRuntime {
         });
     }
 
-    /// A container uses the image.
+    /// Adds a container that uses the image.
     pub fn run(&self, name: &str) {
         let mut state = self.shared.state();
         let Some(at) = state.find(name) else { return };
@@ -298,24 +299,24 @@ impl FakeRuntime {
         });
     }
 
-    /// The registry demands this login for the image.
+    /// Requires this login for the image.
     pub fn demand(&self, name: &str, login: Login) {
         self.shared.state().private.insert(normalized(name), login);
     }
 
-    /// The next pull of the image fails like this; several calls are several failures in order.
+    /// Lets the next pull of the image fail with this error. Several calls cause several failures in order.
     pub fn fail(&self, name: &str, code: Code, message: &str) {
         let mut state = self.shared.state();
         let failures = state.failing.entry(normalized(name)).or_default();
         failures.push((code, message.to_owned()));
     }
 
-    /// Pulls of the image do not end until [`FakeRuntime::release`].
+    /// Blocks pulls of the image until [`FakeRuntime::release`].
     pub fn block(&self, name: &str) {
         self.shared.state().held.insert(normalized(name));
     }
 
-    /// Lets blocked pulls of the image go on.
+    /// Lets blocked pulls of the image continue.
     pub fn release(&self, name: &str) {
         let mut state = self.shared.state();
         state.held.remove(&normalized(name));
@@ -326,12 +327,12 @@ impl FakeRuntime {
         self.shared.changed.send_modify(|count| *count += 1);
     }
 
-    /// What came in so far.
+    /// Returns the received calls.
     pub fn calls(&self) -> Vec<Call> {
         self.shared.state().calls.clone()
     }
 
-    /// How often this very call came in.
+    /// Returns how often this call was received.
     pub fn count(&self, call: &Call) -> usize {
         self.shared
             .state()
@@ -341,12 +342,12 @@ impl FakeRuntime {
             .count()
     }
 
-    /// Is there an image of this name or id?
+    /// Returns whether there is an image with this name or id.
     pub fn holds(&self, name: &str) -> bool {
         self.shared.state().find(name).is_some()
     }
 
-    /// The directory of the socket.
+    /// Returns the directory of the socket.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
@@ -382,7 +383,7 @@ impl Shared {
 }
 
 impl State {
-    /// As CRI shows it.
+    /// Returns the image as CRI shows it.
     fn seen(&self, at: usize, native: Native) -> Image {
         let mut image = self.images[at].clone();
         let label = self.labels.get(&image.id);
@@ -430,7 +431,7 @@ impl State {
         });
     }
 
-    /// A tag that has moved leaves the image that it named.
+    /// Removes a moved tag from its previous image.
     fn leave(&mut self, normal: &str) {
         let id = self
             .moved
@@ -443,7 +444,7 @@ impl State {
         }
     }
 
-    /// What must be fulfilled before a pull succeeds.
+    /// Checks the conditions of a successful pull.
     fn refusal(&mut self, name: &str, auth: Option<&AuthConfig>) -> Option<Status> {
         let normal = normalized(name);
         if let Some(failures) = self.failing.get_mut(&normal)
@@ -500,7 +501,7 @@ impl State {
     }
 }
 
-/// Notes that a caller went away before its pull had ended.
+/// Records that a caller went away before the end of its pull.
 struct PullGuard<'a> {
     shared: &'a Shared,
     name: Option<String>,

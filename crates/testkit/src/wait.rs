@@ -1,15 +1,15 @@
-//! Waiting for a condition instead of for a time.
+//! Waits for a condition instead of a fixed time.
 
 use std::time::Duration;
 
-/// How long a condition may take on a busy machine.
+/// Maximum time for a condition on a busy machine.
 const LIMIT: Duration = Duration::from_secs(20);
 const STEP: Duration = Duration::from_millis(5);
 
-/// Looks until there is something to see, and fails the test with `what` when nothing comes.
+/// Repeats a check until it returns a value, and fails the test with `what` if it does not.
 ///
 /// # Panics
-/// When 20 s have passed.
+/// 20 s have passed.
 pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let looking = async {
         loop {

@@ -1,5 +1,5 @@
-//! What is said about a written `ImageCache`: the same rules and the same parser as the
-//! controller's. Pure.
+//! Decides about a written `ImageCache`, with the same rules and the same parser as the controller.
+//! This module is pure.
 
 use std::collections::BTreeMap;
 
@@ -14,26 +14,27 @@ use kubefledged_api_types::{
 use kubefledged_image::ImageRef;
 use serde::Deserialize as _;
 
-/// A list of 4,096 broken names would make an answer that no terminal shows.
+/// Maximum number of mistakes in an answer. A list may have 4,096 invalid names.
 const MOST_VIOLATIONS: usize = 20;
-/// A name may have 1,024 characters and, where no schema was looked at, more.
+/// Maximum length of a quoted name. A name may have 1,024 characters, and more if no schema was checked.
 const LONGEST_VIOLATION: usize = 400;
-/// With the one that counts those left out. The apiserver drops warnings beyond 4 KiB in all.
+/// Maximum number of warnings, including the one that counts the omitted ones. The API server drops
+/// warnings beyond 4 KiB in all.
 const MOST_WARNINGS: usize = 10;
-/// What Kubernetes asks for; the apiserver cuts beyond 256 characters.
+/// Maximum length of a warning, as Kubernetes recommends. The API server cuts it after 256 characters.
 const LONGEST_WARNING: usize = 120;
 
-/// What is said about one request.
+/// Answer to one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
-    /// Why it is refused. None: it is allowed.
+    /// Why the request is refused. `None` if it is allowed.
     pub refusal: Option<String>,
-    /// What the writer should know, in either case.
+    /// Warnings for the user, also if the request is allowed.
     pub warnings: Vec<String>,
 }
 
 impl Verdict {
-    /// The answer that goes back to the apiserver.
+    /// Returns the answer for the API server.
     pub fn into_response(self, request: &AdmissionRequest<DynamicObject>) -> AdmissionResponse {
         let Self { refusal, warnings } = self;
         let mut response = AdmissionResponse::from(request);
@@ -46,11 +47,11 @@ impl Verdict {
     }
 }
 
-/// Judges a request. On CREATE all rules hold; on UPDATE what was broken before may stay broken,
-/// or an object stored before a rule existed could never be edited again.
+/// Decides about a request. On CREATE all rules apply. On UPDATE old mistakes are accepted; otherwise an
+/// object that was stored before a rule existed could never be edited.
 ///
-/// Whatever is no change of an `ImageCache`'s spec is allowed: the webhook's configuration keeps
-/// such requests away, but an edited one must not lock a cluster.
+/// A request that does not change the spec of an `ImageCache` is allowed. The webhook's configuration
+/// keeps such requests away, but an edited configuration must not block a cluster.
 pub fn judge(request: &AdmissionRequest<DynamicObject>) -> Verdict {
     let Some((object, old)) = written(request) else {
         return Verdict::default();
@@ -75,7 +76,7 @@ pub fn judge(request: &AdmissionRequest<DynamicObject>) -> Verdict {
     }
 }
 
-/// The new object and, on UPDATE, the old one; nothing where there is nothing to judge.
+/// Returns the new object and, on UPDATE, the old one. Returns `None` if there is nothing to decide.
 fn written(
     request: &AdmissionRequest<DynamicObject>,
 ) -> Option<(&DynamicObject, Option<&DynamicObject>)> {
@@ -157,8 +158,8 @@ fn advice(image: &ImageRef) -> Option<&'static str> {
     }
 }
 
-/// `field: image text other`, with the names cut where it would be too long. Only names that parse
-/// get here, and those are ASCII: a byte is a character.
+/// Returns `field: image text other`, and cuts the names if the warning would be too long. All names are
+/// valid here and therefore ASCII, so a byte is a character.
 fn warning(field: &str, image: &str, text: &str, other: &str) -> String {
     let room = LONGEST_WARNING.saturating_sub(field.len() + ": ".len() + " ".len() + text.len());
     // A short name leaves its room to the long one.

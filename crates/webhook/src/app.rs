@@ -1,4 +1,4 @@
-//! The process: its listeners, and what runs side by side.
+//! The process: its listeners and its parts that run at the same time.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -19,21 +19,21 @@ use crate::{
     server,
 };
 
-/// What the process is told.
+/// Configuration of the process.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where the certificate is, and whom the API server trusts.
+    /// Names of the Secret with the certificate and of the webhook's configuration.
     pub names: Names,
-    /// Port for the apiserver; 0 takes a free one.
+    /// Port for the API server. 0 takes a free one.
     pub listen_port: u16,
-    /// Port of probes and metrics; 0 takes a free one.
+    /// Port of probes and metrics. 0 takes a free one.
     pub http_port: u16,
-    /// Time to go on serving after shutdown was asked for.
+    /// Time for which the process still serves after SIGTERM.
     pub shutdown_delay: Duration,
 }
 
-/// A process whose listeners are open and which does nothing yet.
-#[must_use = "call run, or the listeners close again"]
+/// A process with open listeners that does not serve yet.
+#[must_use = "call run, or the listeners close"]
 pub struct Bound {
     config: Config,
     client: Client,
@@ -86,18 +86,18 @@ async fn listen(port: u16, flag: &str) -> anyhow::Result<TcpListener> {
 }
 
 impl Bound {
-    /// Where the apiserver is answered.
+    /// Returns the address for the API server.
     pub fn tls_address(&self) -> std::io::Result<SocketAddr> {
         self.tls_listener.local_addr()
     }
 
-    /// Where probes and metrics are served.
+    /// Returns the address of probes and metrics.
     pub fn http_address(&self) -> std::io::Result<SocketAddr> {
         self.http_listener.local_addr()
     }
 
-    /// Runs until the token is cancelled and running requests have ended. A part that ends before
-    /// is an error with its name.
+    /// Runs until the token is cancelled and running requests have ended. If a part ends earlier,
+    /// returns an error that names it.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let Self {
             config,

@@ -1,4 +1,5 @@
-//! Flags. Those of kube-fledged are accepted and warned about where they do nothing any more.
+//! Flags of the webhook. Flags of kube-fledged that have no effect any more are accepted, and the
+//! webhook logs a warning.
 
 use clap::Parser;
 use kubefledged_api_types::GoDuration;
@@ -6,7 +7,7 @@ use kubefledged_process::{AdminArgs, LogArgs};
 
 use crate::{app::Config, certificate::Names};
 
-/// The admission webhook: refuses an image cache that cannot work, warns of what will surprise
+/// Admission webhook: refuses ImageCaches that cannot work, and warns about surprising ones
 #[derive(Parser, Debug)]
 #[command(name = "kubefledged-webhook", version)]
 #[command(mut_arg("http_port", |arg| arg.required(false).default_value("8081")))]
@@ -17,35 +18,36 @@ pub struct Args {
     /// Name of the Secret with the server's certificate, of type kubernetes.io/tls
     #[arg(long, default_value = "kubefledged-webhook-server-tls")]
     pub tls_secret_name: String,
-    /// `ValidatingWebhookConfiguration` that must publish a CA of the certificate before this is
-    /// ready; empty: none
+    /// `ValidatingWebhookConfiguration` whose caBundle must contain the CA of the certificate before
+    /// the webhook is ready; empty: none
     #[arg(long, default_value = "kubefledged-webhook-server")]
     pub webhook_configuration: String,
-    /// Port for the apiserver (TLS); 0 takes a free one
+    /// Port for the API server (TLS); 0 takes a free one
     #[arg(long, default_value_t = 10250)]
     pub listen_port: u16,
-    /// Time to go on serving after SIGTERM, until no apiserver is sent here any more
+    /// Time for which the webhook still serves after SIGTERM (Go duration), until API servers stop
+    /// sending requests to it
     #[arg(long, default_value = "5s")]
     pub shutdown_delay: GoDuration,
-    /// Where probes and metrics are served.
+    /// Flags for probes and metrics.
     #[command(flatten)]
     pub admin: AdminArgs,
-    /// How logs are written.
+    /// Flags for logs.
     #[command(flatten)]
     pub log: LogArgs,
-    /// Accepted for kube-fledged's sake; use --listen-port
+    /// No effect, accepted for compatibility with kube-fledged: use --listen-port
     #[arg(long, hide = true)]
     pub port: Option<String>,
-    /// Accepted for kube-fledged's sake; use --tls-secret-name
+    /// No effect, accepted for compatibility with kube-fledged: use --tls-secret-name
     #[arg(long, hide = true)]
     pub cert_file: Option<String>,
-    /// Accepted for kube-fledged's sake; use --tls-secret-name
+    /// No effect, accepted for compatibility with kube-fledged: use --tls-secret-name
     #[arg(long, hide = true)]
     pub key_file: Option<String>,
 }
 
 impl Args {
-    /// Says which given flags do nothing. Call it once logging is set up.
+    /// Logs a warning for each given flag without effect. Call it after logging is set up.
     pub fn warn_of_flags_without_effect(&self) {
         for (flag, value, instead) in [
             ("--port", &self.port, "--listen-port"),

@@ -1,8 +1,10 @@
-//! The server's certificate: read from a Secret by the API, and replaced while connections run.
-//! And whether the API server takes it: the CA in the webhook's configuration must have signed it.
+//! Reads the server's certificate from a Secret by the API and replaces it while connections are open.
+//! Also checks whether the API server accepts it: a CA in the webhook's configuration must have issued
+//! it.
 //!
-//! The controller's leader, or cert-manager, writes both. A volume would show a new Secret up to a
-//! minute late, and an optional volume would let the pod start without; a watch does neither.
+//! The leading controller, or cert-manager, writes both objects. They are watched, because a volume
+//! would show a new Secret up to a minute late, and an optional volume would let the pod start without
+//! it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,21 +23,21 @@ use kubefledged_process::{
 use rustls_pki_types::UnixTime;
 use tokio::{sync::watch, time::interval};
 
-/// Between two looks at the clock: a certificate may end while nothing changes.
+/// Time between two comparisons with the clock. A certificate may expire while nothing changes.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// Where certificate and configuration stand.
+/// Names of the objects with certificate and configuration.
 #[derive(Clone, Debug)]
 pub struct Names {
     /// Namespace of the Secret.
     pub namespace: String,
-    /// Of type kubernetes.io/tls.
+    /// The Secret, of type kubernetes.io/tls.
     pub secret: String,
-    /// The `ValidatingWebhookConfiguration`. Empty: nobody asks what it publishes.
+    /// The `ValidatingWebhookConfiguration`. Empty: it is not checked.
     pub configuration: String,
 }
 
-/// The newest certificate, and whether it is one that the API server takes.
+/// The newest certificate, and whether the API server accepts it.
 pub struct Keeper {
     names: Names,
     served: watch::Sender<Option<Arc<Served>>>,
@@ -49,8 +51,8 @@ pub struct Keeper {
 type Bundles = Vec<Option<Vec<u8>>>;
 
 impl Keeper {
-    /// The first guard is ready as soon as there is a certificate, and stays so: an old one is
-    /// better than none. The second follows what the API server would say to it.
+    /// The first guard is ready as soon as there is a certificate and stays ready, because an old one is
+    /// better than none. The second guard is ready while the API server accepts the certificate.
     pub fn new(
         names: Names,
         served: watch::Sender<Option<Arc<Served>>>,
@@ -70,7 +72,7 @@ impl Keeper {
         keeper
     }
 
-    /// Follows both by their names. Ends only if a watch does, which it should not.
+    /// Watches both objects by their names. Ends only if a watch ends, which should not happen.
     pub async fn follow(self, client: Client) {
         let Names {
             namespace,
@@ -117,7 +119,7 @@ impl Keeper {
         }
     }
 
-    /// Takes what stands in the Secret, if it can be used.
+    /// Loads the certificate of the Secret, if it can be used.
     fn offer(&mut self, secret: &Secret) {
         let taken = identity(secret).and_then(|identity| Ok((identity.server()?, identity)));
         match taken {
@@ -137,7 +139,7 @@ impl Keeper {
     }
 
     fn complain(&self, error: &impl std::fmt::Display) {
-        tracing::warn!(%error, "no new certificate");
+        tracing::warn!(%error, "cannot use the new certificate");
         if self.identity.is_none() {
             self.certificate.set_pending(error.to_string());
         }
@@ -146,15 +148,19 @@ impl Keeper {
     fn secret_is_gone(&self) {
         let secret = self.names.secret.as_str();
         let has_one = self.identity.is_some();
-        tracing::info!(secret, has_one, "the certificate's Secret is not there");
+        tracing::info!(
+            secret,
+            has_one,
+            "the Secret with the certificate does not exist"
+        );
         if !has_one {
             self.certificate.set_pending(format!(
-                "waiting for Secret {secret}: the controller's leader writes it"
+                "waiting for Secret {secret}: the leading controller writes it"
             ));
         }
     }
 
-    /// Whether an API server that reads the configuration takes the certificate now.
+    /// Checks whether an API server with this configuration accepts the certificate now.
     fn judge(&mut self, now: UnixTime) {
         match self.verdict(now) {
             Ok(()) => self.published.set_ready(),
@@ -181,11 +187,11 @@ impl Keeper {
         }
         for bundle in bundles {
             let bundle = bundle.as_ref().ok_or_else(|| {
-                format!("{name} has no caBundle: the controller's leader writes it")
+                format!("{name} has no caBundle: the leading controller writes it")
             })?;
-            identity
-                .is_served_under(bundle, now)
-                .map_err(|why| format!("caBundle of {name} does not fit the certificate: {why}"))?;
+            identity.is_served_under(bundle, now).map_err(|why| {
+                format!("caBundle of {name} does not match the certificate: {why}")
+            })?;
         }
         Ok(())
     }
@@ -323,11 +329,11 @@ mod tests {
             (vec![Some(configuration(""))], "guard has no caBundle"),
             (
                 vec![Some(configuration("nonsense"))],
-                "caBundle of guard does not fit the certificate",
+                "caBundle of guard does not match the certificate",
             ),
             (
                 vec![Some(configuration(&other.pem()))],
-                "caBundle of guard does not fit the certificate",
+                "caBundle of guard does not match the certificate",
             ),
             (
                 vec![Some(configuration(&ca.pem())), Some(configuration(""))],
@@ -379,7 +385,7 @@ mod tests {
             (Some(Secret::default()), "Secret tls: tls.crt is missing"),
             (
                 Some(secret(&empty)),
-                "Secret tls: tls.crt holds no certificate",
+                "Secret tls: tls.crt contains no certificate",
             ),
             (
                 Some(secret(&mixed)),

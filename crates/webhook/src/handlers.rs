@@ -28,16 +28,16 @@ use prometheus_client::{
 
 use crate::admission;
 
-/// Where the apiserver asks, as in kube-fledged.
+/// Path of admission requests, as in kube-fledged.
 pub const VALIDATE_PATH: &str = "/validate-image-cache";
 
-/// An object is at most 1.5 MiB in etcd, and an update carries it twice.
+/// Maximum size of a request. An object in etcd has at most 1.5 MiB, and an update contains it twice.
 const MAX_BODY: usize = 3 * 1024 * 1024;
 
-/// Of what is wrong with a body.
+/// Maximum length of the error about a malformed request.
 const LONGEST_ERROR: usize = 1024;
 
-/// What the webhook counts.
+/// Metrics of the webhook.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
@@ -50,7 +50,7 @@ struct RequestLabels {
 }
 
 impl Metrics {
-    /// Metrics that appear in the registry.
+    /// Registers the metrics.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             requests: Family::default(),
@@ -58,7 +58,7 @@ impl Metrics {
         };
         registry.register(
             "webhook_requests",
-            "Admission requests by what came of them",
+            "Admission requests by result",
             metrics.requests.clone(),
         );
         // A series that begins with its first request would hide that one from rate().
@@ -67,7 +67,7 @@ impl Metrics {
         }
         registry.register_with_unit(
             "webhook_request_duration",
-            "Time to judge an admission request",
+            "Time to answer an admission request",
             Unit::Seconds,
             metrics.duration.clone(),
         );
@@ -80,7 +80,7 @@ impl Metrics {
     }
 }
 
-/// Everything on the TLS port.
+/// Returns the routes of the TLS port.
 pub fn router(readiness: Readiness, metrics: Metrics) -> Router {
     Router::new()
         .route(VALIDATE_PATH, post(validate))
@@ -100,7 +100,7 @@ async fn validate(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
         Ok(request) => request,
         Err(error) => {
             let error = one_line(&error.to_string(), LONGEST_ERROR);
-            tracing::warn!(%error, "an admission request does not parse");
+            tracing::warn!(%error, "cannot read an admission request");
             shared.metrics.count("malformed", since);
             return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response();
         }
@@ -130,10 +130,10 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> (StatusCode, &'static str)
     }
 }
 
-/// Why a body is no admission request.
+/// Why a body is not an admission request.
 #[derive(Debug, thiserror::Error)]
 enum ReviewError {
-    #[error("the body is no AdmissionReview: {0}")]
+    #[error("the body is not an AdmissionReview: {0}")]
     Json(#[from] serde_json::Error),
     #[error("the body is {kind} of {api_version}: send an AdmissionReview of admission.k8s.io/v1")]
     Version { kind: String, api_version: String },
@@ -278,10 +278,10 @@ mod tests {
         let no_request = r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview"}"#;
         let beta = review(&["a:1"]).replace("admission.k8s.io/v1", "admission.k8s.io/v1beta1");
         for (body, sentence) in [
-            ("", "the body is no AdmissionReview"),
-            ("{", "the body is no AdmissionReview"),
-            ("[]", "the body is no AdmissionReview"),
-            ("\u{e9}", "the body is no AdmissionReview"),
+            ("", "the body is not an AdmissionReview"),
+            ("{", "the body is not an AdmissionReview"),
+            ("[]", "the body is not an AdmissionReview"),
+            ("\u{e9}", "the body is not an AdmissionReview"),
             (no_request, "the AdmissionReview has no request"),
             (
                 &beta,

@@ -1,9 +1,9 @@
-//! The admission webhook: refuses `ImageCache` objects that cannot work, with kube-fledged's words,
-//! and warns of what will surprise.
+//! The admission webhook. It refuses `ImageCache` objects that cannot work, with the messages of
+//! kube-fledged, and warns about surprising ones.
 //!
-//! [`admission`] decides and is pure. [`certificate`] keeps the server's certificate the one that
-//! stands in the Secret and tells whether the API server takes it, [`server`] speaks HTTP,
-//! [`handlers`] and [`app`] connect them.
+//! [`admission`] decides and is pure. [`certificate`] follows the server's certificate in its Secret and
+//! checks whether the API server accepts it. [`server`] serves HTTP, and [`handlers`] and [`app`] connect
+//! the parts.
 
 #![deny(missing_docs)]
 

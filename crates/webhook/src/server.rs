@@ -1,4 +1,4 @@
-//! HTTP over connections that have shaken hands.
+//! Serves HTTP on connections after their TLS handshake.
 
 use std::{io, pin::pin, time::Duration};
 
@@ -12,13 +12,13 @@ use kubefledged_process::tls::Stream;
 use tokio::{sync::mpsc, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Longest wait for the head of a request.
+/// Time limit for the headers of a request.
 const HEAD: Duration = Duration::from_secs(10);
-/// How long requests may go on after the server stopped listening.
+/// Time for which requests may continue after the server stopped listening.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// Serves until the token is cancelled and no connection comes any more, then lets running
-/// requests end.
+/// Serves until the token is cancelled and no new connection arrives, and then waits for running
+/// requests.
 pub async fn serve(
     mut incoming: mpsc::Receiver<io::Result<Stream>>,
     router: Router,
@@ -31,7 +31,7 @@ pub async fn serve(
     }
     connections.close();
     if timeout(DRAIN, connections.wait()).await.is_err() {
-        tracing::warn!("requests were still running after the drain");
+        tracing::warn!("some requests were still running at the end of the shutdown time");
     }
 }
 

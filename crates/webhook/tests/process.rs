@@ -241,7 +241,7 @@ async fn a_certificate_that_the_api_server_would_not_take_is_served_but_not_read
     process.permits.add_permits(1);
     drop(process.served(&ca).await);
     process
-        .readyz_says("configuration: caBundle of kubefledged-webhook-server does not fit")
+        .readyz_says("configuration: caBundle of kubefledged-webhook-server does not match")
         .await;
     process.running.abort();
 }

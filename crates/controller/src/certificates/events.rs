@@ -1,4 +1,4 @@
-//! Warnings before a certificate ends that nobody renews.
+//! Warns before the end of a certificate that was not renewed.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ const DAY: i64 = 24 * 3600;
 /// A certificate is renewed after two thirds of its life; what comes near its end was not.
 const LONGEST_WARNING: i64 = 14 * DAY;
 
-/// Says once a day that a certificate is about to end.
+/// Publishes a Warning Event once a day while a certificate is about to expire.
 pub struct Expiry {
     recorder: Recorder,
     namespace: String,
@@ -22,7 +22,7 @@ pub struct Expiry {
 }
 
 impl Expiry {
-    /// On Secrets of this namespace.
+    /// Publishes Events on Secrets of this namespace.
     pub fn new(client: Client, namespace: &str, pod_name: &str) -> Self {
         let reporter = Reporter {
             controller: "kubefledged-controller".to_owned(),
@@ -35,7 +35,7 @@ impl Expiry {
         }
     }
 
-    /// Looks at a certificate that is in use.
+    /// Checks a certificate that is in use.
     pub async fn look(
         &mut self,
         secret: &str,
@@ -49,13 +49,17 @@ impl Expiry {
         }
         self.told.insert(secret.to_owned(), now);
         let hours = (certificate.not_after - now) / 3600;
-        tracing::warn!(secret, hours, "a certificate ends soon and was not renewed");
+        tracing::warn!(
+            secret,
+            hours,
+            "a certificate expires soon and was not renewed"
+        );
         let event = Event {
             type_: EventType::Warning,
             reason: "CertificateExpiring".to_owned(),
             action: "Renew".to_owned(),
             note: Some(format!(
-                "the certificate in Secret {secret} ends in {hours} h and was not renewed"
+                "the certificate in Secret {secret} expires in {hours} h and was not renewed"
             )),
             secondary: None,
         };
@@ -73,7 +77,8 @@ impl Expiry {
     }
 }
 
-/// In its last sixth, or its last two weeks if that is less.
+/// Returns whether a certificate is in the last sixth of its lifetime, or in its last two weeks if that is
+/// shorter.
 fn is_about_to_end(certificate: &Certificate, now: i64) -> bool {
     let life = certificate.not_after - certificate.not_before;
     certificate.not_after - now < (life / 6).min(LONGEST_WARNING)

@@ -1,4 +1,4 @@
-//! What the pullers trust and present, asked of themselves during a rotation.
+//! Asks the pullers during a rotation which CAs they trust and which certificate they present.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -14,21 +14,21 @@ use crate::{
     inputs::pullers::{self, LeanSlice},
 };
 
-/// Pullers asked at a time.
+/// Maximum number of pullers that are asked at the same time.
 const AT_A_TIME: usize = 64;
-/// For one answer.
+/// Time limit of one answer.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// What a puller that is up to date reports.
+/// The report of a puller that is up to date.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Expected {
-    /// Fingerprints, sorted.
+    /// Sorted fingerprints of the trusted CAs.
     pub trusted: Vec<String>,
-    /// Of its leaf.
+    /// Serial number of its certificate.
     pub serial: String,
 }
 
-/// See the module.
+/// All pullers of a headless Service.
 pub struct Fleet {
     slices: Api<LeanSlice>,
     service: String,
@@ -58,7 +58,8 @@ impl Fleet {
         }
     }
 
-    /// How many of those that answer do not report this yet. Who did once is not asked again.
+    /// Returns how many of the pullers that answer do not report this yet. A puller that did is not asked
+    /// again.
     pub async fn behind(&mut self, expected: Expected) -> Result<usize, kube::Error> {
         if self.expected != expected {
             self.confirmed.clear();
@@ -107,7 +108,7 @@ impl Fleet {
     }
 }
 
-/// None: no answer.
+/// Returns `None` if the puller does not answer.
 async fn ask(
     connector: Connector,
     node: &NodeName,

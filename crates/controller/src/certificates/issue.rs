@@ -1,4 +1,4 @@
-//! Makes certificates: ECDSA P-256, random serial numbers, one use each.
+//! Issues certificates with ECDSA P-256, random serial numbers, and one use each.
 
 use anyhow::Context as _;
 use rcgen::{
@@ -14,18 +14,18 @@ use super::{
 };
 
 const DAY: i64 = 24 * 3600;
-/// A year; renewed after two thirds of it.
+/// Lifetime of a CA. It is replaced after two thirds of it.
 pub const CA_LIFE: i64 = 365 * DAY;
-/// Renewed after two thirds of it.
+/// Lifetime of a certificate. It is renewed after two thirds of it.
 pub const LEAF_LIFE: i64 = 30 * DAY;
-/// Clocks of nodes differ: a new certificate must be valid on one that is slow.
+/// New certificates are valid from this time before now, because clocks of nodes differ.
 pub const BACKDATE: i64 = 3600;
 
-/// A new CA. `now` in seconds since the epoch.
+/// Creates a CA. `now` is in seconds since the epoch.
 pub fn ca(now: i64) -> anyhow::Result<Pair> {
     let mut params = params(now - BACKDATE, now + CA_LIFE)?;
     let serial = params.serial_number.as_ref().map(ToString::to_string);
-    // Two CAs side by side have two names, for whoever reads them.
+    // Two CAs at the same time have different names, so that people can tell them apart.
     let name = format!("kubefledged CA {}", serial.unwrap_or_default());
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -35,7 +35,7 @@ pub fn ca(now: i64) -> anyhow::Result<Pair> {
     pair(&certificate, &key)
 }
 
-/// A new leaf. It never outlives its CA.
+/// Issues a certificate. It is never valid longer than its CA.
 pub fn leaf(ca: &Pair, role: Role, names: &[String], now: i64) -> anyhow::Result<Pair> {
     let not_after = (now + LEAF_LIFE).min(ca.certificate.not_after);
     let not_before = (now - BACKDATE).max(ca.certificate.not_before);

@@ -1,5 +1,5 @@
-//! Looks at everything, mends what is not as it should be, and looks again: at a change of one of
-//! its objects, and every minute by the wall clock, which a sleeping machine's timers do not know.
+//! Reconciles the certificates: when one of their objects changes, and every minute of the wall clock. The
+//! timers of a machine that slept do not know how much time passed; the wall clock does.
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,54 +34,54 @@ use super::{
     webhook,
 };
 
-/// Between two looks when nothing happens.
+/// Time between two reconciliations if nothing changes.
 const LOOK: Duration = Duration::from_secs(60);
-/// While a CA is being replaced.
+/// Time between two reconciliations while a CA is being replaced.
 const LOOK_CLOSELY: Duration = Duration::from_secs(5);
-/// Changes within it are looked at together.
+/// Changes within this time cause one reconciliation.
 const TOGETHER: Duration = Duration::from_millis(100);
-/// After a failure; twice as long after the next, up to [`LOOK`].
+/// Back-off after a failure. It doubles with each further failure, up to [`LOOK`].
 const RETRY: Duration = Duration::from_secs(2);
-/// At least so long everything has been published before the next step: what nobody can be asked
-/// about, such as the API server's view of caBundle, is known everywhere by then.
+/// Minimum time for which everything has been published before the next step. By then also the API server,
+/// which cannot be asked, knows the new caBundle.
 pub const FLOOR: i64 = 30;
 
-/// Who makes certificates.
+/// Who issues the certificates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Mode {
-    /// The leader: nothing else is needed
+    /// The leading controller
     Managed,
-    /// cert-manager, by the chart's Certificates; its cainjector writes caBundle
+    /// cert-manager, with Certificates of the chart; its cainjector writes caBundle
     CertManager,
-    /// Somebody else, into the same Secrets; the leader writes caBundle
+    /// Somebody else, in the same Secrets; the leading controller writes caBundle
     Provided,
 }
 
-/// What is kept right.
+/// Names of the objects that are reconciled.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Who makes them.
+    /// Who issues the certificates.
     pub mode: Mode,
-    /// Of the Secrets and the Services.
+    /// Namespace of the Secrets and Services.
     pub namespace: String,
-    /// Common part of the Secrets' names.
+    /// Prefix of the names of the Secrets.
     pub prefix: String,
-    /// Owner of the Secrets.
+    /// Deployment that owns the Secrets.
     pub deployment: String,
-    /// The webhook's Service.
+    /// Service of the webhook.
     pub webhook_service: String,
-    /// Empty: no webhook.
+    /// The `ValidatingWebhookConfiguration`. Empty: there is no webhook.
     pub webhook_configuration: String,
     /// Headless Service of the pullers.
     pub puller_service: String,
-    /// Reports Events.
+    /// Name of this pod, which reports Events.
     pub pod_name: String,
 }
 
-/// Seconds since the epoch.
+/// The wall clock, in seconds since the epoch.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
-/// See the module.
+/// Reconciles the certificates.
 pub struct Keeper {
     settings: Settings,
     client: Client,
@@ -90,18 +90,18 @@ pub struct Keeper {
     expiry: Expiry,
     metrics: Metrics,
     clock: Clock,
-    /// What the controller dials pullers with.
+    /// The identity with which the controller connects to pullers.
     identity: watch::Sender<Option<Arc<ClientConfig>>>,
-    /// The PEM that it was made of.
+    /// The PEM texts of that identity.
     presented: String,
-    /// Since when everything that is published has been the same.
+    /// Time since which everything that is published has been unchanged.
     published_since: Option<i64>,
 }
 
 type Leaves = Vec<(Role, Found)>;
 
 impl Keeper {
-    /// `identity` is set as soon as there is one; `connector` is for the pullers.
+    /// `identity` is set as soon as there is one. `connector` connects to pullers.
     pub fn new(
         settings: Settings,
         client: Client,
@@ -126,7 +126,7 @@ impl Keeper {
         }
     }
 
-    /// Looks while this process leads.
+    /// Reconciles while this process leads.
     pub async fn run(mut self, mut leading: watch::Receiver<bool>, shutdown: CancellationToken) {
         loop {
             if *leading.borrow_and_update() {
@@ -146,7 +146,7 @@ impl Keeper {
         }
     }
 
-    /// For ever.
+    /// Reconciles for ever.
     async fn keep(&mut self) {
         let mut changes = self.changes();
         let mut retry = RETRY;
@@ -159,7 +159,7 @@ impl Keeper {
                 Err(error) => {
                     tracing::warn!(
                         error = format!("{error:#}"),
-                        "cannot keep certificates right, trying again"
+                        "cannot reconcile the certificates, trying again"
                     );
                     let wait = retry;
                     retry = LOOK.min(2 * retry);
@@ -169,7 +169,7 @@ impl Keeper {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 Some(()) = changes.next() => {
-                    // One change is seldom alone.
+                    // Changes often come in groups.
                     tokio::time::sleep(TOGETHER).await;
                     while let Some(Some(())) = changes.next().now_or_never() {}
                 }
@@ -177,8 +177,8 @@ impl Keeper {
         }
     }
 
-    /// Says when one of the objects changes. Each is watched by its name: that needs no right to
-    /// see others.
+    /// Notifies when one of the objects changes. Each object is watched by its name, which needs no right
+    /// to read others.
     fn changes(&self) -> SelectAll<BoxStream<'static, ()>> {
         let mut names: Vec<String> = Role::ALL.map(|role| self.secret(role)).into();
         if self.settings.mode == Mode::Managed {
@@ -199,7 +199,7 @@ impl Keeper {
         changes
     }
 
-    /// One look. How long until the next.
+    /// Reconciles once. Returns the time until the next reconciliation.
     pub async fn look(&mut self) -> anyhow::Result<Duration> {
         match self.settings.mode {
             Mode::Managed => self.manage().await,
@@ -218,7 +218,7 @@ impl Keeper {
         }
     }
 
-    /// Certificates that somebody else makes are read only.
+    /// Reads certificates that somebody else issues.
     async fn follow(&mut self) -> anyhow::Result<Duration> {
         for role in Role::ALL {
             let name = self.secret(role);
@@ -248,7 +248,7 @@ impl Keeper {
             .inspect_err(|error| {
                 if found_ca.exists() {
                     let error = format!("{error:#}");
-                    tracing::warn!(secret = ca_secret, error, "no CA can be read");
+                    tracing::warn!(secret = ca_secret, error, "cannot read the CA");
                 }
             })
             .ok();
@@ -277,7 +277,7 @@ impl Keeper {
         if plan.step != Step::Keep {
             tracing::info!(step = ?plan.step, trusted = authority.trusted().count(), "CA");
         }
-        // The bundle is never less than what is presented: it goes first.
+        // The bundle is published first, so that every presented certificate is trusted.
         written |= self.publish(&authority.bundle()).await?;
         written |= self.write_leaves(&authority, &leaves, &plan, now).await?;
         if written {
@@ -295,7 +295,7 @@ impl Keeper {
         })
     }
 
-    /// Whether the next step may be taken.
+    /// Returns whether the next step may be taken.
     async fn is_settled(
         &mut self,
         authority: Option<&Authority>,
@@ -357,7 +357,7 @@ impl Keeper {
         Ok(written)
     }
 
-    /// From now on pullers are dialed with this.
+    /// Connects to pullers with this identity from now on.
     fn present(&mut self, pair: &Pair, bundle: &str) -> anyhow::Result<()> {
         let presented = format!("{}{bundle}", pair.certificate.pem);
         if presented == self.presented {
@@ -417,7 +417,7 @@ impl Keeper {
     }
 }
 
-/// CAs beside the leaves that signed one of them.
+/// Returns the CAs in the bundles that issued one of the certificates.
 fn inherited(leaves: &Leaves, now: i64) -> Vec<Certificate> {
     let mut inherited: Vec<Certificate> = Vec::new();
     for (role, found) in leaves {

@@ -1,4 +1,4 @@
-//! When certificates end.
+//! The metric of the certificates' expiration.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -11,32 +11,32 @@ struct Labels {
     certificate: &'static str,
 }
 
-/// Of the leader; a standby shows none.
+/// Expiration of the certificates. Only the leader shows it.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     expirations: Family<Labels, Gauge>,
 }
 
 impl Metrics {
-    /// Metrics that appear in the registry.
+    /// Registers the metric.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         registry.register_with_unit(
             "certificate_expiration_timestamp",
-            "When each certificate ends, since the epoch",
+            "Time at which each certificate expires, in seconds since the epoch",
             Unit::Seconds,
             metrics.expirations.clone(),
         );
         metrics
     }
 
-    /// A certificate was seen.
+    /// Records the expiration of a certificate.
     pub fn ends(&self, certificate: &'static str, not_after: i64) {
         let labels = Labels { certificate };
         self.expirations.get_or_create(&labels).set(not_after);
     }
 
-    /// This process is no longer the one who knows.
+    /// Clears the metric, because this process no longer leads.
     pub fn clear(&self) {
         self.expirations.clear();
     }

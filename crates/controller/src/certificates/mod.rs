@@ -1,17 +1,17 @@
-//! The CA and the certificates of all parts, kept right by the leader.
+//! The CA and the certificates of all parts, which the leader reconciles.
 //!
-//! [`rotation`] decides what is due and is pure; [`issue`] makes certificates, [`secrets`] reads
-//! and writes them, [`webhook`] publishes the CA to the API server, [`fleet`] asks the pullers
-//! what they trust, and [`keeper`] does all that in turn.
+//! [`rotation`] decides the next step and is pure. [`issue`] issues certificates, [`secrets`] reads and
+//! writes them, [`webhook`] publishes the CA to the API server, [`fleet`] asks the pullers which CAs they
+//! trust, and [`keeper`] calls all of these.
 //!
-//! A CA is replaced in three steps, and each is taken from what stands in the Secrets, so that a
-//! new leader goes on where the old one was:
+//! A CA is replaced in three steps. Each step is derived from the Secrets, so a new leader continues where
+//! the old one stopped:
 //!
-//! 1. A new CA stands beside the old one in every bundle. Certificates stay those of the old.
-//! 2. When everybody trusts both, all certificates are issued anew by the new one.
-//! 3. When everybody presents a new one, the old CA leaves the bundles.
+//! 1. A new CA is added to every bundle, beside the old one. The certificates stay those of the old CA.
+//! 2. When everybody trusts both CAs, all certificates are issued again by the new one.
+//! 3. When everybody presents a new certificate, the old CA is removed from the bundles.
 //!
-//! "Everybody" is every puller that answers, at least [`keeper::FLOOR`] after all was published.
+//! "Everybody" is every puller that answers, at least [`keeper::FLOOR`] after everything was published.
 
 mod events;
 mod fleet;

@@ -1,4 +1,4 @@
-//! Certificates as they stand in Secrets, and what can be read off them.
+//! Parsed certificates of Secrets.
 
 use std::time::Duration;
 
@@ -11,29 +11,29 @@ use zeroize::Zeroizing;
 
 use super::roles::Role;
 
-/// A certificate and its private key, both PEM.
+/// A certificate and its private key, both as PEM.
 #[derive(Clone)]
 pub struct Pair {
     /// The certificate.
     pub certificate: Certificate,
-    /// Its key; wiped from memory when dropped.
+    /// Its private key. It is overwritten in memory when dropped.
     pub key: Zeroizing<String>,
 }
 
 /// One certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// As it stands in a file.
+    /// The certificate as PEM.
     pub pem: String,
     der: CertificateDer<'static>,
-    /// Seconds since the epoch.
+    /// Start of its validity, in seconds since the epoch.
     pub not_before: i64,
-    /// Seconds since the epoch.
+    /// End of its validity, in seconds since the epoch.
     pub not_after: i64,
 }
 
 impl Certificate {
-    /// Parses the first certificate of a PEM text; `pem` is kept whole, with its intermediates.
+    /// Parses the first certificate of a PEM text. `pem` keeps the whole text with its intermediates.
     pub fn parse(pem: &str) -> anyhow::Result<Self> {
         let der = certificates(pem.as_bytes(), "tls.crt")?
             .into_iter()
@@ -42,7 +42,7 @@ impl Certificate {
         Self::of(pem.to_owned(), der)
     }
 
-    /// Each certificate of a bundle.
+    /// Returns each certificate of a bundle.
     pub fn parse_all(pem: &str) -> anyhow::Result<Vec<Self>> {
         let all = certificates(pem.as_bytes(), "ca.crt")?.into_iter();
         all.map(|der| {
@@ -68,17 +68,17 @@ impl Certificate {
         })
     }
 
-    /// Whether the clock is between its two dates.
+    /// Returns whether the certificate is valid at this time.
     pub fn is_valid_at(&self, now: i64) -> bool {
         self.not_before <= now && now < self.not_after
     }
 
-    /// Two thirds of its life are over.
+    /// Returns whether two thirds of its lifetime have passed.
     pub fn is_due_at(&self, now: i64) -> bool {
         now >= self.not_after - (self.not_after - self.not_before) / 3
     }
 
-    /// Whether this CA signed that leaf for its role, both being valid now.
+    /// Returns whether this CA issued that certificate for its role and both are valid now.
     pub fn issued(&self, leaf: &Self, role: Role, now: i64) -> bool {
         let Ok(anchor) = webpki::anchor_from_trusted_cert(&self.der) else {
             return false;
@@ -99,21 +99,21 @@ impl Certificate {
             )
             .map(drop)
         });
-        // The anchor's own dates are not part of a path.
+        // Path validation does not check the dates of the CA itself.
         verified.is_ok() && self.is_valid_at(now)
     }
 
-    /// DNS names in it.
+    /// Returns its DNS names.
     pub fn names(&self) -> Vec<String> {
         dns_names(&self.der)
     }
 
-    /// As a puller reports it.
+    /// Returns the value in the form in which a puller reports it.
     pub fn fingerprint(&self) -> String {
         fingerprint(&self.der)
     }
 
-    /// As a puller reports it.
+    /// Returns the value in the form in which a puller reports it.
     pub fn serial(&self) -> String {
         serial(&self.der).unwrap_or_default()
     }

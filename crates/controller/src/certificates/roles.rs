@@ -1,26 +1,26 @@
-//! Who has a certificate: each part one, with one name and one use.
+//! The roles of certificates. Each part has one certificate, with one name and one use.
 
 use kubefledged_process::tls::names;
 use rcgen::ExtendedKeyUsagePurpose;
 
-/// The holder of a certificate.
+/// The role of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
-    /// Serves the controller. All pullers share it.
+    /// Server certificate of the pullers, for calls of the controller. All pullers share it.
     Puller,
-    /// Dials the pullers.
+    /// Client certificate of the controller, for calls to pullers.
     Controller,
-    /// Serves the API server.
+    /// Server certificate of the webhook, for calls of the API server.
     Webhook,
-    /// Dials the pullers to look.
+    /// Client certificate of a person, for read-only calls to pullers.
     Debug,
 }
 
 impl Role {
-    /// In the order in which they are needed at an installation.
+    /// All roles, in the order in which an installation needs them.
     pub const ALL: [Self; 4] = [Self::Puller, Self::Controller, Self::Webhook, Self::Debug];
 
-    /// Name of its Secret.
+    /// Returns the name of the role's Secret.
     pub fn secret(self, prefix: &str) -> String {
         let part = match self {
             Self::Puller => "puller",
@@ -31,7 +31,7 @@ impl Role {
         format!("{prefix}-{part}-tls")
     }
 
-    /// As a metric's label.
+    /// Returns the label value of metrics.
     pub fn label(self) -> &'static str {
         match self {
             Self::Puller => "puller",
@@ -41,13 +41,13 @@ impl Role {
         }
     }
 
-    /// The DNS names of its certificate, and no other.
+    /// Returns exactly the DNS names of its certificate.
     pub fn names(self, namespace: &str, webhook_service: &str) -> Vec<String> {
         match self {
             Self::Puller => vec![names::puller(namespace)],
             Self::Controller => vec![names::controller(namespace)],
             Self::Debug => vec![names::debug(namespace)],
-            // The API server asks for the last; a port-forward or a person for the others.
+            // The API server uses the last name. A port-forward or a person uses the others.
             Self::Webhook => vec![
                 webhook_service.to_owned(),
                 format!("{webhook_service}.{namespace}"),
@@ -56,7 +56,7 @@ impl Role {
         }
     }
 
-    /// The side of a connection that it may be on.
+    /// Returns the side of a connection for which the certificate may be used.
     pub fn usage(self) -> ExtendedKeyUsagePurpose {
         match self {
             Self::Puller | Self::Webhook => ExtendedKeyUsagePurpose::ServerAuth,
@@ -64,7 +64,7 @@ impl Role {
         }
     }
 
-    /// The same for verification.
+    /// Returns the same side for verification.
     pub fn key_usage(self) -> webpki::KeyUsage {
         match self {
             Self::Puller | Self::Webhook => webpki::KeyUsage::server_auth(),

@@ -1,4 +1,4 @@
-//! What is due, from what stands in the Secrets. Pure.
+//! Decides the next step of a rotation from the content of the Secrets. This module is pure.
 
 use super::{
     parsed::{Certificate, Pair},
@@ -8,16 +8,17 @@ use super::{
 /// The CAs.
 #[derive(Clone)]
 pub struct Authority {
-    /// Signs, once everybody trusts it.
+    /// The newest CA. It issues certificates once everybody trusts it.
     pub newest: Pair,
-    /// Signs what cannot wait until then. There from the first step to the second.
+    /// The CA before it. It issues certificates that cannot wait until then. Set from the first step to
+    /// the second.
     pub previous: Option<Pair>,
-    /// Trusted, because something may still be presented that they signed.
+    /// Older CAs that stay trusted, because a certificate of theirs may still be presented.
     pub old: Vec<Certificate>,
 }
 
 impl Authority {
-    /// All that is to be trusted, newest first.
+    /// Returns all trusted CAs, newest first.
     pub fn trusted(&self) -> impl Iterator<Item = &Certificate> {
         let previous = self.previous.iter().map(|pair| &pair.certificate);
         std::iter::once(&self.newest.certificate)
@@ -25,17 +26,17 @@ impl Authority {
             .chain(&self.old)
     }
 
-    /// The same as PEM.
+    /// Returns all trusted CAs as PEM.
     pub fn bundle(&self) -> String {
         self.trusted().map(|ca| ca.pem.as_str()).collect()
     }
 
-    /// A new CA comes, or an old one goes.
+    /// Returns whether a rotation is in progress.
     pub fn is_rotating(&self) -> bool {
         self.previous.is_some() || !self.old.is_empty()
     }
 
-    /// A new CA comes.
+    /// Returns the CAs with a new CA added.
     pub fn succeeded_by(self, new: Pair) -> Self {
         let Self { newest, old, .. } = self;
         Self {
@@ -45,7 +46,7 @@ impl Authority {
         }
     }
 
-    /// After a step that needs no new CA.
+    /// Returns the CAs after a step that needs no new CA.
     pub fn after(self, step: Step) -> Self {
         let Self {
             newest,
@@ -74,7 +75,7 @@ impl Authority {
         }
     }
 
-    /// Forgets what has expired.
+    /// Drops expired CAs.
     pub fn pruned(mut self, now: i64) -> Self {
         self.old.retain(|ca| ca.is_valid_at(now));
         self.previous = self
@@ -84,57 +85,57 @@ impl Authority {
     }
 }
 
-/// What the leader sees.
+/// The facts from which the next step is decided.
 pub struct Situation<'a> {
-    /// Seconds since the epoch.
+    /// Wall-clock time in seconds since the epoch.
     pub now: i64,
-    /// Pruned. None: there is none, or it cannot be used.
+    /// The CAs without expired ones. `None` if there is none, or none can be used.
     pub authority: Option<&'a Authority>,
-    /// CAs in the bundles beside the leaves: what is left of a CA whose Secret is lost.
+    /// CAs in the bundles of the certificates. They remain if the Secret of a CA is lost.
     pub inherited: &'a [Certificate],
-    /// Of each role, where one can be used at all, with the names it should have.
+    /// The usable certificate of each role, with the names that it should have.
     pub leaves: &'a [(Role, Vec<String>, Option<Certificate>)],
-    /// Somebody asked for a new CA.
+    /// Whether a new CA was requested.
     pub requested: bool,
-    /// All bundles and leaves have been published for a while, and every puller that answers
+    /// Whether all bundles and certificates have been published for a while, and every puller that answers
     /// reports them.
     pub settled: bool,
 }
 
-/// What becomes of the CAs.
+/// A change of the CAs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing.
+    /// No change.
     Keep,
-    /// There is none that can be used: a new one, beside whatever the leaves chain to.
+    /// Creates a CA, because none can be used. The CAs of the existing certificates stay trusted.
     Create,
-    /// A new one comes, the newest becomes the previous.
+    /// Creates a new CA. The newest becomes the previous one.
     Begin,
-    /// Every leaf is the newest's: the previous one's key is no longer needed.
+    /// Drops the key of the previous CA, because all certificates were issued by the newest.
     Forget,
-    /// Nothing chains to the old ones any more.
+    /// Drops the old CAs, because no certificate of theirs is left.
     Retire,
 }
 
-/// Who signs.
+/// The CA that issues a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signer {
-    /// The CA that stays.
+    /// The newest CA.
     Newest,
-    /// The one before it: not everybody trusts the newest yet.
+    /// The previous CA, because not everybody trusts the newest yet.
     Previous,
 }
 
-/// What is to be done now; the step first.
+/// The work to do now. The step comes first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// For the CAs.
+    /// Change of the CAs.
     pub step: Step,
-    /// For the leaves. Of [`Step::Create`] and [`Step::Begin`] the newest is the new one.
+    /// Certificates to issue. After [`Step::Create`] and [`Step::Begin`] the newest CA is the new one.
     pub issue: Vec<(Role, Signer)>,
 }
 
-/// Decides. Called again and again, it ends in a plan that does nothing.
+/// Decides what to do. Repeated calls end with a plan that does nothing.
 pub fn plan(situation: &Situation<'_>) -> Plan {
     let Situation {
         now,
@@ -169,7 +170,7 @@ pub fn plan(situation: &Situation<'_>) -> Plan {
         .filter(|(role, names, leaf)| !leaf.as_ref().is_some_and(|leaf| sound(role, names, &leaf)))
         .map(|(role, ..)| (*role, signer));
     if !switched && *settled {
-        // The second step: whatever is not the newest's becomes so.
+        // The second step: issue every certificate again that the newest CA did not issue.
         let rest = leaves.iter().filter(|leaf| !of_newest(leaf));
         return Plan {
             step: Step::Keep,
@@ -189,7 +190,7 @@ pub fn plan(situation: &Situation<'_>) -> Plan {
     };
     Plan {
         step,
-        // A step that changes the signer leaves them to the next look.
+        // A step that changes the issuing CA leaves the certificates to the next reconciliation.
         issue: if step == Step::Keep {
             urgent.collect()
         } else {
@@ -198,7 +199,7 @@ pub fn plan(situation: &Situation<'_>) -> Plan {
     }
 }
 
-/// Leaves that can still be verified stay until everybody trusts the new CA.
+/// Certificates that can still be verified stay until everybody trusts the new CA.
 fn create(situation: &Situation<'_>) -> Plan {
     let kept = |(role, _, leaf): &&(Role, Vec<String>, Option<Certificate>)| {
         leaf.as_ref().is_some_and(|leaf| {

@@ -1,4 +1,4 @@
-//! The Secrets: of type kubernetes.io/tls, with the bundle beside as ca.crt.
+//! The Secrets with certificates, of type kubernetes.io/tls, with the trusted CAs as ca.crt.
 
 use std::collections::BTreeMap;
 
@@ -19,25 +19,25 @@ use super::{
     rotation::Authority,
 };
 
-/// On the CA's Secret: a new CA is wanted. Taken off when its rotation begins.
+/// Annotation on the CA's Secret that requests a new CA. It is removed when the rotation begins.
 pub const ROTATE: &str = "kubefledged.io/rotate-ca";
 const PREVIOUS_CERTIFICATE: &str = "previous.crt";
 const PREVIOUS_KEY: &str = "previous.key";
 
-/// Reads and writes them by name.
+/// Reads and writes the Secrets by name.
 pub struct Secrets {
     api: Api<Secret>,
     deployments: Api<Deployment>,
     deployment: String,
 }
 
-/// What a Secret holds, beside what it is to become.
+/// A Secret and its content.
 pub struct Found {
     secret: Option<Secret>,
 }
 
 impl Secrets {
-    /// The Secrets made here belong to that Deployment and go with it.
+    /// The created Secrets are owned by this Deployment and are deleted with it.
     pub fn new(client: Client, namespace: &str, deployment: String) -> Self {
         Self {
             api: Api::namespaced(client.clone(), namespace),
@@ -46,14 +46,14 @@ impl Secrets {
         }
     }
 
-    /// As it is now.
+    /// Reads the Secret.
     pub async fn read(&self, name: &str) -> Result<Found, kube::Error> {
         let secret = self.api.get_opt(name).await?;
         Ok(Found { secret })
     }
 
-    /// Makes it hold these data, unless it does. True: it was written. Fails if it changed since
-    /// it was read.
+    /// Writes the data unless the Secret already contains them. Returns whether it wrote. Fails if the
+    /// Secret changed since it was read.
     pub async fn write(
         &self,
         name: &str,
@@ -93,13 +93,14 @@ impl Secrets {
         Ok(true)
     }
 
-    /// None: run by hand, or not allowed to look. The Secrets then stay after an uninstall.
+    /// Returns `None` if the controller runs outside the cluster or may not read the Deployment. The
+    /// Secrets then stay after an uninstall.
     async fn owner(&self) -> Option<OwnerReference> {
         match self.deployments.get_opt(&self.deployment).await {
             Ok(found) => found?.owner_ref(&()),
             Err(error) => {
                 let deployment = self.deployment.as_str();
-                tracing::warn!(deployment, %error, "the Secrets will belong to no Deployment");
+                tracing::warn!(deployment, %error, "cannot read the Deployment: the Secrets get no owner and stay after an uninstall");
                 None
             }
         }
@@ -112,17 +113,17 @@ impl Found {
         String::from_utf8(bytes.0.clone()).ok()
     }
 
-    /// Whether it is there at all.
+    /// Returns whether the Secret exists.
     pub fn exists(&self) -> bool {
         self.secret.is_some()
     }
 
-    /// For Events on it.
+    /// Returns a reference for Events on the Secret.
     pub fn uid(&self) -> Option<String> {
         self.secret.as_ref()?.metadata.uid.clone()
     }
 
-    /// Certificate and key, if they can be used together.
+    /// Returns certificate and key, if they can be used together.
     pub fn pair(&self) -> anyhow::Result<Pair> {
         self.pair_at(keys::CERTIFICATE, keys::KEY)
     }
@@ -139,7 +140,7 @@ impl Found {
         })
     }
 
-    /// Whom it says to trust.
+    /// Returns the trusted CAs.
     pub fn bundle(&self) -> String {
         self.text(keys::CA).unwrap_or_default()
     }
@@ -155,7 +156,7 @@ impl Found {
             .is_some_and(|annotations| annotations.contains_key(ROTATE))
     }
 
-    /// The CAs in the CA's Secret.
+    /// Returns the CAs in the CA's Secret.
     pub fn authority(&self, now: i64) -> anyhow::Result<Authority> {
         let newest = self.pair()?;
         let previous = self.pair_at(PREVIOUS_CERTIFICATE, PREVIOUS_KEY).ok();
@@ -173,7 +174,7 @@ impl Found {
     }
 }
 
-/// What the CA's Secret is to hold.
+/// Returns the desired data of the CA's Secret.
 pub fn of_authority(authority: &Authority) -> BTreeMap<String, ByteString> {
     let mut data = of_leaf(&authority.newest, &authority.bundle());
     if let Some(previous) = &authority.previous {
@@ -185,7 +186,7 @@ pub fn of_authority(authority: &Authority) -> BTreeMap<String, ByteString> {
     data
 }
 
-/// What a leaf's Secret is to hold.
+/// Returns the desired data of a certificate's Secret.
 pub fn of_leaf(leaf: &Pair, bundle: &str) -> BTreeMap<String, ByteString> {
     BTreeMap::from([
         entry(keys::CERTIFICATE, &leaf.certificate.pem),

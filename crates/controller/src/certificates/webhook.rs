@@ -1,4 +1,4 @@
-//! caBundle of the webhook's configuration.
+//! Writes caBundle into the webhook's configuration.
 
 use k8s_openapi::{ByteString, api::admissionregistration::v1::ValidatingWebhookConfiguration};
 use kube::{
@@ -7,17 +7,17 @@ use kube::{
 };
 use serde_json::json;
 
-/// Owns caBundle and nothing else: whoever applies the rest never meets it.
+/// Field manager that owns only caBundle, so that it has no conflict with whoever applies the rest.
 const FIELD_MANAGER: &str = "kubefledged-ca";
 
-/// Writes caBundle by server-side apply, if the configuration is there and has another one.
-/// True: it was written.
+/// Writes caBundle by server-side apply, if the configuration exists and has another one. Returns whether
+/// it wrote.
 pub async fn publish(client: &Client, name: &str, bundle: &str) -> Result<bool, kube::Error> {
     if name.is_empty() {
         return Ok(false);
     }
     let api: Api<ValidatingWebhookConfiguration> = Api::all(client.clone());
-    // To apply what is not there would make a configuration of nothing but caBundle.
+    // Applying to a configuration that does not exist would create one with nothing but caBundle.
     let Some(found) = api.get_opt(name).await? else {
         return Ok(false);
     };

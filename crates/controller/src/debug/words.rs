@@ -1,4 +1,4 @@
-//! The engine's reasons in the words of docs/debug.md.
+//! Converts the engine's reasons to those of docs/debug.md.
 
 use kubefledged_engine::{Ineligible, PullBlock, PullReason, RemovalBlock, Tick, view::PlanStep};
 use kubefledged_proto::debug::Action;
@@ -12,21 +12,21 @@ pub fn ineligible(why: Ineligible) -> (&'static str, &'static str) {
         ),
         Ineligible::Excluded => (
             "Excluded",
-            "its label kubefledged.io/exclude says so: remove the label, or set it to \"false\"",
+            "it has the label kubefledged.io/exclude: remove the label, or set it to \"false\"",
         ),
-        Ineligible::Virtual => (
-            "Virtual",
-            "a virtual node has no container runtime to pull to",
-        ),
+        Ineligible::Virtual => ("Virtual", "a virtual node has no container runtime"),
         Ineligible::OtherSystem => ("OtherSystem", "images are cached on Linux nodes only"),
         Ineligible::NotReady => (
             "NotReady",
             "its condition Ready is not True: see kubectl describe node",
         ),
-        Ineligible::Cordoned => ("Cordoned", "kubectl uncordon brings it back"),
+        Ineligible::Cordoned => (
+            "Cordoned",
+            "it is cordoned: kubectl uncordon makes it eligible again",
+        ),
         Ineligible::Tainted => (
             "Tainted",
-            "a taint says that it has no room, shuts down or is to be removed: see kubectl describe node",
+            "it has a taint for disk pressure, shutdown or removal: see kubectl describe node",
         ),
     }
 }
@@ -41,7 +41,7 @@ pub fn why(why: PullReason) -> &'static str {
     }
 }
 
-/// Action, word, and when the reason ends by itself.
+/// Returns action and reason, and when the reason ends by itself.
 pub fn step(step: &PlanStep) -> (Action, &str, Option<Tick>) {
     match step {
         PlanStep::Pull(Ok(reason)) => (Action::Pull, why(*reason), None),

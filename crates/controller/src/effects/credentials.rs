@@ -1,4 +1,4 @@
-//! Pull secrets, read when a batch needs them. Only what matches an image goes to its node.
+//! Reads pull secrets when a batch needs them. Only credentials that match an image are sent to its node.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,38 +25,38 @@ use zeroize::Zeroizing;
 
 use super::dockercfg::PullSecret;
 
-/// How long a look-up is good for, from its begin. Then it is forgotten.
+/// Time for which the result of a look-up is used, from its begin. Then it is forgotten.
 const FRESH: Duration = Duration::from_secs(60);
-/// For one look-up, however many secrets it reads.
+/// Time limit of one look-up with all its secrets.
 const LIMIT: Duration = Duration::from_secs(10);
-/// Secrets of one scope that are read at a time.
+/// Maximum number of secrets of one scope that are read at the same time.
 const AT_A_TIME: usize = 8;
 
-/// What the secrets of a scope hold.
+/// The content of the secrets of a scope.
 #[derive(Debug, Default)]
 pub struct Resolved {
     /// Credentials by registry.
     pub keyring: Keyring<Credential>,
     /// Secrets that do not exist.
     pub missing: Vec<String>,
-    /// What else cannot be used, and why.
+    /// Other secrets that cannot be used, and why.
     pub unusable: Vec<(String, String)>,
 }
 
-/// Why a look-up failed: what the API server said, or that it said nothing.
+/// Why a look-up failed: the error of the API server, or that it did not answer.
 pub type Failed = Arc<str>;
 
 type Lookup = Shared<BoxFuture<'static, Result<Arc<Resolved>, Failed>>>;
 
-/// See the module.
+/// Look-ups of pull secrets.
 pub struct Credentials {
     reader: Reader,
-    /// For scopes that name no `ServiceAccount`.
+    /// `ServiceAccount` for scopes that name none.
     service_account: Option<Arc<str>>,
     lookups: Arc<Mutex<Lookups>>,
 }
 
-/// One per scope, in flight or done: a wave over thousands of nodes asks for the same few secrets.
+/// At most one look-up per scope, in flight or done, because thousands of nodes need the same few secrets.
 #[derive(Default)]
 struct Lookups(BTreeMap<CredentialScope, (Instant, Lookup)>);
 
@@ -67,7 +67,7 @@ impl Lookups {
 }
 
 impl Credentials {
-    /// Reads by this client. The `ServiceAccount` is for scopes that name none.
+    /// Reads with this client. `service_account` is used for scopes that name none.
     pub fn new(client: Client, service_account: Option<Arc<str>>) -> Self {
         Self {
             reader: Reader { client },
@@ -76,10 +76,10 @@ impl Credentials {
         }
     }
 
-    /// The credentials of a scope.
+    /// Returns the credentials of a scope.
     ///
     /// # Errors
-    /// The API server did not answer, or forbids it. What does not exist is no error.
+    /// The API server did not answer, or refused. A secret that does not exist is not an error.
     pub async fn resolve(&self, scope: &CredentialScope) -> Result<Arc<Resolved>, Failed> {
         let mut scope = scope.clone();
         scope.service_account = scope.service_account.or(self.service_account.clone());
@@ -99,7 +99,7 @@ impl Credentials {
         }
         let reader = self.reader.clone();
         let asked = scope.clone();
-        // In a task of its own: it ends also when all who asked have gone.
+        // In its own task, so that it finishes even if nobody waits for it any more.
         let reading = tokio::spawn(async move {
             match timeout(LIMIT, reader.read(&asked)).await {
                 Ok(resolved) => resolved.map(Arc::new),
@@ -126,7 +126,7 @@ fn lock(lookups: &Mutex<Lookups>) -> MutexGuard<'_, Lookups> {
     lookups.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Passwords do not lie about for longer than they are good for.
+/// Forgets passwords as soon as the result of the look-up is too old.
 async fn forget(lookups: Weak<Mutex<Lookups>>) {
     tokio::time::sleep(FRESH).await;
     if let Some(lookups) = lookups.upgrade() {
@@ -165,7 +165,7 @@ impl Reader {
                     .push((format!("those of ServiceAccount {account}"), why.to_owned())),
             }
         }
-        // The kubelet passes over an entry without a name.
+        // The kubelet ignores an entry without a name.
         names.retain(|name| !name.is_empty());
         let mut seen = BTreeSet::new();
         names.retain(|name| seen.insert(name.clone()));
@@ -193,7 +193,7 @@ impl Reader {
         Ok(resolved)
     }
 
-    /// The names of a `ServiceAccount`'s imagePullSecrets, or why there are none.
+    /// Returns the names of a `ServiceAccount`'s imagePullSecrets, or why there are none.
     async fn secrets_of(
         &self,
         namespace: &str,
@@ -215,7 +215,7 @@ impl Reader {
         K: Resource<DynamicType = ()>,
         T: DeserializeOwned,
     {
-        // The name becomes a part of a path, and whoever writes an ImageCache chooses it.
+        // The name becomes part of a URL path, and the author of an ImageCache chooses it.
         if !is_name(name) {
             return Ok(Found::NoName);
         }
@@ -247,7 +247,8 @@ enum Found<T> {
 
 const NO_NAME: &str = "it cannot be the name of one";
 
-/// A DNS subdomain, as the API server wants names of Secrets and `ServiceAccounts`.
+/// Returns whether a name is a DNS subdomain, as the API server requires for Secrets and
+/// `ServiceAccounts`.
 fn is_name(name: &str) -> bool {
     let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     name.len() <= 253

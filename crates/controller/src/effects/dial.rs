@@ -1,23 +1,22 @@
-//! Makes a connection to a puller. Who it connects to and by what certificates is decided here and
-//! nowhere else.
+//! Connects to a puller. Only this module decides which address is used and which certificates.
 
 use std::{net::SocketAddr, time::Duration};
 
 use kubefledged_process::tls::Connector;
 use tonic::transport::{Channel, Endpoint};
 
-/// For a TCP connection and all that is agreed on it before the first call.
+/// Time limit for the TCP connection, the TLS handshake and the HTTP/2 settings.
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(2);
-/// Pings while a call is under way; a connection that does not answer one in time is closed.
+/// Time between pings while a call is in flight. A connection that does not answer in time is closed.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_LIMIT: Duration = Duration::from_secs(10);
 
-/// Connects once. The caller limits how many do so at a time, and for how long.
+/// Connects once. The caller limits the number of attempts at the same time, and their time.
 pub async fn connect(
     connector: Connector,
     address: SocketAddr,
 ) -> Result<Channel, tonic::transport::Error> {
-    // Only the address counts: TLS is the connector's, and so is the name that it expects.
+    // Only the address is used here: the connector does TLS and checks the name.
     Endpoint::from_shared(format!("http://{address}"))?
         .connect_timeout(CONNECT_LIMIT)
         .http2_keep_alive_interval(KEEP_ALIVE)

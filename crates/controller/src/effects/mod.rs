@@ -1,4 +1,4 @@
-//! The engine's commands, carried out. Each runs in its own task and answers by events.
+//! Carries out the engine's commands. Each command runs in its own task and answers by events.
 
 pub mod credentials;
 pub(crate) mod dial;
@@ -13,23 +13,23 @@ use tokio_util::task::TaskTracker;
 
 use crate::{driver, lease::Term};
 
-/// A puller that says it has seen a higher term is not believed: terms are counted in a Lease's
-/// `leaseTransitions`, which ends there.
+/// The highest possible term, because `leaseTransitions` of a Lease cannot be larger. A puller that
+/// claims to have seen a higher one is ignored.
 const HIGHEST_TERM: u64 = i32::MAX as u64 - 1;
 
-/// All hands.
+/// Carries out all commands.
 pub struct Effects {
     /// Calls to pullers.
     pub pullers: pullers::Pullers,
     /// Writes to the API server.
     pub objects: objects::Objects,
-    /// Where answers go.
+    /// Receives the answers.
     pub events: mpsc::Sender<Event>,
-    /// A term that a puller has seen; the Lease is taken above it.
+    /// The highest term that a puller has seen. The Lease is taken with a higher one.
     pub raise_term: watch::Sender<u64>,
-    /// Whether this process may act. What is under way ends with the term.
+    /// The term while this process leads. Tasks in flight end with the term.
     pub standing: watch::Receiver<Option<Term>>,
-    /// What is under way.
+    /// Tasks in flight.
     pub acts: TaskTracker,
 }
 
@@ -38,7 +38,7 @@ impl driver::Effects for Effects {
         if let Command::RaiseTerm { seen_term } = command {
             return self.raise_term(seen_term);
         }
-        // Decided before leadership ended: the engine has been told, and forgets what it asked for.
+        // The command was decided before leadership ended. The engine knows that it ended and forgets it.
         let Some(term) = self.standing.borrow().clone() else {
             return;
         };
@@ -60,10 +60,10 @@ impl Effects {
         let events = self.events.clone();
         async move {
             let answer = match command {
-                // Of an earlier term of this same process.
+                // The batch belongs to an earlier term of this process.
                 Command::StartBatch(batch) if batch.term != term => return,
                 Command::StartBatch(batch) => pullers.run(*batch, &events).await,
-                // Boxed, as all that is rare: every batch that waits is as large as the largest of these.
+                // Rare commands are boxed, because every waiting batch takes the memory of the largest future.
                 Command::CancelPulls(cancel) => return Box::pin(pullers.cancel(cancel)).await,
                 Command::WriteStatus {
                     key,
@@ -102,7 +102,7 @@ impl Effects {
 
     fn raise_term(&self, seen_term: u64) {
         if seen_term > HIGHEST_TERM {
-            tracing::error!(seen_term, "a puller claims a term that cannot be");
+            tracing::error!(seen_term, "a puller reports an impossible term");
             return;
         }
         self.raise_term.send_if_modified(|term| {

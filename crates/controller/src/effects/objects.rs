@@ -1,4 +1,4 @@
-//! Writes to `ImageCaches`, and Events on them.
+//! Writes `ImageCaches` and publishes Events.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,14 +15,14 @@ use tokio::{sync::Semaphore, time::timeout};
 
 /// Field manager of the controller's writes.
 pub const FIELD_MANAGER: &str = "kubefledged-controller";
-/// For one request.
+/// Time limit of one request.
 const LIMIT: Duration = Duration::from_secs(10);
-/// Kubernetes Events that may be on their way at a time. More are dropped: they tell, they decide nothing.
+/// Maximum number of Kubernetes Events in flight. More are dropped, because they only inform people.
 const MOST_EVENTS: usize = 64;
-/// Before the second and the third try to publish one.
+/// Back-offs before the second and the third attempt to publish an Event.
 const EVENT_RETRIES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 
-/// See the module. Clones share everything.
+/// Writes `ImageCaches` and publishes Events. Clones share their state.
 #[derive(Clone)]
 pub struct Objects {
     client: Client,
@@ -31,7 +31,7 @@ pub struct Objects {
 }
 
 impl Objects {
-    /// `pod_name` stands in Events as who reports.
+    /// `pod_name` is the reporter in Events.
     pub fn new(client: Client, pod_name: String) -> Self {
         let reporter = Reporter {
             controller: "kubefledged-controller".to_owned(),
@@ -48,7 +48,7 @@ impl Objects {
         Api::namespaced(self.client.clone(), &key.namespace)
     }
 
-    /// Replaces the whole status, if the object is still the one it was decided from.
+    /// Replaces the whole status, if the object still has the resource version from which it was decided.
     pub async fn write_status(
         &self,
         key: CacheKey,
@@ -75,7 +75,7 @@ impl Objects {
         Event::StatusWritten(key, result)
     }
 
-    /// Removes an annotation if its value is still this one: a newer request is never eaten.
+    /// Removes an annotation if it still has this value, so that a newer request is not lost.
     pub async fn clear_annotation(
         &self,
         key: CacheKey,
@@ -92,7 +92,7 @@ impl Objects {
                 let api = self.api(&key);
                 match limited(api.patch(&key.name, &params(), &patch)).await {
                     Ok(object) => Ok(Some(object.resource_version().unwrap_or_default())),
-                    // The test did not hold: it has another value, or is gone.
+                    // The test failed: the annotation has another value or does not exist.
                     Err(refused) if refused.code == 422 => Ok(None),
                     Err(refused) => Err(refused.into()),
                 }
@@ -102,7 +102,7 @@ impl Objects {
         Event::AnnotationCleared(key, result)
     }
 
-    /// Puts our finalizer on an object or takes it off, beside those of others.
+    /// Sets or removes our finalizer of an object. Finalizers of others stay.
     pub async fn set_finalizer(&self, key: CacheKey, uid: String, present: bool) -> Event {
         let result = finalize(&self.api(&key), &key, &uid, present).await;
         if let Err(WriteError::Failed(error)) = &result {
@@ -111,7 +111,7 @@ impl Objects {
         Event::FinalizerWritten(key, result)
     }
 
-    /// Tells people of an `ImageCache`.
+    /// Publishes an Event on an `ImageCache`.
     pub async fn emit(&self, key: CacheKey, uid: String, event: KubeEvent) {
         let reference = ObjectReference {
             api_version: Some(ImageCache::api_version(&()).into_owned()),
@@ -124,7 +124,7 @@ impl Objects {
         self.publish(&reference, &event).await;
     }
 
-    /// Logs a transition of a node, and emits an Event on the Node if `emit`.
+    /// Publishes an Event on a node, unless too many nodes change at once.
     pub async fn node_transition(&self, node: NodeName, transition: NodeTransition, emit: bool) {
         tracing::debug!(%node, ?transition, "node transition");
         if !emit {
@@ -134,21 +134,21 @@ impl Objects {
             api_version: Some("v1".to_owned()),
             kind: Some("Node".to_owned()),
             name: Some(node.to_string()),
-            // As kubelets do, for `kubectl describe node` to find it.
+            // Like the kubelet's Events, so that `kubectl describe node` finds it.
             uid: Some(node.to_string()),
             ..ObjectReference::default()
         };
         self.publish(&reference, &node_event(transition)).await;
     }
 
-    /// What cannot be told after three tries is logged.
+    /// Logs an Event that cannot be published after three attempts.
     async fn publish(&self, reference: &ObjectReference, event: &KubeEvent) {
         let name = reference.name.as_deref().unwrap_or_default();
         let Ok(_publishing) = self.publishing.try_acquire() else {
             tracing::warn!(
                 name,
                 reason = event.reason,
-                "too many Events at once, one is dropped"
+                "too many Events in flight, dropping one"
             );
             return;
         };
@@ -173,7 +173,7 @@ impl Objects {
     }
 }
 
-/// Reason and sentence for a node.
+/// Returns reason and message of an Event on a node.
 fn node_event(transition: NodeTransition) -> KubeEvent {
     let (severity, reason, message) = match transition {
         NodeTransition::Warm { after } => {
@@ -203,7 +203,7 @@ fn node_event(transition: NodeTransition) -> KubeEvent {
     event(severity, reason.to_owned(), "Caching".to_owned(), message)
 }
 
-/// An Event in the API's words.
+/// Converts an Event to the API's form.
 pub fn event(severity: Severity, reason: String, action: String, message: String) -> KubeEvent {
     KubeEvent {
         type_: match severity {
@@ -217,7 +217,7 @@ pub fn event(severity: Severity, reason: String, action: String, message: String
     }
 }
 
-/// The metadata alone is read: an object whose spec cannot be used is finalized too.
+/// The part of an object that is read. An object with an unusable spec is finalized too.
 async fn finalize(
     api: &Api<ImageCache>,
     key: &CacheKey,
@@ -260,9 +260,9 @@ fn patch_of(operations: serde_json::Value) -> Result<Patch<ImageCache>, WriteErr
         .map_err(|error| WriteError::Failed(error.to_string()))
 }
 
-/// What the API server said.
+/// Error of the API server.
 struct Refused {
-    /// 0: it did not answer.
+    /// HTTP status. 0 if it did not answer.
     code: u16,
     message: String,
 }

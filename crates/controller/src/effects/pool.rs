@@ -1,10 +1,10 @@
 //! Connections to pullers: one per busy node, none when idle.
 //!
-//! Two limits, each for its own thing. *Connections* are memory: each holds a permit for as long as
-//! it is open, and one that nobody uses is closed after [`LINGER`], after [`HOLD`] when another node
-//! waits for a permit. Work that takes long, such as the pull of a large image, moves to permits of its own,
-//! as many again: it does not keep a new node waiting. *Dials* are handshakes and waiting: half of them are for pullers that answer at
-//! once and half for those that do not, so that hundreds of dead nodes cannot stall the living.
+//! There are two limits. *Connections* take memory: each open connection holds a permit. An idle one is
+//! closed after [`LINGER`], or after [`HOLD`] if another node waits for a permit. A connection with long
+//! work, such as the pull of a large image, moves to a second set of permits of the same size, so that it
+//! does not keep a new node waiting. *Dials* take time: half of them are reserved for pullers that answer
+//! at once and half for those that do not, so that hundreds of dead nodes do not delay the healthy ones.
 
 use std::{
     collections::HashMap,
@@ -28,37 +28,38 @@ use tokio::{
 
 use super::dial::CONNECT_LIMIT;
 
-/// A connection that nobody has used for so long is closed.
+/// An idle connection is closed after this time.
 const LINGER: Duration = Duration::from_secs(5);
-/// The same while others wait for a permit. A node that was looked at is often given work at once, and
-/// a handshake costs a millisecond on both sides: thousands of nodes would each pay for two.
+/// An idle connection is closed after this time if others wait for a permit. It is not closed at once,
+/// because a node often gets work just after its check, and a second handshake would cost a millisecond
+/// on both sides.
 const HOLD: Duration = Duration::from_millis(50);
-/// Between looks for such connections.
+/// Time between searches for such connections.
 const SWEEP: Duration = Duration::from_secs(1);
-/// A dial that takes longer lets others go first. A handshake inside a cluster takes 10 ms; a node
-/// that is gone takes all of [`CONNECT_LIMIT`].
+/// A dial that takes longer moves to the slow half. A handshake inside a cluster takes 10 ms; a dead node
+/// takes all of [`CONNECT_LIMIT`].
 const PROMPT: Duration = Duration::from_millis(150);
-/// A node that was slow goes straight to the slow ones for so long.
+/// A node that was slow starts in the slow half for this time.
 const REMEMBER: Duration = Duration::from_secs(600);
 
-/// A connection that is in use for longer moves to the permits of its own.
+/// A connection that is in use for longer moves to the second set of permits.
 const LONG: Duration = Duration::from_secs(1);
 
 /// Makes connections.
 pub trait Dial: Send + Sync + 'static {
-    /// Which one.
+    /// Identifies the peer.
     type Key: Clone + Eq + Hash + Send + Sync + 'static;
-    /// What is shared by all who use it.
+    /// The connection, which its users share.
     type Connection: Clone + Send + Sync + 'static;
 
-    /// Connects once. The error is a sentence.
+    /// Connects once. The error is a sentence for people.
     fn dial(
         &self,
         key: &Self::Key,
     ) -> impl Future<Output = Result<Self::Connection, Arc<str>>> + Send;
 }
 
-/// See the module. Clones share everything.
+/// A pool of connections. Clones share their state.
 pub struct Pool<D: Dial>(Arc<Inner<D>>);
 
 struct Inner<D: Dial> {
@@ -67,9 +68,9 @@ struct Inner<D: Dial> {
     slow: Semaphore,
     permits: Arc<Semaphore>,
     long: Arc<Semaphore>,
-    /// How many wait for a permit.
+    /// Number of users that wait for a permit.
     waiting: AtomicUsize,
-    /// The first of them has come.
+    /// Notifies that a first user waits.
     pressed: Arc<Notify>,
     known_slow: Mutex<HashMap<D::Key, Instant>>,
     slots: Mutex<HashMap<D::Key, Slot<D::Connection>>>,
@@ -77,11 +78,11 @@ struct Inner<D: Dial> {
 
 type Opening<C> = Shared<BoxFuture<'static, Result<Arc<Open<C>>, Arc<str>>>>;
 
-/// From the first who needs a connection until it is closed.
+/// State of a connection, from the first request for it until it is closed.
 enum Slot<C> {
-    /// Everybody who needs it waits for the same dial. Then open, or gone.
+    /// It is being dialed, and all its users wait for the same dial. Next: open or removed.
     Dialing(Opening<C>),
-    /// Users borrow it; in use, or idle, since then. Then gone.
+    /// It is open: in use, or idle since a time. Next: removed.
     Open {
         open: Arc<Open<C>>,
         users: usize,
@@ -94,13 +95,13 @@ struct Open<C> {
     permit: Mutex<Permit>,
 }
 
-/// What a connection holds for as long as it is open.
+/// The permit of an open connection.
 struct Permit {
     _held: OwnedSemaphorePermit,
     long: bool,
 }
 
-/// A connection in use; dropping it gives it back.
+/// A borrowed connection. Dropping it returns it to the pool.
 #[must_use = "the connection may be closed as soon as this is dropped"]
 pub struct Borrowed<D: Dial> {
     key: D::Key,
@@ -115,9 +116,8 @@ impl<D: Dial> Clone for Pool<D> {
 }
 
 impl<D: Dial> Pool<D> {
-    /// At most `dials` (at least 2) connections being made and `connections` open at a time, besides
-    /// as many again that are in use for long.
-    /// Needs a tokio runtime.
+    /// Creates a pool with at most `dials` (at least 2) dials at the same time, `connections` open
+    /// connections, and as many again that are in use for long. Needs a tokio runtime.
     pub fn new(dialer: D, dials: usize, connections: usize) -> Self {
         let slow = dials / 2;
         let inner = Arc::new(Inner {
@@ -135,10 +135,10 @@ impl<D: Dial> Pool<D> {
         Self(inner)
     }
 
-    /// The open connection, or a new one. Waits as long as the limits say.
+    /// Returns the open connection, or a new one. Waits while the limits are reached.
     ///
     /// # Errors
-    /// A sentence, when it cannot be made.
+    /// The connection cannot be made; the error is a sentence for people.
     pub async fn borrow(&self, key: &D::Key) -> Result<Borrowed<D>, Arc<str>> {
         loop {
             let opening = match self.0.find(key) {
@@ -146,11 +146,11 @@ impl<D: Dial> Pool<D> {
                 Err(opening) => opening,
             };
             opening.await?;
-            // Open by now; gone already if its first user was faster than this task.
+            // It is open now, or already removed if its first user was faster than this task.
         }
     }
 
-    /// Closes the connection for whoever comes next; those who use it go on.
+    /// Removes the connection for new users. Current users keep it.
     pub fn discard(&self, borrowed: &Borrowed<D>) {
         let mut slots = self.0.slots();
         let same = |slot: &Slot<_>| matches!(slot, Slot::Open { open, .. } if Arc::ptr_eq(open, &borrowed.open));
@@ -161,7 +161,7 @@ impl<D: Dial> Pool<D> {
 }
 
 impl<D: Dial> Borrowed<D> {
-    /// What was dialed.
+    /// Returns the target.
     pub fn connection(&self) -> &D::Connection {
         &self.open.connection
     }
@@ -172,7 +172,7 @@ impl<D: Dial> Inner<D> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The connection if it is open, or the dial to wait for.
+    /// Returns the connection if it is open, or else the dial to wait for.
     fn find(self: &Arc<Self>, key: &D::Key) -> Result<Borrowed<D>, Opening<D::Connection>> {
         let mut slots = self.slots();
         match slots.get_mut(key) {
@@ -189,7 +189,7 @@ impl<D: Dial> Inner<D> {
             }
             Some(Slot::Dialing(opening)) => Err(opening.clone()),
             None => {
-                // A task of its own: whoever waits may give up, the others still get it.
+                // In its own task, so that it continues if the first user gives up.
                 let dialing = tokio::spawn(self.clone().open(key.clone()));
                 let opening = async move {
                     let ended = dialing.await;
@@ -223,10 +223,10 @@ impl<D: Dial> Inner<D> {
 
     async fn dial(&self, key: &D::Key) -> Result<Arc<Open<D::Connection>>, Arc<str>> {
         if !self.known_slow().contains_key(key) {
-            // Whoever waits for a permit is seen by the sweep, and keeps nobody from dialing.
+            // A user that waits for a permit holds no dial.
             let permit = self.permit().await?;
             let prompt = self.prompt.acquire().await;
-            // Boxed, here and below: thousands of nodes wait for a permit, each as large as its future.
+            // Boxed here and below, because thousands of nodes wait for a permit with this future.
             let mut dialing = Box::pin(self.dialer.dial(key));
             if let Ok(result) = timeout(PROMPT, &mut dialing).await {
                 return opened(result, permit);
@@ -236,7 +236,7 @@ impl<D: Dial> Inner<D> {
                 drop(prompt);
                 return self.limited(key, dialing, permit).await;
             }
-            // Given up, permit and all, until the slow ones before it are through.
+            // The dial gives up its permit and waits for its turn in the slow half.
         }
         let _slow = self.slow.acquire().await;
         let permit = self.permit().await?;
@@ -267,14 +267,14 @@ impl<D: Dial> Inner<D> {
         if let Ok(permit) = self.permits.clone().try_acquire_owned() {
             return Ok(permit);
         }
-        // From here on a connection that becomes idle is soon closed.
+        // From now on idle connections are closed soon.
         let _waiting = Waiting::begin(&self.waiting);
         self.pressed.notify_one();
         let permit = self.permits.clone().acquire_owned().await;
         permit.map_err(|_| "the pool is closed".into())
     }
 
-    /// Closes one idle connection for each who waits, the longest idle first.
+    /// Closes one idle connection for each waiting user, the longest idle first.
     fn make_room(&self, now: Instant) {
         let mut slots = self.slots();
         let idle = slots.iter().filter_map(|(key, slot)| match slot {
@@ -340,7 +340,7 @@ impl<D: Dial> Drop for Borrowed<D> {
     }
 }
 
-/// Counts itself for as long as it lives.
+/// Counts itself while it exists.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
@@ -374,7 +374,7 @@ fn opened<C>(
 async fn sweep<D: Dial>(pool: Weak<Inner<D>>, pressed: Arc<Notify>) {
     let mut wait = SWEEP;
     loop {
-        // Whoever comes while others wait finds the next look close by.
+        // While users wait, the next search is soon.
         if wait < SWEEP {
             tokio::time::sleep(wait).await;
         } else {

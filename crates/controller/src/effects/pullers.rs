@@ -1,4 +1,4 @@
-//! Calls to the pullers. One node's failure is one node's outcome.
+//! Calls to the pullers. The failure of one node does not affect another.
 
 use std::{
     net::SocketAddr,
@@ -26,15 +26,15 @@ use super::{
 };
 use crate::metrics::{Connected, Metrics};
 
-/// For a call that is answered at once, and for the first answer of a stream.
+/// Time limit for a unary call, and for the first message of a stream.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
-/// A stream that is silent for so long is lost; the puller speaks every 10 s.
+/// A stream without a message for this time is lost. The puller sends a heartbeat every 10 s.
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 const MESSAGE_LIMIT: usize = 8 << 20;
 
 type PullerClient = PullerServiceClient<Channel>;
 
-/// See the module. Clones share everything.
+/// Calls to pullers. Clones share their state.
 #[derive(Clone)]
 pub struct Pullers {
     pool: Pool<Dialer>,
@@ -42,14 +42,14 @@ pub struct Pullers {
     metrics: Metrics,
 }
 
-/// Connects, and sees to it that it is the puller that was meant: addresses of pods are used again,
-/// and endpoints lag.
+/// Connects, and verifies that the peer is the expected puller, because pod IPs are reused and endpoints
+/// are updated late.
 struct Dialer {
     connector: Connector,
     metrics: Metrics,
 }
 
-/// An open connection, and what the puller said when it was made.
+/// An open connection, and facts about its puller.
 #[derive(Clone)]
 struct Connection {
     client: PullerClient,
@@ -57,7 +57,7 @@ struct Connection {
     _counted: Arc<Connected>,
 }
 
-/// The pod that an endpoint names.
+/// The puller's pod that an endpoint names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Target {
     node: NodeName,
@@ -124,7 +124,7 @@ fn verify(target: &Target, info: &GetInfoResponse) -> Result<(), Arc<str>> {
 }
 
 impl Pullers {
-    /// At most so many connections being made, and so many open, at a time.
+    /// Creates it with limits for dials and for open connections.
     pub fn new(
         connector: Connector,
         credentials: Credentials,
@@ -146,7 +146,7 @@ impl Pullers {
         }
     }
 
-    /// Carries a batch out. It tells by events; the answer says how it ended.
+    /// Carries out a batch. Outcomes are sent as events; the returned event says how the batch ended.
     pub async fn run(&self, batch: Batch, events: &mpsc::Sender<Event>) -> Event {
         let end = self.carry_out(&batch, events).await;
         if !matches!(end, BatchEnd::Done) {
@@ -155,7 +155,7 @@ impl Pullers {
         Event::BatchEnded(batch.id, end)
     }
 
-    /// Ends interests; what became of the pulls, their batch tells.
+    /// Cancels pulls. Their batch reports the outcomes.
     pub async fn cancel(&self, cancel: CancelPulls) {
         if let Err(error) = self.send_cancel(&cancel).await {
             tracing::warn!(node = %cancel.node, error = &*error, "cannot cancel pulls");
@@ -174,7 +174,7 @@ impl Pullers {
                 return BatchEnd::Unreachable;
             }
         };
-        // What a call needs is allocated now: until here thousands of nodes wait for a connection.
+        // The call's memory is allocated only now, because thousands of nodes wait for a connection above.
         let began = Instant::now();
         let result = Box::pin(self.call(&borrowed, batch, events)).await;
         let method = match &batch.work {
@@ -233,7 +233,7 @@ impl Pullers {
             Err(why) => return Ok(BatchEnd::CredentialsFailed(why.to_string())),
         };
         if let Some(cache) = &batch.cache {
-            let useless = useless(&resolved);
+            let useless = secret_problems(&resolved);
             let _ = events
                 .send(Event::SecretsRead(cache.clone(), useless))
                 .await;
@@ -269,14 +269,14 @@ impl Pullers {
                     .unwrap_or_default(),
             };
         }
-        // The next call makes sure anew whom it talks to.
+        // The next call connects and verifies the peer again.
         self.pool.discard(borrowed);
         BatchEnd::Lost
     }
 }
 
-/// What of a cache's secrets cannot be used.
-fn useless(resolved: &Resolved) -> SecretProblems {
+/// Returns the secrets of an ImageCache that cannot be used.
+fn secret_problems(resolved: &Resolved) -> SecretProblems {
     let Resolved {
         keyring: _,
         missing,
@@ -318,7 +318,7 @@ async fn check(
     Ok(BatchEnd::Done)
 }
 
-/// The puller knows the limit too, and does not work for nobody.
+/// Sends the time limit with the call, so that the puller stops when nobody waits any more.
 fn limited<T>(request: T) -> Request<T> {
     let mut request = Request::new(request);
     request.set_timeout(ANSWER_LIMIT);
@@ -332,7 +332,7 @@ async fn answered<T>(call: impl Future<Output = Result<Response<T>, Status>>) ->
     }
 }
 
-/// The next message; silence is a broken stream.
+/// Returns the next message. A stream without a message in time is an error.
 async fn next<T>(stream: &mut Streaming<T>) -> Result<Option<T>, Status> {
     match timeout(SILENCE_LIMIT, stream.message()).await {
         Ok(message) => message,
@@ -340,7 +340,7 @@ async fn next<T>(stream: &mut Streaming<T>) -> Result<Option<T>, Status> {
     }
 }
 
-/// An error with what it comes from: the outermost says "transport error" alone.
+/// Returns an error with its sources, because the outermost only says "transport error".
 fn sentence(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

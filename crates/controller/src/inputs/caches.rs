@@ -1,4 +1,4 @@
-//! `ImageCaches`, each parsed on its own: one that cannot be read does not stall the watch.
+//! Watches `ImageCaches`. Each is parsed on its own, so that an invalid one does not stop the watch.
 
 use std::borrow::Cow;
 
@@ -15,10 +15,10 @@ use serde_json::Value;
 
 use super::Input;
 
-/// The error of a parser may quote all of a field.
+/// Maximum length of a parser's error, which may quote a whole field.
 const LONGEST_MESSAGE: usize = 1024;
 
-/// An `ImageCache` whose parts are not looked into yet.
+/// An `ImageCache` whose spec and status are not parsed yet.
 #[derive(Clone, Debug, Deserialize)]
 pub struct StoredCache {
     metadata: ObjectMeta,
@@ -52,7 +52,7 @@ impl Resource for StoredCache {
     }
 }
 
-/// See the module.
+/// Converts `ImageCaches` to events.
 #[derive(Debug, Default)]
 pub struct Caches;
 
@@ -123,7 +123,7 @@ fn convert(key: CacheKey, stored: StoredCache) -> Event {
     }
 }
 
-/// A status that cannot be read counts as never written.
+/// Parses a status. An invalid status counts as empty.
 fn read_status(key: &CacheKey, status: Value) -> ImageCacheStatus {
     if status.is_null() {
         return ImageCacheStatus::default();

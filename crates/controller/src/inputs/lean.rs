@@ -1,5 +1,4 @@
-//! The part of an object's metadata that is read. The rest, above all `managedFields`, is skipped
-//! while it is parsed.
+//! Parses only a part of an object's metadata. The rest, mainly `managedFields`, is skipped during parsing.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +14,7 @@ struct Lean {
     labels: Option<BTreeMap<String, String>>,
 }
 
-/// For `#[serde(deserialize_with)]`: name, namespace, resource version and labels.
+/// Reads name, namespace, resource version and labels; for `#[serde(deserialize_with)]`.
 pub fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     let Lean {
         name,

@@ -1,6 +1,6 @@
-//! What the cluster says, turned into the engine's events. One watch each; after a broken watch the
-//! list is told anew, and what is gone is told as deleted. No objects are kept, only keys and what
-//! was told of them.
+//! Converts changes in the cluster to events of the engine, with one watch per kind of object. After a
+//! broken watch the whole list is sent again, and missing objects are sent as deleted. Objects are not kept;
+//! only their keys and the facts that were sent.
 
 pub mod caches;
 pub mod lean;
@@ -16,26 +16,25 @@ use kubefledged_process::Guard;
 use serde::de::DeserializeOwned;
 use tokio::{sync::mpsc, time::timeout};
 
-/// A list that is streamed says when it is complete; an API server that has not said so by then
-/// never will.
+/// Time limit for a streamed list to be complete. An API server that needs longer does not support streamed
+/// lists.
 const STREAM_LIMIT: Duration = Duration::from_secs(60);
 
-/// What one kind of object means to the engine.
+/// Converts one kind of object to events of the engine.
 pub trait Input {
     /// The object.
     type Object;
-    /// Identifies it among its kind.
+    /// Identifies an object among its kind.
     type Key: Ord + Clone;
-    /// Its identity.
+    /// Returns the key of an object.
     fn key(&self, object: &Self::Object) -> Option<Self::Key>;
-    /// It is there, or has changed. Events only for what is another now.
+    /// An object exists or has changed. Sends events only for changed facts.
     fn applied(&mut self, object: Self::Object, tell: &mut Vec<Event>);
-    /// It is gone.
+    /// An object was deleted.
     fn deleted(&mut self, key: &Self::Key, tell: &mut Vec<Event>);
 }
 
-/// Watches for ever. Ends only when nobody listens any more. The guard is ready once everything
-/// has been told.
+/// Watches until nobody receives events any more. The guard is ready after the first complete list.
 pub async fn watch<I, K>(
     api: Api<K>,
     config: watcher::Config,
@@ -81,7 +80,8 @@ pub async fn watch<I, K>(
     }
 }
 
-/// Kubernetes before 1.32, or one where it is switched off.
+/// Returns whether an error means that the API server does not support streamed lists: Kubernetes before 1.32,
+/// or with the feature off.
 fn no_streaming<K>(item: &Result<watcher::Event<K>, watcher::Error>) -> bool {
     matches!(
         item,
@@ -90,13 +90,13 @@ fn no_streaming<K>(item: &Result<watcher::Event<K>, watcher::Error>) -> bool {
     )
 }
 
-/// Turns what a watch yields into events.
+/// Converts the output of a watch to events.
 struct Teller<I: Input> {
     source: Source,
     input: I,
     guard: Guard,
     known: BTreeSet<I::Key>,
-    /// While a list is being told: what it has named.
+    /// Keys in the current list, while it is being received.
     listed: Option<BTreeSet<I::Key>>,
     synced: bool,
 }
@@ -160,7 +160,7 @@ mod tests {
 
     use super::*;
 
-    /// Tells every name as the deletion or appearance of a node.
+    /// Sends every name as a deleted or new node.
     struct Names;
 
     impl Input for Names {

@@ -1,5 +1,5 @@
-//! Nodes, read lean: a Node is 10 to 15 KiB, most of it images and addresses that change with every
-//! heartbeat. An event is told only when a fact that decisions need is another.
+//! Watches Nodes and reads only a part of them. A Node has 10 to 15 KiB, most of it images and addresses,
+//! which change with every heartbeat. An event is sent only if a fact changed that decisions need.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -70,7 +70,7 @@ impl Resource for LeanNode {
     }
 }
 
-/// The facts told last.
+/// Converts Nodes to events. Keeps the facts that were sent last.
 #[derive(Debug, Default)]
 pub struct Nodes(BTreeMap<NodeName, NodeFacts>);
 

@@ -1,6 +1,5 @@
-//! The pullers, from the `EndpointSlices` of their headless Service. During a roll-out a node has
-//! two pods, and an endpoint may stand in two slices: they are merged by the pod's UID, and only
-//! a difference is told.
+//! Finds the pullers in the `EndpointSlices` of their headless Service. During a rollout a node may have two
+//! pods, and an endpoint may be in two slices. They are merged by the pod's UID, and only changes are sent.
 
 use std::{
     borrow::Cow,
@@ -78,14 +77,15 @@ impl Resource for LeanSlice {
     }
 }
 
-/// Ready pullers by slice and by node, and what was told of each node.
+/// Converts `EndpointSlices` to events. Keeps ready pullers by slice and by node, and the puller that was
+/// sent for each node.
 #[derive(Debug, Default)]
 pub struct Pullers {
     slices: BTreeMap<Arc<str>, BTreeSet<NodeName>>,
     nodes: BTreeMap<NodeName, Known>,
 }
 
-/// A node's pullers.
+/// The pullers of a node.
 #[derive(Debug, Default)]
 struct Known {
     ready: Vec<(Arc<str>, Puller)>,
@@ -113,8 +113,8 @@ impl Input for Pullers {
 }
 
 impl Pullers {
-    /// Only the nodes of this slice are looked at: thousands of slices change while thousands of
-    /// pullers are replaced.
+    /// Updates only the nodes of this slice, because thousands of slices change while thousands of pullers are
+    /// replaced.
     fn replace(&mut self, slice: &Arc<str>, now: Vec<(NodeName, Puller)>, tell: &mut Vec<Event>) {
         let nodes: BTreeSet<NodeName> = now.iter().map(|(node, _)| node.clone()).collect();
         let before = self.slices.insert(slice.clone(), nodes.clone());
@@ -146,7 +146,7 @@ impl Pullers {
 }
 
 impl Known {
-    /// Of two ready pods the one that is in use stays.
+    /// Chooses the puller of a node. Of two ready pods, the one in use stays.
     fn choose(&self) -> Option<Puller> {
         let mut pullers = self.ready.iter().map(|(_, puller)| puller);
         let in_use = pullers
@@ -156,7 +156,7 @@ impl Known {
     }
 }
 
-/// The ready pullers of one slice.
+/// Returns the ready pullers of one slice.
 pub(crate) fn ready(slice: LeanSlice) -> Vec<(NodeName, Puller)> {
     let mut ports = slice.ports.into_iter().flatten();
     let grpc = ports.find(|port| port.name.as_deref() == Some("grpc"));

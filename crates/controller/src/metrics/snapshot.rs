@@ -1,5 +1,5 @@
-//! What the engine knew when it was last asked, as metrics. All of one answer is shown at once, so
-//! that two who scrape at a time do not see half of it, and series go with their object.
+//! Metrics of the engine's state. Each scrape replaces the whole snapshot at once, so that concurrent scrapes do
+//! not see a part of it, and series disappear with their object.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,7 @@ use prometheus_client::{
 
 use crate::driver::Asking;
 
-/// See the module.
+/// The state of the engine at the last scrape.
 #[derive(Debug, Default)]
 pub struct Snapshot(Mutex<Option<Arc<Seen>>>);
 
@@ -32,7 +32,7 @@ struct Seen {
 }
 
 impl Snapshot {
-    /// Asks the engine, page by page.
+    /// Reads the engine page by page.
     pub async fn take(&self, engine: &Asking) {
         let Some((sums, registries)) = engine
             .ask(|engine, now| {
@@ -64,7 +64,7 @@ impl Snapshot {
         }));
     }
 
-    /// Nothing is known any more.
+    /// Clears the snapshot.
     pub fn clear(&self) {
         self.set(None);
     }
@@ -73,7 +73,7 @@ impl Snapshot {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = seen.map(Arc::new);
     }
 
-    /// With a series of each metric.
+    /// Returns a snapshot with at least one series of each metric.
     #[cfg(test)]
     pub fn example(&self) {
         use kubefledged_api_types::{Timestamp, status::KeptCounts};
@@ -134,7 +134,7 @@ impl Collector for Snapshot {
     }
 }
 
-/// One gauge of many series.
+/// Encodes one gauge with many series.
 fn gauges<const N: usize>(
     encoder: &mut DescriptorEncoder<'_>,
     (name, unit, help): (&str, Option<Unit>, &str),
@@ -168,7 +168,7 @@ fn caches(rows: &[CacheRow], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result
         ]
         .map(|(state, count)| (of(row, "state", state), count))
     });
-    let help = "Eligible nodes of an ImageCache by state; desired is the sum of the others.";
+    let help = "Eligible nodes of an ImageCache by state; desired is the sum of the other states.";
     gauges(encoder, ("imagecache_nodes", None, help), nodes)?;
     let images = rows.iter().flat_map(|row| {
         let kept = row.images.kept.unwrap_or_default();
@@ -179,7 +179,7 @@ fn caches(rows: &[CacheRow], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result
         ]
         .map(|(state, count)| (of(row, "state", state), count))
     });
-    let help = "Pairs of eligible node and image: wanted, present, and kept though they were to be removed.";
+    let help = "Pairs of node and image by state: desired, ready, and kept although removal was requested.";
     gauges(encoder, ("imagecache_images", None, help), images)?;
     let conditions = rows.iter().flat_map(|row| {
         let TrueConditions {
@@ -194,13 +194,14 @@ fn caches(rows: &[CacheRow], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result
         ]
         .map(|(condition, holds)| (of(row, "condition", condition), i64::from(holds)))
     });
-    let help = "Whether a condition of an ImageCache is True in the status last written.";
+    let help =
+        "1 if the condition is True in the status of the ImageCache that was written last, else 0.";
     gauges(encoder, ("imagecache_condition", None, help), conditions)?;
     let refreshed = rows.iter().filter_map(|row| {
         let [namespace, imagecache, _] = of(row, "", "");
         Some(([namespace, imagecache], row.refreshed?.0))
     });
-    let help = "When the images of an ImageCache were refreshed last, since the epoch.";
+    let help = "Time of the last refresh of an ImageCache, in seconds since the epoch.";
     let name = "imagecache_last_refresh_timestamp";
     gauges(encoder, (name, Some(Unit::Seconds), help), refreshed)
 }
@@ -220,13 +221,13 @@ fn registries(rows: &[RegistryRow], encoder: &mut DescriptorEncoder<'_>) -> fmt:
         };
         known.iter().map(series).collect::<Vec<_>>()
     };
-    let help = "Pulls from a registry that may run at a time in the whole cluster; the least of the others.";
+    let help = "Maximum number of pulls from a registry that may run at the same time in the cluster; for other, the smallest of its registries.";
     let budgets = series(|sum| sum.0.into());
     gauges(encoder, ("registry_budget_pulls", None, help), budgets)?;
-    let help = "Pulls from a registry that run.";
+    let help = "Pulls from a registry that are running.";
     let running = series(|sum| sum.1.into());
     gauges(encoder, ("registry_running_pulls", None, help), running)?;
-    let help = "Nodes that wait for a registry.";
+    let help = "Nodes whose pulls wait for the budget of a registry.";
     let waiting = series(|sum| i64::try_from(sum.2).unwrap_or(i64::MAX));
     gauges(encoder, ("registry_waiting_nodes", None, help), waiting)
 }
@@ -237,9 +238,9 @@ fn sums(sums: &Sums, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let state = why.map_or("eligible", |why| crate::debug::ineligible(why).0);
         ([("state", state.to_owned())], count(*nodes))
     });
-    let help = "Nodes that get images, and those that do not by reason.";
+    let help = "Nodes by state: eligible, or the reason why a node is not eligible.";
     gauges(encoder, ("nodes", None, help), nodes)?;
-    let help = "Nodes that could have a puller and have none that answers.";
+    let help = "Nodes that should have a puller but have none that answers.";
     let metric =
         encoder.encode_descriptor("nodes_without_puller", help, None, MetricType::Gauge)?;
     ConstGauge::new(count(sums.silent)).encode(metric)?;
@@ -252,10 +253,10 @@ fn sums(sums: &Sums, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let batches = sums.batches.get(&kind).copied().unwrap_or_default();
         ([("work", work.to_owned())], count(batches))
     });
-    let help = "Calls of pullers under way.";
+    let help = "gRPC calls to pullers in flight, by kind of work.";
     gauges(encoder, ("batches", None, help), batches)?;
     let lost = ConstCounter::new(sums.lost);
-    let help = "Images that vanished from nodes though somebody wanted them, as the kubelet's garbage collection makes them.";
+    let help = "Images that disappeared from nodes although an ImageCache desired them, for example by the kubelet's garbage collection.";
     let metric = encoder.encode_descriptor("images_lost", help, None, MetricType::Counter)?;
     lost.encode(metric)
 }

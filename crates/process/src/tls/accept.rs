@@ -1,4 +1,4 @@
-//! The server's side: accepts, shakes hands, hands on.
+//! Server side: accepts connections, does the TLS handshake and hands the connections over.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -12,19 +12,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Failures, Reason, Served};
 
-/// Longest handshake: who does not finish must not hold a place.
+/// Time limit of a handshake. A client that does not finish must not hold a slot.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Handshakes at a time. Whoever waits for one keeps its place in the listener's backlog.
+/// Maximum number of handshakes at the same time. Further clients wait in the listener's backlog.
 const MOST_HANDSHAKES: usize = 64;
-/// Pause after an accept that failed, as with no file descriptor left.
+/// Pause after a failed accept, for example if no file descriptor is left.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A connection that has shaken hands.
+/// A connection after its handshake.
 pub type Stream = tokio_rustls::server::TlsStream<TcpStream>;
 
-/// Connections that have shaken hands, each under the identity that was current then. Each
-/// handshake is a task of its own: a slow one holds nobody up. The listener closes when the token
-/// is cancelled; the channel ends when the last handshake has.
+/// Returns a channel of connections after their handshake. Each handshake uses the identity that is
+/// current at its time and runs in its own task, so a slow one delays nobody. The listener closes when
+/// the token is cancelled; the channel ends after the last handshake.
 pub fn incoming(
     listener: TcpListener,
     current: watch::Receiver<Option<Arc<Served>>>,

@@ -1,4 +1,4 @@
-//! The client's side: dials an address and expects a name there.
+//! Client side: connects to an address and requires a name in the server's certificate.
 
 use std::{
     future::Future,
@@ -19,8 +19,8 @@ use tower_service::Service;
 
 use super::{Failures, Reason};
 
-/// Dials with the newest identity. Whatever the address is, the server must have one fixed name.
-/// The time limit is the caller's.
+/// Connects with the newest identity. The server must present one fixed name, whatever its address is.
+/// The caller sets the time limit.
 #[derive(Clone)]
 pub struct Connector {
     current: watch::Receiver<Option<Arc<ClientConfig>>>,
@@ -29,7 +29,7 @@ pub struct Connector {
 }
 
 impl Connector {
-    /// Expects servers to be called `name`.
+    /// Requires that servers present `name`.
     pub fn new(
         current: watch::Receiver<Option<Arc<ClientConfig>>>,
         name: String,
@@ -47,7 +47,7 @@ impl Connector {
             .authority()
             .and_then(|authority| authority.as_str().parse().ok())
             .ok_or_else(|| io::Error::other(format!("{uri} has no address and port")))?;
-        // A leader that has just begun makes it in a moment.
+        // A new leader issues it within a moment.
         let current = self.current.wait_for(Option::is_some).await;
         let config = current.ok().and_then(|current| current.clone());
         let config = config.ok_or_else(|| io::Error::other("there is no client certificate"))?;

@@ -1,7 +1,7 @@
-//! A mounted Secret, read again by content.
+//! Follows a mounted Secret by reading its files again.
 //!
-//! The kubelet swaps a symbolic link; a watch on the files themselves dies silently then. Three
-//! small files every few seconds cost nothing.
+//! The kubelet replaces a symbolic link when the Secret changes, and a watch on the files would then
+//! end without an error. Reading three small files every few seconds costs nothing.
 
 use std::{
     io,
@@ -18,7 +18,7 @@ use crate::Guard;
 
 const LOOK: Duration = Duration::from_secs(5);
 
-/// What the three files hold.
+/// Content of the three files.
 #[derive(PartialEq, Eq)]
 struct Content {
     certificate: Vec<u8>,
@@ -26,8 +26,9 @@ struct Content {
     ca: Vec<u8>,
 }
 
-/// Keeps `current` at what the directory holds, for a server that demands client certificates.
-/// The guard is ready from the first identity on: an old one is better than none.
+/// Keeps `current` equal to the identity in the directory, for a server that requires client
+/// certificates. The guard is ready from the first identity on and stays ready, because an old
+/// identity is better than none.
 pub async fn follow(
     directory: PathBuf,
     current: watch::Sender<Option<Arc<Served>>>,
@@ -56,7 +57,7 @@ pub async fn follow(
                     guard.set_pending(error.clone());
                 }
                 if error != complained {
-                    tracing::warn!(error, "no new certificate");
+                    tracing::warn!(error, "cannot use the new certificate");
                     complained = error;
                 }
             }
@@ -68,7 +69,7 @@ pub async fn follow(
     }
 }
 
-/// None: nothing new.
+/// Returns `None` if nothing changed.
 fn load(
     directory: &Path,
     known: Option<&Content>,
@@ -82,7 +83,7 @@ fn load(
     Ok(Some((content, served)))
 }
 
-/// All three from one version of the Secret: the link is followed once.
+/// Reads all three files of one version of the Secret: the link is followed only once.
 fn read(directory: &Path) -> Result<Content, IdentityError> {
     let version = directory.join("..data").canonicalize();
     let directory = version.unwrap_or_else(|_| directory.to_owned());

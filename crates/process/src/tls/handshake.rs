@@ -1,4 +1,4 @@
-//! Why handshakes fail: counted by reason, logged so that a flood of them does not flood the log.
+//! Counts failed handshakes by reason, and logs them at a limited rate.
 
 use std::{
     collections::BTreeMap,
@@ -16,42 +16,42 @@ use prometheus_client::{
 use rustls::{CertificateError, Error};
 use tokio::time::Instant;
 
-/// Between two log lines of one reason.
+/// Time between two log lines with the same reason.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// Closed: a label of a metric.
+/// Reason of a failed handshake. The set is closed, because it is the label of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
-    /// We have no certificate yet.
+    /// This process has no certificate yet.
     NoIdentity,
     /// The peer did not finish in time.
     Timeout,
-    /// The peer went away.
+    /// The peer closed the connection.
     Closed,
     /// The peer presented no certificate.
     NoCertificate,
-    /// The peer's certificate is of a CA that we do not trust.
+    /// The peer's certificate was issued by a CA that we do not trust.
     UnknownIssuer,
-    /// The peer's certificate has expired, by our clock.
+    /// The peer's certificate has expired by our clock.
     Expired,
-    /// The peer's certificate is of tomorrow, by our clock.
+    /// The peer's certificate is not valid yet by our clock.
     NotYetValid,
-    /// The peer's certificate is for the other side of a connection.
+    /// The peer's certificate is for the other side of a connection (client or server).
     WrongUsage,
-    /// The server is called something else.
+    /// The server's certificate has another name.
     WrongName,
     /// The peer's certificate cannot be used for another reason.
     BadCertificate,
-    /// The peer does not take our certificate, or does not speak our version.
+    /// The peer refused our certificate or our TLS version.
     Alert,
-    /// Not TLS.
+    /// The peer does not speak TLS.
     Protocol,
-    /// The connection broke.
+    /// The connection failed.
     Io,
 }
 
 impl Reason {
-    /// Of the error of a handshake.
+    /// Returns the reason of a handshake's error.
     pub fn of(error: &io::Error) -> Self {
         let Some(tls) = error.get_ref().and_then(|e| e.downcast_ref::<Error>()) else {
             return match error.kind() {
@@ -74,7 +74,7 @@ impl Reason {
         use CertificateError as E;
 
         match error {
-            // rustls tells a CA that signed nothing of ours by the signature that does not fit.
+            // For a CA with the same name as ours, rustls reports a wrong signature.
             E::UnknownIssuer | E::BadSignature => Self::UnknownIssuer,
             E::Expired | E::ExpiredContext { .. } => Self::Expired,
             E::NotValidYet | E::NotValidYetContext { .. } => Self::NotYetValid,
@@ -84,7 +84,7 @@ impl Reason {
         }
     }
 
-    /// As in the metric.
+    /// Returns the label value of the metric.
     pub fn label(self) -> &'static str {
         match self {
             Self::NoIdentity => "no_identity",
@@ -109,7 +109,7 @@ struct Labels {
     reason: &'static str,
 }
 
-/// The count and the log. Clones share both.
+/// Counter and log of failed handshakes. Clones share both.
 #[derive(Clone, Debug, Default)]
 pub struct Failures {
     counts: Family<Labels, Counter>,
@@ -123,12 +123,12 @@ struct Logged {
 }
 
 impl Failures {
-    /// Counted in a registry that has the prefix kubefledged.
+    /// Registers the counter in a metrics registry with the prefix kubefledged.
     pub fn register(registry: &mut Registry) -> Self {
         let failures = Self::default();
         registry.register(
             "tls_handshake_failures",
-            "TLS handshakes that failed, by reason",
+            "Failed TLS handshakes, by reason",
             failures.counts.clone(),
         );
         failures
@@ -140,19 +140,19 @@ impl Failures {
         drop(self.counts.get_or_create(&Labels { reason }));
     }
 
-    /// A handshake failed.
+    /// Records a failed handshake.
     pub fn count(&self, reason: Reason, error: &io::Error, peer: &SocketAddr) {
         let label = reason.label();
         self.counts.get_or_create(&Labels { reason: label }).inc();
         if reason == Reason::Closed {
-            // Port scans, probes of load balancers.
+            // Port scans and probes of load balancers cause these.
             tracing::debug!(reason = label, %peer, %error, "a TLS handshake failed");
         } else if let Some(unlogged) = self.due(reason, Instant::now()) {
             tracing::warn!(reason = label, %peer, %error, unlogged, "a TLS handshake failed");
         }
     }
 
-    /// Whether it is time for another line, and how many were left out before it.
+    /// Returns the number of unlogged failures if it is time for another log line.
     fn due(&self, reason: Reason, now: Instant) -> Option<u64> {
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         match logged.get_mut(&reason) {

@@ -1,4 +1,4 @@
-//! A certificate, its key and whom to trust, read from PEM.
+//! A certificate, its key and the trusted CAs, read from PEM.
 
 use std::{fmt, sync::Arc};
 
@@ -14,26 +14,26 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem, pem::PemObj
 
 use super::keys;
 
-/// What a process presents and whom it trusts.
+/// The certificate that a process presents, and the CAs that it trusts.
 pub struct Identity {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     anchors: Vec<CertificateDer<'static>>,
 }
 
-/// Why a Secret or a directory gives no identity.
+/// Why a Secret or a directory contains no usable identity.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// A file or key is not there.
+    /// A file or key is missing.
     #[error("{0} is missing")]
     Missing(&'static str),
-    /// What should be PEM is not.
-    #[error("{0} is no PEM: {1}")]
+    /// The content is not PEM.
+    #[error("{0} is not PEM: {1}")]
     Pem(&'static str, pem::Error),
-    /// PEM, but of something else.
-    #[error("{0} holds no certificate")]
+    /// The PEM contains no certificate.
+    #[error("{0} contains no certificate")]
     NoCertificate(&'static str),
-    /// A certificate that does not parse, a key that cannot be used or belongs to another one.
+    /// The certificate is invalid, or the key is unusable or belongs to another certificate.
     #[error("certificate and private key cannot be used together: {0}")]
     KeyPair(rustls::Error),
     /// The list of CAs cannot be used.
@@ -41,19 +41,19 @@ pub enum IdentityError {
     Trust(String),
 }
 
-/// The newest server configuration, and what to tell about it.
+/// The newest server configuration, and the facts that `GetInfo` reports about it.
 pub struct Served {
-    /// Used by each new handshake.
+    /// Configuration of each new handshake.
     pub config: Arc<ServerConfig>,
-    /// SHA-256 of each trusted CA certificate, lower-case hex.
+    /// SHA-256 of each trusted CA certificate, in lower-case hex.
     pub trusted: Vec<String>,
-    /// Serial number of the leaf, lower-case hex.
+    /// Serial number of the certificate, in lower-case hex.
     pub serial: String,
 }
 
 impl Identity {
-    /// Parses and checks that the key belongs to the certificate. `ca` may be empty where nobody
-    /// is to be trusted.
+    /// Parses the PEM texts and checks that the key belongs to the certificate. `ca` may be empty if no
+    /// peer is to be trusted.
     pub fn from_pem(certificate: &[u8], key: &[u8], ca: &[u8]) -> Result<Self, IdentityError> {
         let chain = certificates(certificate, keys::CERTIFICATE)?;
         if chain.is_empty() {
@@ -70,8 +70,8 @@ impl Identity {
         })
     }
 
-    /// Serves only whoever presents a client certificate of a trusted CA. TLS 1.3 alone: both
-    /// sides are ours.
+    /// Returns a server configuration that requires a client certificate of a trusted CA. It uses TLS
+    /// 1.3 only, because both sides are ours.
     pub fn mutual_server(&self) -> Result<Served, IdentityError> {
         let trust = |error: &dyn fmt::Display| IdentityError::Trust(error.to_string());
         let verifier =
@@ -87,7 +87,8 @@ impl Identity {
         self.served(config, &[b"h2"])
     }
 
-    /// Serves anybody, with TLS 1.2 or 1.3: the API server presents no certificate.
+    /// Returns a server configuration for all clients, with TLS 1.2 or 1.3. The API server presents no
+    /// certificate.
     pub fn server(&self) -> Result<Served, IdentityError> {
         let config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
@@ -109,7 +110,7 @@ impl Identity {
         })
     }
 
-    /// Presents this certificate and speaks HTTP/2.
+    /// Returns a client configuration that presents this certificate and uses HTTP/2.
     pub fn client(&self) -> Result<ClientConfig, IdentityError> {
         let mut config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
@@ -122,7 +123,7 @@ impl Identity {
         Ok(config)
     }
 
-    /// Whether a client that trusts the certificates of this PEM takes this for a server now.
+    /// Returns whether a client that trusts the CAs of this PEM accepts this identity as a server now.
     pub fn is_served_under(&self, bundle: &[u8], now: UnixTime) -> Result<(), String> {
         let anchors = certificates(bundle, "caBundle").map_err(|error| error.to_string())?;
         let anchors: Vec<_> = anchors
@@ -185,12 +186,12 @@ impl fmt::Debug for Served {
     }
 }
 
-/// The one crypto provider of all binaries.
+/// Returns the crypto provider of all binaries.
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-/// All certificates of a PEM text, in its order.
+/// Returns all certificates of a PEM text, in its order.
 pub fn certificates(
     pem: &[u8],
     name: &'static str,
@@ -200,12 +201,13 @@ pub fn certificates(
         .map_err(|error| IdentityError::Pem(name, error))
 }
 
-/// SHA-256 of a certificate, lower-case hex.
+/// Returns the SHA-256 of a certificate in lower-case hex.
 pub fn fingerprint(certificate: &CertificateDer<'_>) -> String {
     hex(::ring::digest::digest(&::ring::digest::SHA256, certificate).as_ref())
 }
 
-/// Serial number of a certificate, lower-case hex, without the sign's leading zero byte.
+/// Returns the serial number of a certificate in lower-case hex, without a leading zero byte for the
+/// sign.
 pub fn serial(certificate: &CertificateDer<'_>) -> Result<String, IdentityError> {
     let leaf = webpki::EndEntityCert::try_from(certificate)
         .map_err(|error| IdentityError::Trust(error.to_string()))?;
@@ -213,7 +215,7 @@ pub fn serial(certificate: &CertificateDer<'_>) -> Result<String, IdentityError>
     Ok(hex(bytes.strip_prefix(&[0]).unwrap_or(bytes)))
 }
 
-/// The DNS names of a certificate's subject alternative names.
+/// Returns the DNS names in a certificate's subject alternative names.
 pub fn dns_names(certificate: &CertificateDer<'_>) -> Vec<String> {
     webpki::EndEntityCert::try_from(certificate)
         .map(|leaf| leaf.valid_dns_names().map(ToOwned::to_owned).collect())

@@ -1,11 +1,11 @@
-//! TLS whose certificates change while connections run.
+//! TLS with certificates that change while connections are open.
 //!
-//! rustls itself is told a certificate once; tonic's TLS too. Here each handshake takes the newest
-//! [`Identity`], connections that are open go on under the one they began with, and no session is
-//! resumed, since that would go on under an old one.
+//! rustls and tonic read a certificate only once. Here each handshake uses the newest [`Identity`].
+//! Open connections continue with the identity they began with. Sessions are not resumed, because a
+//! resumed session would use an old identity.
 //!
-//! [`files`] follows a mounted Secret, [`accept`] serves, [`connect`] dials, [`handshake`] tells
-//! why a handshake failed.
+//! [`files`] follows a mounted Secret, [`accept`] is the server side, [`connect`] the client side, and
+//! [`handshake`] reports why a handshake failed.
 
 pub mod accept;
 pub mod connect;
@@ -18,33 +18,33 @@ pub use connect::Connector;
 pub use handshake::{Failures, Reason};
 pub use identity::{Identity, IdentityError, Served};
 
-/// What a peer must be called in its certificate: the roles of mutual TLS, each with one name.
-/// No address is in it: pods come and go, and the name stays.
+/// Names that certificates of mutual TLS must have, one for each role. They contain no address, because
+/// the addresses of pods change.
 ///
-/// The namespace is part of it, so that two installations under one CA do not command each other.
+/// They contain the namespace, so that two installations under one CA cannot command each other.
 pub mod names {
-    /// The controller, as a client of the pullers.
+    /// Returns the name of the controller as a client of the pullers.
     pub fn controller(namespace: &str) -> String {
         format!("controller.{namespace}.kubefledged.internal")
     }
 
-    /// A person with `grpcurl`, who may only look.
+    /// Returns the name of a person with `grpcurl`, who may only read.
     pub fn debug(namespace: &str) -> String {
         format!("debug.{namespace}.kubefledged.internal")
     }
 
-    /// A puller, as a server. All pullers share it.
+    /// Returns the name of a puller as a server. All pullers share it.
     pub fn puller(namespace: &str) -> String {
         format!("puller.{namespace}.kubefledged.internal")
     }
 }
 
-/// Keys of a Secret of type kubernetes.io/tls, and names of the files that it is mounted as.
+/// Keys of a Secret of type kubernetes.io/tls, which are also the names of its mounted files.
 pub mod keys {
-    /// The leaf, then intermediate certificates.
+    /// The certificate, followed by intermediate certificates.
     pub const CERTIFICATE: &str = "tls.crt";
-    /// Its private key.
+    /// The private key of the certificate.
     pub const KEY: &str = "tls.key";
-    /// Whom to trust: during a rotation the old CA and the new one.
+    /// The trusted CAs. During a rotation these are the old and the new one.
     pub const CA: &str = "ca.crt";
 }

@@ -332,7 +332,7 @@ async fn what_others_make_is_followed_and_its_end_is_told_once_a_day() {
     let told = world.events();
     assert_eq!(told.len(), Role::ALL.len(), "{told:?}");
     assert!(
-        told[0].contains("Secret kf-puller-tls ends in 96 h"),
+        told[0].contains("Secret kf-puller-tls expires in 96 h"),
         "{told:?}"
     );
     world.pass(DAY);

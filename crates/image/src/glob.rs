@@ -1,4 +1,4 @@
-//! Patterns of one host label, as Go's `path.Match` reads them: `*`, `?`, `[a-z]`, `[^a-z]` and a
+//! Patterns as Go's `path.Match` reads them, for a label of a host or a whole name: `*`, `?`, `[a-z]`, `[^a-z]` and a
 //! backslash before a character that stands for itself.
 
 /// A pattern that does not parse matches nothing.

@@ -9,8 +9,6 @@ const MAX_REPOSITORY: usize = 255;
 /// Longest host and port. The grammar sets no limit; no DNS name is longer.
 const MAX_REGISTRY: usize = 255;
 const MAX_TAG: usize = 128;
-/// Longest digest. The grammar sets no limit; the longest in use, SHA-512, has 135 characters.
-const MAX_DIGEST: usize = 255;
 const DOCKER_HUB: &str = "docker.io";
 
 /// A parsed image reference: the text as it was written, and its parts after normalization.
@@ -58,8 +56,10 @@ pub enum ImageRefError {
         "the tag must be 1 to 128 of A-Z, a-z, 0-9, _, . and -, and must not begin with . or -"
     )]
     Tag,
-    /// The digest does not parse, or has not the length of its algorithm.
-    #[error("the digest must be like sha256: and 64 digits of 0-9 and a-f")]
+    /// The digest does not parse, is of an algorithm that no kubelet knows, or has not its length.
+    #[error(
+        "the digest must be sha256: and 64, sha384: and 96 or sha512: and 128 digits of 0-9 and a-f"
+    )]
     Digest,
     /// 64 hexadecimal digits alone are an image id, which no registry can be asked for.
     #[error("64 hexadecimal digits are an image id: write a repository with a tag or digest")]
@@ -68,7 +68,7 @@ pub enum ImageRefError {
 
 impl ImageRef {
     /// Parses what a user wrote. What this accepts is at most
-    /// 255 + 1 + 255 + 1 + 128 + 1 + 255 bytes, ASCII, and safe to log.
+    /// 255 + 1 + 255 + 1 + 128 + 1 + 135 bytes, ASCII, and safe to log.
     pub fn parse(text: &str) -> Result<Self, ImageRefError> {
         if text.is_empty() {
             return Err(ImageRefError::Empty);
@@ -93,6 +93,12 @@ impl ImageRef {
         };
         let registry = match host {
             None | Some("docker.io" | "index.docker.io") => DOCKER_HUB.to_owned(),
+            Some(host) if is_name_with_underscore(host) => {
+                if host.len() + 1 + path.len() > MAX_REPOSITORY {
+                    return Err(ImageRefError::RepositoryTooLong);
+                }
+                host.to_owned()
+            }
             Some(host) => parse_host(host)?,
         };
         parse_path(path)?;
@@ -116,6 +122,25 @@ impl ImageRef {
     /// Host and port of the registry: `docker.io` where none was written.
     pub fn registry(&self) -> &str {
         &self.registry
+    }
+
+    /// One text for all spellings of a registry, for what is counted or limited per registry: in
+    /// lower case, and without the port that HTTPS has anyway. `Registry.Corp`, `registry.corp:443`
+    /// and `registry.corp` are one. It is no name to ask a runtime for: a credential's port counts.
+    pub fn registry_key(&self) -> String {
+        let lower = self.registry.to_ascii_lowercase();
+        let (name, port) = match lower.rsplit_once(':') {
+            Some((name, port)) if !port.contains(']') => (name, port.trim_start_matches('0')),
+            _ => (lower.as_str(), ""),
+        };
+        match (name, port) {
+            // Where Docker Hub really answers.
+            ("registry-1.docker.io" | "index.docker.io" | DOCKER_HUB, "" | "443") => {
+                DOCKER_HUB.to_owned()
+            }
+            (name, "" | "443") => name.to_owned(),
+            (name, port) => format!("{name}:{port}"),
+        }
     }
 
     /// The path within the registry: `library/nginx`.
@@ -183,6 +208,13 @@ fn split_host(text: &str) -> (Option<&str>, &str) {
     } else {
         (None, text)
     }
+}
+
+/// `my_registry.local`: no DNS name, but Docker Compose and some intranets have such hosts. The
+/// distribution project takes all of such a reference for a path, so that the host obeys the rules
+/// of a path component and counts in its length; every runtime then asks that host.
+fn is_name_with_underscore(host: &str) -> bool {
+    host.contains('_') && is_path_component(host)
 }
 
 fn parse_host(host: &str) -> Result<String, ImageRefError> {
@@ -260,32 +292,21 @@ fn parse_tag(tag: &str) -> Result<String, ImageRefError> {
     }
 }
 
-/// `algorithm:hex`. The algorithms that registries serve must have their exact length in lower
-/// case; of others the grammar asks at least 32 digits, and the runtime decides.
+/// `algorithm:hex`, of an algorithm that the kubelet knows, in its exact length and in lower case.
+/// The grammar of the distribution project has room for others; the kubelet refuses them.
 fn parse_digest(digest: &str) -> Result<String, ImageRefError> {
     let (algorithm, hex) = digest.split_once(':').ok_or(ImageRefError::Digest)?;
-    let exact = |length| hex.len() == length && hex.bytes().all(is_lower_hex);
-    let ok = match algorithm {
-        "sha256" => exact(64),
-        "sha384" => exact(96),
-        "sha512" => exact(128),
-        _ => {
-            digest.len() <= MAX_DIGEST
-                && algorithm.split(['+', '.', '-', '_']).all(is_algorithm_part)
-                && hex.len() >= 32
-                && hex.bytes().all(|b| b.is_ascii_hexdigit())
-        }
+    let length = match algorithm {
+        "sha256" => 64,
+        "sha384" => 96,
+        "sha512" => 128,
+        _ => return Err(ImageRefError::Digest),
     };
-    if ok {
+    if hex.len() == length && hex.bytes().all(is_lower_hex) {
         Ok(digest.to_owned())
     } else {
         Err(ImageRefError::Digest)
     }
-}
-
-fn is_algorithm_part(part: &str) -> bool {
-    part.bytes().next().is_some_and(|b| b.is_ascii_alphabetic())
-        && part.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
 fn is_lower_hex(b: u8) -> bool {
@@ -401,7 +422,7 @@ mod tests {
             ("a@-x:0123456789abcdef0123456789abcdef", E::Digest),
             ("a@x+:0123456789abcdef0123456789abcdef", E::Digest),
             ("a@x:0123456789abcdef0123456789abcde", E::Digest),
-            ("ho_st.test/a", E::Registry),
+            ("ho_st.test:1/a", E::Registry),
             (".test/a", E::Registry),
             ("host.test./a", E::Registry),
             ("-host.test/a", E::Registry),
@@ -446,10 +467,54 @@ mod tests {
     }
 
     #[test]
-    fn of_another_digest_algorithm_at_least_32_digits_are_asked() {
-        assert!(accepts(&format!("a@blake3:{HEX}")));
-        assert!(accepts(&format!("a@tarsum.v1+sha256:{HEX}")));
-        assert!(!accepts(&format!("a@x:{}", "0".repeat(254))));
+    fn a_digest_of_another_algorithm_is_refused_as_by_the_kubelet() {
+        for digest in [
+            format!("blake3:{HEX}"),
+            format!("tarsum.v1+sha256:{HEX}"),
+            format!("SHA256:{HEX}"),
+            format!("md5:{}", &HEX[..32]),
+        ] {
+            let error = ImageRef::parse(&format!("a@{digest}"));
+            assert_eq!(error, Err(ImageRefError::Digest), "{digest}");
+        }
+    }
+
+    #[test]
+    fn a_host_may_have_underscores_where_a_path_component_may() {
+        let image = parsed("my_registry.local/team/app:1");
+        assert_eq!(image.registry(), "my_registry.local");
+        assert_eq!(image.repository(), "team/app");
+        assert_eq!(image.normalized(), "my_registry.local/team/app:1");
+        assert!(accepts("my__registry.local/app"));
+        for refused in [
+            "my_registry.local:5000/app",
+            "my___registry.local/app",
+            "My_registry.local/app",
+            "_registry.local/app",
+        ] {
+            assert!(!accepts(refused), "{refused}");
+        }
+        let with_path = |length: usize| accepts(&format!("a_b.c/{}", "x".repeat(length)));
+        assert!(with_path(255 - "a_b.c/".len()));
+        assert!(!with_path(256 - "a_b.c/".len()));
+    }
+
+    #[test]
+    fn spellings_of_one_registry_share_one_key() {
+        for (image, key) in [
+            ("nginx", "docker.io"),
+            ("docker.io:443/nginx", "docker.io"),
+            ("Registry.Corp/app", "registry.corp"),
+            ("registry.corp:443/app", "registry.corp"),
+            ("registry.corp:80/app", "registry.corp:80"),
+            ("registry.corp:0443/app", "registry.corp"),
+            ("registry.corp:5000/app", "registry.corp:5000"),
+            ("[FD00::1]:443/app", "[fd00::1]"),
+            ("[fd00::443]/app", "[fd00::443]"),
+            ("registry-1.docker.io/team/app", "docker.io"),
+        ] {
+            assert_eq!(parsed(image).registry_key(), key, "{image}");
+        }
     }
 
     #[test]

@@ -1,46 +1,84 @@
-//! Selects the credentials that the kubelet would try for an image, in the kubelet's order.
+//! Which credentials the kubelet would try for an image, and in which order.
 //!
 //! The rules are those of the kubelet's keyring (`pkg/credentialprovider/keyring.go` of
-//! Kubernetes), so that a Secret which works for a pod works here. Three things differ, all in
-//! corners: keys that differ only in a part that no registry sees (user, query, fragment) are one;
-//! an IPv6 host without a port matches itself; and a bare `localhost/` image does not fall back to
-//! the credentials of Docker Hub, which it has no business to see.
+//! Kubernetes), so that a Secret which works for a pod works here, and a key that the kubelet
+//! ignores sends no login anywhere. Two things differ, both on purpose: an IPv6 host without a port
+//! matches itself (the kubelet takes its brackets for a set of characters), and a bare
+//! `localhost/` image does not fall back to the credentials of Docker Hub, which it has no business
+//! to see. `make test-vectors` compares both with the kubelet's own code.
 
 use std::fmt;
 
-use crate::{ImageRef, glob};
+use crate::{ImageRef, address::Address, glob};
 
 const DOCKER_HUB: &str = "docker.io";
-/// The key that the kubelet uses for Docker Hub if no other key matches.
-const DOCKER_HUB_KEY: &str = "index.docker.io";
+/// The key that the kubelet looks up for Docker Hub when nothing else matches.
+const DOCKER_HUB_KEY: &[u8] = b"index.docker.io";
 
-/// Credentials by registry key. The type of a credential is up to the caller.
+/// Credentials by registry key. What a credential is, the keyring does not know.
 #[derive(Clone)]
 pub struct Keyring<T> {
-    /// Sorted by key in reverse lexicographic order, so that `host/path` comes before `host`.
-    entries: Vec<(String, T)>,
+    /// Reverse lexicographic by key, so that `host/path` comes before `host`.
+    entries: Vec<(Key, T)>,
+}
+
+/// A key of a docker config.
+#[derive(Clone)]
+struct Key {
+    /// Host and path without scheme, user, query and API version, decoded.
+    text: Vec<u8>,
+    pattern: Pattern,
+}
+
+impl Key {
+    /// None: the kubelet ignores it.
+    fn parse(key: &str) -> Option<Self> {
+        let rest = key
+            .strip_prefix("https://")
+            .or_else(|| key.strip_prefix("http://"))
+            .unwrap_or(key);
+        let Address { host, path } = Address::parse(rest.as_bytes())?;
+        // As written, with the slash at the end: /v1 alone is a path like any other.
+        let versioned = path.starts_with(b"/v1/") || path.starts_with(b"/v2/");
+        let path = if versioned { &path[3..] } else { &path };
+        let path = if path == b"/" { b"" } else { path };
+        let text = [&host, path].concat();
+        // The kubelet reads its own key once more when it compares: an escape in an escape is
+        // decoded twice.
+        let pattern = Pattern(Address::parse(&text)?);
+        Some(Self { text, pattern })
+    }
 }
 
 impl<T> Keyring<T> {
-    /// Adds a credential under a key of a docker config: `registry.test:5000`,
-    /// `https://index.docker.io/v1/`, `*.example.com/team`. If a key has several credentials, all are
-    /// tried in the order in which they were added, so that passwords can be rotated.
-    pub fn add(&mut self, key: &str, credential: T) {
-        let key = host_and_path(key);
-        let at = self.entries.partition_point(|(other, _)| *other >= key);
+    /// Adds a credential under a key as it stands in a docker config: `registry.test:5000`,
+    /// `https://index.docker.io/v1/`, `*.example.com/team`. Several credentials under one key are
+    /// all tried, in the order they were added: that is how a password is rotated. A key that is no
+    /// address is passed over, as in the kubelet; the answer says whether it was added.
+    pub fn add(&mut self, key: &str, credential: T) -> bool {
+        let Some(key) = Key::parse(key) else {
+            return false;
+        };
+        let at = self
+            .entries
+            .partition_point(|(other, _)| other.text >= key.text);
         self.entries.insert(at, (key, credential));
+        true
     }
 
-    /// Returns the credentials to try for an image, in order. Empty means to pull without credentials.
+    /// What to try for an image, in order. Empty means: pull without credentials.
     pub fn matching(&self, image: &ImageRef) -> Vec<&T> {
-        let found = self.select(|key| matches(key, image));
+        let Some(address) = address(image) else {
+            return Vec::new();
+        };
+        let found = self.select(|key| key.pattern.fits(&address));
         if found.is_empty() && image.registry() == DOCKER_HUB {
-            return self.select(|key| key == DOCKER_HUB_KEY);
+            return self.select(|key| key.text == DOCKER_HUB_KEY);
         }
         found
     }
 
-    fn select(&self, wanted: impl Fn(&str) -> bool) -> Vec<&T> {
+    fn select(&self, wanted: impl Fn(&Key) -> bool) -> Vec<&T> {
         let entries = self.entries.iter().filter(|(key, _)| wanted(key));
         entries.map(|(_, credential)| credential).collect()
     }
@@ -64,65 +102,68 @@ impl<K: AsRef<str>, T> FromIterator<(K, T)> for Keyring<T> {
     }
 }
 
-/// Shows only keys, because a credential must not get into a log.
+/// Keys only: whatever a credential is, it is nothing for a log.
 impl<T> fmt::Debug for Keyring<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { entries } = self;
         f.debug_list()
-            .entries(entries.iter().map(|(key, _)| key))
+            .entries(
+                entries
+                    .iter()
+                    .map(|(key, _)| String::from_utf8_lossy(&key.text)),
+            )
             .finish()
     }
 }
 
-/// Returns the part of a key that is compared: without scheme, user, query and API version.
-fn host_and_path(key: &str) -> String {
-    let key = key
-        .strip_prefix("https://")
-        .or_else(|| key.strip_prefix("http://"))
-        .unwrap_or(key);
-    let key = key.split(['?', '#']).next().unwrap_or(key);
-    let (authority, path) = key.split_at(key.find('/').unwrap_or(key.len()));
-    let host = authority.rsplit('@').next().unwrap_or(authority);
-    // Only with the slash at the end: /v1 alone is a path like any other.
-    let path = if path.starts_with("/v1/") || path.starts_with("/v2/") {
-        &path[3..]
-    } else {
-        path
-    };
-    format!("{host}{}", if path == "/" { "" } else { path })
-}
+/// Which images a credential provider is asked for: an entry of `matchImages`. It is an address
+/// without a scheme, and nothing of it is special: `https://r.test` is a host called `https`, and
+/// `/v2/` is a path.
+#[derive(Clone, Debug)]
+pub struct Pattern(Address);
 
-/// Returns whether a key matches an image: each label of the host by glob pattern, equal ports, and the
-/// key's path as a plain prefix. `/team` matches `/teamwork` too, `/team/` does not.
-fn matches(key: &str, image: &ImageRef) -> bool {
-    let (key_host, key_path) = key.split_at(key.find('/').unwrap_or(key.len()));
-    let (key_name, key_port) = split_port(key_host);
-    let (name, port) = split_port(image.registry());
-    key_port == port
-        && key_path
-            .strip_prefix('/')
-            .is_none_or(|path| image.repository().starts_with(path))
-        && host_matches(key_name, name)
-}
-
-fn host_matches(pattern: &str, host: &str) -> bool {
-    // The brackets of an IPv6 address are not a character class.
-    if pattern == host {
-        return true;
+impl Pattern {
+    /// None: it is no address, and the kubelet refuses it.
+    pub fn parse(text: &str) -> Option<Self> {
+        Address::parse(text.as_bytes()).map(Self)
     }
-    let patterns = pattern.split('.');
-    let labels = host.split('.');
-    patterns.clone().count() == labels.clone().count()
-        && patterns
-            .zip(labels)
-            .all(|(pattern, label)| glob::matches(pattern, label))
+
+    /// Whether the provider is asked for this image.
+    pub fn matches(&self, image: &ImageRef) -> bool {
+        address(image).is_some_and(|address| self.fits(&address))
+    }
+
+    /// Each label of the host with `*` for any part of it, equal ports, and the path as a plain
+    /// prefix: `/team` matches `/teamwork` too, `/team/` does not.
+    fn fits(&self, image: &Address) -> bool {
+        let Self(pattern) = self;
+        if !image.path.starts_with(&pattern.path) {
+            return false;
+        }
+        if pattern.host == image.host {
+            return true;
+        }
+        let (patterns, pattern_port) = pattern.labels_and_port();
+        let (labels, port) = image.labels_and_port();
+        pattern_port == port
+            && patterns.clone().count() == labels.clone().count()
+            && patterns
+                .zip(labels)
+                .all(|(pattern, label)| label_matches(pattern, label))
+    }
 }
 
-fn split_port(host: &str) -> (&str, &str) {
-    match host.rsplit_once(':') {
-        Some((name, port)) if !port.contains(']') => (name, port),
-        _ => (host, ""),
-    }
+/// None: no address that Go understands, `[::::]/app`.
+fn address(image: &ImageRef) -> Option<Address> {
+    Address::parse(format!("{}/{}", image.registry(), image.repository()).as_bytes())
+}
+
+/// Of Go's patterns only `*` can stand in a host: what else would be special is refused in one.
+fn label_matches(pattern: &[u8], label: &[u8]) -> bool {
+    let text = |bytes| std::str::from_utf8(bytes).ok();
+    text(pattern)
+        .zip(text(label))
+        .is_some_and(|(pattern, label)| glob::matches(pattern, label))
 }
 
 #[cfg(test)]
@@ -260,6 +301,57 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_the_kubelet_ignores_sends_no_login_anywhere() {
+        for key in [
+            "r.t[e]st",
+            "r.tes?",
+            r"r.tes\t",
+            "r.te%73t",
+            "r.test:x",
+            "r.test/%zz",
+            "[r.test",
+            "r .test",
+        ] {
+            assert!(tried(&[key], "r.test/app").is_empty(), "{key}");
+            assert!(
+                !Keyring::default().add(key, ()) || key.contains('?'),
+                "{key}"
+            );
+        }
+    }
+
+    #[test]
+    fn percent_escapes_in_the_path_of_a_key_are_decoded() {
+        assert_eq!(tried(&["r.test/%74eam"], "r.test/team/app").len(), 1);
+        assert_eq!(tried(&["r.test/%2574eam"], "r.test/team/app").len(), 1);
+        assert!(tried(&["r.test/%74eam"], "r.test/other/app").is_empty());
+    }
+
+    #[test]
+    fn a_host_with_an_underscore_matches_its_key() {
+        assert_eq!(
+            tried(&["my_registry.local"], "my_registry.local/team/app:1").len(),
+            1
+        );
+    }
+
+    #[test]
+    fn an_image_pattern_of_a_provider_is_an_address_and_no_docker_key() {
+        let matches = |pattern: &str, image: &str| {
+            let image = ImageRef::parse(image).unwrap();
+            Pattern::parse(pattern).is_some_and(|pattern| pattern.matches(&image))
+        };
+        assert!(matches("*.test", "r.test/a"));
+        assert!(matches("r.test/", "r.test/a"));
+        assert!(!matches("https://r.test", "r.test/a"));
+        assert!(!matches("r.test/v2/", "r.test/a"));
+        assert!(matches("r.test/v2/", "r.test/v2/a"));
+        assert!(!matches("index.docker.io", "nginx"));
+        assert!(matches("docker.io", "nginx"));
+        assert!(Pattern::parse("r.t[e]st").is_none());
+    }
+
+    #[test]
     fn ipv6_hosts_match_themselves_with_and_without_a_port() {
         assert_eq!(
             tried(&["[fd00::1]:5000"], "[fd00::1]:5000/app"),
@@ -273,6 +365,13 @@ mod tests {
     fn without_keys_or_with_senseless_ones_nothing_is_tried() {
         assert!(tried(&[], "nginx").is_empty());
         assert!(tried(&["", "/", "https://", "[", ":"], "r.test/app").is_empty());
+    }
+
+    #[test]
+    fn a_key_of_many_stars_takes_no_exponential_time() {
+        let key = format!("{}b", "a*".repeat(100));
+        let image = format!("{}.test/app", "a".repeat(240));
+        assert!(tried(&[&format!("{key}.test")], &image).is_empty());
     }
 
     #[test]

@@ -1,14 +1,14 @@
-//! Glob patterns for one host label, with the rules of Go's `path.Match`: `*`, `?`, `[a-z]`, `[^a-z]`, and
-//! a backslash before a character that is meant literally.
+//! Patterns as Go's `path.Match` reads them, for a label of a host or a whole name: `*`, `?`, `[a-z]`, `[^a-z]` and a
+//! backslash before a character that stands for itself.
 
-/// Returns whether a text matches a pattern. An invalid pattern matches nothing.
+/// A pattern that does not parse matches nothing.
 pub fn matches(pattern: &str, text: &str) -> bool {
     let Some(pieces) = parse(pattern) else {
         return false;
     };
     let text: Vec<char> = text.chars().collect();
-    // The author of a Secret chooses the pattern. Going back only to the last star limits the work to
-    // pattern times text; trying every star would be exponential.
+    // Whoever writes a Secret writes the pattern: going back to the last star only keeps this at
+    // pattern times text, where trying every star would be exponential.
     let (mut piece, mut at) = (0, 0);
     let mut retry: Option<(usize, usize)> = None;
     while at < text.len() {
@@ -75,7 +75,7 @@ fn parse(pattern: &str) -> Option<Vec<Piece>> {
     Some(pieces)
 }
 
-/// Parses the text after an opening bracket up to the closing one. It must not be empty.
+/// What follows an opening bracket, up to and with the closing one. It must not be empty.
 fn parse_set(rest: &mut std::str::Chars<'_>) -> Option<Set> {
     let negated = rest.as_str().starts_with('^');
     if negated {

@@ -5,9 +5,11 @@
 
 #![deny(missing_docs)]
 
+mod address;
 pub mod credentials;
 pub mod glob;
+
 mod reference;
 
-pub use credentials::Keyring;
+pub use credentials::{Keyring, Pattern};
 pub use reference::{ImageRef, ImageRefError};

@@ -9,11 +9,9 @@ const MAX_REPOSITORY: usize = 255;
 /// Longest host and port. The grammar sets no limit; no DNS name is longer.
 const MAX_REGISTRY: usize = 255;
 const MAX_TAG: usize = 128;
-/// Longest digest. The grammar sets no limit; the longest in use, SHA-512, has 135 characters.
-const MAX_DIGEST: usize = 255;
 const DOCKER_HUB: &str = "docker.io";
 
-/// A parsed image reference: the text as written, and its parts after normalization.
+/// A parsed image reference: the text as it was written, and its parts after normalization.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ImageRef {
     written: String,
@@ -23,22 +21,22 @@ pub struct ImageRef {
     digest: Option<String>,
 }
 
-/// Why a text is not an image reference. The message says what to write instead.
+/// Why a text is no image reference, and what to write instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ImageRefError {
-    /// The text is empty.
+    /// Nothing was written.
     #[error("the name is empty: write it like registry.example.com/team/app:1.0")]
     Empty,
-    /// The text contains spaces, tabs or line ends, often after copy and paste.
-    #[error("the name contains white space: remove it")]
+    /// Blanks, tabs or line ends, often from a copy.
+    #[error("the name has white space in it: remove it")]
     WhiteSpace,
-    /// The text begins with a scheme such as `https://` or `docker://`.
+    /// A scheme such as `https://` or `docker://`.
     #[error("the name begins with a scheme: remove everything up to and with ://")]
     Scheme,
-    /// The repository contains upper-case letters. Only a host may, and it must contain a dot or a port.
+    /// The repository has upper-case letters. A host may: then it has a dot or a port.
     #[error("the repository must be lower case")]
     UpperCase,
-    /// The repository contains a character or a separator that the grammar does not allow.
+    /// The repository has a character or a separator that the grammar does not know.
     #[error(
         "the repository must be a-z and 0-9, with single ., _, __ or any number of - between \
          them, and / between components"
@@ -47,28 +45,30 @@ pub enum ImageRefError {
     /// The repository is longer than 255 characters.
     #[error("the repository is longer than 255 characters: shorten it")]
     RepositoryTooLong,
-    /// The part before the first slash can only be a host, but is not a valid one.
+    /// The part before the first slash can only be a host and does not parse as one.
     #[error("the registry host must be like registry.example.com:5000 or [fd00::1]:5000")]
     Registry,
     /// Host and port are longer than 255 characters.
     #[error("the registry host is longer than 255 characters: shorten it")]
     RegistryTooLong,
-    /// The tag is invalid.
+    /// The tag does not parse.
     #[error(
         "the tag must be 1 to 128 of A-Z, a-z, 0-9, _, . and -, and must not begin with . or -"
     )]
     Tag,
-    /// The digest is invalid, or does not have the length of its algorithm.
-    #[error("the digest must be like sha256: and 64 digits of 0-9 and a-f")]
+    /// The digest does not parse, is of an algorithm that no kubelet knows, or has not its length.
+    #[error(
+        "the digest must be sha256: and 64, sha384: and 96 or sha512: and 128 digits of 0-9 and a-f"
+    )]
     Digest,
-    /// The text is 64 hexadecimal digits. This is an image id, and no registry accepts an image id.
+    /// 64 hexadecimal digits alone are an image id, which no registry can be asked for.
     #[error("64 hexadecimal digits are an image id: write a repository with a tag or digest")]
     ImageId,
 }
 
 impl ImageRef {
-    /// Parses a text that a user wrote. An accepted text is ASCII, safe to log, and has at most
-    /// 255 + 1 + 255 + 1 + 128 + 1 + 255 bytes.
+    /// Parses what a user wrote. What this accepts is at most
+    /// 255 + 1 + 255 + 1 + 128 + 1 + 135 bytes, ASCII, and safe to log.
     pub fn parse(text: &str) -> Result<Self, ImageRefError> {
         if text.is_empty() {
             return Err(ImageRefError::Empty);
@@ -93,6 +93,12 @@ impl ImageRef {
         };
         let registry = match host {
             None | Some("docker.io" | "index.docker.io") => DOCKER_HUB.to_owned(),
+            Some(host) if is_name_with_underscore(host) => {
+                if host.len() + 1 + path.len() > MAX_REPOSITORY {
+                    return Err(ImageRefError::RepositoryTooLong);
+                }
+                host.to_owned()
+            }
             Some(host) => parse_host(host)?,
         };
         parse_path(path)?;
@@ -113,34 +119,52 @@ impl ImageRef {
         })
     }
 
-    /// Returns host and port of the registry: `docker.io` if none was written.
+    /// Host and port of the registry: `docker.io` where none was written.
     pub fn registry(&self) -> &str {
         &self.registry
     }
 
-    /// Returns the path within the registry, such as `library/nginx`.
+    /// One text for all spellings of a registry, for what is counted or limited per registry: in
+    /// lower case, and without the port that HTTPS has anyway. `Registry.Corp`, `registry.corp:443`
+    /// and `registry.corp` are one. It is no name to ask a runtime for: a credential's port counts.
+    pub fn registry_key(&self) -> String {
+        let lower = self.registry.to_ascii_lowercase();
+        let (name, port) = match lower.rsplit_once(':') {
+            Some((name, port)) if !port.contains(']') => (name, port.trim_start_matches('0')),
+            _ => (lower.as_str(), ""),
+        };
+        match (name, port) {
+            // Where Docker Hub really answers.
+            ("registry-1.docker.io" | "index.docker.io" | DOCKER_HUB, "" | "443") => {
+                DOCKER_HUB.to_owned()
+            }
+            (name, "" | "443") => name.to_owned(),
+            (name, port) => format!("{name}:{port}"),
+        }
+    }
+
+    /// The path within the registry: `library/nginx`.
     pub fn repository(&self) -> &str {
         &self.repository
     }
 
-    /// Returns the tag, if one was written.
+    /// The tag, if one was written.
     pub fn tag(&self) -> Option<&str> {
         self.tag.as_deref()
     }
 
-    /// Returns the digest, if one was written.
+    /// The digest, if one was written.
     pub fn digest(&self) -> Option<&str> {
         self.digest.as_deref()
     }
 
-    /// Returns whether the reference has no digest and either no tag or the tag `latest`. Its image may
-    /// change at any time.
+    /// No digest, and no tag or `:latest`: what it means may change any day.
     pub fn is_floating(&self) -> bool {
         self.digest.is_none() && self.tag.as_deref().is_none_or(|tag| tag == "latest")
     }
 
-    /// Returns the same text for all spellings: `docker.io/library/nginx:latest`. If there is a digest,
-    /// the tag has no meaning and is dropped, as in containerd.
+    /// One text for all spellings: `docker.io/library/nginx:latest`. A digest makes the tag
+    /// meaningless and drops it, as containerd does.
     pub fn normalized(&self) -> String {
         let Self {
             registry,
@@ -154,8 +178,8 @@ impl ImageRef {
         }
     }
 
-    /// Returns the name for the runtime: the text as written, with `:latest` if it has neither tag nor
-    /// digest. Short names stay short, as in the kubelet.
+    /// What the runtime is asked for: as written, with `:latest` where neither tag nor digest is
+    /// there. Short names stay short, as the kubelet leaves them.
     pub fn runtime_name(&self) -> String {
         if self.tag.is_none() && self.digest.is_none() {
             format!("{}:latest", self.written)
@@ -186,6 +210,13 @@ fn split_host(text: &str) -> (Option<&str>, &str) {
     }
 }
 
+/// `my_registry.local`: no DNS name, but Docker Compose and some intranets have such hosts. The
+/// distribution project takes all of such a reference for a path, so that the host obeys the rules
+/// of a path component and counts in its length; every runtime then asks that host.
+fn is_name_with_underscore(host: &str) -> bool {
+    host.contains('_') && is_path_component(host)
+}
+
 fn parse_host(host: &str) -> Result<String, ImageRefError> {
     if host.len() > MAX_REGISTRY {
         return Err(ImageRefError::RegistryTooLong);
@@ -213,7 +244,7 @@ fn parse_host(host: &str) -> Result<String, ImageRefError> {
     }
 }
 
-/// The grammar of the distribution project checks no more of an address in brackets.
+/// The distribution grammar asks no more of an address in brackets.
 fn is_ipv6_like(address: &str) -> bool {
     !address.is_empty() && address.bytes().all(|b| b.is_ascii_hexdigit() || b == b':')
 }
@@ -238,7 +269,7 @@ fn parse_path(path: &str) -> Result<(), ImageRefError> {
     }
 }
 
-/// Letters and digits in groups, with `.`, `_`, `__` or any number of `-` between the groups.
+/// Runs of letters and digits, with `.`, `_`, `__` or any number of `-` between them.
 fn is_path_component(component: &str) -> bool {
     let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let bytes = component.as_bytes();
@@ -261,32 +292,21 @@ fn parse_tag(tag: &str) -> Result<String, ImageRefError> {
     }
 }
 
-/// Checks `algorithm:hex`. The algorithms that registries use must have their exact length in lower
-/// case. For others the grammar requires at least 32 digits, and the runtime decides.
+/// `algorithm:hex`, of an algorithm that the kubelet knows, in its exact length and in lower case.
+/// The grammar of the distribution project has room for others; the kubelet refuses them.
 fn parse_digest(digest: &str) -> Result<String, ImageRefError> {
     let (algorithm, hex) = digest.split_once(':').ok_or(ImageRefError::Digest)?;
-    let exact = |length| hex.len() == length && hex.bytes().all(is_lower_hex);
-    let ok = match algorithm {
-        "sha256" => exact(64),
-        "sha384" => exact(96),
-        "sha512" => exact(128),
-        _ => {
-            digest.len() <= MAX_DIGEST
-                && algorithm.split(['+', '.', '-', '_']).all(is_algorithm_part)
-                && hex.len() >= 32
-                && hex.bytes().all(|b| b.is_ascii_hexdigit())
-        }
+    let length = match algorithm {
+        "sha256" => 64,
+        "sha384" => 96,
+        "sha512" => 128,
+        _ => return Err(ImageRefError::Digest),
     };
-    if ok {
+    if hex.len() == length && hex.bytes().all(is_lower_hex) {
         Ok(digest.to_owned())
     } else {
         Err(ImageRefError::Digest)
     }
-}
-
-fn is_algorithm_part(part: &str) -> bool {
-    part.bytes().next().is_some_and(|b| b.is_ascii_alphabetic())
-        && part.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
 fn is_lower_hex(b: u8) -> bool {
@@ -402,7 +422,7 @@ mod tests {
             ("a@-x:0123456789abcdef0123456789abcdef", E::Digest),
             ("a@x+:0123456789abcdef0123456789abcdef", E::Digest),
             ("a@x:0123456789abcdef0123456789abcde", E::Digest),
-            ("ho_st.test/a", E::Registry),
+            ("ho_st.test:1/a", E::Registry),
             (".test/a", E::Registry),
             ("host.test./a", E::Registry),
             ("-host.test/a", E::Registry),
@@ -447,10 +467,54 @@ mod tests {
     }
 
     #[test]
-    fn of_another_digest_algorithm_at_least_32_digits_are_asked() {
-        assert!(accepts(&format!("a@blake3:{HEX}")));
-        assert!(accepts(&format!("a@tarsum.v1+sha256:{HEX}")));
-        assert!(!accepts(&format!("a@x:{}", "0".repeat(254))));
+    fn a_digest_of_another_algorithm_is_refused_as_by_the_kubelet() {
+        for digest in [
+            format!("blake3:{HEX}"),
+            format!("tarsum.v1+sha256:{HEX}"),
+            format!("SHA256:{HEX}"),
+            format!("md5:{}", &HEX[..32]),
+        ] {
+            let error = ImageRef::parse(&format!("a@{digest}"));
+            assert_eq!(error, Err(ImageRefError::Digest), "{digest}");
+        }
+    }
+
+    #[test]
+    fn a_host_may_have_underscores_where_a_path_component_may() {
+        let image = parsed("my_registry.local/team/app:1");
+        assert_eq!(image.registry(), "my_registry.local");
+        assert_eq!(image.repository(), "team/app");
+        assert_eq!(image.normalized(), "my_registry.local/team/app:1");
+        assert!(accepts("my__registry.local/app"));
+        for refused in [
+            "my_registry.local:5000/app",
+            "my___registry.local/app",
+            "My_registry.local/app",
+            "_registry.local/app",
+        ] {
+            assert!(!accepts(refused), "{refused}");
+        }
+        let with_path = |length: usize| accepts(&format!("a_b.c/{}", "x".repeat(length)));
+        assert!(with_path(255 - "a_b.c/".len()));
+        assert!(!with_path(256 - "a_b.c/".len()));
+    }
+
+    #[test]
+    fn spellings_of_one_registry_share_one_key() {
+        for (image, key) in [
+            ("nginx", "docker.io"),
+            ("docker.io:443/nginx", "docker.io"),
+            ("Registry.Corp/app", "registry.corp"),
+            ("registry.corp:443/app", "registry.corp"),
+            ("registry.corp:80/app", "registry.corp:80"),
+            ("registry.corp:0443/app", "registry.corp"),
+            ("registry.corp:5000/app", "registry.corp:5000"),
+            ("[FD00::1]:443/app", "[fd00::1]"),
+            ("[fd00::443]/app", "[fd00::443]"),
+            ("registry-1.docker.io/team/app", "docker.io"),
+        ] {
+            assert_eq!(parsed(image).registry_key(), key, "{image}");
+        }
     }
 
     #[test]

@@ -73,7 +73,7 @@ pub async fn build(args: Args) -> anyhow::Result<Bound> {
         !args.node_name.is_empty(),
         "--node-name is empty: set NODE_NAME from spec.nodeName"
     );
-    let plugins = plugins(&args)?;
+    let plugins = plugins(&args);
     let grpc = net::bind(args.listen_port)
         .await
         .context("cannot listen on --listen-port")?;
@@ -94,13 +94,13 @@ pub async fn build(args: Args) -> anyhow::Result<Bound> {
     })
 }
 
-fn plugins(args: &Args) -> anyhow::Result<Plugins> {
+fn plugins(args: &Args) -> Plugins {
     match (
         &args.credential_provider_config,
         &args.credential_provider_bin_dir,
     ) {
         (Some(config), Some(directory)) => Plugins::load(config, directory),
-        _ => Ok(Plugins::default()),
+        _ => Plugins::default(),
     }
 }
 

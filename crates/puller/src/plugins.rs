@@ -7,20 +7,24 @@ mod config;
 mod exec;
 mod program;
 
-use std::{collections::BTreeSet, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
-use anyhow::Context as _;
+use futures::future::join_all;
 use kubefledged_image::{ImageRef, Keyring};
 use kubefledged_proto::puller::Credential;
-use tokio::sync::Mutex;
+use tokio::{
+    sync::Mutex,
+    time::{Instant, error::Elapsed},
+};
 
-use cache::Cache;
-use config::Provider;
+use cache::{Cache, KeyType};
+use config::{Provider, Skipped};
 
 /// The configured providers. Clones share the cache.
 #[derive(Clone, Debug, Default)]
 pub struct Plugins {
     providers: Arc<[Entry]>,
+    skipped: Arc<[Skipped]>,
 }
 
 #[derive(Debug)]
@@ -31,31 +35,30 @@ struct Entry {
 }
 
 impl Plugins {
-    /// Reads the kubelet's configuration. The plugins are files with their names in one directory.
-    ///
-    /// # Errors
-    /// The configuration cannot be read or is invalid. The error names the field.
-    pub fn load(config: &Path, directory: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(config).with_context(|| {
-            format!(
-                "cannot read --credential-provider-config {}",
-                config.display()
-            )
-        })?;
-        let providers = config::parse(&text, directory)
-            .with_context(|| format!("in --credential-provider-config {}", config.display()))?;
-        let entries = providers.into_iter().map(|provider| Entry {
+    /// Reads the kubelet's configuration, a file or a directory; the plugins lie in another
+    /// directory, under their names. What is wrong is logged and told with the images that it
+    /// concerns: the other providers work, and so do imagePullSecrets.
+    pub fn load(config: &Path, directory: &Path) -> Self {
+        let config::Providers { used, skipped } = config::load(config, directory);
+        for Skipped { why, .. } in &skipped {
+            tracing::error!(
+                error = why,
+                "in --credential-provider-config: something is not used"
+            );
+        }
+        let entries = used.into_iter().map(|provider| Entry {
             provider,
             cache: Mutex::default(),
         });
-        Ok(Self {
+        Self {
             providers: entries.collect(),
-        })
+            skipped: skipped.into(),
+        }
     }
 
-    /// Returns whether there is no provider.
+    /// Whether there is none, and none that is skipped.
     pub fn is_empty(&self) -> bool {
-        self.providers.is_empty()
+        self.providers.is_empty() && self.skipped.is_empty()
     }
 
     /// Logs which plugins cannot run, and why. A plugin may need a shell or a loader, and our image has neither.
@@ -76,30 +79,30 @@ impl Plugins {
         }
     }
 
-    /// Returns the credentials of the providers for an image, in the kubelet's order, and the errors.
+    /// What the providers give for an image, in the order of the kubelet, and what went wrong. They
+    /// are asked at the same time: one that hangs holds up no other.
     pub async fn credentials(&self, name: &str) -> (Vec<Credential>, Option<String>) {
         let Ok(image) = ImageRef::parse(name) else {
             return (Vec::new(), None);
         };
         let mut keyring = Keyring::default();
-        let mut keys = BTreeSet::new();
-        let mut trouble = Vec::new();
-        for entry in self.providers.iter() {
-            if !entry.provider.fits(&image) {
-                continue;
-            }
-            match entry.ask(&image).await {
-                // Of several providers for one key the first one counts.
+        let concerned = self
+            .skipped
+            .iter()
+            .filter(|skipped| skipped.concerns(&image));
+        let mut trouble: Vec<String> = concerned.map(|skipped| skipped.why.clone()).collect();
+        let fitting = self.providers.iter();
+        let fitting = fitting.filter(|entry| config::fit(&entry.provider.images, &image));
+        let asked = fitting.map(|entry| async { (&entry.provider.name, entry.ask(&image).await) });
+        for (provider, answer) in join_all(asked).await {
+            match answer {
+                // Those of several providers for one key are all tried.
                 Ok(found) => {
                     for (key, login) in found {
-                        if keys.insert(key.clone()) {
-                            keyring.add(&key, login);
-                        }
+                        keyring.add(&key, login);
                     }
                 }
                 Err(error) => {
-                    let provider = &entry.provider.name;
-                    let error = format!("{error:#}");
                     tracing::warn!(
                         provider,
                         image = name,
@@ -119,17 +122,29 @@ impl Plugins {
 type Logins = Vec<(String, Credential)>;
 
 impl Entry {
-    async fn ask(&self, image: &ImageRef) -> anyhow::Result<Logins> {
+    async fn ask(&self, image: &ImageRef) -> Result<Logins, String> {
         let mut cache = self.cache.lock().await;
-        let now = tokio::time::Instant::now();
-        if let Some(known) = cache.get(image, now) {
-            return Ok(known);
+        if let Some(known) = cache.get(image, Instant::now()) {
+            return known;
         }
-        let answer = exec::ask(&self.provider, image).await?;
-        let keep = answer
-            .cache_duration
-            .or(self.provider.default_cache_duration);
-        cache.put(answer.key_type, image, &answer.logins, keep, now);
-        Ok(answer.logins)
+        match exec::ask(&self.provider, image).await {
+            Ok(answer) => {
+                let keep = answer
+                    .cache_duration
+                    .or(self.provider.default_cache_duration);
+                cache.put(answer.key_type, image, &answer.logins, keep, Instant::now());
+                Ok(answer.logins)
+            }
+            Err(error) => {
+                // One that hangs does so whatever it is asked.
+                let concerns = match error.is::<Elapsed>() {
+                    true => KeyType::Global,
+                    false => KeyType::Image,
+                };
+                let error = format!("{error:#}");
+                cache.failed(concerns, image, &error, Instant::now());
+                Err(error)
+            }
+        }
     }
 }

@@ -182,7 +182,8 @@ impl Reader {
         for (name, found) in secrets {
             match found {
                 Found::Object(secret) => {
-                    if let Err(why) = secret.add_to(&mut resolved.keyring) {
+                    // The kubelet would not pull at all because of one bad Secret.
+                    if let Ok(Some(why)) | Err(why) = secret.add_to(&mut resolved.keyring) {
                         resolved.unusable.push((name, why.to_owned()));
                     }
                 }

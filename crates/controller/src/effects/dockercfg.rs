@@ -1,5 +1,7 @@
 //! What a pull secret holds, read as the kubelet reads it. No error quotes content.
 
+mod json;
+
 use std::collections::BTreeMap;
 
 use base64::{
@@ -14,11 +16,23 @@ use kubefledged_proto::puller::Credential;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-/// Docker writes padding; people's scripts do not always.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
+use json::{Auths, DockerConfig, Entry};
+
+/// Docker writes padding; people's scripts do not always. Bits that belong to no byte are nobody's
+/// concern, as in Go.
+const fn base64(padding: DecodePaddingMode) -> GeneralPurpose {
+    let config = GeneralPurposeConfig::new()
+        .with_decode_padding_mode(padding)
+        .with_decode_allow_trailing_bits(true);
+    GeneralPurpose::new(&alphabet::STANDARD, config)
+}
+
+const PADDED: GeneralPurpose = base64(DecodePaddingMode::RequireCanonical);
+const UNPADDED: GeneralPurpose = base64(DecodePaddingMode::RequireNone);
+const EITHER: GeneralPurpose = base64(DecodePaddingMode::Indifferent);
+
+/// Longest login, and most bytes of logins for one image. Tokens of clouds have some 4 KiB.
+pub const MOST_LOGIN: usize = 64 << 10;
 
 /// The part of a Secret that is read. Lean, and parsed here: the client would log the text of an
 /// answer that it cannot parse.
@@ -27,49 +41,49 @@ pub struct PullSecret {
     #[serde(rename = "type")]
     type_: Option<String>,
     #[serde(default)]
-    data: BTreeMap<String, Zeroizing<String>>,
-}
-
-type Auths = BTreeMap<String, Entry>;
-
-#[derive(Deserialize)]
-struct DockerConfig {
-    auths: Auths,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Entry {
-    username: Zeroizing<String>,
-    password: Zeroizing<String>,
-    auth: Zeroizing<String>,
+    data: Option<BTreeMap<String, Zeroizing<String>>>,
 }
 
 impl PullSecret {
-    /// Adds the entries of a Secret of one of the two docker types, all of them or none.
-    pub fn add_to(&self, keyring: &mut Keyring<Credential>) -> Result<(), &'static str> {
+    /// Adds the entries of a Secret of one of the two docker types. The answer says why an entry was
+    /// passed over, if one was: the others count.
+    ///
+    /// # Errors
+    /// It cannot be read; none of its entries counts, as in the kubelet.
+    pub fn add_to(
+        &self,
+        keyring: &mut Keyring<Credential>,
+    ) -> Result<Option<&'static str>, &'static str> {
         let mut logins = Vec::new();
         // The order within one key is kept, across keys it is the keyring's.
         for (registry, entry) in self.auths()? {
-            logins.push((registry, entry.login()?));
+            logins.push((registry, entry.unwrap_or_default().login()?));
         }
+        let mut passed_over = None;
         for (registry, login) in logins {
-            keyring.add(&registry, login);
+            let added = login.map(|login| keyring.add(&registry, login));
+            match added {
+                Ok(true) => {}
+                Ok(false) => passed_over = Some("a key is no address of a registry"),
+                Err(why) => passed_over = Some(why),
+            }
         }
-        Ok(())
+        Ok(passed_over)
     }
 
     fn auths(&self) -> Result<Auths, &'static str> {
         match self.type_.as_deref() {
             Some("kubernetes.io/dockerconfigjson") => {
                 let json = self.key(".dockerconfigjson", "key .dockerconfigjson is missing")?;
-                let config: DockerConfig = serde_json::from_slice(&json)
+                let config: Option<DockerConfig> = serde_json::from_str(&json)
                     .map_err(|_| "key .dockerconfigjson is no docker config with auths")?;
-                Ok(config.auths)
+                Ok(config.unwrap_or_default().auths)
             }
             Some("kubernetes.io/dockercfg") => {
                 let json = self.key(".dockercfg", "key .dockercfg is missing")?;
-                serde_json::from_slice(&json).map_err(|_| "key .dockercfg is no docker config")
+                let auths: Option<Auths> = serde_json::from_str(&json)
+                    .map_err(|_| "key .dockercfg is no docker config")?;
+                Ok(auths.unwrap_or_default())
             }
             _ => {
                 Err("it must be of type kubernetes.io/dockerconfigjson or kubernetes.io/dockercfg")
@@ -77,34 +91,54 @@ impl PullSecret {
         }
     }
 
-    fn key(&self, name: &str, missing: &'static str) -> Result<Zeroizing<Vec<u8>>, &'static str> {
-        let text = self.data.get(name).ok_or(missing)?;
-        let bytes = BASE64.decode(text.as_bytes());
-        bytes
-            .map(Zeroizing::new)
-            .map_err(|_| "its data is no base64")
+    fn key(&self, name: &str, missing: &'static str) -> Result<Zeroizing<String>, &'static str> {
+        let text = self.data.as_ref().and_then(|data| data.get(name));
+        let bytes = EITHER.decode(text.ok_or(missing)?.as_bytes());
+        let bytes = bytes.map(Zeroizing::new);
+        Ok(json::mended(&bytes.map_err(|_| "its data is no base64")?))
     }
 }
 
+/// What the registry is shown, or why no runtime could show it.
+type Login = Result<Credential, &'static str>;
+
 impl Entry {
     /// `auth` wins over username and password, as in the kubelet.
-    fn login(&self) -> Result<Credential, &'static str> {
+    fn login(&self) -> Result<Login, &'static str> {
         let Self {
             username,
             password,
             auth,
         } = self;
         if auth.is_empty() {
-            return Ok(Credential::login(username, password));
+            return Ok(bounded(username, password));
         }
-        let decoded = BASE64
-            .decode(auth.trim())
-            .map_err(|_| "an auth is no base64")?;
-        let decoded = Zeroizing::new(decoded);
-        let text = std::str::from_utf8(&decoded).map_err(|_| "an auth is no text")?;
-        let (username, password) = text.split_once(':').ok_or("an auth has no colon")?;
-        Ok(Credential::login(username, password.trim_end_matches('\0')))
+        let decoded = decoded(auth).ok_or("an auth is no base64")?;
+        let colon = decoded.iter().position(|byte| *byte == b':');
+        let (username, password) = decoded.split_at(colon.ok_or("an auth has no colon")?);
+        let text = |bytes| std::str::from_utf8(bytes).ok();
+        Ok(match text(username).zip(text(&password[1..])) {
+            Some((username, password)) => bounded(username, password),
+            // The kubelet reads it; what it sends to the runtime after that must be text.
+            None => Err("an auth is no UTF-8 text, and a runtime takes no other"),
+        })
     }
+}
+
+fn bounded(username: &str, password: &str) -> Login {
+    if username.len() + password.len() > MOST_LOGIN {
+        return Err("a login is longer than 64 KiB");
+    }
+    Ok(Credential::login(username, password))
+}
+
+/// Line ends within are skipped, as `base64` without `-w0` writes them.
+fn decoded(auth: &str) -> Option<Zeroizing<Vec<u8>>> {
+    let padded = auth.trim().ends_with('=');
+    let mut text = Zeroizing::new(String::with_capacity(auth.len()));
+    text.extend(auth.chars().filter(|letter| !matches!(letter, '\r' | '\n')));
+    let engine = if padded { PADDED } else { UNPADDED };
+    engine.decode(text.as_bytes()).ok().map(Zeroizing::new)
 }
 
 #[cfg(test)]
@@ -175,7 +209,11 @@ mod tests {
                 "key .dockerconfigjson is no docker config with auths",
             ),
             (
-                config(r#"{"r.test":{"password":"s3cret"}}"#),
+                config(r#"{"auths":["s3cret"]}"#),
+                "key .dockerconfigjson is no docker config with auths",
+            ),
+            (
+                config(r#"{"auths":{"r.test":{"password":5}}}"#),
                 "key .dockerconfigjson is no docker config with auths",
             ),
             (
@@ -184,7 +222,6 @@ mod tests {
             ),
             (auth("s3cret!"), "an auth is no base64"),
             (auth(&STANDARD.encode("s3cret")), "an auth has no colon"),
-            (auth(&STANDARD.encode(b"s3cret\xff:")), "an auth is no text"),
             (
                 secret("Opaque", "x", "s3cret"),
                 "it must be of type kubernetes.io/dockerconfigjson or kubernetes.io/dockercfg",
@@ -196,6 +233,114 @@ mod tests {
         ] {
             assert_eq!(users(&secret, "r.test/a"), Err(why));
         }
+    }
+
+    #[test]
+    fn an_auth_that_base64_wrapped_at_76_columns_is_read() {
+        let auth = STANDARD.encode(format!("user:{}", "p".repeat(200)));
+        let lines: Vec<&str> = auth
+            .as_bytes()
+            .chunks(76)
+            .map(|line| std::str::from_utf8(line).unwrap())
+            .collect();
+        for end in ["\\n", "\\r\\n"] {
+            let auth = lines.join(end) + end;
+            let json = config(&format!(r#"{{"auths":{{"r.test":{{"auth":"{auth}"}}}}}}"#));
+            let expected = format!("user:{}", "p".repeat(200));
+            assert_eq!(users(&json, "r.test/a:1").unwrap(), [expected]);
+        }
+        let blanks = config(r#"{"auths":{"r.test":{"auth":" dTpw"}}}"#);
+        assert_eq!(users(&blanks, "r.test/a:1"), Err("an auth is no base64"));
+    }
+
+    #[test]
+    fn null_is_nothing_and_names_of_fields_have_any_letter_case() {
+        for (content, logins) in [
+            (
+                r#"{"auths":{"r.test":{"username":"u","password":"p","auth":null,"email":null}}}"#,
+                &["u:p"][..],
+            ),
+            (
+                r#"{"auths":{"r.test":{"username":null,"password":null,"auth":"dTpw"}}}"#,
+                &["u:p"],
+            ),
+            (r#"{"auths":{"r.test":null}}"#, &[":"]),
+            (
+                r#"{"AUTHS":{"r.test":{"UserName":"u","PASSWORD":"p"}}}"#,
+                &["u:p"],
+            ),
+            (
+                r#"{"auths":{"r.test":{"username":"u","paſſword":"p"}}}"#,
+                &["u:p"],
+            ),
+            (
+                r#"{"auths":{"r.test":{"username":"a","username":"u","password":"p"}}}"#,
+                &["u:p"],
+            ),
+            (
+                r#"{"auths":{"x.test":{}},"auths":{"r.test":{"auth":"dTpw"}}}"#,
+                &["u:p"],
+            ),
+            (r#"{"auths":{"r.test":{"auth":"dTpx"}}}"#, &["u:q"]),
+            // The last two bits of the last letter belong to no byte.
+            (r#"{"auths":{"r.test":{"auth":"dTpwcR=="}}}"#, &["u:pq"]),
+            (
+                r#"{"auths":{"r.test":{"username":"\ud800","password":"\ud83d\ude00"}}}"#,
+                &["\u{fffd}:\u{1f600}"],
+            ),
+            (r#"{"auths":null}"#, &[]),
+            (r#"{"auths":{"r.test":{"auth":"dTpw"}},"auths":null}"#, &[]),
+            (r#"{"credsStore":"desktop"}"#, &[]),
+            ("{}", &[]),
+            ("null", &[]),
+        ] {
+            assert_eq!(
+                users(&config(content), "r.test/a:1").unwrap(),
+                logins,
+                "{content}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_entry_that_no_runtime_could_use_is_passed_over_and_named() {
+        let latin1 = STANDARD.encode(b"us\xe9r:p");
+        let long = "p".repeat(MOST_LOGIN);
+        for (key, entry, why) in [
+            (
+                "x.test",
+                format!(r#"{{"auth":"{latin1}"}}"#),
+                "an auth is no UTF-8 text, and a runtime takes no other",
+            ),
+            (
+                "x.test",
+                format!(r#"{{"username":"u","password":"{long}"}}"#),
+                "a login is longer than 64 KiB",
+            ),
+            (
+                "x.t[e]st",
+                r#"{"auth":"dTpw"}"#.to_owned(),
+                "a key is no address of a registry",
+            ),
+        ] {
+            let json = config(&format!(
+                r#"{{"auths":{{"{key}":{entry},"r.test":{{"auth":"dTpw"}}}}}}"#
+            ));
+            let mut keyring = Keyring::default();
+            assert_eq!(json.add_to(&mut keyring), Ok(Some(why)));
+            assert_eq!(users(&json, "r.test/a:1").unwrap(), ["u:p"]);
+        }
+    }
+
+    #[test]
+    fn text_that_is_no_utf8_is_mended_as_in_go() {
+        assert_eq!(*json::mended(b"\xe2\x82x"), "\u{fffd}\u{fffd}x");
+        assert_eq!(*json::mended(br"\ud800\u0041"), r"\ufffd\u0041");
+        assert_eq!(
+            *json::mended(br"\ud83d\ude00\\ud800"),
+            r"\ud83d\ude00\\ud800"
+        );
+        assert_eq!(*json::mended(br"\"), r"\");
     }
 
     #[test]

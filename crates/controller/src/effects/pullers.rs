@@ -13,15 +13,17 @@ use kubefledged_engine::{
 };
 use kubefledged_process::tls::Connector;
 use kubefledged_proto::puller::{
-    CheckImagesRequest, GetInfoRequest, GetInfoResponse, RemoveImagesRequest,
+    CheckImagesRequest, GetInfoRequest, GetInfoResponse, PullImagesRequest, RemoveImagesRequest,
     puller_service_client::PullerServiceClient,
 };
+use prost::Message;
 use tokio::{sync::mpsc, time::timeout};
 use tonic::{Code, Request, Response, Status, Streaming, transport::Channel};
 
 use super::{
     credentials::{Credentials, Resolved},
     dial,
+    dockercfg::MOST_LOGIN,
     pool::{Borrowed, Dial, Pool},
 };
 use crate::metrics::{Connected, Metrics};
@@ -239,6 +241,9 @@ impl Pullers {
                 .await;
         }
         let request = contract::pull_request(batch, images, &resolved.keyring);
+        if let Some(why) = too_large(&request) {
+            return Ok(BatchEnd::CredentialsFailed(why));
+        }
         let mut stream = answered(client.pull_images(limited(request))).await?;
         while let Some(message) = next(&mut stream).await? {
             if let Some(outcomes) = contract::pulled(message) {
@@ -273,6 +278,34 @@ impl Pullers {
         self.pool.discard(borrowed);
         BatchEnd::Lost
     }
+}
+
+/// Whether the credentials of a request are more than is sent: whoever writes a cache and its secrets
+/// is told, and its node has nothing to do with it.
+fn too_large(request: &PullImagesRequest) -> Option<String> {
+    let sizes: Vec<usize> = request
+        .credentials
+        .iter()
+        .map(Message::encoded_len)
+        .collect();
+    for image in &request.images {
+        let matching = image.credentials.iter();
+        let matching = matching.filter_map(|at| sizes.get(usize::try_from(*at).ok()?));
+        if matching.sum::<usize>() > MOST_LOGIN {
+            return Some(format!(
+                "the pull secrets hold more than {} KiB of logins for {}: remove those that are not needed",
+                MOST_LOGIN >> 10,
+                image.reference
+            ));
+        }
+    }
+    (request.encoded_len() > MESSAGE_LIMIT).then(|| {
+        format!(
+            "the logins for {} images make a request larger than {} MiB: use fewer pull secrets, or one login for more images",
+            request.images.len(),
+            MESSAGE_LIMIT >> 20
+        )
+    })
 }
 
 /// Returns the secrets of an ImageCache that cannot be used.
@@ -349,4 +382,39 @@ fn sentence(error: &dyn std::error::Error) -> String {
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use kubefledged_proto::puller::{Credential, ImagePull};
+
+    use super::*;
+
+    fn request(images: usize, logins: usize, length: usize) -> PullImagesRequest {
+        let image = |i: usize| ImagePull {
+            reference: format!("r.test/i{i}:1"),
+            credentials: (0..logins)
+                .map(|login| u32::try_from(i * logins + login).unwrap())
+                .collect(),
+            ..ImagePull::default()
+        };
+        let login = |i| Credential::login(&format!("u{i}"), &"p".repeat(length));
+        PullImagesRequest {
+            images: (0..images).map(image).collect(),
+            credentials: (0..images * logins).map(login).collect(),
+            ..PullImagesRequest::default()
+        }
+    }
+
+    #[test]
+    fn what_credentials_are_too_many_is_said_before_a_node_is_asked() {
+        assert_eq!(too_large(&request(512, 2, 4 << 10)), None);
+        let why = too_large(&request(3, 9, 10 << 10)).unwrap();
+        assert!(
+            why.contains("more than 64 KiB of logins for r.test/i0:1"),
+            "{why}"
+        );
+        let why = too_large(&request(200, 1, 60 << 10)).unwrap();
+        assert!(why.contains("larger than 8 MiB"), "{why}");
+    }
 }

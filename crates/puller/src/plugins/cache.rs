@@ -1,4 +1,4 @@
-//! What a provider gave, for as long as it said.
+//! What a provider gave, for as long as it said; and that it gave nothing, for a short while.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -10,6 +10,11 @@ use super::Logins;
 
 /// Answers that are kept of one provider; each is a few KiB.
 const MOST: usize = 256;
+/// How long a provider is not asked again that failed.
+const FAILED: Duration = Duration::from_secs(10);
+/// The same for one that did not answer within its minute, for whatever image: one that hangs would
+/// cost every image a minute.
+const SILENT: Duration = Duration::from_secs(60);
 
 /// For which other images an answer holds too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
@@ -35,16 +40,19 @@ impl KeyType {
 
 /// Answers of one provider.
 #[derive(Debug, Default)]
-pub struct Cache(HashMap<(KeyType, String), (Logins, Instant)>);
+pub struct Cache(HashMap<(KeyType, String), (Answer, Instant)>);
+
+/// What it gave, or why it gave nothing.
+type Answer = Result<Logins, String>;
 
 impl Cache {
     /// What holds for an image: what was given for it before what was given for all.
-    pub fn get(&mut self, image: &ImageRef, now: Instant) -> Option<Logins> {
+    pub fn get(&mut self, image: &ImageRef, now: Instant) -> Option<Answer> {
         self.0.retain(|_, (_, until)| *until > now);
         let keys = [KeyType::Image, KeyType::Registry, KeyType::Global];
         keys.iter().find_map(|kind| {
-            let (logins, _) = self.0.get(&kind.key(image))?;
-            Some(logins.clone())
+            let (answer, _) = self.0.get(&kind.key(image))?;
+            Some(answer.clone())
         })
     }
 
@@ -57,16 +65,32 @@ impl Cache {
         keep: Option<Duration>,
         now: Instant,
     ) {
-        let Some(keep) = keep.filter(|keep| !keep.is_zero()) else {
-            return;
+        if let Some(keep) = keep.filter(|keep| !keep.is_zero()) {
+            self.keep(kind.key(image), Ok(logins.clone()), now, keep);
+        }
+    }
+
+    /// Keeps a failure for a short while; one for all images is one of a provider that is silent.
+    pub fn failed(&mut self, kind: KeyType, image: &ImageRef, why: &str, now: Instant) {
+        let pause = if kind == KeyType::Global {
+            SILENT
+        } else {
+            FAILED
         };
+        self.keep(kind.key(image), Err(why.to_owned()), now, pause);
+    }
+
+    fn keep(&mut self, key: (KeyType, String), answer: Answer, now: Instant, keep: Duration) {
         if self.0.len() >= MOST
             && let Some(first) = self.0.iter().min_by_key(|(_, (_, until))| *until)
         {
             let first = first.0.clone();
             self.0.remove(&first);
         }
-        self.0.insert(kind.key(image), (logins.clone(), now + keep));
+        // A provider may say any number.
+        if let Some(until) = now.checked_add(keep) {
+            self.0.insert(key, (answer, until));
+        }
     }
 }
 
@@ -109,6 +133,23 @@ mod tests {
             Instant::now(),
         );
         assert!(cache.get(&a, Instant::now()).is_none());
+    }
+
+    #[test]
+    fn a_failure_is_kept_for_a_short_while_and_a_silence_for_all_images() {
+        let (a, b) = (
+            ImageRef::parse("r.test/a").unwrap(),
+            ImageRef::parse("s.test/b").unwrap(),
+        );
+        let start = Instant::now();
+        let mut cache = Cache::default();
+        cache.failed(KeyType::Image, &a, "no", start);
+        assert_eq!(cache.get(&a, start), Some(Err("no".to_owned())));
+        assert!(cache.get(&b, start).is_none());
+        assert!(cache.get(&a, start + FAILED).is_none());
+        cache.failed(KeyType::Global, &a, "silent", start);
+        assert_eq!(cache.get(&b, start), Some(Err("silent".to_owned())));
+        assert!(cache.get(&b, start + SILENT).is_none());
     }
 
     #[test]

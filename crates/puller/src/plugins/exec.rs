@@ -22,6 +22,8 @@ const MOST_ANSWER: u64 = 1 << 20;
 /// Of what a plugin says on its standard error, the end is told.
 const MOST_COMPLAINT: u64 = 16 << 10;
 const TOLD: usize = 300;
+/// For what a plugin said before it ended to arrive.
+const REMAINDER: Duration = Duration::from_secs(1);
 
 /// What a plugin answered.
 pub struct Answer {
@@ -50,29 +52,28 @@ struct Response {
     #[serde(default)]
     cache_duration: Option<GoDuration>,
     #[serde(default)]
-    auth: Option<BTreeMap<String, Login>>,
+    auth: Option<BTreeMap<String, Option<Login>>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct Login {
-    #[serde(default)]
-    username: String,
-    #[serde(default)]
-    password: String,
+    username: Option<String>,
+    password: Option<String>,
 }
 
 /// The plugin, and whatever it started, ends when this is dropped.
-struct Group(Child);
+struct Group {
+    child: Child,
+    /// That of its process group too. What the plugin started may outlive it.
+    id: Option<Pid>,
+}
 
 impl Drop for Group {
     fn drop(&mut self) {
-        let pid = self
-            .0
-            .id()
-            .and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
-        if let Some(pid) = pid {
-            // It may have ended by itself.
-            let _ = kill_process_group(pid, Signal::KILL);
+        if let Some(id) = self.id {
+            // All of them may have ended by themselves.
+            let _ = kill_process_group(id, Signal::KILL);
         }
     }
 }
@@ -89,7 +90,12 @@ fn start(provider: &Provider) -> anyhow::Result<Group> {
         .kill_on_drop(true)
         .spawn();
     match child {
-        Ok(child) => Ok(Group(child)),
+        Ok(child) => {
+            let id = child
+                .id()
+                .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+            Ok(Group { child, id })
+        }
         // The kernel does not say what it was that is not there.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             program::check(program)?;
@@ -111,7 +117,7 @@ pub async fn ask(provider: &Provider, image: &ImageRef) -> anyhow::Result<Answer
         image: format!("{}/{}", image.registry(), image.repository()),
     })?;
     let mut group = start(provider)?;
-    let spoken = tokio::time::timeout(LIMIT, talk(&mut group.0, &question)).await;
+    let spoken = tokio::time::timeout(LIMIT, talk(&mut group.child, &question)).await;
     let (answer, complaint, status) = spoken.context("no answer within 1 min")??;
     if !status.success() {
         bail!("it failed ({status}): {}", tail(&complaint));
@@ -131,35 +137,57 @@ async fn talk(
         let _ = stdin.write_all(question).await;
         drop(stdin);
     };
-    let ((), answer, complaint) = tokio::join!(
-        write,
-        read(stdout, MOST_ANSWER),
-        read(stderr, MOST_COMPLAINT)
-    );
-    let (answer, complaint) = (answer?, complaint?);
+    let (mut answer, mut complaint) = (Vec::new(), Vec::new());
+    let spoken = async {
+        tokio::join!(
+            write,
+            read(stdout, MOST_ANSWER, &mut answer),
+            read(stderr, MOST_COMPLAINT, &mut complaint)
+        )
+    };
+    // What it started may hold its output open when it has ended: that is not waited for.
+    let ended = async {
+        let status = child.wait().await;
+        tokio::time::sleep(REMAINDER).await;
+        status
+    };
+    let status = tokio::select! {
+        ((), answer, complaint) = spoken => {
+            answer?;
+            complaint?;
+            None
+        }
+        status = ended => Some(status?),
+    };
+    let status = match status {
+        Some(status) => status,
+        None => child.wait().await?,
+    };
     ensure!(
         (answer.len() as u64) < MOST_ANSWER,
         "the answer is longer than 1 MiB"
     );
-    Ok((answer, complaint, child.wait().await?))
+    Ok((answer, complaint, status))
 }
 
 /// Reads so much; the rest is not waited for.
-async fn read(from: impl AsyncRead + Unpin, most: u64) -> std::io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    from.take(most).read_to_end(&mut text).await?;
-    Ok(text)
+async fn read(from: impl AsyncRead + Unpin, most: u64, text: &mut Vec<u8>) -> std::io::Result<()> {
+    from.take(most).read_to_end(text).await?;
+    Ok(())
 }
 
 fn understand(answer: &[u8], asked: &str) -> anyhow::Result<Answer> {
-    // serde_json's own error would quote what it stumbled over: that may be a password.
-    let response: Response = serde_json::from_slice(answer).map_err(|error| {
+    // serde_json's own error would quote what it stumbled over: that may be a password. Of a field
+    // that is written twice the last one counts, as for the kubelet.
+    let value: serde_json::Value = serde_json::from_slice(answer).map_err(|error| {
         anyhow::anyhow!(
-            "its answer is no CredentialProviderResponse (line {}, column {})",
+            "its answer is no JSON (line {}, column {})",
             error.line(),
             error.column()
         )
     })?;
+    let response: Response = serde_json::from_value(value)
+        .map_err(|_| anyhow::anyhow!("its answer is no CredentialProviderResponse"))?;
     ensure!(
         response.kind == "CredentialProviderResponse" && response.api_version == asked,
         "it answers with another kind or version than CredentialProviderResponse of {asked}"
@@ -169,8 +197,9 @@ fn understand(answer: &[u8], asked: &str) -> anyhow::Result<Answer> {
         .unwrap_or_default()
         .into_iter()
         .map(|(key, login)| {
-            let credential = Credential::login(&login.username, &login.password);
-            (key, credential)
+            let Login { username, password } = login.unwrap_or_default();
+            let text = Option::unwrap_or_default;
+            (key, Credential::login(&text(username), &text(password)))
         });
     Ok(Answer {
         key_type: response.cache_key_type,
@@ -216,7 +245,7 @@ mod tests {
         let broken = good.replace("\"Registry\"", "\"hunter2\"");
         let error = format!("{:#}", understand(broken.as_bytes(), V1).err().unwrap());
         assert!(
-            !error.contains("hunter2") && error.contains("line 1"),
+            !error.contains("hunter2") && error.contains("no CredentialProviderResponse"),
             "{error}"
         );
     }

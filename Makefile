@@ -164,7 +164,7 @@ deploy-using-yaml: ## Apply the plain manifests to your own cluster (KUBECTL=...
 	$(KUBECTL) apply --server-side -f deploy/kubefledged-crd.yaml
 	for file in deploy/kubefledged-resourcequota-*.yaml deploy/kubefledged-clusterrole-*.yaml; do $(KUBECTL) apply -f $$file; done
 	for part in controller puller webhook-server; do \
-	  for kind in serviceaccount clusterrolebinding role rolebinding service; do \
+	  for kind in networkpolicy serviceaccount clusterrolebinding role rolebinding service; do \
 	    file=deploy/kubefledged-$$kind-$$part.yaml; [ ! -f $$file ] || $(KUBECTL) apply -f $$file; done; done
 	$(KUBECTL) apply -f deploy/kubefledged-validatingwebhook.yaml
 	for file in deploy/kubefledged-deployment-*.yaml deploy/kubefledged-daemonset-*.yaml deploy/kubefledged-poddisruptionbudget-*.yaml; do \

@@ -12,7 +12,10 @@ use std::{
 
 use anyhow::Context as _;
 use futures::StreamExt as _;
-use kubefledged_process::tls::{self, Failures, Served};
+use kubefledged_process::{
+    places::Limits,
+    tls::{self, Failures, Served},
+};
 use kubefledged_proto::puller::puller_service_server::PullerServiceServer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -44,7 +47,13 @@ pub async fn serve(
         .context("cannot listen for pullers")?;
     let listener = socket.listen(BACKLOG)?;
     let shutdown = CancellationToken::new();
-    let incoming = tls::incoming(listener, identity, Failures::default(), shutdown);
+    // One controller shakes hands with thousands of nodes here, all at one listener.
+    let limits = Limits {
+        all: 4096,
+        per_peer: 4096,
+    };
+    let failures = Failures::default();
+    let incoming = tls::incoming_within(limits, limits, listener, identity, failures, shutdown);
     let counting = fleet.clone();
     let connections = ReceiverStream::new(incoming)
         .map(move |stream| stream.and_then(|stream| Connection::new(stream, counting.clone())));

@@ -83,9 +83,7 @@ pub async fn build(args: RunArgs) -> anyhow::Result<Bound> {
     // Everything here that asks has its own back-off, which knows what is still worth asking.
     config.default_retry = false;
     let client = Client::try_from(config).context("cannot make a client for the API server")?;
-    let http = net::bind(args.http_port)
-        .await
-        .context("cannot listen on --http-port")?;
+    let http = net::bind(args.http_port).context("cannot listen on --http-port")?;
     let debug = args.debug_address.bind().await;
     let debug = debug.context("cannot listen on --debug-address")?;
     Ok(Bound {
@@ -118,13 +116,8 @@ impl Bound {
         let (stand, standing) = watch::channel(None);
         let (engine, questions) = Asking::new();
         let exposition = exposition(registry, &metrics, &engine, &standing);
-        serve_admin(
-            &mut tasks,
-            http,
-            readiness.clone(),
-            exposition,
-            shutdown.clone(),
-        );
+        let admin = admin::serve(http, readiness.clone(), exposition, shutdown.clone());
+        spawn(&mut tasks, admin, "admin");
         let passed = CancellationToken::new();
         let checks = Checks {
             client: client.clone(),
@@ -245,24 +238,7 @@ fn exposition(
     })
 }
 
-/// Serves probes and metrics.
-fn serve_admin(
-    tasks: &mut JoinSet<&'static str>,
-    listener: TcpListener,
-    readiness: Readiness,
-    metrics: Exposition,
-    shutdown: CancellationToken,
-) {
-    let admin = admin::serve(listener, readiness, metrics, shutdown);
-    tasks.spawn(async move {
-        if let Err(error) = admin.await {
-            tracing::error!(%error, "probes and metrics cannot be served");
-        }
-        "admin"
-    });
-}
-
-/// Serves the debug endpoint. A shutdown does not wait for its clients.
+/// What people see of the engine. The process ends without waiting for those who still look.
 async fn serve_debug(
     tasks: &mut JoinSet<&'static str>,
     listener: Option<TcpListener>,

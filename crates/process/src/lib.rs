@@ -9,6 +9,7 @@ pub mod debug;
 pub mod log;
 pub mod metrics;
 pub mod net;
+pub mod places;
 pub mod readiness;
 pub mod shutdown;
 pub mod tls;

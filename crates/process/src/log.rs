@@ -1,9 +1,13 @@
 //! Logging to standard error, one line per event, as JSON or text. The level can be changed while the
 //! process runs.
 
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::{
+    sync::{Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
 
 use clap::{Args, ValueEnum};
+use tokio::time::Instant;
 use tracing::metadata::LevelFilter;
 use tracing_subscriber::{
     Registry, filter::Targets, fmt, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
@@ -88,7 +92,51 @@ pub fn set_level(text: &str) -> Result<(), LogError> {
     Ok(())
 }
 
-// EnvFilter is not used: its regular expressions would take half a megabyte on every node.
+/// Lets so many lines through in a time and counts the others: what anybody can cause must not fill
+/// the log.
+#[derive(Debug)]
+pub struct Pace {
+    lines: u32,
+    window: Duration,
+    state: Mutex<Paced>,
+}
+
+#[derive(Debug, Default)]
+struct Paced {
+    /// When the time began, and how many lines came in it.
+    began: Option<(Instant, u32)>,
+    left_out: u64,
+}
+
+impl Pace {
+    /// At most `lines` in each `window`.
+    pub fn new(lines: u32, window: Duration) -> Self {
+        Self {
+            lines,
+            window,
+            state: Mutex::default(),
+        }
+    }
+
+    /// Whether a line may be written at `now`, and how many were left out before it.
+    pub fn due(&self, now: Instant) -> Option<u64> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let Paced { began, left_out } = &mut *state;
+        match began {
+            Some((at, lines)) if now.duration_since(*at) < self.window => {
+                if *lines >= self.lines {
+                    *left_out += 1;
+                    return None;
+                }
+                *lines += 1;
+            }
+            _ => *began = Some((now, 1)),
+        }
+        Some(std::mem::take(left_out))
+    }
+}
+
+// Not an EnvFilter: that brings an engine of regular expressions, half a megabyte on every node.
 fn parse(text: &str) -> Result<Targets, LogError> {
     let wrong = || LogError(text.to_owned());
     let text = text.trim().to_lowercase();

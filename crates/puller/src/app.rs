@@ -74,12 +74,8 @@ pub async fn build(args: Args) -> anyhow::Result<Bound> {
         "--node-name is empty: set NODE_NAME from spec.nodeName"
     );
     let plugins = plugins(&args);
-    let grpc = net::bind(args.listen_port)
-        .await
-        .context("cannot listen on --listen-port")?;
-    let http = net::bind(args.http_port)
-        .await
-        .context("cannot listen on --http-port")?;
+    let grpc = net::bind(args.listen_port).context("cannot listen on --listen-port")?;
+    let http = net::bind(args.http_port).context("cannot listen on --http-port")?;
     let debug = args.debug_address.bind().await;
     let debug = debug.context("cannot listen on --debug-address")?;
     Ok(Bound {
@@ -162,7 +158,10 @@ impl Bound {
         let (measured, inbox) = watch::channel(None);
         let exposition = exposition(registry, &metrics, &args, inbox);
         let admin = admin::serve(http, readiness, exposition, shutdown.clone());
-        tasks.spawn(async move { admin.await.context("probes and metrics cannot be served") });
+        tasks.spawn(async move {
+            admin.await;
+            Ok(())
+        });
 
         let (served, identity) = watch::channel(None);
         let follow =

@@ -49,7 +49,7 @@ pub struct Bound {
 }
 
 /// Opens the listeners.
-pub async fn build(config: Config, client: Client) -> anyhow::Result<Bound> {
+pub fn build(config: Config, client: Client) -> anyhow::Result<Bound> {
     let readiness = Readiness::default();
     let stopping = readiness.register("shutdown");
     stopping.set_ready();
@@ -63,8 +63,8 @@ pub async fn build(config: Config, client: Client) -> anyhow::Result<Bound> {
     let mut registry = registry(env!("CARGO_PKG_VERSION"));
     let metrics = Metrics::register(&mut registry);
     let failures = Failures::register(&mut registry);
-    let tls_listener = listen(config.listen_port, "--listen-port").await?;
-    let http_listener = listen(config.http_port, "--http-port").await?;
+    let tls_listener = listen(config.listen_port, "--listen-port")?;
+    let http_listener = listen(config.http_port, "--http-port")?;
     Ok(Bound {
         config,
         client,
@@ -80,8 +80,8 @@ pub async fn build(config: Config, client: Client) -> anyhow::Result<Bound> {
     })
 }
 
-async fn listen(port: u16, flag: &str) -> anyhow::Result<TcpListener> {
-    let listener = net::bind(port).await;
+fn listen(port: u16, flag: &str) -> anyhow::Result<TcpListener> {
+    let listener = net::bind(port);
     listener.with_context(|| format!("listen on port {port}: set another with {flag}"))
 }
 
@@ -133,10 +133,7 @@ impl Bound {
         tokio::select! {
             ((), ()) = async { tokio::join!(delay, serving) } => Ok(()),
             () = certificates => bail!("the watch of the certificate or of the configuration has ended"),
-            result = probes => {
-                result.context("serve probes and metrics")?;
-                bail!("the server of probes and metrics has ended")
-            }
+            () = probes => bail!("the server of probes and metrics has ended"),
         }
     }
 }

@@ -1,11 +1,15 @@
 //! The HTTP side of the webhook.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, State},
+    extract::{ConnectInfo, DefaultBodyLimit, FromRequest as _, Request, State},
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -15,7 +19,11 @@ use kube::core::{
     admission::{AdmissionRequest, AdmissionReview, META_API_VERSION_V1, META_KIND},
 };
 use kubefledged_api_types::one_line;
-use kubefledged_process::Readiness;
+use kubefledged_process::{
+    Readiness,
+    log::Pace,
+    places::{Limits, Place, Places},
+};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
@@ -25,6 +33,7 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
+use tokio::time::timeout;
 
 use crate::admission;
 
@@ -34,8 +43,23 @@ pub const VALIDATE_PATH: &str = "/validate-image-cache";
 /// Maximum size of a request. An object in etcd has at most 1.5 MiB, and an update contains it twice.
 const MAX_BODY: usize = 3 * 1024 * 1024;
 
-/// Maximum length of the error about a malformed request.
+/// Bodies that are read or judged at a time. More of them wait, and whoever has most of them under way
+/// gives way to peers that have none.
+const BODIES: Limits = Limits {
+    all: 4,
+    per_peer: 4,
+};
+/// Longest wait for the whole of a body. API servers have it at hand.
+const BODY: Duration = Duration::from_secs(2);
+/// Memory that the values of a body may take, in bytes, as [`cost`] counts them.
+const MOST_MEMORY: usize = 32 << 20;
+
+/// Of what is wrong with a body.
 const LONGEST_ERROR: usize = 1024;
+/// Lines in [`QUIET`] about bodies that do not parse, and about refusals.
+const LINES: (u32, u32) = (1, 20);
+/// See [`LINES`].
+const QUIET: Duration = Duration::from_secs(10);
 
 /// Metrics of the webhook.
 #[derive(Clone, Debug)]
@@ -86,34 +110,95 @@ pub fn router(readiness: Readiness, metrics: Metrics) -> Router {
         .route(VALIDATE_PATH, post(validate))
         .route("/readyz", get(readyz))
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(Arc::new(Shared { readiness, metrics }))
+        .with_state(Arc::new(Shared {
+            readiness,
+            metrics,
+            bodies: Places::new(BODIES),
+            malformed: Pace::new(LINES.0, QUIET),
+            refused: Pace::new(LINES.1, QUIET),
+        }))
 }
 
 struct Shared {
     readiness: Readiness,
     metrics: Metrics,
+    bodies: Places,
+    malformed: Pace,
+    refused: Pace,
 }
 
-async fn validate(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
+/// The whole body, or why it is not read.
+async fn body(request: Request, place: &Place) -> Result<Bytes, Response> {
+    let read = tokio::select! {
+        read = timeout(BODY, Bytes::from_request(request, &())) => read,
+        () = place.ended() => {
+            let why = "others waited, and this body had not come: send it again\n";
+            return Err((StatusCode::SERVICE_UNAVAILABLE, why).into_response());
+        }
+    };
+    let Ok(read) = read else {
+        let why = format!("the body did not come within {BODY:?}\n");
+        return Err((StatusCode::REQUEST_TIMEOUT, why).into_response());
+    };
+    let body = read.map_err(IntoResponse::into_response)?;
+    if cost(&body) > MOST_MEMORY {
+        let why = "the body has more values than any ImageCache can have\n";
+        return Err((StatusCode::PAYLOAD_TOO_LARGE, why).into_response());
+    }
+    Ok(body)
+}
+
+/// About what the values of a JSON text take in memory once it is parsed, in bytes: a few bytes of text
+/// become an object of several hundred.
+fn cost(text: &[u8]) -> usize {
+    const OBJECT: usize = 700;
+    const VALUE: usize = 64;
+
+    let (mut cost, mut quoted, mut escaped) = (text.len(), false, false);
+    for byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            _ if quoted => {}
+            b'{' => cost += OBJECT,
+            b'[' | b',' => cost += VALUE,
+            _ => {}
+        }
+    }
+    cost
+}
+
+async fn validate(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let peer = peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |ConnectInfo(peer)| peer.ip());
+    let place = shared.bodies.wait(peer).await;
+    match body(request, &place).await {
+        Ok(body) => judge(&shared, &body),
+        Err(response) => response,
+    }
+}
+
+fn judge(shared: &Shared, body: &[u8]) -> Response {
     let since = Instant::now();
-    let request = match parse(&body) {
+    let request = match parse(body) {
         Ok(request) => request,
         Err(error) => {
             let error = one_line(&error.to_string(), LONGEST_ERROR);
-            tracing::warn!(%error, "cannot read an admission request");
+            if let Some(unlogged) = shared.malformed.due(tokio::time::Instant::now()) {
+                tracing::warn!(%error, unlogged, "an admission request does not parse");
+            }
             shared.metrics.count("malformed", since);
             return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response();
         }
     };
     let verdict = admission::judge(&request);
     let result = if let Some(refusal) = &verdict.refusal {
-        let namespace = request.namespace.as_deref().unwrap_or_default();
-        tracing::info!(
-            imagecache = request.name,
-            namespace,
-            reason = refusal,
-            "refused"
-        );
+        if let Some(unlogged) = shared.refused.due(tokio::time::Instant::now()) {
+            let namespace = request.namespace.as_deref().unwrap_or_default();
+            let imagecache = &request.name;
+            tracing::info!(imagecache, namespace, reason = refusal, unlogged, "refused");
+        }
         "refused"
     } else {
         "allowed"
@@ -296,7 +381,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_deeply_nested_body_is_refused_and_not_followed() {
-        let (status, _) = send("[".repeat(1_000_000)).await;
+        let (status, _) = send("[".repeat(100_000)).await;
         assert_eq!(status, StatusCode::BAD_REQUEST);
     }
 
@@ -306,6 +391,76 @@ mod tests {
         assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
         let (status, _) = send(" ".repeat(MAX_BODY)).await;
         assert_eq!(status, StatusCode::BAD_REQUEST);
+    }
+
+    #[tokio::test]
+    async fn a_body_whose_values_would_take_all_memory_is_refused_before_they_do() {
+        for part in ["1,", "{},", "[],", "\"\":{},"] {
+            let body = part.repeat(MAX_BODY / part.len());
+            let (status, text) = send(body).await;
+            assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE, "{part}");
+            assert!(text.contains("more values"), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_largest_objects_have_room() {
+        // 400,000 bytes of names, twice each in two objects, and as much that is owed.
+        let names: Vec<String> = (0..10_000)
+            .map(|i| format!("registry.corp/team/app:{i:0>16}"))
+            .collect();
+        let owed: Vec<Value> = (0..10_000)
+            .map(|i| json!({"name": format!("r.corp/a:{i}"), "since": "2026-01-01T00:00:00Z"}))
+            .collect();
+        let object = json!({
+            "spec": {"cacheSpec": [{"images": names}]},
+            "status": {"appliedImages": names, "owed": owed},
+        });
+        let review = json!({"object": object, "oldObject": object}).to_string();
+        assert!(review.len() < MAX_BODY, "{}", review.len());
+        assert!(cost(review.as_bytes()) < MOST_MEMORY);
+    }
+
+    #[test]
+    fn what_is_quoted_costs_nothing() {
+        let text = br#""[[,{\"{{{,""#;
+        assert_eq!(cost(text), text.len());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_given_up_and_holds_up_nobody() {
+        let router = router(
+            Readiness::default(),
+            Metrics::register(&mut Registry::default()),
+        );
+        let from = |address: [u8; 4], body: Body| {
+            let mut request = Request::post(VALIDATE_PATH).body(body).unwrap();
+            let peer = ConnectInfo(SocketAddr::from((address, 1)));
+            request.extensions_mut().insert(peer);
+            router.clone().oneshot(request)
+        };
+        let silent =
+            || Body::from_stream(futures::stream::pending::<Result<&[u8], std::io::Error>>());
+        let began = tokio::time::Instant::now();
+        let held: Vec<_> = (0..20)
+            .map(|_| tokio::spawn(from([10, 0, 0, 1], silent())))
+            .collect();
+        tokio::task::yield_now().await;
+        let answer = from([10, 0, 0, 2], Body::from(review(&["a:1"]))).await;
+        assert_eq!(answer.unwrap().status(), StatusCode::OK);
+        assert!(
+            began.elapsed() < Duration::from_millis(100),
+            "{:?}",
+            began.elapsed()
+        );
+        let mut seen = std::collections::BTreeMap::new();
+        for task in held {
+            let status = task.await.unwrap().unwrap().status();
+            *seen.entry(status.as_u16()).or_insert(0) += 1;
+        }
+        // One gave way; the others had their two seconds, four at a time.
+        assert_eq!(seen, [(408, 19), (503, 1)].into());
+        assert!(began.elapsed() <= 5 * BODY, "{:?}", began.elapsed());
     }
 
     #[tokio::test]

@@ -11,5 +11,5 @@ async fn main() -> anyhow::Result<()> {
     args.warn_of_flags_without_effect();
     let shutdown = shutdown::signal()?;
     let client = kube::Client::try_default().await?;
-    app::build(args.into(), client).await?.run(shutdown).await
+    app::build(args.into(), client)?.run(shutdown).await
 }

@@ -110,13 +110,13 @@ struct Process {
 }
 
 impl Process {
-    async fn start(secrets: Vec<Secret>, configuration: Value) -> Self {
+    fn start(secrets: Vec<Secret>, configuration: Value) -> Self {
         let permits = Arc::new(Semaphore::new(0));
         let client = apiserver(secrets, configuration, permits.clone());
-        Self::start_with(client, permits).await
+        Self::start_with(client, permits)
     }
 
-    async fn start_with(client: Client, permits: Arc<Semaphore>) -> Self {
+    fn start_with(client: Client, permits: Arc<Semaphore>) -> Self {
         let config = Config {
             names: Names {
                 namespace: "kube-fledged".to_owned(),
@@ -127,7 +127,7 @@ impl Process {
             http_port: 0,
             shutdown_delay: Duration::ZERO,
         };
-        let bound = app::build(config, client).await.unwrap();
+        let bound = app::build(config, client).unwrap();
         let shutdown = CancellationToken::new();
         Self {
             tls: loopback(bound.tls_address().unwrap()),
@@ -208,7 +208,7 @@ async fn it_is_ready_with_its_first_certificate_and_takes_the_next_without_a_res
     let (first, first_ca) = signed("2");
     let (second, second_ca) = signed("3");
     let configuration = publishing(&[&first_ca, &second_ca]);
-    let process = Process::start(vec![first, second], configuration).await;
+    let process = Process::start(vec![first, second], configuration);
 
     assert!(process.connect(&first_ca).await.is_err());
     assert!(process.readyz().await.starts_with("HTTP/1.1 503"));
@@ -237,7 +237,7 @@ async fn it_is_ready_with_its_first_certificate_and_takes_the_next_without_a_res
 #[tokio::test]
 async fn a_certificate_that_the_api_server_would_not_take_is_served_but_not_ready() {
     let (secret, ca) = signed("2");
-    let process = Process::start(vec![secret], publishing(&[&Ca::default()])).await;
+    let process = Process::start(vec![secret], publishing(&[&Ca::default()]));
     process.permits.add_permits(1);
     drop(process.served(&ca).await);
     process
@@ -249,7 +249,7 @@ async fn a_certificate_that_the_api_server_would_not_take_is_served_but_not_read
 #[tokio::test]
 async fn a_request_under_way_is_answered_after_shutdown_was_asked_for() {
     let (secret, ca) = signed("2");
-    let process = Process::start(vec![secret], publishing(&[&ca])).await;
+    let process = Process::start(vec![secret], publishing(&[&ca]));
     process.permits.add_permits(1);
     let mut stream = process.served(&ca).await;
     stream
@@ -292,7 +292,7 @@ async fn an_apiserver_that_refuses_the_secret_is_named_by_readyz() {
         Ok::<_, Infallible>(response)
     });
     let client = Client::new(service, "kube-fledged");
-    let process = Process::start_with(client, Arc::new(Semaphore::new(0))).await;
+    let process = Process::start_with(client, Arc::new(Semaphore::new(0)));
     process.readyz_says("secrets is forbidden").await;
     process.running.abort();
 }

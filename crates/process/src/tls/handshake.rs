@@ -16,7 +16,9 @@ use prometheus_client::{
 use rustls::{CertificateError, Error};
 use tokio::time::Instant;
 
-/// Time between two log lines with the same reason.
+use crate::log::Pace;
+
+/// Between two log lines of one reason.
 const QUIET: Duration = Duration::from_secs(10);
 
 /// Reason of a failed handshake. The set is closed, because it is the label of a metric.
@@ -26,7 +28,9 @@ pub enum Reason {
     NoIdentity,
     /// The peer did not finish in time.
     Timeout,
-    /// The peer closed the connection.
+    /// The peer had not finished when others needed its place.
+    Crowded,
+    /// The peer went away.
     Closed,
     /// The peer presented no certificate.
     NoCertificate,
@@ -59,6 +63,7 @@ impl Reason {
                 | io::ErrorKind::ConnectionReset
                 | io::ErrorKind::BrokenPipe => Self::Closed,
                 io::ErrorKind::TimedOut => Self::Timeout,
+                io::ErrorKind::QuotaExceeded => Self::Crowded,
                 _ => Self::Io,
             };
         };
@@ -89,6 +94,7 @@ impl Reason {
         match self {
             Self::NoIdentity => "no_identity",
             Self::Timeout => "timeout",
+            Self::Crowded => "crowded",
             Self::Closed => "closed",
             Self::NoCertificate => "no_certificate",
             Self::UnknownIssuer => "unknown_issuer",
@@ -113,13 +119,7 @@ struct Labels {
 #[derive(Clone, Debug, Default)]
 pub struct Failures {
     counts: Family<Labels, Counter>,
-    logged: Arc<Mutex<BTreeMap<Reason, Logged>>>,
-}
-
-#[derive(Debug)]
-struct Logged {
-    at: Instant,
-    unlogged: u64,
+    logged: Arc<Mutex<BTreeMap<Reason, Pace>>>,
 }
 
 impl Failures {
@@ -155,23 +155,8 @@ impl Failures {
     /// Returns the number of unlogged failures if it is time for another log line.
     fn due(&self, reason: Reason, now: Instant) -> Option<u64> {
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        match logged.get_mut(&reason) {
-            Some(last) if now.duration_since(last.at) < QUIET => {
-                last.unlogged += 1;
-                None
-            }
-            last => {
-                let before = last.map_or(0, |last| last.unlogged);
-                logged.insert(
-                    reason,
-                    Logged {
-                        at: now,
-                        unlogged: 0,
-                    },
-                );
-                Some(before)
-            }
-        }
+        let pace = logged.entry(reason);
+        pace.or_insert_with(|| Pace::new(1, QUIET)).due(now)
     }
 }
 

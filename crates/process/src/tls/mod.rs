@@ -13,7 +13,7 @@ pub mod files;
 pub mod handshake;
 pub mod identity;
 
-pub use accept::{Stream, incoming};
+pub use accept::{Stream, incoming, incoming_within};
 pub use connect::Connector;
 pub use handshake::{Failures, Reason};
 pub use identity::{Identity, IdentityError, Served};

@@ -48,6 +48,9 @@ impl Engine {
             self.begin_term(now);
         }
         self.fire_timers(now);
+        if self.agenda.is_clear() {
+            return;
+        }
         for _ in 0..MAX_ROUNDS {
             let mut changed = self.take_changed_caches();
             for cache in &changed {

@@ -25,6 +25,15 @@ pub struct Image {
     /// Size in bytes, as the runtime that reported it last counts it; 0: not known.
     pub size: u64,
     repository: String,
+    /// What runtimes reported last. All nodes report the same, as long as the tag does not move.
+    reported: Report,
+}
+
+/// The digests that a runtime reported of an image, and which image they mean.
+#[derive(Debug, Default)]
+struct Report {
+    repo_digests: Vec<String>,
+    digest: Option<Digest>,
 }
 
 /// A registry's answer to a batch.
@@ -70,6 +79,7 @@ impl Images {
                 registry_answer: None,
                 size: 0,
                 repository: repository(&name),
+                reported: Report::default(),
             },
             Err(error) => Image {
                 name: name.clone(),
@@ -79,6 +89,7 @@ impl Images {
                 registry_answer: None,
                 size: 0,
                 repository: String::new(),
+                reported: Report::default(),
             },
         };
         let id = self
@@ -127,30 +138,41 @@ impl Images {
     /// Which image of its repository a runtime holds under this name; remembers its size. If the runtime
     /// names several digests of the repository, all of them count; if it names none, the answer is `None`.
     pub fn digest(&mut self, id: ImageId, observed: &ObservedImage) -> Option<Digest> {
+        let image = &mut self.rows[id.index()];
         if observed.size > 0 {
-            self.rows[id.index()].size = observed.size;
+            image.size = observed.size;
         }
-        let repository_of = &self.rows[id.index()].repository;
-        let mut digests: Vec<&str> = observed
-            .repo_digests
-            .iter()
-            .filter_map(|name| name.split_once('@'))
-            .filter(|(name, _)| {
-                // Runtimes write the normalized spelling; any other spelling is parsed.
-                name == repository_of
-                    || ImageRef::parse(name)
-                        .is_ok_and(|name| repository(&name.normalized()) == *repository_of)
-            })
-            .map(|(_, digest)| digest)
-            .collect();
-        if digests.is_empty() {
-            return None;
+        if image.reported.repo_digests != observed.repo_digests {
+            image.reported = Report {
+                digest: digest_of(&image.repository, observed),
+                repo_digests: observed.repo_digests.clone(),
+            };
         }
-        digests.sort_unstable();
-        let parts: Vec<&[u8]> = digests.iter().map(|digest| digest.as_bytes()).collect();
-        let hash = NonZeroU64::new(backoff::hash(0, &parts));
-        Some(Digest(hash.unwrap_or(NonZeroU64::MIN)))
+        image.reported.digest
     }
+}
+
+/// Which image of a repository these digests mean.
+fn digest_of(repository_of: &str, observed: &ObservedImage) -> Option<Digest> {
+    let mut digests: Vec<&str> = observed
+        .repo_digests
+        .iter()
+        .filter_map(|name| name.split_once('@'))
+        .filter(|(name, _)| {
+            // Runtimes write the normalized spelling; any other spelling is parsed.
+            *name == repository_of
+                || ImageRef::parse(name)
+                    .is_ok_and(|name| repository(&name.normalized()) == repository_of)
+        })
+        .map(|(_, digest)| digest)
+        .collect();
+    if digests.is_empty() {
+        return None;
+    }
+    digests.sort_unstable();
+    let parts: Vec<&[u8]> = digests.iter().map(|digest| digest.as_bytes()).collect();
+    let hash = NonZeroU64::new(backoff::hash(0, &parts));
+    Some(Digest(hash.unwrap_or(NonZeroU64::MIN)))
 }
 
 /// A normalized name without tag and digest.

@@ -1,15 +1,13 @@
 //! What a node is asked about. Nothing is pulled before a check: an image that is present costs no registry
 //! anything, and a node that does not answer takes no budget.
 
-use std::{collections::BTreeMap, sync::Arc};
-
 use super::{
     context::{NodeContext, NodeView},
     node_plan::{MAX_IMAGES, PlannedCheck},
 };
 use crate::{
-    ids::{CacheIdx, ImageId, Stamp},
-    model::{cache::Cache, observations::Oldest},
+    ids::{CacheIdx, IdSet, Stamp},
+    model::{cache::Cache, desired::DesiredImage, observations::Oldest},
     vocabulary::Tick,
 };
 
@@ -23,7 +21,7 @@ pub enum CheckDecision {
     Now(PlannedCheck),
 }
 
-impl NodeView<'_> {
+impl<'m> NodeView<'m> {
     /// Observations of a cache's images must be at least this new.
     pub fn check_since(&self, cache: &Cache) -> Stamp {
         let node = self.node.instance.since.max(self.node.checks.since);
@@ -49,13 +47,18 @@ impl NodeView<'_> {
                 CheckDecision::None
             };
         }
-        let (images, references): (Vec<_>, Vec<_>) = due.into_iter().unzip();
+        let due = due.into_iter();
+        let (images, references) = due
+            .map(|desired| (desired.image, desired.reference.clone()))
+            .unzip();
         CheckDecision::Now(PlannedCheck { images, references })
     }
 
-    fn due_checks(&self, stale: &[CacheIdx], context: &NodeContext) -> BTreeMap<ImageId, Arc<str>> {
+    /// Images to check, each once, sorted.
+    fn due_checks(&self, stale: &[CacheIdx], context: &NodeContext) -> Vec<&'m DesiredImage> {
         let eligible = self.node.eligibility().is_ok();
-        let mut due = BTreeMap::new();
+        let mut due: Vec<&DesiredImage> = Vec::new();
+        let (mut chosen, mut count) = (IdSet::default(), 0);
         for cache in stale.iter().map(|at| &self.model.caches[*at]) {
             if !eligible && !cache.desired.pinned {
                 continue;
@@ -71,14 +74,25 @@ impl NodeView<'_> {
                 let image = desired.image;
                 let busy = context.pulling.contains(image) || context.removing.contains(image);
                 if !busy
-                    && due.len() < MAX_IMAGES
+                    && count < MAX_IMAGES
                     && self.node.observed.get(image).checked < Some(since)
                     && self.model.names.images.get(image).invalid.is_none()
                 {
-                    due.insert(image, desired.reference.clone());
+                    count += usize::from(!chosen.contains(image));
+                    chosen.insert(image);
+                    due.push(desired);
                 }
             }
         }
+        // Of several caches with one image the last one's spelling counts. The sort keeps their order.
+        due.sort_by_key(|desired| desired.image);
+        due.dedup_by(|later, kept| {
+            let same = later.image == kept.image;
+            if same {
+                *kept = *later;
+            }
+            same
+        });
         due
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Engine, batches::LONG, timers::Timer};
 use crate::{
-    ids::{ImageId, NodeIdx, Stamp},
+    ids::{ImageId, Index, NodeIdx, ScopeId, Stamp},
     model::{
         backoff,
         images::RegistryAnswer,
@@ -28,6 +28,15 @@ struct Answered {
     image: ImageId,
     stamp: Stamp,
     now: Tick,
+}
+
+/// A pull that failed.
+struct FailedPull<'a> {
+    class: FailureClass,
+    reason: String,
+    message: String,
+    reference: &'a str,
+    credentials: ScopeId,
 }
 
 impl Engine {
@@ -129,29 +138,42 @@ impl Engine {
                     registry.rate_limited(now);
                 }
                 self.fail_probe(image, pull.credentials, node, stamp, class);
-                let seed = self.model.settings.seed;
-                let node = &mut self.model.nodes[node];
-                let spread = node.spread(seed, reference.as_bytes());
-                let key = (image, pull.credentials);
-                let before = node.attempts.get(&key);
-                let tries = before.map_or(0, |attempt| attempt.tries) + 1;
-                let wait = backoff::after_failure(class, tries, spread);
-                let attempt = Attempt {
-                    stamp,
-                    since: before.map_or(stamp, |attempt| attempt.since),
-                    tries,
-                    not_before: wait.map(|wait| now.after(wait)),
+                let failed = FailedPull {
                     class,
-                    reason: reason.into(),
-                    message: message.into(),
+                    reason,
+                    message,
+                    reference: &reference,
+                    credentials: pull.credentials,
                 };
-                node.attempts.insert(key, attempt);
-                // A failed pull is an observation too; otherwise the image would be checked again.
-                node.observed.get_mut(image).checked = Some(stamp);
+                self.note_failure(&answered, failed);
             }
             // No cache desired it, or a later removal won. It is planned again if a cache desires it.
             _ => self.end_probe(image, pull.credentials, node),
         }
+    }
+
+    /// Remembers a failed attempt.
+    fn note_failure(&mut self, answered: &Answered, failed: FailedPull<'_>) {
+        let (image, stamp) = (answered.image, answered.stamp);
+        let seed = self.model.settings.seed;
+        let node = &mut self.model.nodes[answered.node];
+        let spread = node.spread(seed, failed.reference.as_bytes());
+        let key = (image, failed.credentials);
+        let before = node.attempts.get(&key);
+        let tries = before.map_or(0, |attempt| attempt.tries) + 1;
+        let wait = backoff::after_failure(failed.class, tries, spread);
+        let attempt = Attempt {
+            stamp,
+            since: before.map_or(stamp, |attempt| attempt.since),
+            tries,
+            not_before: wait.map(|wait| answered.now.after(wait)),
+            class: failed.class,
+            reason: failed.reason.into(),
+            message: failed.message.into(),
+        };
+        node.attempts.insert(key, attempt);
+        // A failed pull is an observation too; otherwise the image would be checked again.
+        node.observed.get_mut(image).checked = Some(stamp);
     }
 
     /// A pull found or brought an image. True if it is another image than before.
@@ -283,7 +305,7 @@ impl Engine {
             // A cache desires it again: it is pulled again.
             node.observed.observe(image, false, answered.stamp);
         }
-        let number = u32::try_from(crate::ids::Index::index(image)).unwrap_or(u32::MAX);
+        let number = u32::try_from(image.index()).unwrap_or(u32::MAX);
         let at = AnswerContext {
             stamp: answered.stamp,
             now: answered.now,

@@ -7,7 +7,10 @@ pub mod objects;
 mod pool;
 pub mod pullers;
 
-use kubefledged_engine::{Command, Event};
+use std::panic::AssertUnwindSafe;
+
+use futures::FutureExt as _;
+use kubefledged_engine::{BatchEnd, Command, Event, WriteError};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
@@ -43,13 +46,44 @@ impl driver::Effects for Effects {
             return;
         };
         let acting = term.acting.clone();
-        let act = self.act(command, term.number);
+        let events = self.events.clone();
+        let lost = answer_if_lost(&command);
+        let act = answered(self.act(command, term.number), lost, events);
         self.acts.spawn(async move {
             tokio::select! {
                 () = acting.cancelled() => {}
                 () = act => {}
             }
         });
+    }
+}
+
+/// The answer to a command whose task panicked; `None`: the engine awaits no answer.
+fn answer_if_lost(command: &Command) -> Option<Event> {
+    let failed = || WriteError::Failed("the task of this write panicked: see the log".to_owned());
+    Some(match command {
+        Command::StartBatch(batch) => Event::BatchEnded(batch.id, BatchEnd::Lost),
+        Command::WriteStatus { key, .. } => Event::StatusWritten(key.clone(), Err(failed())),
+        Command::ClearAnnotation { key, .. } => {
+            Event::AnnotationCleared(key.clone(), Err(failed()))
+        }
+        Command::SetFinalizer { key, .. } => Event::FinalizerWritten(key.clone(), Err(failed())),
+        Command::CancelPulls(_)
+        | Command::EmitEvent { .. }
+        | Command::NodeTransition { .. }
+        | Command::RaiseTerm { .. } => return None,
+    })
+}
+
+/// Runs the task of a command. If it panics, the engine gets an answer all the same: otherwise a status write would
+/// stay in flight, and the object without writes, until the term ends.
+async fn answered(act: impl Future<Output = ()>, lost: Option<Event>, events: mpsc::Sender<Event>) {
+    if AssertUnwindSafe(act).catch_unwind().await.is_ok() {
+        return;
+    }
+    tracing::error!("the task of a command panicked; this is a bug");
+    if let Some(answer) = lost {
+        let _ = events.send(answer).await;
     }
 }
 
@@ -110,5 +144,32 @@ impl Effects {
             *term = (*term).max(seen_term);
             higher
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kubefledged_engine::CacheKey;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_in_a_write_is_answered_as_a_failed_write() {
+        let key = CacheKey {
+            namespace: "ns".into(),
+            name: "a".into(),
+        };
+        let command = Command::ClearAnnotation {
+            key: key.clone(),
+            annotation: "a",
+            value: String::new(),
+        };
+        let (events, mut answers) = mpsc::channel(1);
+        let act = async { panic!("a planted panic") };
+        answered(act, answer_if_lost(&command), events).await;
+        let answer = answers.recv().await.expect("an answer");
+        assert!(
+            matches!(answer, Event::AnnotationCleared(of, Err(WriteError::Failed(_))) if of == key)
+        );
     }
 }

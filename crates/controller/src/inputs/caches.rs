@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_spec_that_cannot_be_used_is_told_with_the_reason_and_with_what_was_applied() {
+    fn an_invalid_spec_is_reported_with_its_reason_and_applied_names_are_kept() {
         let spec = serde_json::json!({"cacheSpec": "nonsense"});
         let status = serde_json::json!({"appliedImages": [{"name": "a:1"}]});
         let Event::CacheInvalid(invalid) = told(stored(&spec, &status)) else {

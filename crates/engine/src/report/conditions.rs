@@ -30,7 +30,7 @@ pub fn unknown(cache: &Cache, now: Timestamp) -> Vec<Condition> {
     let findings = [
         Finding {
             type_: conditions::READY,
-            status: "Unknown",
+            status: Ready::Unknown.status(),
             reason: Ready::Unknown.as_str(),
             message: message(),
         },
@@ -70,23 +70,22 @@ fn ready(cache: &Cache) -> Finding {
         .min_ready_nodes
         .unwrap_or(NodeShare::Percent(100))
         .of(desired);
-    let (status, reason) =
-        if cache.history.purged || cache.runs(Kind::Purge) || cache.object.deleting {
-            ("False", Ready::Purged)
-        } else if desired == 0 {
-            ("True", Ready::NoEligibleNodes)
-        } else if ready == desired {
-            ("True", Ready::AllImagesPresent)
-        } else if ready >= enough {
-            ("True", Ready::EnoughNodesReady)
-        } else if cache.nodes.counts.flagged(Flags::UNCHECKED) == nodes.desired {
-            ("Unknown", Ready::NotYetChecked)
-        } else {
-            ("False", Ready::ImagesMissing)
-        };
+    let reason = if cache.history.purged || cache.runs(Kind::Purge) || cache.object.deleting {
+        Ready::Purged
+    } else if desired == 0 {
+        Ready::NoEligibleNodes
+    } else if ready == desired {
+        Ready::AllImagesPresent
+    } else if ready >= enough {
+        Ready::EnoughNodesReady
+    } else if cache.nodes.counts.flagged(Flags::UNCHECKED) == nodes.desired {
+        Ready::NotYetChecked
+    } else {
+        Ready::ImagesMissing
+    };
     Finding {
         type_: conditions::READY,
-        status,
+        status: reason.status(),
         reason: reason.as_str(),
         message: format!(
             "{ready} of {desired} eligible nodes hold every image, {enough} are needed"
@@ -116,10 +115,9 @@ fn progressing(cache: &Cache) -> Finding {
     } else {
         Progressing::Idle
     };
-    let rests = matches!(reason, Progressing::Idle | Progressing::Suspended);
     Finding {
         type_: conditions::PROGRESSING,
-        status: if rests { "False" } else { "True" },
+        status: reason.status(),
         reason: reason.as_str(),
         message: format!("{} nodes pulling, {} waiting", nodes.pulling, nodes.pending),
     }
@@ -129,11 +127,7 @@ fn degraded(model: &Model, cache: &Cache) -> Finding {
     let (reason, message) = cause(model, cache);
     Finding {
         type_: conditions::DEGRADED,
-        status: if reason == Degraded::None {
-            "False"
-        } else {
-            "True"
-        },
+        status: reason.status(),
         reason: reason.as_str(),
         message,
     }
@@ -150,7 +144,7 @@ fn cause(model: &Model, cache: &Cache) -> (Degraded, String) {
     }
     if flagged(Flags::LOSING) > 0 {
         let text = format!(
-            "images vanish from {} nodes again and again soon after they were pulled: the kubelet's garbage collection takes images that no pod has used (imageMaximumGCAge, imageGCHighThresholdPercent); set spec.retention to Pinned or change the kubelet's configuration",
+            "{} nodes lose images repeatedly, soon after they were pulled: the kubelet's garbage collection removes images that no pod has used (imageMaximumGCAge, imageGCHighThresholdPercent); set spec.retention to Pinned or change the kubelet's configuration",
             flagged(Flags::LOSING)
         );
         return (Degraded::LostToGarbageCollection, text);
@@ -164,7 +158,7 @@ fn cause(model: &Model, cache: &Cache) -> (Degraded, String) {
     }
     if nodes.failed > 0 {
         let text = format!(
-            "{} nodes miss an image that could not be pulled",
+            "{} nodes lack an image that could not be pulled",
             nodes.failed
         );
         return (Degraded::PullFailed, text);
@@ -184,7 +178,8 @@ fn cause(model: &Model, cache: &Cache) -> (Degraded, String) {
         );
     }
     if cache.applied.abandoned {
-        let text = "images that are no longer wanted may stay on nodes that did not answer for 24h";
+        let text =
+            "images that are no longer desired may stay on nodes that did not answer for 24h";
         return (Degraded::RemovalAbandoned, text.to_owned());
     }
     if flagged(Flags::UNPINNABLE) > 0 {

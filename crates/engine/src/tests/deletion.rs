@@ -36,7 +36,7 @@ fn purge_removes_the_images_before_the_object_goes() {
 }
 
 #[test]
-fn a_deletion_waits_for_nobody_beyond_its_deadline_and_names_what_is_left() {
+fn after_its_deadline_a_deletion_ends_and_an_event_names_the_nodes_that_keep_images() {
     let mut world = World::new(&["n1", "n2"]);
     world.create(purged_at_the_end());
     world.lead();
@@ -88,7 +88,7 @@ fn suspend_does_not_hold_a_deletion() {
 }
 
 #[test]
-fn an_object_goes_although_nothing_can_be_written_to_it_any_more() {
+fn an_object_is_deleted_even_if_its_status_cannot_be_written() {
     let mut world = World::new(&["n1"]);
     world.create(purged_at_the_end());
     world.lead();
@@ -99,7 +99,7 @@ fn an_object_goes_although_nothing_can_be_written_to_it_any_more() {
 }
 
 #[test]
-fn a_purge_at_deletion_leaves_what_another_cache_wants() {
+fn deleting_with_purge_keeps_images_that_another_cache_desires() {
     let mut world = World::new(&["n1"]);
     world.create(purged_at_the_end());
     world.create_as("b", images(&["r.test/a:1"]));
@@ -139,7 +139,7 @@ fn a_pin_of_ours_without_an_owner_goes_when_its_node_comes_back() {
 }
 
 #[test]
-fn removals_still_owed_are_dropped_when_the_object_goes_and_said() {
+fn deleting_an_object_drops_pending_removals_and_emits_an_event() {
     let mut world = World::new(&["n1"]);
     world.create(images(&["r.test/a:1", "r.test/b:1"]));
     world.lead();
@@ -150,7 +150,7 @@ fn removals_still_owed_are_dropped_when_the_object_goes_and_said() {
 }
 
 #[test]
-fn a_deletion_waits_for_a_runtime_that_does_not_say_which_pins_are_ours() {
+fn a_deletion_waits_until_the_runtime_reports_its_pins() {
     let mut world = World::new(&["n1"]);
     world.create(pinned(&["r.test/a:1"]));
     world.lead();

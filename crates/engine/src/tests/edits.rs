@@ -57,7 +57,7 @@ fn an_edit_during_a_pull_ends_what_it_no_longer_wants() {
 }
 
 #[test]
-fn a_new_selector_moves_the_wish_and_a_new_list_is_taken_up() {
+fn editing_a_selector_or_adding_a_list_changes_what_is_desired_where() {
     let mut world = World::new(&[]);
     world.join("n1", &[("tier", "x")]);
     world.join("n2", &[("tier", "y")]);
@@ -130,7 +130,7 @@ fn two_caches_want_one_image_and_it_is_pulled_once() {
 }
 
 #[test]
-fn a_deleted_cache_whose_image_another_wants_takes_nothing_and_ends_no_pull() {
+fn deleting_a_cache_keeps_images_and_pulls_that_another_cache_desires() {
     let mut world = World::new(&["n1"]);
     world.slow.insert("r.test/a:1".into());
     world.create(images(&["r.test/a:1"]));
@@ -209,7 +209,7 @@ fn an_edit_while_nobody_leads_removes_what_was_applied() {
 }
 
 #[test]
-fn a_suspended_cache_starts_nothing_goes_on_looking_and_still_wants_its_images() {
+fn a_suspended_cache_starts_nothing_but_is_checked_and_keeps_its_images_desired() {
     let mut world = World::new(&["n1"]);
     let mut suspended = images(&["r.test/a:1"]);
     suspended.suspend = true;
@@ -254,7 +254,7 @@ fn suspending_lets_running_pulls_finish_and_the_operation_wait() {
 }
 
 #[test]
-fn a_spec_that_cannot_be_used_says_so_keeps_its_images_and_recovers() {
+fn an_invalid_spec_is_reported_keeps_images_and_can_be_corrected() {
     let mut world = World::new(&["n1"]);
     world.create(images(&["r.test/a:1"]));
     world.lead();
@@ -282,7 +282,7 @@ fn a_spec_that_cannot_be_used_says_so_keeps_its_images_and_recovers() {
 
 /// However many names other caches want: a message has room for 8 MiB.
 #[test]
-fn a_removal_is_told_of_wanted_names_that_may_be_there_and_of_no_others() {
+fn a_removal_lists_only_desired_names_that_may_be_present() {
     let mut world = World::new(&["n1"]);
     world.broken.insert("r.test/b:1".into(), "ImagePullError");
     world.create(images(&["r.test/a:1", "r.test/c:1"]));
@@ -304,7 +304,7 @@ fn a_removal_is_told_of_wanted_names_that_may_be_there_and_of_no_others() {
 }
 
 #[test]
-fn a_removal_that_failed_is_forgotten_where_another_cache_wants_the_image() {
+fn a_failed_removal_is_dropped_when_another_cache_desires_the_image() {
     let mut world = World::new(&["n1"]);
     world.create(images(&["r.test/a:1", "r.test/b:1"]));
     world.lead();
@@ -321,7 +321,7 @@ fn a_removal_that_failed_is_forgotten_where_another_cache_wants_the_image() {
 }
 
 #[test]
-fn a_name_dropped_while_nobody_led_is_owed_also_by_a_node_that_does_not_answer_yet() {
+fn the_removal_of_a_name_dropped_without_a_leader_is_also_pending_on_silent_nodes() {
     let mut world = World::new(&["n1"]);
     world.create(images(&["r.test/a:1", "r.test/b:1"]));
     world.lead();
@@ -346,7 +346,7 @@ fn a_name_dropped_while_nobody_led_is_owed_also_by_a_node_that_does_not_answer_y
 }
 
 #[test]
-fn a_cache_made_anew_is_not_ready_by_what_was_seen_when_nobody_wanted_it() {
+fn a_recreated_cache_is_not_ready_because_of_old_observations() {
     let mut world = World::new(&["n1"]);
     world.slow.insert("r.test/a:1".into());
     world.create(images(&["r.test/a:1"]));
@@ -419,7 +419,7 @@ fn a_purged_cache_that_is_suspended_and_edited_stays_purged_until_it_goes_on() {
 }
 
 #[test]
-fn a_purge_asked_for_while_suspended_is_not_forgotten_by_a_new_leader() {
+fn a_new_leader_runs_a_purge_that_was_requested_while_suspended() {
     let mut world = World::new(&["n1"]);
     let mut suspended = images(&["r.test/a:1"]);
     suspended.suspend = true;
@@ -435,7 +435,7 @@ fn a_purge_asked_for_while_suspended_is_not_forgotten_by_a_new_leader() {
 }
 
 #[test]
-fn failures_under_secrets_that_no_cache_names_any_more_are_forgotten() {
+fn failures_with_secrets_that_no_cache_names_any_more_are_forgotten() {
     let mut world = World::new(&["n1"]);
     world.broken.insert("r.test/a:1".into(), "Unauthorized");
     world.create(images(&["r.test/a:1"]));

@@ -63,7 +63,7 @@ fn without_a_policy_no_tag_and_latest_are_always_pulled_and_other_tags_are_not()
 }
 
 #[test]
-fn the_longest_deadline_of_all_who_want_an_image_holds_and_none_is_longer_than_any() {
+fn of_several_caches_the_longest_deadline_of_an_image_applies() {
     let deadline = |lists: &[Option<u64>], binds: bool| {
         let settings = Settings {
             pull_deadline_binds: binds,
@@ -201,7 +201,7 @@ fn a_pinned_cache_has_its_finalizer_before_anything_is_pulled_and_pins_what_it_w
 }
 
 #[test]
-fn a_purge_takes_the_pin_off_an_image_that_another_cache_keeps_before_any_report_of_it() {
+fn a_purge_removes_a_pin_before_any_check_reported_it() {
     let mut world = World::new(&["n1"]);
     world.create(pinned(&["r.test/a:1"]));
     world.create_as("b", images(&["r.test/a:1"]));
@@ -259,7 +259,7 @@ fn a_tag_that_moved_is_on_all_nodes_after_a_refresh_and_one_node_asks_first() {
 }
 
 #[test]
-fn a_pin_that_is_nobodys_yet_is_left_while_an_image_that_is_to_be_pinned_is_pulled() {
+fn an_unknown_pin_is_kept_while_an_image_that_must_be_pinned_is_pulled() {
     let mut world = World::new(&["n1"]);
     world.create(pinned(&["r.test/a:1"]));
     world.lead();

@@ -26,7 +26,7 @@ fn whoever_does_not_lead_does_nothing_and_waits_for_nothing() {
 }
 
 #[test]
-fn a_leader_waits_until_all_that_is_there_has_been_told() {
+fn a_leader_waits_until_every_source_is_synced() {
     for source in [Source::Caches, Source::Nodes, Source::Pullers] {
         let mut world = World {
             engine: Some(Engine::new(Settings::default())),
@@ -97,7 +97,7 @@ fn a_leader_that_a_puller_refuses_leads_in_a_later_term_and_blames_no_image() {
 }
 
 #[test]
-fn a_write_that_another_leader_got_ahead_of_waits_for_the_watch_and_is_decided_anew() {
+fn a_write_with_a_conflict_waits_for_the_watch() {
     let mut world = World::new(&["n1"]);
     world.create(images(&["r.test/a:1"]));
     world.lead();
@@ -125,7 +125,7 @@ fn a_write_that_another_leader_got_ahead_of_waits_for_the_watch_and_is_decided_a
 }
 
 #[test]
-fn what_another_leader_did_that_this_one_had_not_heard_of_counts() {
+fn an_operation_of_another_leader_is_taken_over_when_it_is_observed() {
     let mut world = World::new(&["n1"]);
     world.create(images(&["r.test/a:1"]));
     world.lead();

@@ -53,7 +53,7 @@ fn a_puller_that_runs_more_pulls_at_a_time_takes_more_of_the_budget() {
 }
 
 #[test]
-fn a_registry_that_asks_for_less_gets_half_as_many_pulls_and_slowly_more() {
+fn a_rate_limited_registry_gets_half_its_budget_which_then_grows_slowly() {
     let mut world = world(Settings::default(), 80);
     world.broken.insert("r.test/a:1".into(), "RateLimited");
     world.create(images(&["r.test/a:1"]));
@@ -146,7 +146,7 @@ fn a_batch_is_no_longer_than_512_images() {
 }
 
 #[test]
-fn what_failed_waits_ever_longer_and_never_longer_than_minutes() {
+fn the_back_off_of_a_failed_image_grows_up_to_minutes() {
     let mut world = World::new(&["n1"]);
     world
         .broken

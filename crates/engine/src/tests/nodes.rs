@@ -94,7 +94,7 @@ fn a_node_that_becomes_eligible_gets_its_images_at_once() {
 }
 
 #[test]
-fn a_running_pull_survives_a_cordon_and_nobody_waits_for_it() {
+fn a_running_pull_survives_a_cordon_and_the_operation_does_not_await_it() {
     let mut world = World::new(&["n1", "n2"]);
     world.slow.insert("r.test/big:1".into());
     world.create(images(&["r.test/big:1"]));
@@ -153,7 +153,7 @@ fn a_label_change_brings_a_node_its_images_and_takes_none_away() {
 }
 
 #[test]
-fn a_puller_that_rolls_out_is_looked_at_and_nothing_is_pulled_again() {
+fn a_rolled_out_puller_is_checked_and_pulls_nothing_again() {
     let mut world = World::new(&["n1"]);
     world.create(images(&["r.test/a:1", "r.test/b"]));
     world.lead();
@@ -275,7 +275,7 @@ fn node_affinity_selects_by_labels_and_by_name() {
 }
 
 #[test]
-fn a_new_leader_looks_and_neither_pulls_nor_begins_anything() {
+fn a_new_leader_checks_nodes_and_pulls_nothing() {
     let mut world = World::new(&["n1", "n2"]);
     world.create(images(&["r.test/a:1"]));
     world.lead();
@@ -292,7 +292,7 @@ fn a_new_leader_looks_and_neither_pulls_nor_begins_anything() {
 }
 
 #[test]
-fn a_node_is_told_of_when_it_turns_warm_or_cannot_and_never_while_it_stays_so() {
+fn a_node_emits_one_event_when_it_becomes_warm_or_stuck() {
     let mut world = World::new(&["n1"]);
     world.create(images(&["a:1", "b:1"]));
     world.lead();

@@ -30,7 +30,7 @@ fn a_new_cache_is_pulled_to_every_node_and_says_so() {
 }
 
 #[test]
-fn begin_and_end_are_told_once_also_when_the_watch_is_faster_than_the_answer() {
+fn begin_and_end_of_an_operation_emit_one_event_each() {
     let mut world = World::new(&["n1"]);
     world.watch_is_faster = true;
     world.create(spec(&[(&["r.test/a:1"], &[])]));
@@ -39,7 +39,7 @@ fn begin_and_end_are_told_once_also_when_the_watch_is_faster_than_the_answer() {
 }
 
 #[test]
-fn names_stand_in_the_status_before_their_first_pull() {
+fn the_status_lists_every_name_before_its_first_pull() {
     let mut world = World::new(&["n1"]);
     world.create(spec(&[(&["r.test/a:1"], &[])]));
     world.lead();
@@ -50,7 +50,7 @@ fn names_stand_in_the_status_before_their_first_pull() {
 }
 
 #[test]
-fn a_selector_that_matches_nothing_is_no_failure() {
+fn a_selector_that_matches_no_node_is_no_failure() {
     let mut world = World::new(&["n1"]);
     world.create(spec(&[(&["r.test/a:1"], &[("tier", "backend")])]));
     world.lead();
@@ -174,7 +174,7 @@ fn a_purge_empties_the_nodes_and_the_cache_stays_purged_until_a_refresh() {
 }
 
 #[test]
-fn a_new_leader_looks_and_does_not_begin_anew() {
+fn a_new_leader_checks_nodes_and_starts_no_operation() {
     let mut world = World::new(&["n1"]);
     world.create(spec(&[(&["r.test/a:1", "r.test/b"], &[])]));
     world.lead();
@@ -194,7 +194,7 @@ fn a_new_leader_looks_and_does_not_begin_anew() {
 }
 
 #[test]
-fn a_purged_cache_answers_for_no_name_also_under_a_new_leader() {
+fn a_purged_cache_lists_no_applied_names_under_a_new_leader() {
     let mut world = World::new(&["n1"]);
     world.create(images(&["r.test/a:1"]));
     world.lead();
@@ -240,7 +240,7 @@ fn a_refresh_that_failed_on_one_node_is_no_failure_once_another_has_asked() {
 }
 
 #[test]
-fn a_missing_secret_is_named_once_and_hinders_nothing_and_one_that_came_is_named_no_more() {
+fn a_missing_secret_causes_one_event_and_pulls_go_on_without_it() {
     let mut world = World::new(&["n1"]);
     let mut wanted = spec(&[(&["r.test/a:1"], &[])]);
     wanted.image_pull_secrets = vec![PullSecretReference { name: "s".into() }];
@@ -290,7 +290,7 @@ fn the_same_events_give_the_same_commands() {
 }
 
 #[test]
-fn a_late_answer_to_what_an_earlier_operation_cleared_holds_up_nobody() {
+fn a_late_answer_about_an_annotation_of_an_earlier_operation_is_ignored() {
     let mut world = World::new(&["n1"]);
     world.create(images(&["r.test/a:1"]));
     world.lead();

@@ -40,7 +40,7 @@ fn an_automatic_refresh_that_finds_a_moved_tag_becomes_an_operation() {
 }
 
 #[test]
-fn an_interval_of_0s_is_never_and_checks_healing_and_new_nodes_go_on() {
+fn a_refresh_interval_of_0s_stops_refreshes_and_nothing_else() {
     let mut world = World::new(&["n1"]);
     world.create(always("0s"));
     world.lead();
@@ -92,7 +92,7 @@ fn a_refresh_that_fails_for_a_present_image_degrades_and_stays_ready() {
 }
 
 #[test]
-fn a_refresh_asked_for_during_an_update_runs_after_it() {
+fn a_refresh_requested_during_an_update_runs_after_it() {
     let mut world = World::new(&["n1"]);
     world.create(images(&["r.test/a:1"]));
     world.lead();
@@ -108,7 +108,7 @@ fn a_refresh_asked_for_during_an_update_runs_after_it() {
 }
 
 #[test]
-fn a_request_made_while_nobody_led_is_honoured() {
+fn a_request_made_without_a_leader_runs_when_one_leads() {
     let mut world = World::new(&["n1"]);
     world.create(images(&["r.test/a:1"]));
     world.lead();
@@ -145,7 +145,7 @@ fn an_annotation_that_comes_again_is_handled_again_if_it_is_empty_and_else_not()
 }
 
 #[test]
-fn a_purge_and_a_refresh_asked_for_together_purge_and_both_are_handled() {
+fn a_purge_requested_with_a_refresh_runs_and_answers_both() {
     let mut world = World::new(&["n1"]);
     world.create(images(&["r.test/a:1"]));
     world.lead();
@@ -163,7 +163,7 @@ fn a_purge_and_a_refresh_asked_for_together_purge_and_both_are_handled() {
 }
 
 #[test]
-fn tokens_on_an_object_without_status_are_taken_as_handled() {
+fn tokens_on_an_object_without_a_status_count_as_handled() {
     let mut world = World::new(&["n1"]);
     world.create(images(&["r.test/a:1"]));
     world.apply(|object| {
@@ -180,7 +180,7 @@ fn tokens_on_an_object_without_status_are_taken_as_handled() {
 }
 
 #[test]
-fn a_refresh_that_must_pull_waits_quietly_while_the_watch_is_silent() {
+fn a_refresh_that_must_pull_waits_while_a_write_awaits_the_watch() {
     let mut world = World::new(&["n1"]);
     world.create(always("10m"));
     world.lead();

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn more_than_a_hundred_failures_are_a_short_sample_and_all_are_counted() {
+fn of_more_than_a_hundred_failures_the_status_lists_a_sample_and_the_count() {
     let names: Vec<String> = (0..90).map(|number| format!("n{number:02}")).collect();
     let nodes: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut world = World::new(&nodes);
@@ -61,7 +61,7 @@ fn conditions_are_there_from_first_sight_and_carry_the_generation() {
 }
 
 #[test]
-fn nothing_is_written_when_nothing_changed_and_the_time_of_a_transition_stays() {
+fn an_unchanged_status_is_not_written() {
     let mut world = World::new(&["n1"]);
     world.create(images(&["r.test/a:1"]));
     world.lead();
@@ -101,7 +101,7 @@ fn progress_is_written_once_per_second_and_an_end_at_once() {
 }
 
 #[test]
-fn ready_is_true_only_when_every_image_was_seen_on_every_eligible_node() {
+fn ready_is_true_only_when_every_eligible_node_holds_every_image() {
     let mut world = World::new(&["n1", "n2"]);
     world.slow.insert("r.test/b:1".into());
     world.create(images(&["r.test/a:1", "r.test/b:1"]));
@@ -119,7 +119,7 @@ fn ready_is_true_only_when_every_image_was_seen_on_every_eligible_node() {
 }
 
 #[test]
-fn an_object_that_kube_fledged_wrote_is_taken_over_and_what_its_spec_drops_goes() {
+fn an_object_of_kube_fledged_is_adopted_and_names_that_it_drops_are_removed() {
     let mut world = World::new(&["n1"]);
     let held = [("r.test/a:1".into(), 1), ("r.test/b:1".into(), 1)];
     world.held.insert("n1".into(), held.into());
@@ -138,7 +138,7 @@ fn an_object_that_kube_fledged_wrote_is_taken_over_and_what_its_spec_drops_goes(
 }
 
 #[test]
-fn removals_that_silent_nodes_owe_are_given_up_after_a_day_and_said() {
+fn removals_pending_on_silent_nodes_are_abandoned_after_a_day() {
     let mut world = World::new(&["n1", "n2"]);
     world.create(images(&["r.test/a:1", "r.test/b:1"]));
     world.lead();
@@ -155,7 +155,7 @@ fn removals_that_silent_nodes_owe_are_given_up_after_a_day_and_said() {
 }
 
 #[test]
-fn what_is_in_use_is_kept_counted_and_removed_when_it_is_free() {
+fn an_image_in_use_is_kept_and_removed_when_it_is_free() {
     let mut world = World::new(&["n1"]);
     world.create(images(&["r.test/a:1", "r.test/b:1"]));
     world.lead();

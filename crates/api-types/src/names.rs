@@ -87,10 +87,19 @@ pub mod failure {
     pub const IMAGE_INSPECT_ERROR: &str = "ImageInspectError";
     /// The registry does not answer.
     pub const REGISTRY_UNAVAILABLE: &str = "RegistryUnavailable";
-    /// The signature is not the one the node demands.
+    /// The signature is not the one the node demands, or a verifier of the node refuses the image.
     pub const SIGNATURE_VALIDATION_FAILED: &str = "SignatureValidationFailed";
     /// The registry does not have it.
     pub const IMAGE_NOT_FOUND: &str = "ImageNotFound";
+    /// The registry has the image, but not something that belongs to it: a layer or the
+    /// configuration. Somebody deleted it, or a push is under way.
+    pub const BLOB_NOT_FOUND: &str = "BlobNotFound";
+    /// The node's runtime misses something in its own store. It may mend itself by the next pull.
+    pub const IMAGE_STORE_BROKEN: &str = "ImageStoreBroken";
+    /// The node's runtime wants a registry in the name: CRI-O without a registry to search in.
+    pub const SHORT_NAME_REFUSED: &str = "ShortNameRefused";
+    /// The image has a manifest that the node's runtime does not read, such as one of schema 1.
+    pub const UNSUPPORTED_MANIFEST: &str = "UnsupportedManifest";
     /// The registry refuses us.
     pub const UNAUTHORIZED: &str = "Unauthorized";
     /// The registry asks us to wait.

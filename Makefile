@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package sbom test-dashboard test-install test-runtimes test-faults sim sim-mutations fuzz soak \
 	bench-engine bench-queue bench-guard bench-real bench-real-big bench-real-install bench-fleet bench-inside \
-	deploy-using-yaml remove-kubefledged update down
+	deploy-using-yaml remove-kubefledged update down test-vectors
 
 ARCH := $(shell uname -m)
 TARGET := $(ARCH)-unknown-linux-gnu
@@ -34,6 +34,7 @@ MINUTES ?= 60
 # cold also measures a check round, one more image and a purge; sick has dead and slow nodes.
 FLEET := cold bandwidth join killed sick wrong limited caches rewrites growth
 CASES ?= 1000000
+VECTORS ?= 200000
 FUZZ_MINUTES ?= 30
 FUZZ = $(CARGO) test --locked --target $(TARGET) --profile sim
 
@@ -66,6 +67,12 @@ fuzz: ## Try hostile input on all parsers: CASES=1000000 per property, at most F
 	for half in "--package kubefledged-image --package kubefledged-api-types --package kubefledged-contract --package kubefledged-webhook --test hostile" \
 	    "--package kubefledged-controller --package kubefledged-puller --lib hostile"; do \
 	  $(FUZZ) $$half --no-run; PROPTEST_CASES=$(CASES) timeout $(FUZZ_MINUTES)m $(FUZZ) $$half; done
+
+test-vectors: ## References, pull secrets and credential providers beside the kubelet's own code: its test texts and VECTORS=200000 made-up cases
+	$(CARGO) build --locked --target $(TARGET) --package kubefledged-controller --example vectors
+	$(CARGO) build --locked --target $(TARGET) --package kubefledged-puller --example plugins
+	cd hack/tools/vectors && GOWORK=off GOFLAGS=-mod=readonly go run . -cases $(VECTORS) \
+	  -ours ../../../target/$(TARGET)/debug/examples/vectors -plugins ../../../target/$(TARGET)/debug/examples/plugins
 
 sim-mutations: ## Add deliberate bugs, and fail unless a simulated day finds each of them
 	hack/sim-mutations
@@ -103,7 +110,7 @@ test-runtimes: setup images ## Run end-to-end tests on containerd 1.6, container
 	$(CLUSTER) down; $(CLUSTER) up --runtime containerd,containerd2,crio --disk 2G; hack/install --set puller.diskWatermark=80 --set controller.checkInterval=1m; \
 	$(CARGO) test --locked --no-fail-fast --target $(TARGET) --package kubefledged-e2e --test runtimes -- --test-threads=1 --include-ignored; \
 	$(CLUSTER) down; $(CLUSTER) up --runtime containerd2,crio; hack/install; \
-	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test walkthrough --test node -- --test-threads=1
+	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test walkthrough --test node --test credentials -- --test-threads=1
 
 test-dashboard: setup ## Run the dashboard's queries in a Prometheus that scrapes the local cluster, and draw docs/dashboard.svg
 	export KUBEFLEDGED_DASHBOARD=$$(mktemp); trap 'rm -f $$KUBEFLEDGED_DASHBOARD' EXIT; \

@@ -90,10 +90,19 @@ pub mod failure {
     pub const IMAGE_INSPECT_ERROR: &str = "ImageInspectError";
     /// The registry does not answer.
     pub const REGISTRY_UNAVAILABLE: &str = "RegistryUnavailable";
-    /// The image's signature does not match the node's policy.
+    /// The image's signature does not match the node's policy, or a verifier of the node refused the image.
     pub const SIGNATURE_VALIDATION_FAILED: &str = "SignatureValidationFailed";
     /// The registry does not have the image.
     pub const IMAGE_NOT_FOUND: &str = "ImageNotFound";
+    /// The registry has the image, but lacks a layer or the configuration of it. Somebody deleted it, or a push is in
+    /// progress.
+    pub const BLOB_NOT_FOUND: &str = "BlobNotFound";
+    /// The node's runtime lacks something in its own store. The next pull may repair it.
+    pub const IMAGE_STORE_BROKEN: &str = "ImageStoreBroken";
+    /// The node's runtime needs a registry in the name: CRI-O without a registry to search in.
+    pub const SHORT_NAME_REFUSED: &str = "ShortNameRefused";
+    /// The image has a manifest that the node's runtime cannot read, such as one of schema 1.
+    pub const UNSUPPORTED_MANIFEST: &str = "UnsupportedManifest";
     /// The registry refused the credentials, or the pull had none.
     pub const UNAUTHORIZED: &str = "Unauthorized";
     /// The registry limits requests (429).

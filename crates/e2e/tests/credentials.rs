@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use kubefledged_e2e::Cluster;
+use kubefledged_e2e::{Cluster, faulty};
 use serde_json::{Value, json};
 
 const PRIVATE: &str = "private.test:5001/demo/secret:1.0";
@@ -68,6 +68,63 @@ fn secrets_of_the_old_type_and_of_a_service_account_open_a_private_registry() {
     cluster.create("accounts", "a", &spec).unwrap();
     let status = cluster.ended("accounts", "a", "ImageCacheCreate").unwrap();
     assert_eq!(status["status"], "Succeeded", "{status}");
+}
+
+/// `base64` without `-w0` breaks its lines at 76 columns.
+#[test]
+fn a_secret_whose_auth_base64_has_wrapped_opens_a_private_registry() {
+    let cluster = cluster("wrapped");
+    let password = cluster.run(&["registry-password"], "").unwrap();
+    let login = format!("demo:{}", password.trim());
+    let wrapped: Vec<String> = BASE64_STANDARD
+        .encode(login)
+        .as_bytes()
+        // The password is short: at 8 columns there are several lines.
+        .chunks(8)
+        .map(|line| String::from_utf8_lossy(line).into_owned())
+        .collect();
+    let auth = wrapped.join("\n") + "\n";
+    let config = json!({"auths": {"private.test:5001": {"auth": auth, "username": null}}});
+    let type_ = "kubernetes.io/dockerconfigjson";
+    secret(&cluster, "wrapped", "wrapped", type_, &config);
+    let spec = of(json!({"imagePullSecrets": [{"name": "wrapped"}]}));
+    cluster.create("wrapped", "w", &spec).unwrap();
+    let status = cluster.ended("wrapped", "w", "ImageCacheCreate").unwrap();
+    assert_eq!(status["status"], "Succeeded", "{status}");
+}
+
+#[test]
+fn the_second_secret_is_tried_where_the_first_is_refused_in_the_words_of_docker_hub() {
+    let cluster = cluster("second");
+    cluster.run(&["fault", "login=dockerhub"], "").unwrap();
+    let type_ = "kubernetes.io/dockerconfigjson";
+    for (name, password) in [("wrong", "old"), ("right", "demo")] {
+        let entry = json!({"username": "demo", "password": password});
+        let config = json!({"auths": {"faulty.test:5003": entry}});
+        secret(&cluster, "second", name, type_, &config);
+    }
+    let image = faulty("web");
+    for (name, secrets, outcome) in [
+        ("refused", json!([{"name": "wrong"}]), "Failed"),
+        (
+            "both",
+            json!([{"name": "wrong"}, {"name": "right"}]),
+            "Succeeded",
+        ),
+    ] {
+        let spec = json!({"cacheSpec": [{"images": [image]}], "imagePullSecrets": secrets});
+        cluster.create("second", name, &spec).unwrap();
+        let status = cluster.ended("second", name, "ImageCacheCreate").unwrap();
+        assert_eq!(status["status"], outcome, "{status}");
+        if outcome == "Failed" {
+            let reason = &status["failures"][&image][0]["reason"];
+            assert_eq!(reason, "Unauthorized", "{status}");
+        }
+        cluster
+            .kubectl(&format!("delete ic {name} -n second"))
+            .unwrap();
+    }
+    cluster.run(&["fault", "off"], "").unwrap();
 }
 
 #[test]

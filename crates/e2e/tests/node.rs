@@ -26,7 +26,8 @@ echo '{{\"apiVersion\": \"credentialprovider.kubelet.k8s.io/v1\", \"kind\": \"Cr
   \"auth\": {{\"private.test:5001\": {{\"username\": \"demo\", \"password\": \"{password}\"}}}}}}'
 PLUGIN
 chmod 755 demo-provider
-cat >config.yaml <<'CONFIG'
+mkdir -p config; echo 'this is none' >config/90-broken.json
+cat >config/10-demo.yaml <<'CONFIG'
 apiVersion: kubelet.config.k8s.io/v1
 kind: CredentialProviderConfig
 providers:
@@ -77,6 +78,7 @@ fn held(cluster: &Cluster, node: &str) -> BTreeSet<String> {
     images.filter(|image| image.contains("/demo/")).collect()
 }
 
+/// The configuration is a directory, and one of its files is none: that costs itself only.
 #[test]
 fn a_private_image_without_a_secret_is_pulled_with_the_nodes_own_credential_provider() {
     let cluster = Cluster::default();
@@ -100,7 +102,7 @@ fn a_private_image_without_a_secret_is_pulled_with_the_nodes_own_credential_prov
             .unwrap();
     }
     let (config, directory) = (
-        format!("config={PLUGINS}/config.yaml"),
+        format!("config={PLUGINS}/config"),
         format!("binDir={PLUGINS}"),
     );
     let restored = Restored(&cluster);

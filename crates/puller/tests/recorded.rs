@@ -38,11 +38,12 @@ async fn every_recorded_answer_reaches_the_controller_as_what_it_means() {
     let images = (0..records.len()).map(|i| image(&name(i))).collect();
     let outcomes = puller.pull(1, images).await.outcomes().await;
     assert_eq!(outcomes.len(), records.len());
-    for (record, outcome) in records.iter().zip(outcomes) {
-        let class = classify(&CallError {
+    for (i, (record, outcome)) in records.iter().zip(outcomes).enumerate() {
+        let error = CallError {
             code: text(record, "code"),
             message: text(record, "message"),
-        });
+        };
+        let class = classify(&error, &name(i));
         let repeated = matches!(class.remedy, Remedy::Repeat | Remedy::RepeatAtOnce);
         if repeated {
             // It failed once only.

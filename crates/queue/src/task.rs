@@ -12,6 +12,8 @@ use kubefledged_api_types::names::failure;
 
 /// Most repeats of what concerns this node only.
 const MOST_REPEATS: u32 = 3;
+/// In milliseconds; the shortest limit of a runtime in use is ten seconds.
+const STOOD_STILL: u64 = 8_000;
 /// Before the first repeat where the runtime is away; each further one waits four times as long:
 /// a restart of the runtime takes some seconds.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -462,7 +464,7 @@ impl Task {
     }
 
     fn went_wrong(&mut self, error: &CallError, now: Tick, around: Circumstances<'_>) -> Next {
-        let class = classify::classify(error);
+        let class = classify::classify(error, &self.name);
         let more = self.next_credential + 1 < self.credentials.len();
         match class.remedy {
             Remedy::NextCredential if more => {
@@ -475,7 +477,7 @@ impl Task {
                 self.pull_or_ask(now, around).into()
             }
             // CRI-O cancels a second caller's pull with the first one's.
-            Remedy::RepeatAtOnce if self.repeats < MOST_REPEATS => {
+            Remedy::RepeatAtOnce if self.repeats < MOST_REPEATS && !self.stood_still(now) => {
                 self.repeats += 1;
                 self.looked = None;
                 Next::Wait(now)
@@ -560,6 +562,15 @@ impl Task {
         watch.next = now.after(often);
         let still = Duration::from_millis(now.0.saturating_sub(watch.moved.0));
         (tell, still)
+    }
+
+    /// Whether bytes were awaited and none arrived: then the runtime gave up by itself, and would do
+    /// so again.
+    fn stood_still(&self, now: Tick) -> bool {
+        self.watch.is_some_and(|watch| {
+            let waits = watch.bytes.is_some_and(|bytes| bytes.active);
+            waits && now.0.saturating_sub(watch.moved.0) >= STOOD_STILL
+        })
     }
 
     /// The limit on the time in which no byte arrives.

@@ -12,10 +12,11 @@ import (
 // fault is what goes wrong, and for which requests.
 type fault struct {
 	kind       string
-	value      string // of token and platform
+	value      string // of token, platform, says and login
 	number     int    // of the kinds that take one
 	retryAfter string
 	body       string // html: what a proxy before a registry says
+	what       string // of says: denied, missing or throttled
 	only       string
 	match      string
 	left       int // so many times more; negative: always
@@ -23,7 +24,7 @@ type fault struct {
 
 func (f fault) String() string {
 	text := f.kind
-	for _, option := range [][2]string{{"value", f.value}, {"retry-after", f.retryAfter}, {"body", f.body}, {"only", f.only}, {"match", f.match}} {
+	for _, option := range [][2]string{{"value", f.value}, {"retry-after", f.retryAfter}, {"body", f.body}, {"what", f.what}, {"only", f.only}, {"match", f.match}} {
 		if option[1] != "" {
 			text += fmt.Sprintf(" %s=%s", option[0], option[1])
 		}
@@ -49,6 +50,8 @@ func parse(form url.Values) (fault, error) {
 			f.retryAfter = value
 		case "body":
 			f.body = value
+		case "what":
+			f.what = value
 		case "only":
 			f.only = value
 		case "match":
@@ -83,6 +86,16 @@ func (f fault) checked() (fault, error) {
 	case f.kind == "token":
 		if f.value != "grant" && f.value != "deny" {
 			return f, fmt.Errorf("token takes grant or deny, not %q", f.value)
+		}
+	case f.kind == "says" || f.kind == "login":
+		if replies[f.value] == nil {
+			return f, fmt.Errorf("%s takes one of %s, not %q", f.kind, registries(), f.value)
+		}
+		if f.what == "" {
+			f.what = denied
+		}
+		if _, known := replies[f.value][f.what]; !known {
+			return f, fmt.Errorf("what takes denied, missing or throttled, not %q", f.what)
 		}
 	case f.kind == "platform":
 		if f.value == "" {

@@ -20,6 +20,9 @@ kinds:
   off               pass everything on
   status=CODE       answer with this HTTP status; options retry-after=SECONDS, body=html (as a proxy before a registry)
   token=grant|deny  ask for a bearer token; the token service gives one to user demo:demo, or to nobody
+  says=REGISTRY     refuse in the words of dockerhub, ghcr, ecr, gar, acr, harbor, quay, artifactory or plain distribution; option
+                    what=denied|missing|throttled
+  login=REGISTRY    ask for a login; pass user demo:demo on and refuse all others in those words
   slow=KIB          at most so many KiB per second
   delay=SECONDS     answer so much later
   truncate=BYTES    cut a body after so many bytes, as a connection that ends

@@ -86,6 +86,10 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		fail(w, f.number)
+	case "says":
+		refuse(w, r, f.value, f.what)
+	case "login":
+		p.login(w, r, f.value)
 	case "token":
 		if r.Header.Get("Authorization") == "Bearer "+token {
 			r.Header.Del("Authorization")

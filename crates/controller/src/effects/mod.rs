@@ -2,7 +2,7 @@
 
 pub mod credentials;
 pub(crate) mod dial;
-mod dockercfg;
+pub mod dockercfg;
 pub mod objects;
 mod pool;
 pub mod pullers;

@@ -250,6 +250,48 @@ mod tests {
         );
     }
 
+    /// The child holds the plugin's output open, as a daemon does that nobody thought of.
+    #[tokio::test]
+    async fn what_a_plugin_leaves_behind_is_neither_waited_for_nor_left() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let directory = std::env::temp_dir().join(format!("plugin-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let (program, child) = (directory.join("plugin"), directory.join("child"));
+        let script = format!(
+            "#!/bin/sh\nsleep 300 &\necho $! >{}\necho '{{\"apiVersion\":\"{V1}\",\"kind\":\"CredentialProviderResponse\",\"cacheKeyType\":\"Image\"}}'\n",
+            child.display()
+        );
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let provider = Provider {
+            name: "plugin".to_owned(),
+            program,
+            api_version: V1.to_owned(),
+            args: Vec::new(),
+            env: Vec::new(),
+            default_cache_duration: None,
+            images: Vec::new(),
+        };
+        let image = ImageRef::parse("r.test/a").unwrap();
+        let asked = tokio::time::timeout(LIMIT / 2, ask(&provider, &image)).await;
+        assert_eq!(asked.unwrap().unwrap().key_type, KeyType::Image);
+        let child = std::fs::read_to_string(child).unwrap();
+        std::fs::remove_dir_all(&directory).unwrap();
+        // Killed; whoever is its parent now may not have asked what became of it.
+        let gone = || match std::fs::read_to_string(format!("/proc/{}/stat", child.trim())) {
+            Ok(stat) => stat.contains(") Z "),
+            Err(_) => true,
+        };
+        for _ in 0..100 {
+            if gone() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the child {child} lives on");
+    }
+
     #[test]
     fn of_a_long_complaint_the_end_is_told() {
         assert_eq!(tail(b" cannot log in\n"), "cannot log in");

@@ -205,7 +205,7 @@ fn an_unasked_cancel_is_repeated_at_once() {
     node.pull(1, authority(1, 1), &["r.test/a:1"]);
     node.run();
     assert_eq!(node.count("Pull"), 4);
-    assert_eq!(node.failure(1), "ErrImagePull");
+    assert_eq!(node.failure(1), "NoProgress");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Code generated from `proto/`. What is written by hand here keeps secrets out of Debug and
 //! out of memory that is free again.
 
+pub mod bounded;
+
 use zeroize::Zeroize as _;
 
 /// Serialized `FileDescriptorSet` of what the controller serves, for gRPC reflection.

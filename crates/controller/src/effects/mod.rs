@@ -1,5 +1,7 @@
 //! The engine's commands, carried out. Each runs in its own task and answers by events.
 
+mod checks;
+mod claims;
 pub mod credentials;
 pub(crate) mod dial;
 mod dockercfg;
@@ -13,10 +15,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::{driver, lease::Term};
 
-/// A puller that says it has seen a higher term is not believed: terms are counted in a Lease's
-/// `leaseTransitions`, which ends there.
-const HIGHEST_TERM: u64 = i32::MAX as u64 - 1;
-
 /// All hands.
 pub struct Effects {
     /// Calls to pullers.
@@ -25,8 +23,6 @@ pub struct Effects {
     pub objects: objects::Objects,
     /// Where answers go.
     pub events: mpsc::Sender<Event>,
-    /// A term that a puller has seen; the Lease is taken above it.
-    pub raise_term: watch::Sender<u64>,
     /// Whether this process may act. What is under way ends with the term.
     pub standing: watch::Receiver<Option<Term>>,
     /// What is under way.
@@ -35,8 +31,10 @@ pub struct Effects {
 
 impl driver::Effects for Effects {
     fn carry_out(&self, command: Command) {
+        // Whether the puller is believed was decided when it answered.
         if let Command::RaiseTerm { seen_term } = command {
-            return self.raise_term(seen_term);
+            tracing::debug!(seen_term, "a puller has seen a later term");
+            return;
         }
         // Decided before leadership ended: the engine has been told, and forgets what it asked for.
         let Some(term) = self.standing.borrow().clone() else {
@@ -96,17 +94,5 @@ impl Effects {
             };
             let _ = events.send(answer).await;
         }
-    }
-
-    fn raise_term(&self, seen_term: u64) {
-        if seen_term > HIGHEST_TERM {
-            tracing::error!(seen_term, "a puller claims a term that cannot be");
-            return;
-        }
-        self.raise_term.send_if_modified(|term| {
-            let higher = seen_term > *term;
-            *term = (*term).max(seen_term);
-            higher
-        });
     }
 }

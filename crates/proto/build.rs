@@ -36,6 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     tonic_prost_build::configure()
         .build_transport(false)
+        .codec_path("crate::bounded::Bounded")
         // Secrets: their Debug is written by hand in lib.rs.
         .skip_debug([
             "kubefledged.puller.v1.Credential",

@@ -119,6 +119,8 @@ pub mod failure {
     pub const PLATFORM_MISMATCH: &str = "PlatformMismatch";
     /// No puller answers on the node.
     pub const PULLER_UNAVAILABLE: &str = "PullerUnavailable";
+    /// The node's puller has as many images to do as it keeps in memory.
+    pub const PULLER_BUSY: &str = "PullerBusy";
     /// The node's container runtime does not answer.
     pub const RUNTIME_UNAVAILABLE: &str = "RuntimeUnavailable";
     /// A newer request for the same image name replaced this one.

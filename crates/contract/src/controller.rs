@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kubefledged_api_types::ImagePullPolicy;
+use kubefledged_api_types::{ImagePullPolicy, one_line};
 use kubefledged_engine::{
     Batch, CancelPulls, CheckReport, Disk, ImageOutcome, ImageResult, KeptReason, ObservedImage,
     Pin, PinResult, PullItem,
@@ -10,10 +10,31 @@ use kubefledged_engine::{
 use kubefledged_image::{ImageRef, credentials::Keyring};
 use kubefledged_proto::puller::{
     self as proto, Authority, BatchCancel, CancelPullsRequest, CheckImagesRequest,
-    CheckImagesResponse, Credential, ImagePull, ImageState, PullImagesRequest, PullImagesResponse,
-    PullOutcome, PullPolicy, PullResult, RemoveImagesRequest, RemoveImagesResponse, RemoveOutcome,
-    RemoveResult, Retention, Support, pull_images_response, remove_images_response,
+    CheckImagesResponse, Credential, GetInfoResponse, ImagePull, ImageState, PullImagesRequest,
+    PullImagesResponse, PullOutcome, PullPolicy, PullResult, RemoveImagesRequest,
+    RemoveImagesResponse, RemoveOutcome, RemoveResult, Retention, Support, pull_images_response,
+    remove_images_response,
 };
+
+/// More than a puller's `--max-parallel-pulls` can be.
+const MOST_PARALLEL_PULLS: u32 = 64;
+/// Longest text about one image that is taken from a puller, in bytes; longest reason.
+const LONGEST_MESSAGE: usize = 1024;
+const LONGEST_REASON: usize = 64;
+/// Bytes that an answer may have besides its images: heartbeats, pins of ours on a node.
+const ANSWER: usize = 256 << 10;
+/// Bytes that an answer may have for each image that was asked about: two messages, an id, digests.
+const IMAGE: usize = 4 << 10;
+
+/// The largest message that is an answer to a request about so many images, in bytes.
+pub fn largest_answer(images: usize) -> usize {
+    ANSWER + IMAGE * images
+}
+
+/// Pulls at a time on a node, as its puller says.
+pub fn parallel_pulls(info: &GetInfoResponse) -> u32 {
+    info.max_parallel_pulls.min(MOST_PARALLEL_PULLS)
+}
 
 /// Converts a pull batch. It contains only credentials that match one of its images, each once.
 pub fn pull_request(
@@ -22,13 +43,18 @@ pub fn pull_request(
     keyring: &Keyring<Credential>,
 ) -> PullImagesRequest {
     let mut credentials: Vec<Credential> = Vec::new();
+    let cache = batch.cache.as_ref();
+    let cache = cache.map_or_else(String::new, |key| format!("{}/{}", key.namespace, key.name));
     let images = images
         .iter()
         .map(|item| {
             let matching = ImageRef::parse(&item.reference)
                 .map(|image| keyring.matching(&image))
                 .unwrap_or_default();
-            image_pull(item, matching, &mut credentials)
+            ImagePull {
+                cache: cache.clone(),
+                ..image_pull(item, matching, &mut credentials)
+            }
         })
         .collect();
     PullImagesRequest {
@@ -203,6 +229,7 @@ fn image_pull(
         retention: retention.into(),
         credentials,
         fallback_deadline_ms: millis(item.fallback_deadline),
+        cache: String::new(),
     }
 }
 
@@ -211,7 +238,18 @@ fn millis(duration: Duration) -> u32 {
 }
 
 fn failed(reason: String, message: String) -> ImageResult {
-    ImageResult::Failed { reason, message }
+    // Most texts are fine as they are.
+    let cut = |text: String, most: usize| {
+        if text.len() <= most {
+            text
+        } else {
+            one_line(&text, most)
+        }
+    };
+    ImageResult::Failed {
+        reason: cut(reason, LONGEST_REASON),
+        message: cut(message, LONGEST_MESSAGE),
+    }
 }
 
 fn pull_outcome(outcome: PullOutcome) -> ImageOutcome {
@@ -318,6 +356,25 @@ mod tests {
             (authority.term, authority.seq, authority.batch_id),
             (2, 9, 7)
         );
+    }
+
+    #[test]
+    fn what_a_puller_says_is_bounded() {
+        let info = GetInfoResponse {
+            max_parallel_pulls: u32::MAX,
+            ..GetInfoResponse::default()
+        };
+        assert_eq!(parallel_pulls(&info), 64);
+        let outcome = PullOutcome {
+            result: PullResult::Failed.into(),
+            reason: "r".repeat(9999),
+            message: "m".repeat(9999),
+            ..PullOutcome::default()
+        };
+        let ImageResult::Failed { reason, message } = pull_outcome(outcome).result else {
+            unreachable!("it failed")
+        };
+        assert_eq!((reason.len(), message.len()), (64, 1024));
     }
 
     #[test]

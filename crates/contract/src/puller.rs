@@ -103,6 +103,7 @@ pub fn pull_request<'a>(
         progress: limit(progress_interval_ms),
         credential_hash: hash(&contents),
         credentials: chosen.into_iter().map(|(id, _)| *id).collect(),
+        cache: image.cache,
     })
 }
 

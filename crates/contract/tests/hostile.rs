@@ -100,6 +100,7 @@ fn image() -> impl Strategy<Value = ImagePull> {
                 retention,
                 credentials,
                 fallback_deadline_ms,
+                cache: String::new(),
             },
         )
 }

@@ -171,10 +171,9 @@ impl Bound {
         };
         serve_debug(&mut tasks, debug, shown, shutdown.clone()).await?;
         let effects = Effects {
-            pullers: pullers(&args, &client, connector, metrics.clone()),
+            pullers: pullers(&args, &client, connector, metrics.clone(), raise_term),
             objects: Objects::new(client, args.pod_name.clone()),
             events,
-            raise_term,
             standing,
             acts,
         };
@@ -257,13 +256,20 @@ async fn serve_debug(
     Ok(())
 }
 
-fn pullers(args: &RunArgs, client: &Client, connector: Connector, metrics: Metrics) -> Pullers {
+fn pullers(
+    args: &RunArgs,
+    client: &Client,
+    connector: Connector,
+    metrics: Metrics,
+    raise_term: watch::Sender<u64>,
+) -> Pullers {
     let service_account = args.service_account_name.as_deref().map(Arc::from);
     let credentials = Credentials::new(client.clone(), service_account);
     Pullers::new(
         connector,
         credentials,
         metrics,
+        raise_term,
         args.max_dials as usize,
         args.max_connections as usize,
     )

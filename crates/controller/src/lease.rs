@@ -35,6 +35,15 @@ const LOOK_LIMIT: Duration = Duration::from_secs(5);
 /// Time limit for tasks in flight to end, and again for releasing the Lease, before the process ends.
 const RELEASE_LIMIT: Duration = Duration::from_secs(1);
 
+/// The highest term that is believed and written. The Lease counts to 2147483647; whatever says more than
+/// this was edited by hand or is a lie, and counts as no term.
+pub const HIGHEST_TERM: u64 = 2_000_000_000;
+/// A term rises by so much at a time because pullers claim a higher one, or because the Lease that we
+/// hold says so.
+pub const RISE: u64 = 1_000;
+/// Between two rises because pullers claim a higher term.
+const RISE_PAUSE: Duration = Duration::from_secs(60);
+
 /// One term of leadership.
 #[derive(Clone, Debug)]
 pub struct Term {
@@ -73,26 +82,54 @@ pub enum Verdict {
 }
 
 /// Decides from the Lease, the time for which it has not changed, and the highest term that was seen. A
-/// Lease that was deleted and created again begins with a low term, which pullers would refuse.
+/// Lease that was deleted and created again begins with a low term, which pullers would refuse. Every
+/// returned term can be written.
 pub fn evaluate(held: Option<&Held>, me: &str, unchanged: Duration, seen_term: u64) -> Verdict {
-    let above = |term: u64| term.max(seen_term).saturating_add(1);
+    // Past the highest it begins anew.
+    let above = |term: u64| sane(term.max(sane(seen_term)) + 1).max(1);
     let Some(held) = held else {
         return Verdict::Take { term: above(0) };
     };
+    let transitions = sane(held.transitions);
     if held.holder == me {
-        let term = if held.transitions < seen_term {
-            above(0)
+        // Another count than ours is an edit by hand: it may not fence us out, nor lead us far away.
+        let ours = transitions >= seen_term && transitions <= seen_term.saturating_add(RISE);
+        let term = if transitions > 0 && (ours || seen_term == 0) {
+            transitions
         } else {
-            held.transitions
+            above(0)
         };
         return Verdict::Renew { term };
     }
     if held.holder.is_empty() || unchanged >= DURATION {
         return Verdict::Take {
-            term: above(held.transitions),
+            term: above(transitions),
         };
     }
     Verdict::Stand
+}
+
+/// The term, or 0 where it is above [`HIGHEST_TERM`].
+fn sane(term: u64) -> u64 {
+    if term <= HIGHEST_TERM { term } else { 0 }
+}
+
+/// Lets the term rise towards what pullers claim: by [`RISE`] at most, and once in [`RISE_PAUSE`].
+#[derive(Debug, Default)]
+struct Rises {
+    last: Option<Instant>,
+}
+
+impl Rises {
+    /// The highest term to lead above: `base`, or more where pullers `claim` more and it is time.
+    fn towards(&self, claim: u64, base: u64, now: Instant) -> u64 {
+        let claim = sane(claim);
+        let early = self.last.is_some_and(|last| now < last + RISE_PAUSE);
+        if claim <= base || early {
+            return base;
+        }
+        claim.min(base + RISE)
+    }
 }
 
 /// A candidate for leadership.
@@ -127,13 +164,16 @@ pub async fn run(
     let mut observed: Option<(Held, Instant)> = None;
     // Since when: before the request that won or renewed it was sent.
     let mut leading: Option<(u64, Instant)> = None;
+    let mut rises = Rises::default();
     while !shutdown.is_cancelled() {
         let asked = Instant::now();
         let until = leading.map_or(asked + LOOK_LIMIT, |(_, renewed)| renewed + RENEW_LIMIT);
-        let led = leading.map_or(0, |(term, _)| term);
-        // Also the Lease's own: it may be deleted the next moment, and no term may be given twice.
-        let known = observed.as_ref().map_or(0, |(held, _)| held.transitions);
-        let seen_term = led.max(known).max(*raised.borrow_and_update());
+        // Without our own, the Lease's: it may be deleted the next moment, and no term may be given twice.
+        let known = observed
+            .as_ref()
+            .map_or(0, |(held, _)| sane(held.transitions));
+        let own = leading.map_or(known, |(term, _)| term);
+        let seen_term = rises.towards(*raised.borrow_and_update(), own, asked);
         let round = candidate.round(&mut observed, seen_term);
         let round = tokio::select! {
             () = shutdown.cancelled() => break,
@@ -149,6 +189,9 @@ pub async fn run(
         let mut wait = if leading.is_some() { RETRY } else { LOOK };
         match round {
             Ok(Ok(Round::Leads(term))) => {
+                if seen_term > own {
+                    rises.last = Some(asked);
+                }
                 if leading.is_none_or(|(led, _)| led != term) {
                     told.lead(term, &candidate.identity).await;
                 }
@@ -277,7 +320,8 @@ impl Candidate {
             },
             holder_identity: Some(holder.to_owned()),
             lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
-            lease_transitions: i32::try_from(term).ok(),
+            // Never none: whoever reads that begins at 1, and pullers refuse it.
+            lease_transitions: Some(i32::try_from(term).unwrap_or(i32::MAX)),
             renew_time: Some(now),
             ..before
         });

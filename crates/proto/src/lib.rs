@@ -1,6 +1,8 @@
 //! Code generated from `proto/`. The hand-written code keeps credentials out of `Debug` and overwrites
 //! them in memory.
 
+pub mod bounded;
+
 use zeroize::Zeroize as _;
 
 /// Serialized `FileDescriptorSet` of the controller's services, for gRPC reflection.

@@ -73,6 +73,8 @@ pub struct PullRequest {
     pub credentials: Vec<CredentialId>,
     /// The same for the same credentials.
     pub credential_hash: u64,
+    /// Which cache asks: caches take turns. Empty: it is not known, and each batch counts as one.
+    pub cache: String,
 }
 
 /// Something that happened.

@@ -3,6 +3,7 @@
 mod answer;
 mod check;
 mod index;
+mod registries;
 mod run;
 mod view;
 mod watch;
@@ -25,7 +26,8 @@ use crate::{
     task::{self, Interest, State, Task, TaskKey},
 };
 use check::Check;
-use index::Tasks;
+use index::{Tasks, Turn};
+use registries::Registries;
 use watch::DiskLook;
 
 /// How long the end of a pull is remembered.
@@ -112,6 +114,9 @@ pub struct Queue {
     after_removal: Vec<Command>,
     counter: u64,
     polled: Tick,
+    /// When whose turn was last, by `counter`.
+    served: BTreeMap<Turn, u64>,
+    registries: Registries,
 }
 
 impl Queue {
@@ -140,6 +145,8 @@ impl Queue {
             after_removal: Vec::new(),
             counter: 0,
             polled: Tick(0),
+            served: BTreeMap::new(),
+            registries: Registries::default(),
         }
     }
 
@@ -177,8 +184,12 @@ impl Queue {
                 }
             }
             Event::Check(stream, names) => {
-                if self.has_room(stream, names.len()) {
+                // A node whose queue is full is looked at none the less.
+                let checks: usize = self.checks.values().map(Check::size).sum();
+                if checks + names.len() <= self.settings.most_open {
                     self.take_check(stream, names, now);
+                } else {
+                    self.replies.push(Command::Overloaded(stream));
                 }
             }
             Event::Cancel(stream, authority, cancels) => {
@@ -279,15 +290,14 @@ impl Queue {
         !refused
     }
 
-    /// Images of requests that are kept in memory.
+    /// Images of requests that are kept in memory. Checks have as much room of their own.
     fn load(&self) -> usize {
         let tasks = self
             .tasks
             .iter()
             .map(|(_, task)| task.interests.len().max(1));
         let removals = self.removals.iter().map(Removal::size);
-        let checks = self.checks.values().map(Check::size);
-        tasks.chain(removals).chain(checks).sum()
+        tasks.chain(removals).sum()
     }
 
     /// Refuses leaders that have been replaced.
@@ -321,7 +331,10 @@ impl Queue {
         self.open.insert(stream, images.len());
         let mut attached = 0;
         let mut outcomes = Vec::new();
-        for (index, request) in images.into_iter().enumerate() {
+        for (index, mut request) in images.into_iter().enumerate() {
+            if request.cache.is_empty() {
+                request.cache = format!("batch {}", authority.batch);
+            }
             let at_once = |result: PullResult| PullOutcome {
                 index,
                 result,

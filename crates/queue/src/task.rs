@@ -26,6 +26,8 @@ const LOOK_AGE: Duration = Duration::from_secs(5);
 const WATCH: Duration = Duration::from_secs(10);
 /// Shortest time between two tellings of progress.
 const OFTEN: Duration = Duration::from_secs(1);
+/// Bytes per second that count as progress.
+const SLOWEST: u64 = 512;
 /// For requests without a deadline: nothing hangs for ever.
 const LONGEST: Duration = Duration::from_secs(6 * 3600);
 
@@ -52,6 +54,18 @@ impl TaskKey {
             credentials: 0,
         }
     }
+}
+
+impl TaskKey {
+    /// The host that the image comes from.
+    pub fn registry(&self) -> &str {
+        registry(&self.image)
+    }
+}
+
+/// The host of a normalized name.
+pub fn registry(image: &str) -> &str {
+    image.split('/').next().unwrap_or(image)
 }
 
 /// Somebody who wants a task.
@@ -104,8 +118,10 @@ struct Watch {
     next: Tick,
     /// None: they could not be seen.
     bytes: Option<Bytes>,
-    /// When the last one arrived, or nothing was being fetched.
+    /// When enough had arrived, or nothing was being fetched.
     moved: Tick,
+    /// How many were there then.
+    mark: u64,
     /// When this was told.
     told: Option<Tick>,
 }
@@ -119,6 +135,8 @@ pub struct Task {
     pub priority: i32,
     /// Older first.
     pub age: u64,
+    /// The cache that asked first.
+    pub cache: String,
     /// Tried in this order.
     pub credentials: Vec<CredentialId>,
     /// Who wants it.
@@ -186,6 +204,7 @@ impl Task {
             name,
             priority: request.priority,
             age,
+            cache: request.cache.clone(),
             credentials: request.credentials.clone(),
             interests: Vec::new(),
             state: State::Waiting(Tick(0)),
@@ -520,6 +539,7 @@ impl Task {
             next: now.after(self.often()),
             bytes: self.watch.and_then(|watch| watch.bytes),
             moved: now,
+            mark: 0,
             told: None,
         });
     }
@@ -539,20 +559,30 @@ impl Task {
         self.watch.map(|watch| watch.next)
     }
 
-    /// Its bytes were looked at. Whether they are worth telling, and how long no byte has arrived
-    /// although something is being fetched: nothing is while layers are unpacked.
-    pub fn saw(&mut self, bytes: Option<Bytes>, now: Tick) -> (bool, Duration) {
+    /// Its bytes were looked at. Whether they are worth telling, and how long too few bytes have arrived
+    /// although something is being fetched: nothing is while layers are unpacked. Within `patience`
+    /// there must be as many as at [`SLOWEST`], or a tenth of a small image: whoever drips a byte a
+    /// minute makes no progress.
+    pub fn saw(&mut self, bytes: Option<Bytes>, now: Tick, patience: Duration) -> (bool, Duration) {
         let often = self.often();
         let Some(watch) = &mut self.watch else {
             return (false, Duration::ZERO);
         };
-        let same = |known: Option<Bytes>| {
-            let done = |bytes: Option<Bytes>| bytes.map(|bytes| (bytes.done, bytes.total));
-            done(known) == done(bytes)
-        };
-        let known = same(watch.bytes);
-        if !known || bytes.is_none_or(|bytes| !bytes.active) {
+        let figures = |bytes: Option<Bytes>| bytes.map(|bytes| (bytes.done, bytes.total));
+        let known = figures(watch.bytes) == figures(bytes);
+        let total = |bytes: Option<Bytes>| bytes.map(|bytes| bytes.total);
+        let same_total = |bytes: &Bytes| total(watch.bytes) == Some(bytes.total);
+        let fetching = bytes.filter(|bytes| bytes.active && same_total(bytes));
+        if let Some(Bytes { done, total, .. }) = fetching {
+            let enough = (SLOWEST * patience.as_secs()).min(total / 10).max(1);
+            if done >= watch.mark.saturating_add(enough) {
+                (watch.moved, watch.mark) = (now, done);
+            }
+            // A layer begins anew.
+            watch.mark = watch.mark.min(done);
+        } else {
             watch.moved = now;
+            watch.mark = bytes.map_or(watch.mark, |bytes| bytes.done);
         }
         let tell = bytes.is_some() && (!known || watch.told.is_none());
         if tell {
@@ -573,7 +603,7 @@ impl Task {
         })
     }
 
-    /// The limit on the time in which no byte arrives.
+    /// The limit on the time in which too few bytes arrive.
     pub fn patience(&self, otherwise: Duration) -> Duration {
         self.no_progress.unwrap_or(otherwise)
     }

@@ -28,7 +28,8 @@ const MOST_IMAGES: usize = 512;
 /// Most pull batches of a node, not counting those that have said nothing for so long.
 const MOST_PULLS: usize = 4;
 const LONG: u64 = 20_000;
-/// Pulls at a time in a puller; one more may run beside a long one.
+/// Pulls at a time in a puller; one more may run beside a long one, or for a cache and a registry of which
+/// none runs.
 const PARALLEL: usize = 2;
 
 /// What an engine was told, and what it has asked for.

@@ -1,5 +1,7 @@
 //! Carries out the engine's commands. Each command runs in its own task and answers by events.
 
+mod checks;
+mod claims;
 pub mod credentials;
 pub(crate) mod dial;
 pub mod dockercfg;
@@ -16,10 +18,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::{driver, lease::Term};
 
-/// The highest possible term, because `leaseTransitions` of a Lease cannot be larger. A puller that
-/// claims to have seen a higher one is ignored.
-const HIGHEST_TERM: u64 = i32::MAX as u64 - 1;
-
 /// Carries out all commands.
 pub struct Effects {
     /// Calls to pullers.
@@ -28,8 +26,6 @@ pub struct Effects {
     pub objects: objects::Objects,
     /// Receives the answers.
     pub events: mpsc::Sender<Event>,
-    /// The highest term that a puller has seen. The Lease is taken with a higher one.
-    pub raise_term: watch::Sender<u64>,
     /// The term while this process leads. Tasks in flight end with the term.
     pub standing: watch::Receiver<Option<Term>>,
     /// Tasks in flight.
@@ -38,8 +34,10 @@ pub struct Effects {
 
 impl driver::Effects for Effects {
     fn carry_out(&self, command: Command) {
+        // Whether the puller is believed was decided when it answered.
         if let Command::RaiseTerm { seen_term } = command {
-            return self.raise_term(seen_term);
+            tracing::debug!(seen_term, "a puller has seen a later term");
+            return;
         }
         // The command was decided before leadership ended. The engine knows that it ended and forgets it.
         let Some(term) = self.standing.borrow().clone() else {
@@ -132,18 +130,6 @@ impl Effects {
             };
             let _ = events.send(answer).await;
         }
-    }
-
-    fn raise_term(&self, seen_term: u64) {
-        if seen_term > HIGHEST_TERM {
-            tracing::error!(seen_term, "a puller reports an impossible term");
-            return;
-        }
-        self.raise_term.send_if_modified(|term| {
-            let higher = seen_term > *term;
-            *term = (*term).max(seen_term);
-            higher
-        });
     }
 }
 

@@ -6,21 +6,27 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kubefledged_api_types::{names::failure, one_line};
 use kubefledged_contract::{SEEN_TERM, controller as contract};
 use kubefledged_engine::{
-    Batch, BatchEnd, BatchId, CancelPulls, CredentialScope, Event, NodeName, PullItem, Puller,
-    SecretProblems, Work,
+    Batch, BatchEnd, CancelPulls, CredentialScope, Event, ImageOutcome, ImageResult, NodeName,
+    PullItem, Puller, SecretProblems, Work,
 };
 use kubefledged_process::tls::Connector;
 use kubefledged_proto::puller::{
-    CheckImagesRequest, GetInfoRequest, GetInfoResponse, PullImagesRequest, RemoveImagesRequest,
+    GetInfoRequest, GetInfoResponse, PullImagesRequest, RemoveImagesRequest,
     puller_service_client::PullerServiceClient,
 };
 use prost::Message;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
 use tonic::{Code, Request, Response, Status, Streaming, transport::Channel};
 
 use super::{
+    checks::Sizes,
+    claims::Claims,
     credentials::{Credentials, Resolved},
     dial,
     dockercfg::MOST_LOGIN,
@@ -30,9 +36,13 @@ use crate::metrics::{Connected, Metrics};
 
 /// Time limit for a unary call, and for the first message of a stream.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// Time limit of one piece of a check, and of a whole check: the engine counts a check of a minute as lost.
+const PIECE_LIMIT: Duration = Duration::from_secs(15);
+const CHECK_LIMIT: Duration = Duration::from_secs(50);
 /// A stream without a message for this time is lost. The puller sends a heartbeat every 10 s.
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
-const MESSAGE_LIMIT: usize = 8 << 20;
+/// Of one request.
+const REQUEST_LIMIT: usize = 8 << 20;
 
 type PullerClient = PullerServiceClient<Channel>;
 
@@ -42,6 +52,10 @@ pub struct Pullers {
     pool: Pool<Dialer>,
     credentials: Arc<Credentials>,
     metrics: Metrics,
+    claims: Arc<Claims>,
+    /// The term that pullers are believed to have seen; the Lease is taken above it.
+    raise_term: watch::Sender<u64>,
+    sizes: Arc<Sizes>,
 }
 
 /// Connects, and verifies that the peer is the expected puller, because pod IPs are reused and endpoints
@@ -86,7 +100,7 @@ impl Dial for Dialer {
         let (client, info) = connected.inspect_err(|_| self.metrics.not_connected())?;
         Ok(Connection {
             client,
-            parallel_pulls: info.max_parallel_pulls,
+            parallel_pulls: contract::parallel_pulls(&info),
             _counted: self.metrics.connected(),
         })
     }
@@ -98,8 +112,8 @@ impl Dialer {
             .await
             .map_err(|error| Arc::from(sentence(&error)))?;
         let mut client = PullerServiceClient::new(channel)
-            .max_decoding_message_size(MESSAGE_LIMIT)
-            .max_encoding_message_size(MESSAGE_LIMIT);
+            .max_decoding_message_size(contract::largest_answer(0))
+            .max_encoding_message_size(REQUEST_LIMIT);
         let mut request = Request::new(GetInfoRequest {
             node_name: target.node.to_string(),
         });
@@ -131,6 +145,7 @@ impl Pullers {
         connector: Connector,
         credentials: Credentials,
         metrics: Metrics,
+        raise_term: watch::Sender<u64>,
         max_dials: usize,
         max_connections: usize,
     ) -> Self {
@@ -145,6 +160,9 @@ impl Pullers {
             ),
             credentials: Arc::new(credentials),
             metrics,
+            claims: Arc::default(),
+            raise_term,
+            sizes: Arc::default(),
         }
     }
 
@@ -186,7 +204,14 @@ impl Pullers {
         };
         let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
         self.metrics.called(method, code, began.elapsed());
-        result.unwrap_or_else(|status| self.ended_by(&status, &borrowed))
+        match result {
+            Ok(end) => end,
+            // The connection and the puller are well: this cache's images wait.
+            Err(status) if status.code() == Code::ResourceExhausted => {
+                busy(batch, &status, events).await
+            }
+            Err(status) => self.ended_by(&status, batch, &borrowed),
+        }
     }
 
     async fn call(
@@ -195,7 +220,9 @@ impl Pullers {
         batch: &Batch,
         events: &mpsc::Sender<Event>,
     ) -> Result<BatchEnd, Status> {
-        let mut client = borrowed.connection().client.clone();
+        let client = borrowed.connection().client.clone();
+        let images = images(&batch.work);
+        let mut client = client.max_decoding_message_size(contract::largest_answer(images));
         let parallel_pulls = borrowed.connection().parallel_pulls;
         match &batch.work {
             Work::Pull {
@@ -213,11 +240,11 @@ impl Pullers {
             } => {
                 let request =
                     contract::remove_request(batch, references, wanted, releasable, unpin);
-                remove(&mut client, batch.id, request, events).await
+                remove(&mut client, batch, request, events).await
             }
             Work::Check { references } => {
-                let request = contract::check_request(batch, references);
-                check(&mut client, batch.id, request, parallel_pulls, events).await
+                self.check(&mut client, batch, references, parallel_pulls, events)
+                    .await
             }
         }
     }
@@ -245,8 +272,10 @@ impl Pullers {
             return Ok(BatchEnd::CredentialsFailed(why));
         }
         let mut stream = answered(client.pull_images(limited(request))).await?;
+        let mut open = images.len();
         while let Some(message) = next(&mut stream).await? {
             if let Some(outcomes) = contract::pulled(message) {
+                count(&mut open, &outcomes)?;
                 let _ = events.send(Event::Outcomes(batch.id, outcomes)).await;
             }
         }
@@ -264,15 +293,86 @@ impl Pullers {
         Ok(())
     }
 
-    fn ended_by(&self, status: &Status, borrowed: &Borrowed<Dialer>) -> BatchEnd {
+    /// In pieces as large as the node answers in time: where a look takes a second, 512 of them in one call
+    /// would never be answered. What is not looked at in time is left to the next check.
+    async fn check(
+        &self,
+        client: &mut PullerClient,
+        batch: &Batch,
+        references: &[Arc<str>],
+        parallel_pulls: u32,
+        events: &mpsc::Sender<Event>,
+    ) -> Result<BatchEnd, Status> {
+        let began = Instant::now();
+        let mut done = 0;
+        loop {
+            let size = self.sizes.of(&batch.node);
+            let piece = &references[done..(done + size).min(references.len())];
+            let request = contract::check_request(batch, piece);
+            let asked = Instant::now();
+            let answer = within(PIECE_LIMIT, client.check_images(request)).await;
+            let time_left = began.elapsed() + PIECE_LIMIT <= CHECK_LIMIT;
+            let response = match answer {
+                Ok(response) => response,
+                Err(status) if is_late(&status) => {
+                    let smaller = self.sizes.late(&batch.node, piece.len());
+                    tracing::debug!(node = %batch.node, images = piece.len(), "a check takes long");
+                    if smaller && time_left {
+                        continue;
+                    }
+                    // What was seen counts. A node that answered nothing is asked for less next time.
+                    return if done > 0 {
+                        Ok(BatchEnd::Done)
+                    } else {
+                        Err(status)
+                    };
+                }
+                Err(status) => return Err(status),
+            };
+            self.sizes
+                .answered(&batch.node, piece.len(), asked.elapsed());
+            let (mut outcomes, mut report) = contract::checked(response);
+            let mut open = piece.len();
+            count(&mut open, &outcomes)?;
+            self.heard(batch, report.highest_term);
+            if done == 0 {
+                report.parallel_pulls = parallel_pulls;
+                let _ = events.send(Event::Checked(batch.id, report)).await;
+            }
+            for outcome in &mut outcomes {
+                outcome.index = outcome.index.saturating_add(done);
+            }
+            let _ = events.send(Event::Outcomes(batch.id, outcomes)).await;
+            done += piece.len();
+            if done >= references.len() || !time_left {
+                return Ok(BatchEnd::Done);
+            }
+        }
+    }
+
+    /// The puller has seen this term: ours rises if it is believed.
+    fn heard(&self, batch: &Batch, seen_term: u64) {
+        let now = tokio::time::Instant::now();
+        if let Some(term) = self.claims.heard(&batch.node, seen_term, batch.term, now) {
+            self.raise_term.send_if_modified(|known| {
+                let higher = term > *known;
+                *known = term.max(*known);
+                higher
+            });
+        }
+    }
+
+    fn ended_by(&self, status: &Status, batch: &Batch, borrowed: &Borrowed<Dialer>) -> BatchEnd {
         tracing::debug!(code = ?status.code(), message = status.message(), "call failed");
         if status.code() == Code::FailedPrecondition {
             let seen_term = status.metadata().get(SEEN_TERM);
-            return BatchEnd::Refused {
-                seen_term: seen_term
-                    .and_then(|value| value.to_str().ok()?.parse().ok())
-                    .unwrap_or_default(),
-            };
+            let seen_term = seen_term
+                .and_then(|value| value.to_str().ok()?.parse().ok())
+                .unwrap_or_default();
+            if seen_term > batch.term {
+                self.heard(batch, seen_term);
+            }
+            return BatchEnd::Refused { seen_term };
         }
         // The next call connects and verifies the peer again.
         self.pool.discard(borrowed);
@@ -299,11 +399,11 @@ fn too_large(request: &PullImagesRequest) -> Option<String> {
             ));
         }
     }
-    (request.encoded_len() > MESSAGE_LIMIT).then(|| {
+    (request.encoded_len() > REQUEST_LIMIT).then(|| {
         format!(
             "the logins for {} images make a request larger than {} MiB: use fewer pull secrets, or one login for more images",
             request.images.len(),
-            MESSAGE_LIMIT >> 20
+            REQUEST_LIMIT >> 20
         )
     })
 }
@@ -323,32 +423,68 @@ fn secret_problems(resolved: &Resolved) -> SecretProblems {
 
 async fn remove(
     client: &mut PullerClient,
-    id: BatchId,
+    batch: &Batch,
     request: RemoveImagesRequest,
     events: &mpsc::Sender<Event>,
 ) -> Result<BatchEnd, Status> {
     let mut stream = answered(client.remove_images(limited(request))).await?;
+    let mut open = images(&batch.work);
     while let Some(message) = next(&mut stream).await? {
         if let Some(outcomes) = contract::removed(message) {
-            let _ = events.send(Event::Outcomes(id, outcomes)).await;
+            count(&mut open, &outcomes)?;
+            let _ = events.send(Event::Outcomes(batch.id, outcomes)).await;
         }
     }
     Ok(BatchEnd::Done)
 }
 
-async fn check(
-    client: &mut PullerClient,
-    id: BatchId,
-    request: CheckImagesRequest,
-    parallel_pulls: u32,
-    events: &mpsc::Sender<Event>,
-) -> Result<BatchEnd, Status> {
-    let response = answered(client.check_images(limited(request))).await?;
-    let (outcomes, mut report) = contract::checked(response);
-    report.parallel_pulls = parallel_pulls;
-    let _ = events.send(Event::Checked(id, report)).await;
-    let _ = events.send(Event::Outcomes(id, outcomes)).await;
-    Ok(BatchEnd::Done)
+/// Images that a batch is about.
+fn images(work: &Work) -> usize {
+    match work {
+        Work::Pull { images, .. } => images.len(),
+        Work::Remove {
+            references, unpin, ..
+        } => references.len() + unpin.len(),
+        Work::Check { references } => references.len(),
+    }
+}
+
+/// Refuses more outcomes than images are `open`.
+#[allow(clippy::result_large_err)] // tonic's own error
+fn count(open: &mut usize, outcomes: &[ImageOutcome]) -> Result<(), Status> {
+    *open = open.checked_sub(outcomes.len()).ok_or_else(|| {
+        Status::out_of_range("the puller tells of more images than it was asked about")
+    })?;
+    Ok(())
+}
+
+/// Nothing of the request was taken: its images are tried again later, those of others go on.
+async fn busy(batch: &Batch, status: &Status, events: &mpsc::Sender<Event>) -> BatchEnd {
+    let failed = |index| {
+        let result = ImageResult::Failed {
+            reason: failure::PULLER_BUSY.to_owned(),
+            message: one_line(status.message(), 256),
+        };
+        ImageOutcome::new(index, result)
+    };
+    let outcomes = (0..images(&batch.work)).map(failed).collect();
+    let _ = events.send(Event::Outcomes(batch.id, outcomes)).await;
+    BatchEnd::Done
+}
+
+/// The call took longer than it may.
+fn is_late(status: &Status) -> bool {
+    matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled)
+}
+
+async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, Status> {
+    match timeout(limit, call).await {
+        Ok(response) => Ok(response?.into_inner()),
+        Err(_) => Err(Status::deadline_exceeded("the puller does not answer")),
+    }
 }
 
 /// Sends the time limit with the call, so that the puller stops when nobody waits any more.
@@ -359,10 +495,7 @@ fn limited<T>(request: T) -> Request<T> {
 }
 
 async fn answered<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
-    match timeout(ANSWER_LIMIT, call).await {
-        Ok(response) => Ok(response?.into_inner()),
-        Err(_) => Err(Status::deadline_exceeded("the puller does not answer")),
-    }
+    within(ANSWER_LIMIT, call).await
 }
 
 /// Returns the next message. A stream without a message in time is an error.

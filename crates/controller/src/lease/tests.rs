@@ -55,8 +55,35 @@ fn a_deleted_lease_does_not_lock_the_fleet_out() {
 fn a_term_beyond_all_counting_does_not_overflow() {
     assert_eq!(
         evaluate(None, "me", SECOND, u64::MAX),
-        Verdict::Take { term: u64::MAX }
+        Verdict::Take { term: 1 }
     );
+    let most = u64::try_from(i32::MAX).unwrap();
+    for holder in ["", "me"] {
+        let verdict = evaluate(Some(&held(holder, most)), "me", SECOND, 5);
+        let term = match verdict {
+            Verdict::Take { term } | Verdict::Renew { term } => term,
+            Verdict::Stand => 0,
+        };
+        assert_eq!(term, 6, "{holder}");
+    }
+    for seen in [HIGHEST_TERM, HIGHEST_TERM + 1, most] {
+        assert_eq!(
+            evaluate(None, "me", SECOND, seen),
+            Verdict::Take { term: 1 }
+        );
+    }
+}
+
+#[test]
+fn pullers_raise_the_term_by_a_bounded_step_and_once_a_minute() {
+    let mut rises = Rises::default();
+    let now = Instant::now();
+    assert_eq!(rises.towards(7, 3, now), 7);
+    assert_eq!(rises.towards(500_000, 3, now), 3 + RISE);
+    assert_eq!(rises.towards(u64::MAX, 3, now), 3, "it cannot be");
+    rises.last = Some(now);
+    assert_eq!(rises.towards(7, 3, now + RISE_PAUSE / 2), 3);
+    assert_eq!(rises.towards(7, 3, now + RISE_PAUSE), 7);
 }
 
 /// An API server that holds one Lease.
@@ -242,6 +269,48 @@ async fn a_leader_whose_lease_was_deleted_goes_on_above_its_own_term_and_above_t
         tokio::time::sleep(Duration::from_secs(3)).await;
         assert_eq!(first.standing.borrow().as_ref().unwrap().number, term);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transition_count_that_somebody_wrote_heals_and_is_never_left_out() {
+    for count in [i32::MAX, 1_000_000, -1, 0] {
+        let server = Server::default();
+        let mut first = server.start("first");
+        first.leads().await;
+        let edit = |count: Value| {
+            let mut lease = server.lease.lock().unwrap();
+            lease.as_mut().unwrap()["spec"]["leaseTransitions"] = count;
+        };
+        for count in [json!(count), Value::Null] {
+            let before = first.standing.borrow().as_ref().unwrap().number;
+            edit(count.clone());
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let led = first.standing.borrow().as_ref().unwrap().number;
+            assert_eq!(led, before + 1, "{count}");
+            let written = server.lease.lock().unwrap().clone().unwrap();
+            assert_eq!(written["spec"]["leaseTransitions"], json!(led));
+        }
+        // Written while nobody leads.
+        first.shutdown.cancel();
+        first.running.await.unwrap();
+        edit(json!(i32::MAX));
+        let term = server.start("second").leads().await.1;
+        assert!((1..1000).contains(&term), "{term}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn pullers_that_claim_ever_higher_terms_begin_one_a_minute() {
+    let server = Server::default();
+    let mut first = server.start("first");
+    first.leads().await;
+    for _ in 0..100 {
+        let led = first.standing.borrow().as_ref().unwrap().number;
+        first.raise.send_replace(led + 1);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+    }
+    let led = first.standing.borrow().as_ref().unwrap().number;
+    assert!((6..=14).contains(&led), "{led}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -176,6 +176,8 @@ impl FailureClass {
         match reason {
             failure::INVALID_IMAGE_NAME
             | failure::IMAGE_NOT_FOUND
+            | failure::SHORT_NAME_REFUSED
+            | failure::UNSUPPORTED_MANIFEST
             | failure::SIGNATURE_VALIDATION_FAILED => Self::Permanent,
             failure::PLATFORM_MISMATCH => Self::WrongPlatform,
             failure::RATE_LIMITED => Self::RateLimited,

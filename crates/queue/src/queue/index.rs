@@ -14,14 +14,31 @@ use crate::{
 /// Higher priority first, then older.
 type Rank = (Reverse<i32>, u64);
 
+/// Who take turns at slots within a priority: a registry that never answers, or a cache of thousands of
+/// images, must not keep others waiting.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Turn {
+    pub registry: String,
+    pub cache: String,
+}
+
+impl Turn {
+    pub fn of(key: &TaskKey, task: &Task) -> Self {
+        Self {
+            registry: key.registry().to_owned(),
+            cache: task.cache.clone(),
+        }
+    }
+}
+
 /// All tasks.
 #[derive(Debug, Default)]
 pub(super) struct Tasks {
     all: BTreeMap<TaskKey, Task>,
     /// They want to know whether the image is there.
     looks: BTreeMap<Rank, TaskKey>,
-    /// They want a slot.
-    slots: BTreeMap<Rank, TaskKey>,
+    /// They want a slot: by priority, then by whose turn it is, the oldest first.
+    slots: BTreeMap<Reverse<i32>, BTreeMap<Turn, BTreeMap<u64, TaskKey>>>,
     /// They have had one, or the runtime works for them, or did and is asked again.
     active: BTreeSet<TaskKey>,
     /// Those that ended, in the order in which they are forgotten.
@@ -42,23 +59,37 @@ impl Tasks {
 
     pub fn remove(&mut self, key: &TaskKey) -> Option<Task> {
         let task = self.all.remove(key)?;
-        let rank = task.rank();
-        self.looks.remove(&rank);
-        self.slots.remove(&rank);
-        self.active.remove(key);
+        self.leave(key, task.rank(), &Turn::of(key, &task));
         Some(task)
     }
 
     /// The only way to change a task: what it waits for may be something else afterwards.
     pub fn change<T>(&mut self, key: &TaskKey, change: impl FnOnce(&mut Task) -> T) -> Option<T> {
         let task = self.all.get_mut(key)?;
-        let rank = task.rank();
+        let (rank, turn) = (task.rank(), Turn::of(key, task));
         let result = change(task);
-        self.looks.remove(&rank);
-        self.slots.remove(&rank);
-        self.active.remove(key);
+        self.leave(key, rank, &turn);
         self.index(key);
         Some(result)
+    }
+
+    /// Out of all that it waits for.
+    fn leave(&mut self, key: &TaskKey, rank: Rank, turn: &Turn) {
+        self.looks.remove(&rank);
+        self.active.remove(key);
+        let (priority, age) = rank;
+        let Some(turns) = self.slots.get_mut(&priority) else {
+            return;
+        };
+        if let Some(tasks) = turns.get_mut(turn)
+            && tasks.remove(&age).is_some()
+            && tasks.is_empty()
+        {
+            turns.remove(turn);
+        }
+        if turns.is_empty() {
+            self.slots.remove(&priority);
+        }
     }
 
     /// The end of a task was told to somebody.
@@ -84,7 +115,10 @@ impl Tasks {
                 self.looks.insert(rank, key.clone());
             }
             State::Waiting(_) => {
-                self.slots.insert(rank, key.clone());
+                let (priority, age) = rank;
+                let turns = self.slots.entry(priority).or_default();
+                let tasks = turns.entry(Turn::of(key, task)).or_default();
+                tasks.insert(age, key.clone());
             }
             State::Calling(..) => {}
         }
@@ -120,11 +154,18 @@ impl Tasks {
             .filter_map(|key| self.all.get_key_value(key))
     }
 
-    /// Those that want a slot, the first to be served first.
-    pub fn slots(&self) -> impl Iterator<Item = (&TaskKey, &Task)> {
-        self.slots
-            .values()
-            .filter_map(|key| self.all.get_key_value(key))
+    /// Those that want a slot, a priority after the other, the highest first; in each by turn, the oldest
+    /// first.
+    pub fn slots(
+        &self,
+    ) -> impl Iterator<Item = impl Iterator<Item = (&Turn, impl Iterator<Item = (&TaskKey, &Task)>)>>
+    {
+        self.slots.values().map(|turns| {
+            turns.iter().map(|(turn, tasks)| {
+                let keys = tasks.values();
+                (turn, keys.filter_map(|key| self.all.get_key_value(key)))
+            })
+        })
     }
 
     /// Some have not ended.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use kubefledged_api_types::names::failure;
 
-use super::{Caller, MEMORY, Queue, outcome};
+use super::{Caller, MEMORY, Queue, index::Turn, outcome};
 use crate::{
     Call, CallId, Command, PullResult, RemoveResult, Tick,
     intent::Wish,
@@ -15,6 +15,9 @@ use crate::{
 /// Looks at a time. They cost the runtime next to nothing and contact no registry, so that what is
 /// present is told at once, however long pulls take.
 const MOST_LOOKS: usize = 16;
+
+/// Turns that are remembered; beyond that all begin anew.
+const MOST_TURNS: usize = 4096;
 
 impl Queue {
     pub(super) fn call(&mut self, caller: Caller, call: Call) -> CallId {
@@ -112,6 +115,9 @@ impl Queue {
 
     pub(super) fn finish(&mut self, key: &TaskKey, result: PullResult, now: Tick) {
         let there = matches!(result, PullResult::Present | PullResult::Pulled);
+        if self.tasks.get(key).is_some_and(|task| task.attempts > 0) {
+            self.registries.heard(key.registry(), &result);
+        }
         let told = self.tasks.change(key, |task| {
             let interests = std::mem::take(&mut task.interests);
             task.heard = interests.iter().any(|known| known.stream.is_some());
@@ -202,23 +208,48 @@ impl Queue {
     }
 
     /// The next pull, if a slot is free. Slots are for pulls that run. One more serves tasks never
-    /// tried, beside a long pull: a pull of 10 GB does not delay one of 5 MB.
-    fn next_pull(&self, now: Tick) -> Option<TaskKey> {
+    /// tried, beside a long pull: a pull of 10 GB does not delay one of 5 MB; and it serves a cache and a
+    /// registry of which nothing runs, whatever holds the others.
+    fn next_pull(&self, now: Tick) -> Option<(TaskKey, Turn)> {
         let most = self.settings.max_parallel_pulls.max(1);
-        let slots = self.tasks.active().map(|(_, task)| task);
-        let slots = slots.filter(|task| task.holds_slot());
-        let long = slots.clone().filter_map(Task::long_at).any(|at| at <= now);
-        let taken = slots.count() + self.ending.len();
-        let extra = taken == most && long;
-        if taken >= most && !extra {
+        let slots = self.tasks.active();
+        let slots = || slots.clone().filter(|(_, task)| task.holds_slot());
+        let taken = slots().count() + self.ending.len();
+        if taken > most {
             return None;
         }
+        let extra = taken == most;
+        let long = slots().filter_map(|(_, task)| task.long_at());
+        let long = long.into_iter().any(|at| at <= now);
+        let ending = || self.ending.values().map(|image| task::registry(image));
+        let of_registry = |registry: &str| {
+            let pulls = slots().filter(|(key, _)| key.registry() == registry);
+            pulls.count() + ending().filter(|ended| *ended == registry).count()
+        };
         let busy = self.busy();
-        let mut pulls = self.tasks.slots().filter(|(key, task)| {
-            let fits = !extra || task.started.is_none();
-            task.due(now) && fits && !busy.contains(&*key.image)
-        });
-        pulls.next().map(|(key, _)| key.clone())
+        for turns in self.tasks.slots() {
+            let candidates = turns.filter_map(|(turn, tasks)| {
+                let held = of_registry(&turn.registry);
+                if held > 0 && self.registries.on_probation(&turn.registry) {
+                    return None;
+                }
+                let other = held == 0 && !slots().any(|(_, task)| task.cache == turn.cache);
+                if extra && !other && !long {
+                    return None;
+                }
+                let (key, task) = { tasks }.find(|(key, task)| {
+                    let fits = !extra || task.started.is_none();
+                    task.due(now) && fits && !busy.contains(&*key.image)
+                })?;
+                let last = held + 1 >= most && most > 1;
+                let served = self.served.get(turn).copied();
+                Some(((last, served, task.age), (key, turn)))
+            });
+            if let Some((_, (key, turn))) = candidates.min_by_key(|(order, _)| *order) {
+                return Some((key.clone(), turn.clone()));
+            }
+        }
+        None
     }
 
     /// Something is about to begin for which it matters how full the disk is.
@@ -232,12 +263,17 @@ impl Queue {
 
     pub(super) fn start_pulls(&mut self, now: Tick) {
         while !self.disk.awaited()
-            && let Some(key) = self.next_pull(now)
+            && let Some((key, turn)) = self.next_pull(now)
         {
             if let Some(why) = self.full() {
                 self.finish(&key, task::failed(failure::DISK_PRESSURE, &why), now);
                 continue;
             }
+            if self.served.len() >= MOST_TURNS {
+                self.served.clear();
+            }
+            self.counter += 1;
+            self.served.insert(turn, self.counter);
             let around = self.around(None);
             if let Some((call, phase)) = self.tasks.change(&key, |task| task.begin(now, around)) {
                 self.call_for(&key, call, phase);

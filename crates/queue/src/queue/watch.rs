@@ -98,6 +98,7 @@ impl Queue {
         };
         let mut told: BTreeMap<StreamId, Vec<Progress>> = BTreeMap::new();
         let mut stalled: Vec<(TaskKey, Bytes, Duration)> = Vec::new();
+        let otherwise = self.settings.no_progress;
         let pulls = self
             .tasks
             .active()
@@ -106,7 +107,8 @@ impl Queue {
         for key in pulls {
             let Some((tell, still, bytes)) = self.tasks.change(&key, |task| {
                 let bytes = seen.get(&task.name).copied();
-                let (tell, still) = task.saw(bytes, now);
+                let patience = task.patience(otherwise);
+                let (tell, still) = task.saw(bytes, now, patience);
                 (tell, still, bytes)
             }) else {
                 continue;
@@ -114,7 +116,7 @@ impl Queue {
             let (Some(bytes), Some(task)) = (bytes, self.tasks.get(&key)) else {
                 continue;
             };
-            let patience = task.patience(self.settings.no_progress);
+            let patience = task.patience(otherwise);
             let listeners = task
                 .interests
                 .iter()

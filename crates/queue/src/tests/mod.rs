@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use super::*;
 
 mod checks;
+mod fair;
 mod pins;
 mod pulls;
 mod removals;
@@ -236,8 +237,13 @@ impl Node {
         };
         let names: BTreeSet<&String> = pulls().collect();
         assert_eq!(names.len(), pulls().count(), "one pull of a name at a time");
+        assert!(names.len() <= 3, "{names:?}");
         let most = if self.now <= Tick(20_000) { 2 } else { 3 };
-        assert!(names.len() <= most, "{names:?}");
+        for name in &names {
+            let host = |name: &str| name.split('/').next().unwrap().to_owned();
+            let same = names.iter().filter(|other| host(other) == host(name));
+            assert!(same.count() <= most, "{names:?}");
+        }
         for (_, call) in &self.calls {
             if let Call::Remove(target) = call {
                 let name = target.trim_start_matches("sha256:").to_owned();

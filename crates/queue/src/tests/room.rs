@@ -44,3 +44,21 @@ fn a_removal_beside_fifty_thousand_wanted_names_has_room() {
     assert!(node.overloaded.is_empty());
     assert_eq!(node.removed[&1][0].result, RemoveResult::Removed);
 }
+
+#[test]
+fn a_node_whose_queue_is_full_is_looked_at() {
+    let mut node = Node::set(Settings {
+        most_open: 100,
+        ..Settings::default()
+    });
+    let names: Vec<String> = (0..100).map(|i| format!("r.test/i{i}:1")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    node.pull(1, authority(1, 1), &names);
+    node.pull(2, authority(1, 2), &["r.test/more:1"]);
+    assert_eq!(node.overloaded, [2]);
+    node.check(&["r.test/a:1"]);
+    node.answer("Pins");
+    node.answer("Inspect(\"r.test/a:1\")");
+    assert_eq!(node.checked.len(), 1);
+    assert_eq!(node.overloaded, [2]);
+}

@@ -161,3 +161,31 @@ fn the_fallback_deadline_holds_where_no_byte_is_seen() {
         assert_eq!(node.pulled.contains_key(&1), ended, "seen: {seen}");
     }
 }
+
+#[test]
+fn a_registry_that_drips_makes_no_progress_and_a_slow_one_does() {
+    let bytes = |done, total| {
+        Some(Bytes {
+            done,
+            total,
+            active: true,
+        })
+    };
+    // A byte a minute of a large and of a small image; 1 KiB a second.
+    for (step, total, ended) in [
+        (1, 1 << 30, true),
+        (1, 1000, true),
+        (60 << 10, 1 << 30, false),
+    ] {
+        let mut node = Node::containerd(Settings::default());
+        node.pull(1, authority(1, 1), &["r.test/a:1"]);
+        node.answer("Inspect");
+        for minute in 0..30 {
+            go_on(&mut node, 60, bytes(minute * step, total));
+        }
+        assert_eq!(node.pulled.contains_key(&1), ended, "{step} of {total}");
+        if ended {
+            assert_eq!(node.failure(1), "NoProgress");
+        }
+    }
+}

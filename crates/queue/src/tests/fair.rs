@@ -1,0 +1,107 @@
+//! Nobody's images wait for somebody else's registry.
+
+use super::*;
+
+fn of(cache: &str, name: &str) -> PullRequest {
+    PullRequest {
+        cache: cache.to_owned(),
+        ..want(name)
+    }
+}
+
+impl Node {
+    fn pull_of(&mut self, stream: u64, cache: &str, names: &[String]) {
+        let images = names.iter().map(|name| of(cache, name)).collect();
+        self.tell(Event::Pull(StreamId(stream), authority(1, stream), images));
+    }
+
+    /// Answers whatever is asked, except pulls from this host.
+    fn answer_all_but(&mut self, host: &str) {
+        let silent = |call: &Call| matches!(call, Call::Pull(name, _) if name.starts_with(host));
+        while let Some(at) = self.calls.iter().position(|(_, call)| !silent(call)) {
+            self.answer_one(at);
+        }
+    }
+
+    fn pulls_of(&self, host: &str) -> usize {
+        let calls = self.calls.iter();
+        let pulls =
+            calls.filter(|(_, call)| matches!(call, Call::Pull(name, _) if name.starts_with(host)));
+        pulls.count()
+    }
+}
+
+fn names(host: &str, count: usize) -> Vec<String> {
+    (0..count).map(|i| format!("{host}/i{i}:1")).collect()
+}
+
+#[test]
+fn an_image_of_another_cache_does_not_wait_for_a_silent_registry() {
+    for (priority, slots) in [(0, 1), (0, 2), (1000, 2)] {
+        let mut node = Node::containerd(Settings {
+            max_parallel_pulls: slots,
+            ..Settings::default()
+        });
+        let images = names("silent.test", 60)
+            .into_iter()
+            .map(|name| PullRequest {
+                priority,
+                ..of("ns/big", &name)
+            });
+        let event = Event::Pull(StreamId(1), authority(1, 1), images.collect());
+        node.tell(event);
+        node.answer_all_but("silent.test");
+        assert_eq!(node.pulls_of("silent.test"), slots);
+        node.pull_of(2, "ns/small", &names("r.test", 3));
+        node.answer_all_but("silent.test");
+        assert_eq!(node.pulled[&2].len(), 3, "{priority} {slots}");
+        assert_eq!(node.pulls_of("silent.test"), slots);
+    }
+}
+
+#[test]
+fn caches_and_registries_take_turns_within_a_priority() {
+    let mut node = Node::new();
+    node.pull_of(1, "ns/big", &names("r.test/big", 50));
+    node.pull_of(2, "ns/small", &names("r.test/small", 5));
+    node.run();
+    let pulls: Vec<&String> = node
+        .log
+        .iter()
+        .filter(|line| line.starts_with("Pull"))
+        .collect();
+    let small = pulls
+        .iter()
+        .rposition(|line| line.contains("small"))
+        .unwrap();
+    assert!(small < 14, "{pulls:?}");
+}
+
+#[test]
+fn a_registry_that_failed_three_times_has_one_pull_at_a_time_until_it_answers() {
+    let mut node = Node::new();
+    let all = names("r.test", 10);
+    for name in &all[..4] {
+        let error = error(
+            "Unknown",
+            "dial tcp 10.0.0.1:443: connect: connection refused",
+        );
+        node.broken.insert(name.clone(), error);
+    }
+    node.pull_of(1, "ns/a", &all);
+    for _ in 0..10 {
+        node.answer("Inspect");
+    }
+    assert_eq!(node.pulls_of("r.test"), 2);
+    for _ in 0..3 {
+        node.answer("Pull");
+    }
+    assert_eq!(node.failure(1), "RegistryUnavailable");
+    node.answer_all_but("r.test");
+    assert_eq!(node.pulls_of("r.test"), 1);
+    node.answer("Pull");
+    assert_eq!(node.pulls_of("r.test"), 1, "the fourth failed too");
+    node.answer("Pull");
+    node.answer_all_but("r.test");
+    assert_eq!(node.pulls_of("r.test"), 2, "it answers");
+}

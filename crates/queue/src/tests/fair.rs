@@ -74,7 +74,8 @@ fn caches_and_registries_take_turns_within_a_priority() {
         .iter()
         .rposition(|line| line.contains("small"))
         .unwrap();
-    assert!(small < 14, "{pulls:?}");
+    // Some looks of the large one came first; from then on every second pull is the small one's.
+    assert!(small < 20, "{pulls:?}");
 }
 
 #[test]

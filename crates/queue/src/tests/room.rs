@@ -56,9 +56,11 @@ fn a_node_whose_queue_is_full_is_looked_at() {
     node.pull(1, authority(1, 1), &names);
     node.pull(2, authority(1, 2), &["r.test/more:1"]);
     assert_eq!(node.overloaded, [2]);
-    node.check(&["r.test/a:1"]);
+    node.tell(Event::Check(StreamId(3), texts(&["r.test/a:1"])));
     node.answer("Pins");
-    node.answer("Inspect(\"r.test/a:1\")");
+    while node.checked.is_empty() {
+        node.answer("Inspect");
+    }
     assert_eq!(node.checked.len(), 1);
     assert_eq!(node.overloaded, [2]);
 }

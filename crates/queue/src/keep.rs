@@ -180,7 +180,7 @@ pub fn full(disk: Disk, watermark: u8) -> Option<String> {
 /// Why a pull was ended that no byte arrived for.
 pub fn stalled(bytes: Bytes, limit: std::time::Duration) -> String {
     format!(
-        "too few bytes arrived for {} s: {} of {} are here",
+        "too few bytes arrived for {} s: {} of {} bytes are here",
         limit.as_secs(),
         bytes.done,
         bytes.total

@@ -44,14 +44,10 @@ impl Address {
 
     /// The labels of the host between its dots, and the port, empty where none was written. An
     /// address in brackets loses them where a port follows, as in Go's `net.SplitHostPort`.
-    pub fn labels_and_port(&self) -> (std::slice::Split<'_, u8, fn(&u8) -> bool>, &[u8]) {
+    pub fn labels_and_port(&self) -> (Vec<&[u8]>, &[u8]) {
         let (host, port) = split_port(&self.host);
-        (host.split(is_dot as fn(&u8) -> bool), port)
+        (host.split(|byte| *byte == b'.').collect(), port)
     }
-}
-
-fn is_dot(byte: &u8) -> bool {
-    *byte == b'.'
 }
 
 /// Host and port; the host as it is where no port can be told.

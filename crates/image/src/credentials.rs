@@ -146,8 +146,9 @@ impl Pattern {
         let (patterns, pattern_port) = pattern.labels_and_port();
         let (labels, port) = image.labels_and_port();
         pattern_port == port
-            && patterns.clone().count() == labels.clone().count()
+            && patterns.len() == labels.len()
             && patterns
+                .into_iter()
                 .zip(labels)
                 .all(|(pattern, label)| label_matches(pattern, label))
     }

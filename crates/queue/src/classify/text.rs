@@ -159,16 +159,19 @@ fn forms(name: &str) -> Forms {
     }
 }
 
-/// A segment in which the image, its tag and its digest are one word. A tag is one only where the
-/// runtime speaks of a manifest, and a bare name only behind `for`: "not" and "found" are names.
+/// A segment in which the image, its tag and its digest are one word. A tag counts only in `manifest TAG in
+/// REPOSITORY` and `[manifests TAG]`, and a bare name only behind `for`: "not", "found" and "unknown" are
+/// possible names.
 fn without_image(segment: &str, forms: &Forms) -> String {
     let mut words: Vec<&str> = Vec::new();
+    let mut following = segment.split(' ').skip(1);
     for word in segment.split(' ') {
+        let next = following.next();
         let inner = word.trim_matches(|c: char| ",()[]'".contains(c));
         let before = words.last().copied().unwrap_or_default();
         let named = forms.whole.iter().any(|form| form == inner)
             || before == "for" && forms.word.as_deref() == Some(inner)
-            || matches!(before, "manifest" | "[manifests")
+            || (before == "[manifests" || before == "manifest" && next == Some("in"))
                 && forms.parts.iter().any(|part| part == inner);
         words.push(if named { IMAGE } else { word });
     }

@@ -137,9 +137,10 @@ impl Entry {
             }
             Err(error) => {
                 // One that hangs does so whatever it is asked.
-                let concerns = match error.is::<Elapsed>() {
-                    true => KeyType::Global,
-                    false => KeyType::Image,
+                let concerns = if error.is::<Elapsed>() {
+                    KeyType::Global
+                } else {
+                    KeyType::Image
                 };
                 let error = format!("{error:#}");
                 cache.failed(concerns, image, &error, Instant::now());

@@ -140,6 +140,7 @@ fn can_be_shown(text: &str, most: usize) -> bool {
 #[test]
 fn every_body_is_answered_in_sentences_that_can_be_shown() {
     let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
         .build()
         .unwrap();
     let router = router(

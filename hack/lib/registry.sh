@@ -19,6 +19,15 @@ start_registries() {
     spawn 1 registry-faulty faulty serve 10.77.0.1:5003 10.77.0.1:5000 $FAULT_CONTROL
 }
 
+# Images are pushed right after this: a registry that was only just started does not listen yet.
+wait_for_registries() {
+    local port
+    for port in 5000 5001 5003; do
+        retry 30 quietly in_network 1 bash -c "exec 3<>/dev/tcp/10.77.0.1/$port" ||
+            die "the registry on port $port does not start: see $STATE/nodes/n1/log/registry-*.log"
+    done
+}
+
 # fault [KIND...]: the plain registry's images under another name, with what goes wrong there; without arguments only told.
 set_fault() { in_network 1 "$STATE/bin/faulty" set $FAULT_CONTROL "$@"; }
 

@@ -35,7 +35,7 @@ pub fn why(why: PullReason) -> &'static str {
     match why {
         PullReason::Missing => "Missing",
         PullReason::Newer => "Newer",
-        PullReason::FreshnessProbe => "Ask",
+        PullReason::FreshnessProbe => "FreshnessProbe",
         PullReason::Retry => "Retry",
         PullReason::Pin => "Pin",
     }
@@ -46,7 +46,7 @@ pub fn step(step: &PlanStep) -> (Action, &str, Option<Tick>) {
     match step {
         PlanStep::Pull(Ok(reason)) => (Action::Pull, why(*reason), None),
         PlanStep::Pull(Err(reason)) => block(reason),
-        PlanStep::Remove(Ok(())) => (Action::Remove, "NotWanted", None),
+        PlanStep::Remove(Ok(())) => (Action::Remove, "NotDesired", None),
         PlanStep::Remove(Err(reason)) => removal_block(reason),
     }
 }
@@ -62,12 +62,12 @@ pub fn block(reason: &PullBlock) -> (Action, &'static str, Option<Tick>) {
         PullBlock::Present => (Action::None, "Present", None),
         PullBlock::Pulling => (Action::Wait, "Pulling", None),
         PullBlock::Removing => (Action::Wait, "Removing", None),
-        PullBlock::NotChecked => (Action::Check, "NotLookedAt", None),
+        PullBlock::NotChecked => (Action::Check, "NotChecked", None),
         PullBlock::BackOff(at) => (Action::Wait, "BackOff", Some(*at)),
         PullBlock::UntilRefresh => (Action::Stuck, "UntilRefresh", None),
         PullBlock::LossBackOff(at) => (Action::Wait, "LossBackOff", Some(*at)),
-        PullBlock::ProbeInFlight => (Action::Wait, "AnotherAsks", None),
-        PullBlock::ProbeFailed => (Action::Wait, "AnotherFailed", None),
+        PullBlock::ProbeInFlight => (Action::Wait, "ProbeInFlight", None),
+        PullBlock::ProbeFailed => (Action::Wait, "ProbeFailed", None),
         PullBlock::CredentialsUnavailable(at) => {
             (Action::Wait, "CredentialsUnavailable", Some(*at))
         }
@@ -83,7 +83,7 @@ fn removal_block(reason: &RemovalBlock) -> (Action, &str, Option<Tick>) {
         RemovalBlock::Uncallable(reason) => block(reason),
         RemovalBlock::Suspended => (Action::Stuck, "Suspended", None),
         RemovalBlock::NotRecorded => (Action::Wait, "NotRecorded", None),
-        RemovalBlock::Desired => (Action::None, "Wanted", None),
+        RemovalBlock::Desired => (Action::None, "Desired", None),
         RemovalBlock::Pulling => (Action::Wait, "Pulling", None),
         RemovalBlock::Removing => (Action::Wait, "Removing", None),
         RemovalBlock::Gone => (Action::None, "Gone", None),

@@ -14,7 +14,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Image {
     name: Arc<str>,
-    /// Host of its registry. All images of a batch have the same.
+    /// Its registry: one for all spellings of a host. All images of a batch have the same.
     pub registry: RegistryId,
     /// It has no tag, or the tag `:latest`.
     pub floating: bool,
@@ -73,7 +73,7 @@ impl Images {
         let image = match parsed {
             Ok(parsed) => Image {
                 name: name.clone(),
-                registry: registries.intern(parsed.registry()),
+                registry: registries.intern(&parsed.registry_key()),
                 floating: parsed.is_floating(),
                 invalid: None,
                 registry_answer: None,
@@ -219,6 +219,19 @@ mod tests {
         assert_eq!(images.sweep(&named), [a]);
         assert_eq!(intern(&mut images, "c:1"), a);
         assert_eq!((images.len(), intern(&mut images, "b:1")), (2, b));
+    }
+
+    #[test]
+    fn all_spellings_of_a_registry_share_one_budget() {
+        let (mut images, mut registries) = (Images::default(), Registries::default());
+        let mut registry = |name| {
+            let image = images.intern(name, &mut registries);
+            images.get(image).registry
+        };
+        let one = registry("registry.corp/a:1");
+        assert_eq!(one, registry("Registry.Corp/b:1"));
+        assert_eq!(one, registry("registry.corp:443/c:1"));
+        assert_ne!(one, registry("registry.corp:5000/a:1"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use kube::{
     api::{Patch, PatchParams},
     runtime::events::{Event as KubeEvent, EventType, Recorder, Reporter},
 };
-use kubefledged_api_types::{ImageCache, ImageCacheStatus, names::FINALIZER};
+use kubefledged_api_types::{ImageCache, ImageCacheStatus, names::FINALIZER, one_line};
 use kubefledged_engine::{CacheKey, Event, NodeName, NodeTransition, Severity, WriteError};
 use serde_json::json;
 use tokio::{sync::Semaphore, time::timeout};
@@ -21,6 +21,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 const MOST_EVENTS: usize = 64;
 /// Back-offs before the second and the third attempt to publish an Event.
 const EVENT_RETRIES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
+/// Longest note of an Event in bytes: the API server refuses longer ones.
+const MAX_NOTE: usize = 1024;
 
 /// Writes `ImageCaches` and publishes Events. Clones share their state.
 #[derive(Clone)]
@@ -212,7 +214,7 @@ pub fn event(severity: Severity, reason: String, action: String, message: String
         },
         action,
         reason,
-        note: Some(message),
+        note: Some(one_line(&message, MAX_NOTE)),
         secondary: None,
     }
 }
@@ -291,5 +293,18 @@ impl From<Refused> for WriteError {
             404 => Self::Gone,
             _ => Self::Failed(refused.message),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_no_longer_than_the_api_server_accepts() {
+        let long = "images \u{e4} ".repeat(500);
+        let event = event(Severity::Normal, "R".to_owned(), "A".to_owned(), long);
+        let note = event.note.unwrap_or_default();
+        assert!(note.len() <= 1024 && note.len() > 1000, "{}", note.len());
     }
 }

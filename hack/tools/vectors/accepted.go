@@ -1,6 +1,10 @@
 package main
 
-import "strings"
+import (
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
 
 // accepted is a difference that is meant, and why.
 type accepted struct {
@@ -16,7 +20,7 @@ var acceptedDifferences = []accepted{
 		name: "an upper-case host without a dot or a port is refused",
 		explains: func(q question, ours, theirs answer) bool {
 			host, _, _ := strings.Cut(q.Text+q.Image, "/")
-			return q.Kind != "pattern" && theirs.OK && !ours.OK && strings.ToLower(host) != host && !strings.ContainsAny(host, ".:")
+			return refused(q, ours, theirs) && strings.ToLower(host) != host && !strings.ContainsAny(host, ".:")
 		},
 	},
 	{
@@ -24,7 +28,7 @@ var acceptedDifferences = []accepted{
 		name: "a host of more than 255 characters is refused",
 		explains: func(q question, ours, theirs answer) bool {
 			host, _, _ := strings.Cut(q.Text+q.Image, "/")
-			return q.Kind != "pattern" && theirs.OK && !ours.OK && len(host) > 255
+			return refused(q, ours, theirs) && len(host) > 255
 		},
 	},
 	{
@@ -40,20 +44,31 @@ var acceptedDifferences = []accepted{
 		explains: func(q question, ours, theirs answer) bool {
 			host, _, _ := strings.Cut(q.Image, "/")
 			return q.Kind != "reference" && strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") &&
-				len(theirs.Logins) == 0 && !theirs.Matches
+				!theirs.Matches && !slices.ContainsFunc(theirs.Logins, func(login [2]string) bool { return !slices.Contains(ours.Logins, login) })
 		},
 	},
 	{
 		// The CRI's messages are protobuf, whose strings are UTF-8: the kubelet's pull fails with the first such login. The entry is named
 		// in the status of the image cache, and the others are used.
 		name: "a login that is no UTF-8 is passed over",
-		explains: func(_ question, ours, _ answer) bool {
-			for _, why := range ours.PassedOver {
-				if strings.Contains(why, "UTF-8") {
-					return true
-				}
+		explains: func(q question, ours, theirs answer) bool {
+			// Without these logins both must say the same.
+			usable := theirs
+			usable.Logins = slices.DeleteFunc(slices.Clone(theirs.Logins), func(login [2]string) bool {
+				return !utf8.ValidString(login[0]) || !utf8.ValidString(login[1])
+			})
+			if len(usable.Logins) == 0 {
+				usable.Logins = nil
 			}
-			return false
+			return q.Kind == "logins" && len(usable.Logins) < len(theirs.Logins) && equal(q, ours, usable)
 		},
 	},
+}
+
+// refused tells whether we refuse an image that the kubelet takes. No pattern matches such an image.
+func refused(q question, ours, theirs answer) bool {
+	if q.Kind == "pattern" {
+		return ours.OK && theirs.OK && theirs.Matches && !ours.Matches
+	}
+	return theirs.OK && !ours.OK
 }

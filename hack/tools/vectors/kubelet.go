@@ -13,10 +13,10 @@ import (
 // question is one line for our program; answer is what it says.
 type question struct {
 	Kind    string   `json:"kind"`
-	Text    string   `json:"text,omitempty"`
-	Secrets []secret `json:"secrets,omitempty"`
-	Pattern string   `json:"pattern,omitempty"`
-	Image   string   `json:"image,omitempty"`
+	Text    string   `json:"text"`
+	Secrets []secret `json:"secrets"`
+	Pattern string   `json:"pattern"`
+	Image   string   `json:"image"`
 }
 
 type secret struct {

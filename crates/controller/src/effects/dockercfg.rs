@@ -75,12 +75,18 @@ impl PullSecret {
         match self.type_.as_deref() {
             Some("kubernetes.io/dockerconfigjson") => {
                 let json = self.key(".dockerconfigjson", "key .dockerconfigjson is missing")?;
+                if json.is_empty() {
+                    return Ok(Auths::default());
+                }
                 let config: Option<DockerConfig> = serde_json::from_str(&json)
                     .map_err(|_| "key .dockerconfigjson is no docker config with auths")?;
                 Ok(config.unwrap_or_default().auths)
             }
             Some("kubernetes.io/dockercfg") => {
                 let json = self.key(".dockercfg", "key .dockercfg is missing")?;
+                if json.is_empty() {
+                    return Ok(Auths::default());
+                }
                 let auths: Option<Auths> = serde_json::from_str(&json)
                     .map_err(|_| "key .dockercfg is no docker config")?;
                 Ok(auths.unwrap_or_default())
@@ -300,6 +306,14 @@ mod tests {
                 "{content}"
             );
         }
+    }
+
+    /// The API server stores no such Secret today; the kubelet passes over it without a word.
+    #[test]
+    fn a_key_without_content_has_no_logins() {
+        assert_eq!(users(&config(""), "r.test/a:1"), Ok(Vec::new()));
+        let old = secret("kubernetes.io/dockercfg", ".dockercfg", "");
+        assert_eq!(users(&old, "r.test/a:1"), Ok(Vec::new()));
     }
 
     #[test]

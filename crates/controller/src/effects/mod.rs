@@ -118,7 +118,7 @@ impl Effects {
                     action,
                     message,
                 } => {
-                    let event = objects::event(severity, reason, action, message);
+                    let event = objects::event(severity, reason, action, &message);
                     return Box::pin(objects.emit(key, uid, event)).await;
                 }
                 Command::NodeTransition {

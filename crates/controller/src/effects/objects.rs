@@ -202,11 +202,11 @@ fn node_event(transition: NodeTransition) -> KubeEvent {
             (Severity::Warning, "ImagesNotCached", message)
         }
     };
-    event(severity, reason.to_owned(), "Caching".to_owned(), message)
+    event(severity, reason.to_owned(), "Caching".to_owned(), &message)
 }
 
 /// Converts an Event to the API's form.
-pub fn event(severity: Severity, reason: String, action: String, message: String) -> KubeEvent {
+pub fn event(severity: Severity, reason: String, action: String, message: &str) -> KubeEvent {
     KubeEvent {
         type_: match severity {
             Severity::Normal => EventType::Normal,
@@ -214,7 +214,7 @@ pub fn event(severity: Severity, reason: String, action: String, message: String
         },
         action,
         reason,
-        note: Some(one_line(&message, MAX_NOTE)),
+        note: Some(one_line(message, MAX_NOTE)),
         secondary: None,
     }
 }
@@ -303,7 +303,7 @@ mod tests {
     #[test]
     fn an_event_is_no_longer_than_the_api_server_accepts() {
         let long = "images \u{e4} ".repeat(500);
-        let event = event(Severity::Normal, "R".to_owned(), "A".to_owned(), long);
+        let event = event(Severity::Normal, "R".to_owned(), "A".to_owned(), &long);
         let note = event.note.unwrap_or_default();
         assert!(note.len() <= 1024 && note.len() > 1000, "{}", note.len());
     }

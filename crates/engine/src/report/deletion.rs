@@ -5,7 +5,7 @@ use kubefledged_api_types::DeletionPolicy;
 use super::{
     ANSWER_LIMIT, WRITE_RETRY,
     events::{event, removals_dropped},
-    is_older,
+    written,
 };
 use crate::{
     commit::Engine,
@@ -69,10 +69,8 @@ impl Engine {
                     cache.deletion = cache.deletion.release();
                 }
                 cache.object.finalizer = !cache.object.deleting && cache.spec().needs_finalizer();
-                if let Some(version) = version
-                    && !is_older(&version, &cache.object.resource_version)
-                {
-                    cache.object.resource_version = version;
+                if let Some(version) = version {
+                    written(&mut cache.object, version);
                 }
                 // Work may have waited for it.
                 if let Some(at) = self.model.caches.find(key) {

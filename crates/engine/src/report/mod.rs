@@ -15,10 +15,19 @@ mod writes;
 
 use std::time::Duration;
 
+use crate::vocabulary::CacheObject;
+
 /// Pause before a command without an answer is given again.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// Pause before a write that failed is tried again.
 const WRITE_RETRY: Duration = Duration::from_secs(2);
+
+/// Notes the version that a write of ours made, unless the watch has brought a later one.
+fn written(object: &mut CacheObject, version: String) {
+    if !is_older(&version, &object.resource_version) {
+        object.resource_version = version;
+    }
+}
 
 /// Is one resource version older than another? Those of one object are rising numbers in every Kubernetes; where
 /// they are no numbers, the later event wins.

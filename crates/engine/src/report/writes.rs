@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kubefledged_api_types::names::PURGE_ANNOTATION;
 
-use super::{WRITE_RETRY, events::announce, is_older, status};
+use super::{WRITE_RETRY, events::announce, status, written};
 use crate::{
     commit::Engine,
     ids::{CacheIdx, IdSet},
@@ -27,9 +27,9 @@ impl Engine {
         if cache.finalizer.in_flight() || cache.deletion.is_released() {
             return;
         }
-        let (last, written) = (&cache.last, &cache.object.status);
+        let (last, known) = (&cache.last, &cache.object.status);
         let transition =
-            (last.phase.as_str(), last.started) != (written.status.as_str(), written.start_time);
+            (last.phase.as_str(), last.started) != (known.status.as_str(), known.start_time);
         if !cache.writer.may_write(now.tick, transition) {
             return;
         }
@@ -99,9 +99,7 @@ impl Engine {
         let recorded = cache.recorded();
         match result {
             Ok(version) => {
-                if !is_older(&version, &cache.object.resource_version) {
-                    cache.object.resource_version = version;
-                }
+                written(&mut cache.object, version);
                 cache.object.status = write.status;
                 cache.compare_names();
                 let changed = cache.recorded() != recorded;
@@ -161,9 +159,7 @@ impl Engine {
                 _ => &mut cache.object.refresh,
             };
             *value = None;
-            if !is_older(&version, &cache.object.resource_version) {
-                cache.object.resource_version = version;
-            }
+            written(&mut cache.object, version);
         }
     }
 }

@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::Context as _;
 use futures::StreamExt as _;
+use kubefledged_contract::MESSAGE_LIMIT;
 use kubefledged_process::{
     places::Limits,
     tls::{self, Failures, Served},
@@ -32,7 +33,6 @@ use crate::{
 };
 
 const BACKLOG: u32 = 16_384;
-const MESSAGE_LIMIT: usize = 8 << 20;
 
 /// Serves all nodes on a port, for as long as the process lives, under the newest certificate.
 pub async fn serve(

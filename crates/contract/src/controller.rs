@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use kubefledged_api_types::{ImagePullPolicy, one_line};
 use kubefledged_engine::{
-    Batch, CancelPulls, CheckReport, Disk, ImageOutcome, ImageResult, KeptReason, ObservedImage,
-    Pin, PinResult, PullItem,
+    Batch, CancelPulls, CheckReport, Disk, ImageOutcome, ImageResult, KeptReason, NodeName,
+    ObservedImage, Pin, PinResult, PullItem,
 };
 use kubefledged_image::{ImageRef, credentials::Keyring};
 use kubefledged_proto::puller::{
@@ -61,7 +61,6 @@ pub fn pull_request(
         authority: Some(authority(batch)),
         images,
         credentials,
-        progress_interval_ms: 0,
     }
 }
 
@@ -88,6 +87,31 @@ pub fn check_request(batch: &Batch, references: &[Arc<str>]) -> CheckImagesReque
     CheckImagesRequest {
         node_name: batch.node.to_string(),
         references: texts(references),
+    }
+}
+
+/// Returns a check of no image: its answer tells which images on the node we pinned.
+pub fn pins_request(node: &NodeName) -> CheckImagesRequest {
+    CheckImagesRequest {
+        node_name: node.to_string(),
+        references: Vec::new(),
+    }
+}
+
+/// Returns a request that removes our pins from images with these ids and removes no image. It counts as
+/// newer than every request of the leader with this term.
+pub fn unpin_request(node: &NodeName, term: u64, ids: &[Arc<str>]) -> RemoveImagesRequest {
+    // A puller adds to neither number; half of the range keeps clear of the end all the same.
+    const LATEST: u64 = u64::MAX >> 1;
+    RemoveImagesRequest {
+        authority: Some(Authority {
+            node_name: node.to_string(),
+            term,
+            seq: LATEST,
+            batch_id: LATEST,
+        }),
+        unpin: texts(ids),
+        ..RemoveImagesRequest::default()
     }
 }
 
@@ -225,7 +249,6 @@ fn image_pull(
         freshness: item.freshness.to_string(),
         priority: item.priority,
         deadline_ms: item.deadline.map_or(0, millis),
-        no_progress_ms: 0,
         retention: retention.into(),
         credentials,
         fallback_deadline_ms: millis(item.fallback_deadline),
@@ -293,7 +316,7 @@ fn remove_outcome(outcome: RemoveOutcome) -> ImageOutcome {
 
 #[cfg(test)]
 mod tests {
-    use kubefledged_engine::{BatchId, CacheKey, CredentialScope, NodeName, Puller, Work};
+    use kubefledged_engine::{BatchId, CacheKey, CredentialScope, Puller, Work};
 
     use super::*;
 
@@ -375,6 +398,20 @@ mod tests {
             unreachable!("it failed")
         };
         assert_eq!((reason.len(), message.len()), (64, 1024));
+    }
+
+    #[test]
+    fn a_request_to_unpin_removes_no_image_and_is_the_newest_of_its_term() {
+        let request = unpin_request(&NodeName("n1".into()), 3, &["sha256:a".into()]);
+        assert_eq!(request.unpin, ["sha256:a"]);
+        assert!(request.references.is_empty() && !request.unpin_ours);
+        let sent = request.authority.unwrap();
+        assert_eq!((&*sent.node_name, sent.term), ("n1", 3));
+        let last = authority(&Batch {
+            seq: u64::from(u32::MAX),
+            ..batch(Vec::new())
+        });
+        assert!(sent.seq > last.seq);
     }
 
     #[test]

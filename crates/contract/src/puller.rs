@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use kubefledged_proto::puller::{
     Accepted, CancelPullsRequest, CheckImagesResponse, CheckedImage, Credential, DiskUsage,
-    Heartbeat, ImageProgress, ImagePull, ImageState, PinResult, PullImagesResponse, PullOutcome,
-    PullOutcomes, PullPolicy, PullProgress, PullResult, RemoveImagesRequest, RemoveImagesResponse,
-    RemoveOutcome, RemoveOutcomes, RemoveResult, Retention, Support, pull_images_response,
-    remove_images_response,
+    Heartbeat, ImagePull, ImageState, PinResult, PullImagesResponse, PullOutcome, PullOutcomes,
+    PullPolicy, PullResult, RemoveImagesRequest, RemoveImagesResponse, RemoveOutcome,
+    RemoveOutcomes, RemoveResult, Retention, Support, pull_images_response, remove_images_response,
 };
 use kubefledged_queue as queue;
 use kubefledged_queue::{Authority, CredentialId, Event, Policy, PullRequest, StreamId};
@@ -63,15 +62,13 @@ pub fn authority(
 }
 
 /// Converts one image of a pull request. `credentials` are all credentials of the request with their
-/// ids, `hash` returns the same number for the same credentials, and `progress_interval_ms` is the
-/// request's.
+/// ids, and `hash` returns the same number for the same credentials.
 ///
 /// # Errors
 /// The image names a credential that the request does not contain.
 pub fn pull_request<'a>(
     image: ImagePull,
     credentials: &'a [(CredentialId, Credential)],
-    progress_interval_ms: u32,
     hash: impl FnOnce(&[&'a Credential]) -> u64,
 ) -> Result<PullRequest, Malformed> {
     let policy = match image.policy() {
@@ -88,7 +85,6 @@ pub fn pull_request<'a>(
     let limit = |ms: u32| (ms > 0).then(|| Duration::from_millis(ms.into()));
     let retention = match image.retention() {
         Retention::Pinned => queue::Retention::Pinned,
-        Retention::Default => queue::Retention::Default,
         Retention::Leave | Retention::Unspecified => queue::Retention::Leave,
     };
     Ok(PullRequest {
@@ -98,9 +94,7 @@ pub fn pull_request<'a>(
         priority: image.priority,
         deadline: limit(image.deadline_ms),
         fallback_deadline: limit(image.fallback_deadline_ms),
-        no_progress: limit(image.no_progress_ms),
         retention,
-        progress: limit(progress_interval_ms),
         credential_hash: hash(&contents),
         credentials: chosen.into_iter().map(|(id, _)| *id).collect(),
         cache: image.cache,
@@ -154,20 +148,6 @@ pub fn pulled(outcomes: Vec<queue::PullOutcome>) -> PullImagesResponse {
     PullImagesResponse {
         event: Some(pull_images_response::Event::Outcomes(PullOutcomes {
             outcomes: outcomes.into_iter().map(pull_outcome).collect(),
-        })),
-    }
-}
-
-/// Converts the progress of pulls.
-pub fn progress(images: Vec<queue::Progress>) -> PullImagesResponse {
-    let images = images.into_iter().map(|image| ImageProgress {
-        index: number(image.index),
-        done_bytes: image.bytes.done,
-        total_bytes: image.bytes.total,
-    });
-    PullImagesResponse {
-        event: Some(pull_images_response::Event::Progress(PullProgress {
-            images: images.collect(),
         })),
     }
 }
@@ -254,7 +234,6 @@ fn pull_outcome(outcome: queue::PullOutcome) -> PullOutcome {
         size_bytes: image.size,
         attempts: outcome.attempts,
         took_ms: u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX),
-        retry_after_ms: 0,
         pin: pin.into(),
         pin_message,
     }

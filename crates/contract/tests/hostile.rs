@@ -74,7 +74,6 @@ fn image() -> impl Strategy<Value = ImagePull> {
         like(ANYTHING),
         any::<i32>(),
         number(),
-        number(),
         0..5_i32,
         proptest::collection::vec(index, 0..3),
         number(),
@@ -86,7 +85,6 @@ fn image() -> impl Strategy<Value = ImagePull> {
                 freshness,
                 priority,
                 deadline_ms,
-                no_progress_ms,
                 retention,
                 credentials,
                 fallback_deadline_ms,
@@ -96,7 +94,6 @@ fn image() -> impl Strategy<Value = ImagePull> {
                 freshness,
                 priority,
                 deadline_ms,
-                no_progress_ms,
                 retention,
                 credentials,
                 fallback_deadline_ms,
@@ -121,15 +118,13 @@ fn request() -> impl Strategy<Value = Asked> {
         authority(),
         proptest::collection::vec(image(), 0..5),
         proptest::collection::vec(credential, 2),
-        any::<u32>(),
     )
-        .prop_map(|(authority, images, credentials, progress_interval_ms)| {
+        .prop_map(|(authority, images, credentials)| {
             Asked::Pull(
                 PullImagesRequest {
                     authority,
                     images,
                     credentials,
-                    progress_interval_ms,
                 }
                 .encode_to_vec(),
             )
@@ -326,12 +321,11 @@ impl Node {
                     .into_iter()
                     .map(|c| (CredentialId(self.number()), c))
                     .collect();
-                let interval = request.progress_interval_ms;
                 let hash = |chosen: &[&Credential]| chosen.len() as u64;
                 let images = request
                     .images
                     .into_iter()
-                    .map(|image| contract::pull_request(image, &credentials, interval, hash));
+                    .map(|image| contract::pull_request(image, &credentials, hash));
                 let Ok(images) = images.collect::<Result<Vec<_>, _>>() else {
                     return;
                 };
@@ -488,7 +482,6 @@ impl Node {
                 let told: Vec<usize> = (0..response.images.len()).collect();
                 self.hear(stream, &told);
             }
-            Command::Progress(_, images) => assert!(contract::progress(images).encoded_len() > 0),
             Command::Cancelled(stream, _) | Command::Refused(stream, _) => {
                 self.open.remove(&stream);
             }

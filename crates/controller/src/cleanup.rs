@@ -14,12 +14,10 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use kubefledged_api_types::{ImageCache, names};
-use kubefledged_engine::{NodeName, Puller};
+use kubefledged_contract::controller as contract;
+use kubefledged_engine::{ImageResult, NodeName, Puller};
 use kubefledged_process::tls::{self, Connector, Failures, Identity};
-use kubefledged_proto::puller::{
-    Authority, CheckImagesRequest, RemoveImagesRequest, RemoveResult,
-    puller_service_client::PullerServiceClient, remove_images_response::Event,
-};
+use kubefledged_proto::puller::puller_service_client::PullerServiceClient;
 use serde_json::json;
 use tokio::{sync::watch, time::timeout};
 
@@ -36,7 +34,7 @@ const AT_A_TIME: usize = 64;
 /// Time limit for all calls to one puller.
 const PULLER_LIMIT: Duration = Duration::from_secs(10);
 /// Time between reads while waiting for another process.
-const LOOK: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// Maximum number of attempts of a write that conflicts with others.
 const TRIES: usize = 5;
 
@@ -123,7 +121,7 @@ impl Cleanup {
                 .replicas
                 > 0
             {
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         }
         let leases = self.leases();
@@ -139,7 +137,7 @@ impl Cleanup {
             if held.holder.is_empty() || since.elapsed() >= lease::DURATION {
                 return Ok(held.transitions);
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -228,49 +226,33 @@ async fn unpin(
 ) -> anyhow::Result<usize> {
     let channel = dial::connect(connector, puller.address).await?;
     let mut client = PullerServiceClient::new(channel);
-    let node_name = node.to_string();
-    let checked = client
-        .check_images(CheckImagesRequest {
-            node_name: node_name.clone(),
-            references: Vec::new(),
-        })
-        .await?
-        .into_inner();
+    let response = client.check_images(contract::pins_request(node)).await?;
+    let (_, report) = contract::checked(response.into_inner());
     anyhow::ensure!(
-        !checked.pins_unknown,
+        !report.pins_unknown,
         "its container runtime does not say which images we pinned"
     );
-    if checked.pinned_by_us.is_empty() {
+    if report.pinned_by_us.is_empty() {
         return Ok(0);
     }
-    let wanted = checked.pinned_by_us.len();
-    let request = RemoveImagesRequest {
-        authority: Some(Authority {
-            node_name,
-            // Above every leader's, its own puller's memory included.
-            term: term.max(checked.highest_term),
-            seq: u64::MAX >> 1,
-            batch_id: u64::MAX >> 1,
-        }),
-        unpin: checked.pinned_by_us,
-        ..RemoveImagesRequest::default()
-    };
+    let pinned = report.pinned_by_us.len();
+    // Above the term of every leader, including the terms that only this puller remembers.
+    let term = term.max(report.highest_term);
+    let request = contract::unpin_request(node, term, &report.pinned_by_us);
     let mut answers = client.remove_images(request).await?.into_inner();
     let (mut gone, mut errors) = (0, Vec::new());
     while let Some(answer) = answers.message().await? {
-        let Some(Event::Outcomes(outcomes)) = answer.event else {
-            continue;
-        };
-        for outcome in outcomes.outcomes {
-            match outcome.result() {
-                RemoveResult::Removed | RemoveResult::Absent => gone += 1,
-                _ => errors.push(outcome.message),
+        for outcome in contract::removed(answer).unwrap_or_default() {
+            match outcome.result {
+                ImageResult::Removed | ImageResult::Absent => gone += 1,
+                ImageResult::Failed { message, .. } => errors.push(message),
+                _ => errors.push("a newer request pins the image".to_owned()),
             }
         }
     }
     anyhow::ensure!(
-        gone == wanted,
-        "{gone} of {wanted} taken off: {}",
+        gone == pinned,
+        "{gone} of {pinned} pins are removed: {}",
         errors.join("; ")
     );
     Ok(gone)

@@ -108,13 +108,12 @@ impl std::fmt::Debug for puller::PullImagesRequest {
             authority,
             images,
             credentials,
-            progress_interval_ms: _,
         } = self;
         f.debug_struct("PullImagesRequest")
             .field("authority", authority)
             .field("images", &images.len())
             .field("credentials", &credentials.len())
-            .finish_non_exhaustive()
+            .finish()
     }
 }
 

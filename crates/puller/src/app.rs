@@ -1,12 +1,13 @@
 //! Starts the parts of the puller and connects them.
 
 use std::{
+    io,
     net::SocketAddr,
     sync::{Arc, atomic::AtomicU64},
-    time::Duration,
 };
 
 use anyhow::Context as _;
+use futures::FutureExt as _;
 use kubefledged_process::{
     Metrics as Exposition, Readiness, admin, debug as endpoint, log, metrics as measured, net,
     shutdown,
@@ -15,9 +16,14 @@ use kubefledged_process::{
 use kubefledged_proto::puller::puller_service_server::PullerServiceServer;
 use kubefledged_queue::{Queue, Settings};
 use prometheus_client::registry::Registry;
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
+use tonic::{service::Routes, transport::Channel};
 
 use crate::{
     args::Args,
@@ -34,8 +40,6 @@ use crate::{
     service::Service,
 };
 
-/// Maximum size of one request.
-const MESSAGE_LIMIT: usize = 8 << 20;
 /// Maximum number of requests in flight on one connection. A stream counts until its first message.
 const REQUESTS: usize = 8;
 
@@ -100,6 +104,39 @@ fn plugins(args: &Args) -> Plugins {
     }
 }
 
+fn node(args: &Args, channel: Channel, plugins: Plugins) -> Node {
+    Node {
+        cri: Cri::new(channel.clone()),
+        containerd: Containerd::new(channel),
+        disk: (args.disk_watermark < 100)
+            .then(|| disk::path(args.image_fs_path.as_deref()))
+            .flatten(),
+        plugins,
+    }
+}
+
+/// Serves gRPC on connections that were accepted already, to the roles that may call each service.
+async fn serve(
+    connections: mpsc::Receiver<io::Result<tls::Stream>>,
+    routes: Routes,
+    service: Service,
+    roles: Roles,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let service = PullerServiceServer::new(service)
+        .max_decoding_message_size(kubefledged_contract::MESSAGE_LIMIT);
+    let connections = ReceiverStream::new(connections).map(|stream| stream.map(Connection::new));
+    tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(kubefledged_contract::KEEP_ALIVE))
+        .layer(Authorize(roles))
+        // Requests are read whole; this limits the memory of large ones.
+        .concurrency_limit_per_connection(REQUESTS)
+        .add_routes(routes.add_service(service))
+        .serve_with_incoming_shutdown(connections, shutdown.cancelled_owned())
+        .await
+        .context("gRPC cannot be served")
+}
+
 fn settings(args: &Args, node: &Node, runtime: &str) -> Settings {
     Settings {
         max_parallel_pulls: args.max_parallel_pulls.into(),
@@ -145,63 +182,41 @@ impl Bound {
             debug,
             ..
         } = self;
-        let readiness = Readiness::default();
         let mut registry = measured::registry(env!("CARGO_PKG_VERSION"));
         let metrics = Metrics::register(&mut registry);
         let failures = Failures::register(&mut registry);
-
-        let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
+        let mut tasks = Tasks::default();
         plugins.check();
+
         // Probes are served first, because liveness does not depend on the runtime.
+        let readiness = Readiness::default();
         let ready = readiness.register("runtime");
         let certificates = readiness.register("certificates");
-        let (measured, inbox) = watch::channel(None);
+        let (shown, inbox) = watch::channel(None);
         let exposition = exposition(registry, &metrics, &args, inbox);
-        let admin = admin::serve(http, readiness, exposition, shutdown.clone());
-        tasks.spawn(async move {
-            admin.await;
-            Ok(())
-        });
-
+        tasks.endless(admin::serve(http, readiness, exposition, shutdown.clone()));
         let (served, identity) = watch::channel(None);
-        let follow =
-            tls::files::follow(args.tls_dir.clone(), served, certificates, shutdown.clone());
-        tasks.spawn(async move {
-            follow.await;
-            Ok(())
-        });
+        let directory = args.tls_dir.clone();
+        tasks.endless(tls::files::follow(
+            directory,
+            served,
+            certificates,
+            shutdown.clone(),
+        ));
 
         let (flag, run_dir) = (args.cri_socket_path.as_deref(), &args.host_run_dir);
-        let Some((socket, channel, version)) =
-            runtime::wait(flag, run_dir, &ready, &shutdown).await
-        else {
+        let found = runtime::wait(flag, run_dir, &ready, &shutdown).await;
+        let Some((socket, channel, version)) = found else {
             return Ok(());
         };
-        let node = Node {
-            cri: Cri::new(channel.clone()),
-            containerd: Containerd::new(channel),
-            disk: (args.disk_watermark < 100)
-                .then(|| disk::path(args.image_fs_path.as_deref()))
-                .flatten(),
-            plugins,
-        };
+        let node = node(&args, channel, plugins);
         let counter = Arc::new(AtomicU64::new(1));
-        let (told, abilities) = watch::channel(Abilities::default());
+        let (report, abilities) = watch::channel(Abilities::default());
         let up = metrics.cri_up.clone();
         let queue = Queue::new(settings(&args, &node, &version.runtime_name));
-        let (driver, inputs) = Driver::new(queue, node.clone(), metrics, told, counter.clone());
+        let (driver, inputs) = Driver::new(queue, node.clone(), metrics, report, counter.clone());
         // Before the first request, the way in which this runtime removes images must be known.
         let known = runtime::tell(&node, &inputs).await.then_some(version);
-        let shown = Debug {
-            node_name: args.node_name.as_str().into(),
-            socket,
-            node: node.clone(),
-            inputs: inputs.clone(),
-        };
-        measured.send_replace(Some(shown.clone()));
-        let routes = debug::routes(shown).await?;
-        let serve = endpoint::serve(debug, routes.clone(), shutdown.clone());
-        tasks.spawn(async move { serve.await.context("the debug endpoint cannot be served") });
         let service = Service {
             node_name: args.node_name.as_str().into(),
             instance: args.pod_uid.as_str().into(),
@@ -213,47 +228,52 @@ impl Bound {
             counter,
             identity: identity.clone(),
         };
-        let connections = tls::incoming(grpc, identity, failures, shutdown.clone());
-        let connections =
-            ReceiverStream::new(connections).map(|stream| stream.map(Connection::new));
-        let serve = tonic::transport::Server::builder()
-            .http2_keepalive_interval(Some(Duration::from_secs(30)))
-            .layer(Authorize(Roles::of(&args.namespace)))
-            // Requests are read whole; this limits the memory of large ones.
-            .concurrency_limit_per_connection(REQUESTS)
-            .add_routes(routes.add_service(
-                PullerServiceServer::new(service).max_decoding_message_size(MESSAGE_LIMIT),
-            ))
-            .serve_with_incoming_shutdown(connections, shutdown.clone().cancelled_owned());
-        tasks.spawn(async move { serve.await.context("gRPC cannot be served") });
-        tasks.spawn(runtime::watch(
-            node,
-            known,
-            ready,
-            up,
-            inputs,
-            shutdown.clone(),
-        ));
-        let drive = driver.run(shutdown.clone());
-        tasks.spawn(async move {
-            drive.await;
-            Ok(())
+        let debugged = Debug {
+            node_name: service.node_name.clone(),
+            socket,
+            node: node.clone(),
+            inputs: inputs.clone(),
+        };
+        shown.send_replace(Some(debugged.clone()));
+        let routes = debug::routes(debugged).await?;
+        let debugging = endpoint::serve(debug, routes.clone(), shutdown.clone());
+        tasks.fallible(async {
+            debugging
+                .await
+                .context("the debug endpoint cannot be served")
         });
-        ended(tasks, &shutdown).await
+        let connections = tls::incoming(grpc, identity, failures, shutdown.clone());
+        let roles = Roles::of(&args.namespace);
+        tasks.fallible(serve(connections, routes, service, roles, shutdown.clone()));
+        let watching = runtime::watch(node, known, ready, up, inputs, shutdown.clone());
+        tasks.fallible(watching);
+        tasks.endless(driver.run(shutdown.clone()));
+        tasks.ended(&shutdown).await
     }
 }
 
-/// Waits for all tasks. A task that ends before the shutdown ends the process.
-async fn ended(
-    mut tasks: JoinSet<anyhow::Result<()>>,
-    shutdown: &CancellationToken,
-) -> anyhow::Result<()> {
-    while let Some(ended) = tasks.join_next().await {
-        ended.context("a task ended")??;
-        anyhow::ensure!(
-            shutdown.is_cancelled(),
-            "a task ended before the process did"
-        );
+/// The tasks of the process, each of which runs until the shutdown.
+#[derive(Default)]
+struct Tasks(JoinSet<anyhow::Result<()>>);
+
+impl Tasks {
+    fn fallible(&mut self, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+        self.0.spawn(task);
     }
-    Ok(())
+
+    fn endless(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.spawn(task.map(Ok));
+    }
+
+    /// Waits for all tasks. A task that ends before the shutdown ends the process.
+    async fn ended(mut self, shutdown: &CancellationToken) -> anyhow::Result<()> {
+        while let Some(ended) = self.0.join_next().await {
+            ended.context("a task ended")??;
+            anyhow::ensure!(
+                shutdown.is_cancelled(),
+                "a task ended before the process did"
+            );
+        }
+        Ok(())
+    }
 }

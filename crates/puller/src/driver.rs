@@ -11,8 +11,8 @@ use std::{
 
 use kubefledged_proto::puller::Credential;
 use kubefledged_queue::{
-    Answer, Call, CallId, Command, CredentialId, Event, Progress, PullOutcome, PullResult, PullRow,
-    Queue, RemoveOutcome, RemoveResult, Report, StreamId, Support, Tick, Totals,
+    Answer, Call, CallId, Command, CredentialId, Event, PullOutcome, PullResult, PullRow, Queue,
+    RemoveOutcome, RemoveResult, Report, StreamId, Support, Tick, Totals,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -58,8 +58,6 @@ pub enum Reply {
     Pulled(Vec<PullOutcome>),
     /// Outcomes of removals.
     Removed(Vec<RemoveOutcome>),
-    /// Progress of pulls.
-    Progress(Vec<Progress>),
     /// Answer to a check.
     Checked(Report),
     /// Number of interests that ended.
@@ -235,7 +233,6 @@ impl Driver {
                 }
                 self.reply(stream, Reply::Removed(outcomes));
             }
-            Command::Progress(stream, images) => self.reply(stream, Reply::Progress(images)),
             Command::Checked(stream, report) => self.reply(stream, Reply::Checked(report)),
             Command::Cancelled(stream, count) => {
                 self.reply(stream, Reply::Cancelled(count));

@@ -6,11 +6,10 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use kubefledged_contract::{
-    SEEN_TERM,
+    HEARTBEAT, SEEN_TERM,
     puller::{self as contract, Malformed},
 };
 use kubefledged_process::tls::Served;
@@ -30,9 +29,6 @@ use crate::{
     driver::{Input, Reply},
     node::{Abilities, Node},
 };
-
-/// Time between heartbeats. The controller treats a stream without a message for 30 s as broken.
-const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// The gRPC service.
 #[derive(Clone)]
@@ -216,11 +212,10 @@ impl PullerService for Service {
             .into_iter()
             .map(|c| (CredentialId(self.number()), c))
             .collect();
-        let interval = request.progress_interval_ms;
         let images = request
             .images
             .into_iter()
-            .map(|image| contract::pull_request(image, &credentials, interval, hash))
+            .map(|image| contract::pull_request(image, &credentials, hash))
             .collect::<Result<_, _>>()
             .map_err(|error| malformed(&error))?;
         let stream = StreamId(self.number());
@@ -228,7 +223,6 @@ impl PullerService for Service {
         let convert = |reply| match reply {
             Reply::Accepted(attached) => Some(contract::accepted(attached)),
             Reply::Pulled(outcomes) => Some(contract::pulled(outcomes)),
-            Reply::Progress(images) => Some(contract::progress(images)),
             _ => None,
         };
         let heartbeat = contract::pull_heartbeat;

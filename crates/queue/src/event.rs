@@ -35,16 +35,14 @@ pub enum Policy {
     Always,
 }
 
-/// What to do about protection from the kubelet's garbage collection. Where several want the same
-/// pull, the strongest wish wins: the last of these.
+/// What a pull does about protection from the kubelet's garbage collection. Of several requests for the
+/// same pull the strongest retention wins: the last of these.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Retention {
-    /// Do not touch.
+    /// Leaves the pin as it is.
     #[default]
     Leave,
-    /// Take our pin off.
-    Default,
-    /// Pin it.
+    /// Pins the image.
     Pinned,
 }
 
@@ -63,12 +61,8 @@ pub struct PullRequest {
     pub deadline: Option<Duration>,
     /// Used without a deadline, while the bytes of the pull cannot be seen arriving.
     pub fallback_deadline: Option<Duration>,
-    /// Longest time in which no byte arrives; `None`: that of the settings.
-    pub no_progress: Option<Duration>,
     /// Protection from garbage collection.
     pub retention: Retention,
-    /// How often progress is told, at most once per second; `None`: never.
-    pub progress: Option<Duration>,
     /// Tried in this order; empty: those of the node, and without any anonymously.
     pub credentials: Vec<CredentialId>,
     /// The same for the same credentials.
@@ -366,15 +360,6 @@ pub struct Report {
     pub pins: Support,
 }
 
-/// How far the pull of one image of a request is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// Of the image in the request.
-    pub index: usize,
-    /// How far.
-    pub bytes: Bytes,
-}
-
 /// Something to do.
 #[derive(Clone, Debug)]
 pub enum Command {
@@ -389,8 +374,6 @@ pub enum Command {
     Pulled(StreamId, Vec<PullOutcome>),
     /// Outcomes of a removal.
     Removed(StreamId, Vec<RemoveOutcome>),
-    /// How far pulls of a request are; never the same twice.
-    Progress(StreamId, Vec<Progress>),
     /// The whole answer to a check.
     Checked(StreamId, Report),
     /// The whole answer to a cancel: so many interests ended.

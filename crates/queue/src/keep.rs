@@ -12,14 +12,12 @@ pub enum Step {
     Probing,
     /// It did not; it is taken off again.
     Undoing,
-    /// Which pins are ours? For the image that the name had before, or for the image itself.
+    /// Is the pin of the image that the name had before ours?
     Owning,
     /// Is the image that the name had before without a name now?
     Leaving,
     /// Our pin is taken off.
     Unpinning,
-    /// Is the image still pinned, by somebody else?
-    Looking,
 }
 
 /// What is known when a step is decided.
@@ -61,8 +59,6 @@ pub struct Found {
 pub fn begin(image: &Image, around: Circumstances<'_>, found: &mut Found) -> Next {
     match around.retention {
         Retention::Leave => Next::Done,
-        Retention::Default if !image.pinned || around.pins == Support::No => Next::Done,
-        Retention::Default => Next::Call(Call::Pins, Step::Owning),
         Retention::Pinned if image.pinned => {
             found.pin = Some(PinResult::Pinned);
             left(image, around)
@@ -123,27 +119,15 @@ pub fn answered(
             Next::Call(Call::Pin(image.id.clone(), false), Step::Undoing)
         }
         (Step::Owning, Answer::Pins(Ok(ours))) => {
-            let has = |id: &str| ours.iter().any(|known| known == id);
-            match (around.retention, around.before) {
-                (Retention::Default, _) if has(&image.id) => {
-                    Next::Call(Call::Pin(image.id.clone(), false), Step::Unpinning)
-                }
-                (Retention::Pinned, Some(before)) if before != image.id && has(before) => {
-                    Next::Call(Call::Inspect(before.to_owned()), Step::Leaving)
-                }
-                _ => Next::Done,
+            let ours = |id: &&str| *id != image.id && ours.iter().any(|known| known == id);
+            match around.before.filter(ours) {
+                Some(before) => Next::Call(Call::Inspect(before.to_owned()), Step::Leaving),
+                None => Next::Done,
             }
         }
         // With another name left, whoever wants that one decides.
         (Step::Leaving, Answer::Inspected(Ok(Some(old)))) if old.tags.is_empty() => {
             Next::Call(Call::Pin(old.id, false), Step::Unpinning)
-        }
-        (Step::Unpinning, Answer::Pinned(Ok(()))) if around.retention == Retention::Default => {
-            Next::Call(Call::Inspect(around.name.to_owned()), Step::Looking)
-        }
-        (Step::Looking, Answer::Inspected(Ok(now))) => {
-            found.image = now;
-            Next::Done
         }
         (Step::Pinning | Step::Probing, answer) => {
             let error = answer.error().unwrap_or_default();
@@ -156,9 +140,7 @@ pub fn answered(
             Next::Done
         }
         // What is left over, the controller finds by a check.
-        (Step::Undoing | Step::Owning | Step::Leaving | Step::Unpinning | Step::Looking, _) => {
-            Next::Done
-        }
+        (Step::Undoing | Step::Owning | Step::Leaving | Step::Unpinning, _) => Next::Done,
     }
 }
 

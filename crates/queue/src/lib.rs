@@ -18,10 +18,11 @@ mod tests;
 pub use classify::{Class, Remedy, classify};
 pub use event::{
     Answer, Authority, Bytes, Call, CallError, CallId, Checked, Command, Container, CredentialId,
-    Disk, Event, Image, PinResult, Policy, Progress, PullOutcome, PullRequest, PullResult,
-    RemoveOutcome, RemoveResult, Report, Retention, Runtime, RuntimeFacts, StreamId, Support,
+    Disk, Event, Image, PinResult, Policy, PullOutcome, PullRequest, PullResult, RemoveOutcome,
+    RemoveResult, Report, Retention, Runtime, RuntimeFacts, StreamId, Support,
 };
 pub use keep::full;
 pub use queue::{PullRow, PullState, Queue, Settings, Totals};
+pub use task::LONG_PULL;
 
 pub use kubefledged_api_types::Tick;

@@ -49,7 +49,7 @@ pub struct Settings {
     /// Share of the disk in use, in percent, from which on nothing is pulled or pinned; `None`: the
     /// disk is not looked at.
     pub disk_watermark: Option<u8>,
-    /// Longest time in which no byte of a pull arrives, where that can be seen.
+    /// A pull in which too few bytes arrive for this time is ended, where the runtime reports them.
     pub no_progress: Duration,
     /// The node has credential providers.
     pub credential_providers: bool,
@@ -367,10 +367,14 @@ impl Queue {
                 stream: Some(stream),
                 index,
                 until: None,
-                progress: request.progress,
             };
             self.counter += 1;
-            let mut task = Task::new(image.runtime_name(), &request, self.counter);
+            let mut task = Task::new(
+                image.runtime_name(),
+                &request,
+                self.settings.no_progress,
+                self.counter,
+            );
             match self.tasks.get(&key) {
                 Some(known) if !known.finished() => {
                     attached += 1;

@@ -17,14 +17,14 @@ const STOOD_STILL: u64 = 8_000;
 /// Before the first repeat where the runtime is away; each further one waits four times as long:
 /// a restart of the runtime takes some seconds.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// A pull that runs for so long must not delay small ones.
-const LONG: Duration = Duration::from_secs(20);
+/// A pull that runs for this time is long: it no longer delays small ones, because one more slot opens
+/// beside it. The controller counts the same, and then sends the node another batch.
+pub const LONG_PULL: Duration = Duration::from_secs(20);
 /// How long a look holds. Somebody else may pull the image while the task waits for its slot, and a
 /// pull of a present image contacts the registry and fails without credentials.
 const LOOK_AGE: Duration = Duration::from_secs(5);
-/// Between looks at the bytes of a pull that nobody wants told, for its no-progress limit.
+/// Longest and shortest time between two observations of the bytes of a pull, for its no-progress limit.
 const WATCH: Duration = Duration::from_secs(10);
-/// Shortest time between two tellings of progress.
 const OFTEN: Duration = Duration::from_secs(1);
 /// Bytes per second that count as progress.
 const SLOWEST: u64 = 512;
@@ -81,8 +81,6 @@ pub struct Interest {
     pub index: usize,
     /// It ends then: a higher term came without asking for it again.
     pub until: Option<Tick>,
-    /// How often it wants to hear of progress.
-    pub progress: Option<Duration>,
 }
 
 /// What a call is for.
@@ -122,8 +120,6 @@ struct Watch {
     moved: Tick,
     /// How many were there then.
     mark: u64,
-    /// When this was told.
-    told: Option<Tick>,
 }
 
 /// One pull.
@@ -159,7 +155,7 @@ pub struct Task {
     retention: Retention,
     deadline: Option<Duration>,
     fallback: Option<Duration>,
-    no_progress: Option<Duration>,
+    no_progress: Duration,
     /// The pull of this token was done already: it counts, if the image is still there.
     remembered: bool,
     looked: Option<Tick>,
@@ -198,8 +194,8 @@ pub struct Circumstances<'a> {
 }
 
 impl Task {
-    /// From its first request.
-    pub fn new(name: String, request: &PullRequest, age: u64) -> Self {
+    /// Returns a task for its first request. It may be `no_progress` long without enough bytes.
+    pub fn new(name: String, request: &PullRequest, no_progress: Duration, age: u64) -> Self {
         Self {
             name,
             priority: request.priority,
@@ -218,7 +214,7 @@ impl Task {
             retention: request.retention,
             deadline: request.deadline,
             fallback: request.fallback_deadline,
-            no_progress: request.no_progress,
+            no_progress,
             remembered: false,
             looked: None,
             before: None,
@@ -247,7 +243,6 @@ impl Task {
         self.retention = self.retention.max(request.retention);
         self.deadline = longest(self.deadline, request.deadline);
         self.fallback = longest(self.fallback, request.fallback_deadline);
-        self.no_progress = longest(self.no_progress, request.no_progress);
         self.interests.retain(|known| known.stream.is_some());
         self.interests.push(interest);
     }
@@ -336,7 +331,9 @@ impl Task {
 
     /// When it counts as long.
     pub fn long_at(&self) -> Option<Tick> {
-        self.pulling().and(self.started).map(|at| at.after(LONG))
+        self.pulling()
+            .and(self.started)
+            .map(|at| at.after(LONG_PULL))
     }
 
     /// When its attempt must end. An image that is there is no longer late.
@@ -540,17 +537,12 @@ impl Task {
             bytes: self.watch.and_then(|watch| watch.bytes),
             moved: now,
             mark: 0,
-            told: None,
         });
     }
 
+    /// Time between two observations of its bytes: none is longer than the limit.
     fn often(&self) -> Duration {
-        let wanted = self
-            .interests
-            .iter()
-            .filter_map(|known| known.progress)
-            .min();
-        wanted.map_or(WATCH, |wanted| wanted.clamp(OFTEN, WATCH))
+        self.no_progress.clamp(OFTEN, WATCH)
     }
 
     /// When its bytes are to be looked at.
@@ -559,22 +551,20 @@ impl Task {
         self.watch.map(|watch| watch.next)
     }
 
-    /// Its bytes were looked at. Whether they are worth telling, and how long too few bytes have arrived
-    /// although something is being fetched: nothing is while layers are unpacked. Within `patience`
-    /// there must be as many as at [`SLOWEST`], or a tenth of a small image: whoever drips a byte a
-    /// minute makes no progress.
-    pub fn saw(&mut self, bytes: Option<Bytes>, now: Tick, patience: Duration) -> (bool, Duration) {
-        let often = self.often();
+    /// Takes in an observation of its bytes. Returns for how long too few bytes have arrived although a
+    /// layer is being fetched: none is while layers are unpacked. Within the no-progress limit there must be
+    /// as many bytes as at [`SLOWEST`], or a tenth of a small image: a registry that sends a byte a minute
+    /// makes no progress.
+    pub fn saw(&mut self, bytes: Option<Bytes>, now: Tick) -> Duration {
+        let (often, limit) = (self.often(), self.no_progress);
         let Some(watch) = &mut self.watch else {
-            return (false, Duration::ZERO);
+            return Duration::ZERO;
         };
-        let figures = |bytes: Option<Bytes>| bytes.map(|bytes| (bytes.done, bytes.total));
-        let known = figures(watch.bytes) == figures(bytes);
         let total = |bytes: Option<Bytes>| bytes.map(|bytes| bytes.total);
         let same_total = |bytes: &Bytes| total(watch.bytes) == Some(bytes.total);
         let fetching = bytes.filter(|bytes| bytes.active && same_total(bytes));
         if let Some(Bytes { done, total, .. }) = fetching {
-            let enough = (SLOWEST * patience.as_secs()).min(total / 10).max(1);
+            let enough = (SLOWEST * limit.as_secs()).min(total / 10).max(1);
             if done >= watch.mark.saturating_add(enough) {
                 (watch.moved, watch.mark) = (now, done);
             }
@@ -584,14 +574,9 @@ impl Task {
             watch.moved = now;
             watch.mark = bytes.map_or(watch.mark, |bytes| bytes.done);
         }
-        let tell = bytes.is_some() && (!known || watch.told.is_none());
-        if tell {
-            watch.told = Some(now);
-        }
         watch.bytes = bytes.or(watch.bytes);
         watch.next = now.after(often);
-        let still = Duration::from_millis(now.0.saturating_sub(watch.moved.0));
-        (tell, still)
+        Duration::from_millis(now.0.saturating_sub(watch.moved.0))
     }
 
     /// Whether bytes were awaited and none arrived: then the runtime gave up by itself, and would do
@@ -601,11 +586,6 @@ impl Task {
             let waits = watch.bytes.is_some_and(|bytes| bytes.active);
             waits && now.0.saturating_sub(watch.moved.0) >= STOOD_STILL
         })
-    }
-
-    /// The limit on the time in which too few bytes arrive.
-    pub fn patience(&self, otherwise: Duration) -> Duration {
-        self.no_progress.unwrap_or(otherwise)
     }
 
     // === interests

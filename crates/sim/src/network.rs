@@ -1,7 +1,7 @@
 //! Calls from controllers to pullers, as encoded messages over a network that loses, delays and
 //! repeats them.
 
-use kubefledged_contract::controller as contract;
+use kubefledged_contract::{MESSAGE_LIMIT, SILENCE_LIMIT, controller as contract};
 use kubefledged_engine::{
     Batch, BatchEnd, BatchId, CancelPulls, CredentialScope, Event as EngineEvent, SecretProblems,
     Work,
@@ -19,11 +19,13 @@ use crate::{
     world::{Event, World},
 };
 
-/// For making a connection, and after which a caller gives up when it hears nothing.
+/// Time limit for making a connection, in milliseconds.
 const CONNECT_LIMIT: u64 = 2_000;
-const SILENCE_LIMIT: u64 = 30_000;
-/// gRPC messages are no larger.
-const MESSAGE_LIMIT: usize = 8 << 20;
+
+/// Milliseconds after which a caller gives up a stream on which it hears nothing.
+fn silence() -> u64 {
+    SILENCE_LIMIT.as_secs() * 1_000
+}
 
 /// What a call is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,7 +184,7 @@ impl World {
         };
         let id = self.number();
         self.links.insert(id, link(true));
-        self.after(SILENCE_LIMIT, Event::Silence(id));
+        self.after(silence(), Event::Silence(id));
         if self.hits(Trouble::CallsLost(node), 40) {
             return;
         }
@@ -368,11 +370,7 @@ impl World {
             if side == Side::Client {
                 link.listens = false;
             } else {
-                let most = if side == Side::Server {
-                    50
-                } else {
-                    SILENCE_LIMIT
-                };
+                let most = if side == Side::Server { 50 } else { silence() };
                 let wait = self.rng.between(1, most);
                 self.after(wait, Event::Lost(*id));
             }

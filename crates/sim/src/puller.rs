@@ -226,10 +226,6 @@ impl World {
                 let message = contract::removed(outcomes).encode_to_vec();
                 self.reply_on(node, stream, Reply::Message(message));
             }
-            Command::Progress(stream, images) => {
-                let message = contract::progress(images).encode_to_vec();
-                self.reply_on(node, stream, Reply::Message(message));
-            }
             Command::Overloaded(stream) => {
                 self.reply_on(node, stream, Reply::Overloaded);
                 self.end_stream(node, stream);
@@ -554,9 +550,8 @@ fn event(
                 credentials.push((CredentialId(process.counter), credential));
             }
             let images = request.images.into_iter();
-            let interval = request.progress_interval_ms;
             let images = images
-                .map(|image| contract::pull_request(image, &credentials, interval, hash))
+                .map(|image| contract::pull_request(image, &credentials, hash))
                 .collect::<Result<_, _>>()
                 .map_err(malformed)?;
             Ok(QueueEvent::Pull(stream, authority, images))

@@ -8,6 +8,7 @@ use kubefledged_api_types::{
     conditions::{self, Ready},
     names::EXCLUDE_LABEL,
 };
+use kubefledged_contract::LONG_PULL;
 use kubefledged_engine::{
     Batch, BatchEnd, BatchId, CacheKey, CacheObject, Event as EngineEvent, ImageResult, NodeFacts,
     NodeName, Pin, Work,
@@ -27,7 +28,7 @@ const MOST_STATUS: usize = 256 << 10;
 const MOST_IMAGES: usize = 512;
 /// Most pull batches of a node, not counting those that have said nothing for so long.
 const MOST_PULLS: usize = 4;
-const LONG: u64 = 20_000;
+const LONG: u64 = LONG_PULL.as_secs() * 1_000;
 /// Pulls at a time in a puller; one more may run beside a long one, or for a cache and a registry of which
 /// none runs.
 const PARALLEL: usize = 2;

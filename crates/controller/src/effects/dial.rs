@@ -2,13 +2,13 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use kubefledged_contract::KEEP_ALIVE;
 use kubefledged_process::tls::Connector;
 use tonic::transport::{Channel, Endpoint};
 
 /// Time limit for the TCP connection, the TLS handshake and the HTTP/2 settings.
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(2);
-/// Time between pings while a call is in flight. A connection that does not answer in time is closed.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// A connection that does not answer a ping within this time is closed.
 const KEEP_ALIVE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Connects once. The caller limits the number of attempts at the same time, and their time.

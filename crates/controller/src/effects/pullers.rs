@@ -7,7 +7,7 @@ use std::{
 };
 
 use kubefledged_api_types::{names::failure, one_line};
-use kubefledged_contract::{SEEN_TERM, controller as contract};
+use kubefledged_contract::{MESSAGE_LIMIT, SEEN_TERM, SILENCE_LIMIT, controller as contract};
 use kubefledged_engine::{
     Batch, BatchEnd, CancelPulls, CredentialScope, Event, ImageOutcome, ImageResult, NodeName,
     PullItem, Puller, SecretProblems, Work,
@@ -39,10 +39,6 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// Time limit of one piece of a check, and of a whole check: the engine counts a check of a minute as lost.
 const PIECE_LIMIT: Duration = Duration::from_secs(15);
 const CHECK_LIMIT: Duration = Duration::from_secs(50);
-/// A stream without a message for this time is lost. The puller sends a heartbeat every 10 s.
-const SILENCE_LIMIT: Duration = Duration::from_secs(30);
-/// Of one request.
-const REQUEST_LIMIT: usize = 8 << 20;
 
 type PullerClient = PullerServiceClient<Channel>;
 
@@ -113,7 +109,7 @@ impl Dialer {
             .map_err(|error| Arc::from(sentence(&error)))?;
         let mut client = PullerServiceClient::new(channel)
             .max_decoding_message_size(contract::largest_answer(0))
-            .max_encoding_message_size(REQUEST_LIMIT);
+            .max_encoding_message_size(MESSAGE_LIMIT);
         let mut request = Request::new(GetInfoRequest {
             node_name: target.node.to_string(),
         });
@@ -399,11 +395,11 @@ fn too_large(request: &PullImagesRequest) -> Option<String> {
             ));
         }
     }
-    (request.encoded_len() > REQUEST_LIMIT).then(|| {
+    (request.encoded_len() > MESSAGE_LIMIT).then(|| {
         format!(
             "the logins for {} images make a request larger than {} MiB: use fewer pull secrets, or one login for more images",
             request.images.len(),
-            REQUEST_LIMIT >> 20
+            MESSAGE_LIMIT >> 20
         )
     })
 }

@@ -6,7 +6,7 @@ use kubefledged_api_types::names::failure;
 
 use super::{Caller, Queue};
 use crate::{
-    Answer, Bytes, Call, CallId, Command, Disk, Progress, StreamId, Tick, keep,
+    Answer, Bytes, Call, CallId, Disk, Tick, keep,
     task::{self, TaskKey},
 };
 
@@ -96,47 +96,24 @@ impl Queue {
             Answer::Progress(Ok(seen)) => seen,
             _ => BTreeMap::new(),
         };
-        let mut told: BTreeMap<StreamId, Vec<Progress>> = BTreeMap::new();
-        let mut stalled: Vec<(TaskKey, Bytes, Duration)> = Vec::new();
-        let otherwise = self.settings.no_progress;
+        let mut stalled: Vec<(TaskKey, Bytes)> = Vec::new();
+        let limit = self.settings.no_progress;
         let pulls = self
             .tasks
             .active()
             .filter(|(_, task)| task.watch_at().is_some());
         let pulls: Vec<TaskKey> = pulls.map(|(key, _)| key.clone()).collect();
         for key in pulls {
-            let Some((tell, still, bytes)) = self.tasks.change(&key, |task| {
+            let ended = self.tasks.change(&key, |task| {
                 let bytes = seen.get(&task.name).copied();
-                let patience = task.patience(otherwise);
-                let (tell, still) = task.saw(bytes, now, patience);
-                (tell, still, bytes)
-            }) else {
-                continue;
-            };
-            let (Some(bytes), Some(task)) = (bytes, self.tasks.get(&key)) else {
-                continue;
-            };
-            let patience = task.patience(otherwise);
-            let listeners = task
-                .interests
-                .iter()
-                .filter(|known| known.progress.is_some());
-            for known in listeners.filter(|_| tell) {
-                if let Some(stream) = known.stream {
-                    let index = known.index;
-                    told.entry(stream)
-                        .or_default()
-                        .push(Progress { index, bytes });
-                }
-            }
-            if still >= patience {
-                stalled.push((key, bytes, patience));
+                let still = task.saw(bytes, now);
+                bytes.filter(|_| still >= limit)
+            });
+            if let Some(bytes) = ended.flatten() {
+                stalled.push((key, bytes));
             }
         }
-        for (stream, progress) in told {
-            self.replies.push(Command::Progress(stream, progress));
-        }
-        for (key, bytes, limit) in stalled {
+        for (key, bytes) in stalled {
             self.abandon_call(&key);
             let why = keep::stalled(bytes, limit);
             self.finish(&key, task::failed(failure::NO_PROGRESS, &why), now);

@@ -38,7 +38,6 @@ struct Node {
     refused: Vec<u64>,
     attached: BTreeMap<u64, u32>,
     report: Report,
-    progress: BTreeMap<u64, Vec<Progress>>,
     overloaded: Vec<u64>,
     /// Ids with our pin.
     ours: BTreeSet<String>,
@@ -160,7 +159,6 @@ impl Node {
             refused: Vec::new(),
             attached: BTreeMap::new(),
             report: Report::default(),
-            progress: BTreeMap::new(),
             overloaded: Vec::new(),
             ours: BTreeSet::new(),
             pins_work: true,
@@ -211,9 +209,6 @@ impl Node {
                 Command::Checked(_, report) => {
                     self.checked = report.images.clone();
                     self.report = report;
-                }
-                Command::Progress(stream, images) => {
-                    self.progress.entry(stream.0).or_default().extend(images);
                 }
                 Command::Overloaded(stream) => self.overloaded.push(stream.0),
                 Command::Done(stream) => self.done.push(stream.0),
@@ -462,11 +457,9 @@ proptest! {
                     node.broken.insert(format!("r.test/i{image}:1"), error);
                 }
                 7 => {
-                    let retention = [Retention::Default, Retention::Pinned][pick % 2];
-                    let progress = Some(Duration::from_secs(1));
+                    let retention = [Retention::Leave, Retention::Pinned][pick % 2];
                     let images = names.iter().map(|name| PullRequest {
                         retention,
-                        progress,
                         ..always(name, &pick.to_string())
                     });
                     node.tell(Event::Pull(StreamId(seq), authority(1, seq), images.collect()));

@@ -99,21 +99,6 @@ fn a_tag_that_moved_unpins_the_image_it_left_unless_that_has_another_name() {
 }
 
 #[test]
-fn retention_default_takes_our_pin_off_and_leaves_that_of_others() {
-    for ours in [true, false] {
-        let mut node = Node::containerd(Settings::default()).pinned("r.test/a:1", ours);
-        let request = PullRequest {
-            retention: Retention::Default,
-            ..want("r.test/a:1")
-        };
-        node.pull_this(1, authority(1, 1), request);
-        node.run();
-        assert_eq!(*node.result(1), PullResult::Present);
-        assert_eq!(node.images["r.test/a:1"].pinned, !ours);
-    }
-}
-
-#[test]
 fn an_image_that_we_pinned_is_removed_when_our_pin_may_go_and_one_of_others_never() {
     let mut node = Node::containerd(Settings::default())
         .pinned("r.test/a:1", true)

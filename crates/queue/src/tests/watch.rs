@@ -67,39 +67,6 @@ fn a_disk_that_cannot_be_seen_stops_nothing_and_a_check_says_so() {
     assert_eq!(node.report.watermark, 80);
 }
 
-#[test]
-fn progress_is_told_once_per_second_to_those_who_want_it_and_only_when_it_moves() {
-    let mut node = Node::containerd(Settings::default());
-    let request = PullRequest {
-        progress: Some(Duration::from_millis(100)),
-        ..want("r.test/a:1")
-    };
-    node.pull_this(1, authority(1, 1), request);
-    node.pull(2, authority(1, 2), &["r.test/a:1"]);
-    node.answer("Inspect");
-    for done in [10, 10, 30] {
-        let bytes = Bytes {
-            done,
-            total: 50,
-            active: true,
-        };
-        node.bytes.insert("r.test/a:1".to_owned(), bytes);
-        node.now = node.now.after(Duration::from_millis(999));
-        node.poll();
-        assert!(
-            node.calls
-                .iter()
-                .all(|(_, call)| !matches!(call, Call::Progress(_)))
-        );
-        node.now = node.now.after(Duration::from_millis(1));
-        node.poll();
-        node.answer("Progress");
-    }
-    let told: Vec<u64> = node.progress[&1].iter().map(|p| p.bytes.done).collect();
-    assert_eq!(told, [10, 30]);
-    assert!(!node.progress.contains_key(&2));
-}
-
 /// Lets a pull go on for so long, with so many bytes there, and answers looks at them.
 fn go_on(node: &mut Node, seconds: u64, bytes: Option<Bytes>) {
     node.bytes.clear();
@@ -188,4 +155,26 @@ fn a_registry_that_drips_makes_no_progress_and_a_slow_one_does() {
             assert_eq!(node.failure(1), "NoProgress");
         }
     }
+}
+
+#[test]
+fn a_limit_shorter_than_ten_seconds_holds_to_the_second() {
+    let mut node = Node::containerd(Settings {
+        no_progress: Duration::from_secs(3),
+        ..Settings::default()
+    });
+    node.pull(1, authority(1, 1), &["r.test/a:1"]);
+    node.answer("Inspect");
+    let bytes = Bytes {
+        done: 1,
+        total: 9,
+        active: true,
+    };
+    go_on(&mut node, 5, Some(bytes));
+    assert!(
+        !node.pulled.contains_key(&1),
+        "the first observation begins the limit"
+    );
+    go_on(&mut node, 1, Some(bytes));
+    assert_eq!(node.failure(1), "NoProgress");
 }

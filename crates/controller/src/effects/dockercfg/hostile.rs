@@ -74,6 +74,14 @@ fn secret(kind: u8, content: &[u8]) -> PullSecret {
     serde_json::from_value(data).unwrap()
 }
 
+fn type_() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        Just(json!("kubernetes.io/dockerconfigjson")),
+        Just(json!("kubernetes.io/dockercfg")),
+        value(),
+    ]
+}
+
 proptest! {
     #[test]
     fn a_secret_is_used_or_refused_without_a_word_of_it(kind in 0_u8..4, content in content()) {
@@ -102,9 +110,16 @@ proptest! {
         prop_assert_eq!((&found[0].username, &found[0].password), (&user, &password));
     }
 
-    /// The API server's answer itself.
+    /// The API server's answer itself, with anything in the place of its type and its data.
     #[test]
-    fn a_secret_that_is_none_is_no_secret(value in value()) {
-        let _: Result<PullSecret, _> = serde_json::from_value(value);
+    fn an_answer_without_the_key_of_its_type_adds_no_login(type_ in type_(), data in value()) {
+        let answer = json!({"type": type_, "data": data});
+        if let Ok(secret) = serde_json::from_value::<PullSecret>(answer) {
+            let mut keyring = Keyring::default();
+            let error = secret.add_to(&mut keyring).unwrap_err();
+            prop_assert!(!error.contains(SECRET));
+            let image = ImageRef::parse("r.test/a:1").unwrap();
+            prop_assert!(keyring.matching(&image).is_empty());
+        }
     }
 }

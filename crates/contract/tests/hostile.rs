@@ -138,12 +138,12 @@ fn request() -> impl Strategy<Value = Asked> {
         names(),
     )
         .prop_map(
-            |(authority, references, wanted, releasable, unpin_ours, unpin)| {
+            |(authority, references, desired, releasable, unpin_ours, unpin)| {
                 Asked::Remove(
                     RemoveImagesRequest {
                         authority,
                         references,
-                        wanted,
+                        desired,
                         releasable,
                         unpin_ours,
                         unpin,

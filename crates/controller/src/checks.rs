@@ -40,7 +40,7 @@ pub struct Checks {
 impl Checks {
     /// Repeats the checks until all pass, and then cancels `passed`.
     pub async fn run(self, guard: Guard, passed: CancellationToken) {
-        guard.set_pending("looking at the cluster");
+        guard.set_pending("checking the cluster");
         loop {
             match timeout(LIMIT, self.look()).await {
                 Ok(Ok(None)) => break,

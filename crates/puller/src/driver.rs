@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     metrics::{Metrics, method},
     node::{Abilities, Node},
+    unknown::UnknownErrors,
 };
 
 /// Time for which a shutdown waits for runtime calls in flight.
@@ -75,6 +76,7 @@ pub struct Driver {
     queue: Queue,
     node: Node,
     metrics: Metrics,
+    unknown: UnknownErrors,
     abilities: watch::Sender<Abilities>,
     counter: Arc<AtomicU64>,
     inbox: mpsc::UnboundedReceiver<Input>,
@@ -100,6 +102,7 @@ impl Driver {
             queue,
             node,
             metrics,
+            unknown: UnknownErrors::default(),
             abilities,
             counter,
             inbox,
@@ -111,6 +114,11 @@ impl Driver {
             forgot: Instant::now(),
         };
         (driver, sender)
+    }
+
+    /// Returns the unknown error texts, which fill while it runs.
+    pub fn unknown_errors(&self) -> UnknownErrors {
+        self.unknown.clone()
     }
 
     fn now(&self) -> Tick {
@@ -269,6 +277,7 @@ impl Driver {
         };
         let (node, answers) = (self.node.clone(), self.answers.clone());
         let (metrics, began) = (self.metrics.clone(), Instant::now());
+        let unknown = self.unknown.clone();
         tokio::spawn(async move {
             let limit = limit(&call);
             let failed = |code, message| node.failed(&call, code, message);
@@ -285,6 +294,11 @@ impl Driver {
             };
             if let Some(method) = method(&call) {
                 metrics.called(method, &input, began.elapsed());
+            }
+            if let Input::Answered(_, answer) = &input
+                && let Some(code) = unknown.note(&call, answer)
+            {
+                metrics.unknown(code);
             }
             let _ = answers.send(input);
         });

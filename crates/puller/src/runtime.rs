@@ -25,7 +25,7 @@ const LOOK: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// A runtime that answers: its socket, the connection and its version.
-type Found = (PathBuf, Channel, VersionResponse);
+pub type Found = (PathBuf, Channel, VersionResponse);
 
 /// Waits until a runtime answers. Returns `None` if the process ends before.
 pub async fn wait(

@@ -16,12 +16,12 @@ pub enum Step {
     /// Not begun.
     Begin,
     /// The runtime is asked whether the name is there.
-    Looking,
+    Inspecting,
     /// The runtime is asked who uses it.
     Asking(Image),
     /// It is pinned: is that us? What speaks against its removal is known.
     Owning(Image, Result<String, RemoveResult>),
-    /// Our pin is taken off. What comes then, if it is known; otherwise all is looked at again.
+    /// Our pin is taken off. What comes then, if it is known; otherwise everything is inspected again.
     Unpinning(Option<RemoveResult>),
     /// The runtime removes it.
     Removing,
@@ -48,7 +48,7 @@ pub struct Removal {
     /// What is to go.
     pub items: Vec<Item>,
     /// Normalized.
-    pub wanted: BTreeSet<String>,
+    pub desired: BTreeSet<String>,
     /// Normalized.
     pub releasable: BTreeSet<String>,
     /// Take our pins off.
@@ -118,7 +118,7 @@ impl Removal {
             stream: Some(stream),
             authority,
             items,
-            wanted: BTreeSet::new(),
+            desired: BTreeSet::new(),
             releasable: BTreeSet::new(),
             unpin_ours: false,
             at: 0,
@@ -131,14 +131,17 @@ impl Removal {
 
     /// What it keeps in memory, as so many images.
     pub fn size(&self) -> usize {
-        size(self.items.len(), self.wanted.iter().chain(&self.releasable))
+        size(
+            self.items.len(),
+            self.desired.iter().chain(&self.releasable),
+        )
     }
 
     /// The first call for the item at hand.
     pub fn begin(&mut self, facts: &RuntimeFacts) -> Next {
         match &self.items[self.at] {
             Item::Name(..) => {
-                self.step = Step::Looking;
+                self.step = Step::Inspecting;
                 Next::Call(Call::Inspect(self.runtime_name()))
             }
             Item::Pin(_) if facts.pins == Support::No => Next::Finish(RemoveResult::Absent),
@@ -157,8 +160,8 @@ impl Removal {
     pub fn answered(&mut self, answer: Answer, around: &Circumstances<'_>) -> Next {
         self.call = None;
         match (std::mem::replace(&mut self.step, Step::Begin), answer) {
-            (Step::Looking, Answer::Inspected(Ok(None))) => Next::Finish(RemoveResult::Absent),
-            (Step::Looking, Answer::Inspected(Ok(Some(image)))) => {
+            (Step::Inspecting, Answer::Inspected(Ok(None))) => Next::Finish(RemoveResult::Absent),
+            (Step::Inspecting, Answer::Inspected(Ok(Some(image)))) => {
                 self.step = Step::Asking(image);
                 Next::Call(Call::Containers)
             }
@@ -181,7 +184,7 @@ impl Removal {
             // Somebody may have come meanwhile.
             (Step::Unpinning(None), Answer::Pinned(Ok(()))) => {
                 self.unpinned = true;
-                self.step = Step::Looking;
+                self.step = Step::Inspecting;
                 Next::Call(Call::Inspect(self.runtime_name()))
             }
             (Step::Removing, Answer::Removed(Ok(()))) => {
@@ -229,8 +232,8 @@ impl Removal {
             });
         }
         let mut names = image.tags.iter().chain(&image.digests);
-        let wanted = names.any(|name| self.wanted.contains(&normalized(name)));
-        if only_the_pin || (self.unpin_ours && !wanted) {
+        let desired = names.any(|name| self.desired.contains(&normalized(name)));
+        if only_the_pin || (self.unpin_ours && !desired) {
             self.step = Step::Unpinning(target.err());
             return Next::Call(Call::Pin(image.id.clone(), false));
         }
@@ -241,7 +244,7 @@ impl Removal {
         )
     }
 
-    /// Somebody else has looked at an image since: it may have more names than it had.
+    /// Somebody else has inspected an image since: it may have more names than it had.
     pub fn saw(&mut self, newer: &Image) {
         if let Step::Asking(image) | Step::Owning(image, _) = &mut self.step
             && image.id == newer.id
@@ -274,7 +277,7 @@ impl Removal {
         }
     }
 
-    /// What to remove, or why not; its pin is looked at apart.
+    /// What to remove, or why not; its pin is decided apart.
     fn target(
         &self,
         image: &Image,
@@ -295,7 +298,7 @@ impl Removal {
                 classify::tidy(&format!("it is also {other}")),
             ))
         };
-        if self.wanted.contains(normal) {
+        if self.desired.contains(normal) {
             let why = "another image cache wants it".to_owned();
             return Err(kept(failure::SHARED_IMAGE, why));
         }
@@ -337,7 +340,7 @@ impl Removal {
         around: &Circumstances<'_>,
     ) -> Option<String> {
         let ours = |other: &str| {
-            let kept = self.wanted.contains(other) || (around.claimed)(other);
+            let kept = self.desired.contains(other) || (around.claimed)(other);
             let free = self.releasable.contains(other)
                 || self.items.iter().any(|item| item.normal() == other);
             other == normal || (free && !kept)
@@ -359,7 +362,7 @@ impl Removal {
             .iter()
             .map(|digest| normalized(digest))
             .find(|digest| {
-                self.wanted.contains(digest)
+                self.desired.contains(digest)
                     || (around.claimed)(digest)
                     || (around.facts.runtime != Runtime::Crio
                         && !known
@@ -413,7 +416,7 @@ fn failed(message: &str) -> RemoveResult {
     }
 }
 
-/// CRI-O and Docker say so themselves when a container came between our look and the removal.
+/// CRI-O and Docker say so themselves when a container started between our list of containers and the removal.
 fn refused(error: &CallError) -> RemoveResult {
     const IN_USE: [&str; 3] = [
         "in use by a container",

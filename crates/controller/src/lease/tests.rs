@@ -152,7 +152,7 @@ impl Server {
         let (tell, events) = mpsc::channel(64);
         let (raise, raised) = watch::channel(0);
         let acts = TaskTracker::new();
-        let told = Told {
+        let followers = Followers {
             holder: watch::channel(String::new()).0,
             standing: stand,
             events: tell,
@@ -163,7 +163,7 @@ impl Server {
             cut,
             standing,
             events,
-            running: tokio::spawn(run(candidate, told, raised, shutdown.clone())),
+            running: tokio::spawn(run(candidate, followers, raised, shutdown.clone())),
             shutdown,
             raise,
             acts,

@@ -42,7 +42,7 @@ fn after_its_deadline_a_deletion_ends_and_an_event_names_the_nodes_that_keep_ima
     world.lead();
     world.stuck.insert("r.test/a:1".into());
     world.delete();
-    assert_eq!(world.told(), ("Processing", "ImageCacheDelete"));
+    assert_eq!(world.reported(), ("Processing", "ImageCacheDelete"));
     world.wait(590);
     assert_eq!(world.objects.len(), 1);
     world.wait(20);
@@ -56,7 +56,7 @@ fn a_deletion_waits_for_no_node_whose_puller_does_not_answer() {
     let mut world = World::new(&["n1", "n2"]);
     world.create(purged_at_the_end());
     world.lead();
-    world.deaf.insert("n2".into());
+    world.unreachable.insert("n2".into());
     world.delete();
     world.wait(150);
     assert!(world.objects.is_empty());
@@ -175,12 +175,12 @@ fn an_edit_of_a_pinned_object_that_is_being_deleted_does_not_leave_its_pins() {
     world.create(pinned(&["r.test/a:1"]));
     world.lead();
     assert_eq!(world.pins["n1"].len(), 1);
-    world.deaf.insert("n1".into());
+    world.unreachable.insert("n1".into());
     world.delete();
     world.change(|spec| spec.refresh = None);
     world.change(|spec| spec.service_account_name = Some("robot".into()));
     assert!(world.objects[&key()].finalizer, "n1 has not answered");
-    world.deaf.clear();
+    world.unreachable.clear();
     world.wait(60);
     assert!(world.pins["n1"].is_empty());
     assert!(!world.objects.contains_key(&key()));

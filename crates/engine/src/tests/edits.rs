@@ -8,7 +8,7 @@ fn an_image_dropped_from_the_list_goes_from_the_nodes_and_an_added_one_comes() {
     world.create(spec(&[(&["r.test/a:1", "r.test/b:1"], &[])]));
     world.lead();
     world.edit(spec(&[(&["r.test/b:1", "r.test/c:1"], &[])]));
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheUpdate"));
     assert_eq!(world.held("n2"), ["r.test/b:1", "r.test/c:1"]);
     world.wait(2);
     let names: Vec<_> = world
@@ -21,9 +21,9 @@ fn an_image_dropped_from_the_list_goes_from_the_nodes_and_an_added_one_comes() {
 }
 
 #[test]
-fn an_image_that_another_cache_wants_stays_where_that_one_wants_it() {
+fn an_image_that_another_cache_desires_stays_where_that_one_desires_it() {
     let mut world = World::new(&["n1", "n2"]);
-    world.tell(Event::NodeApplied(node("n1"), facts(&[("tier", "x")])));
+    world.handle(Event::NodeApplied(node("n1"), facts(&[("tier", "x")])));
     world.create(spec(&[(&["r.test/a:1", "r.test/b:1"], &[])]));
     let mut other = world.objects[&key()].clone();
     other.key = CacheKey {
@@ -33,26 +33,26 @@ fn an_image_that_another_cache_wants_stays_where_that_one_wants_it() {
     other.uid = "v".into();
     other.spec = spec(&[(&["r.test/a:1"], &[("tier", "x")])]);
     world.objects.insert(other.key.clone(), other.clone());
-    world.tell(Event::CacheApplied(Box::new(other)));
+    world.handle(Event::CacheApplied(Box::new(other)));
     world.lead();
     world.edit(spec(&[(&["r.test/b:1"], &[])]));
     world.run();
     assert_eq!(world.held("n1"), ["r.test/a:1", "r.test/b:1"]);
     assert_eq!(world.held("n2"), ["r.test/b:1"]);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheUpdate"));
 }
 
 #[test]
-fn an_edit_during_a_pull_ends_what_it_no_longer_wants() {
+fn an_edit_during_a_pull_ends_what_it_no_longer_desires() {
     let mut world = World::new(&["n1"]);
     world.slow.insert("r.test/big:1".into());
     world.create(spec(&[(&["r.test/big:1"], &[])]));
     world.lead();
-    assert_eq!(world.told().0, "Processing");
+    assert_eq!(world.reported().0, "Processing");
     world.edit(spec(&[(&["r.test/b:1"], &[])]));
     world.run();
     assert_eq!(world.count("cancel n1 r.test/big:1"), 1);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheUpdate"));
     assert_eq!(world.held("n1"), ["r.test/b:1"]);
 }
 
@@ -67,7 +67,7 @@ fn editing_a_selector_or_adding_a_list_changes_what_is_desired_where() {
         (&["r.test/a:1"], &[("tier", "y")]),
         (&["r.test/b:1"], &[]),
     ]));
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheUpdate"));
     assert_eq!(
         world.held("n1"),
         ["r.test/a:1", "r.test/b:1"],
@@ -77,7 +77,7 @@ fn editing_a_selector_or_adding_a_list_changes_what_is_desired_where() {
 }
 
 #[test]
-fn what_is_no_other_wish_makes_no_operation() {
+fn an_edit_that_changes_nothing_desired_begins_no_operation() {
     let mut world = World::new(&["n1"]);
     world.create(images(&["r.test/a:1"]));
     world.lead();
@@ -93,13 +93,13 @@ fn what_is_no_other_wish_makes_no_operation() {
         spec.image_pull_secrets = vec![PullSecretReference { name: "s".into() }];
     });
     world.wait(2);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheCreate"));
     assert_eq!(world.status().observed_generation, Some(2));
     assert!(world.log.is_empty(), "{:?}", world.log);
 }
 
 #[test]
-fn the_last_edit_wins_and_what_it_still_wants_goes_on() {
+fn the_last_edit_wins_and_what_it_still_desires_goes_on() {
     let mut world = World::new(&["n1"]);
     world
         .slow
@@ -112,21 +112,21 @@ fn the_last_edit_wins_and_what_it_still_wants_goes_on() {
     assert_eq!(world.count("cancel n1 r.test/b:1"), 0);
     world.slow.clear();
     world.end_slow("r.test/b:1");
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheUpdate"));
     assert_eq!(world.held("n1"), ["r.test/b:1"]);
     world.wait(2);
     assert_eq!(world.status().applied_images.len(), 1);
 }
 
 #[test]
-fn two_caches_want_one_image_and_it_is_pulled_once() {
+fn two_caches_desire_one_image_and_it_is_pulled_once() {
     let mut world = World::new(&["n1", "n2"]);
     world.create(images(&["r.test/a:1"]));
     world.create_as("b", images(&["r.test/a:1"]));
     world.lead();
     assert_eq!(world.count("pull"), 2);
     assert_eq!(world.objects[&named("b")].status.status, "Succeeded");
-    assert_eq!(world.told().0, "Succeeded");
+    assert_eq!(world.reported().0, "Succeeded");
 }
 
 #[test]
@@ -162,7 +162,11 @@ fn a_wrong_secret_of_one_cache_does_not_keep_the_right_one_of_another_waiting() 
     world.run();
     assert_eq!(world.held("n1"), ["r.test/a:1"]);
     world.wait(2);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"), "it healed");
+    assert_eq!(
+        world.reported(),
+        ("Succeeded", "ImageCacheCreate"),
+        "it healed"
+    );
 }
 
 #[test]
@@ -182,7 +186,7 @@ fn an_edit_during_a_purge_waits_for_its_end_and_is_then_taken_up() {
     world.writes_fail = false;
     world.wait(3);
     world.wait(3);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheUpdate"));
     assert_eq!(world.held("n1"), ["r.test/b:1"]);
     let purges = world
         .statuses
@@ -199,58 +203,13 @@ fn an_edit_while_nobody_leads_removes_what_was_applied() {
     let mut world = World::new(&["n1"]);
     world.create(images(&["r.test/a:1", "r.test/b:1"]));
     world.lead();
-    world.tell(Event::Leadership(None));
+    world.handle(Event::Leadership(None));
     world.change(|spec| spec.cache_spec[0].images = vec!["r.test/b:1".into()]);
     assert_eq!(world.held("n1"), ["r.test/a:1", "r.test/b:1"]);
-    world.tell(Event::Leadership(Some(2)));
+    world.handle(Event::Leadership(Some(2)));
     world.run();
     assert_eq!(world.held("n1"), ["r.test/b:1"]);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
-}
-
-#[test]
-fn a_suspended_cache_starts_nothing_but_is_checked_and_keeps_its_images_desired() {
-    let mut world = World::new(&["n1"]);
-    let mut suspended = images(&["r.test/a:1"]);
-    suspended.suspend = true;
-    world.create(suspended);
-    world.create_as("b", images(&["r.test/a:1", "r.test/c:1"]));
-    world.lead();
-    world.is("Progressing", "False", "Suspended");
-    assert_eq!(world.told().0, "", "no operation has begun");
-    assert_eq!(world.count("event ImageCacheCreate"), 2, "of the other one");
-    world.apply_to(&named("b"), |object| {
-        object.spec = images(&["r.test/c:1"]);
-        object.generation += 1;
-    });
-    world.run();
-    assert_eq!(world.held("n1"), ["r.test/a:1", "r.test/c:1"]);
-    let checks = world.count("check");
-    world.wait(700);
-    assert!(world.count("check") > checks);
-    world.apply(|object| object.refresh = Some("t".into()));
-    world.run();
-    assert_eq!(world.status().last_handled_refresh, None);
-    world.change(|spec| spec.suspend = false);
-    world.wait(2);
-    assert_eq!(world.told().0, "Succeeded");
-    assert_eq!(world.status().last_handled_refresh.as_deref(), Some("t"));
-}
-
-#[test]
-fn suspending_lets_running_pulls_finish_and_the_operation_wait() {
-    let mut world = World::new(&["n1"]);
-    world.slow.insert("r.test/a:1".into());
-    world.create(images(&["r.test/a:1"]));
-    world.lead();
-    world.change(|spec| spec.suspend = true);
-    assert_eq!(world.count("cancel"), 0);
-    world.end_slow("r.test/a:1");
-    world.wait(2);
-    assert_eq!(world.told().0, "Processing");
-    world.is("Ready", "True", "AllImagesPresent");
-    world.change(|spec| spec.suspend = false);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheUpdate"));
 }
 
 #[test]
@@ -260,7 +219,7 @@ fn an_invalid_spec_is_reported_keeps_images_and_can_be_corrected() {
     world.lead();
     let object = world.objects[&key()].clone();
     world.asked();
-    world.tell(Event::CacheInvalid(Box::new(InvalidCache {
+    world.handle(Event::CacheInvalid(Box::new(InvalidCache {
         key: key(),
         uid: object.uid.clone(),
         resource_version: object.resource_version.clone(),
@@ -271,13 +230,13 @@ fn an_invalid_spec_is_reported_keeps_images_and_can_be_corrected() {
         message: "spec: nonsense".into(),
     })));
     world.run();
-    assert_eq!(world.told(), ("Failed", "CacheSpecValidationFailed"));
+    assert_eq!(world.reported(), ("Failed", "CacheSpecValidationFailed"));
     assert_eq!(world.status().message, "spec: nonsense");
     assert_eq!(world.status().applied_images.len(), 1);
     assert!(world.asked().is_empty());
     world.apply(|object| object.generation = 3);
     world.run();
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheUpdate"));
 }
 
 /// However many names other caches want: a message has room for 8 MiB.
@@ -291,16 +250,18 @@ fn a_removal_lists_only_desired_names_that_may_be_present() {
     world.edit(images(&["r.test/c:1"]));
     let removals = world.batches.iter().filter_map(|batch| match &batch.work {
         Work::Remove {
-            references, wanted, ..
-        } => Some((references, wanted)),
+            references,
+            desired,
+            ..
+        } => Some((references, desired)),
         _ => None,
     });
-    let [(references, wanted)] = removals.collect::<Vec<_>>()[..] else {
+    let [(references, desired)] = removals.collect::<Vec<_>>()[..] else {
         panic!("one removal");
     };
     let texts = |names: &[std::sync::Arc<str>]| names.join(" ");
     assert_eq!(texts(references), "r.test/a:1");
-    assert_eq!(texts(wanted), "r.test/c:1 r.test/d:1");
+    assert_eq!(texts(desired), "r.test/c:1 r.test/d:1");
 }
 
 #[test]
@@ -311,12 +272,16 @@ fn a_failed_removal_is_dropped_when_another_cache_desires_the_image() {
     world.stuck.insert("r.test/a:1".into());
     world.edit(images(&["r.test/b:1"]));
     world.is("Degraded", "True", "RemovalFailed");
-    assert_eq!(world.told(), ("Failed", "ImageCacheUpdate"));
+    assert_eq!(world.reported(), ("Failed", "ImageCacheUpdate"));
     world.create_as("b", images(&["r.test/a:1"]));
     world.run();
     world.wait(2);
     world.is("Degraded", "False", "None");
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"), "it healed");
+    assert_eq!(
+        world.reported(),
+        ("Succeeded", "ImageCacheUpdate"),
+        "it healed"
+    );
     assert!(world.status().failures.is_empty());
 }
 
@@ -325,10 +290,10 @@ fn the_removal_of_a_name_dropped_without_a_leader_is_also_pending_on_silent_node
     let mut world = World::new(&["n1"]);
     world.create(images(&["r.test/a:1", "r.test/b:1"]));
     world.lead();
-    world.tell(Event::Leadership(None));
+    world.handle(Event::Leadership(None));
     world.change(|spec| spec.cache_spec[0].images = vec!["r.test/b:1".into()]);
-    world.deaf.insert("n1".into());
-    world.tell(Event::Leadership(Some(2)));
+    world.unreachable.insert("n1".into());
+    world.handle(Event::Leadership(Some(2)));
     world.run();
     world.wait(600);
     let applied = &world.status().applied_images;
@@ -338,7 +303,7 @@ fn the_removal_of_a_name_dropped_without_a_leader_is_also_pending_on_silent_node
             .since
             .is_some_and(|since| since.0 > 1_700_000_000 - 10)
     );
-    world.deaf.clear();
+    world.unreachable.clear();
     world.wait(60);
     assert_eq!(world.held("n1"), ["r.test/b:1"]);
     world.wait(2);
@@ -353,13 +318,13 @@ fn a_recreated_cache_is_not_ready_because_of_old_observations() {
     world.lead();
     let batch = world.batches.last().unwrap().id;
     world.objects.clear();
-    world.tell(Event::CacheDeleted(key()));
+    world.handle(Event::CacheDeleted(key()));
     let pulled = ImageOutcome::new(0, ImageResult::Pulled);
     let mut out = Vec::new();
     let now = world.now;
     world.engine().poll(now, &mut out);
-    world.tell(Event::Outcomes(batch, vec![pulled]));
-    world.tell(Event::BatchEnded(batch, BatchEnd::Done));
+    world.handle(Event::Outcomes(batch, vec![pulled]));
+    world.handle(Event::BatchEnded(batch, BatchEnd::Done));
     world.run();
     world.statuses.clear();
     world.create(images(&["r.test/a:1"]));
@@ -375,63 +340,6 @@ fn a_recreated_cache_is_not_ready_because_of_old_observations() {
     );
     world.end_slow("r.test/a:1");
     world.is("Ready", "True", "AllImagesPresent");
-}
-
-#[test]
-fn an_edit_made_while_suspended_is_an_update_also_under_a_new_leader() {
-    let mut world = World::new(&["n1"]);
-    world.create(images(&["r.test/a:1", "r.test/b:1"]));
-    world.lead();
-    world.change(|spec| {
-        spec.suspend = true;
-        spec.cache_spec[0].images = vec!["r.test/b:1".into(), "r.test/c:1".into()];
-    });
-    world.wait(2);
-    assert_eq!(world.status().observed_generation, Some(2));
-    world.change_leader();
-    world.wait(400);
-    assert_eq!(world.held("n1"), ["r.test/a:1", "r.test/b:1"]);
-    world.change(|spec| spec.suspend = false);
-    world.wait(2);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
-    assert_eq!(world.held("n1"), ["r.test/b:1", "r.test/c:1"]);
-}
-
-#[test]
-fn a_purged_cache_that_is_suspended_and_edited_stays_purged_until_it_goes_on() {
-    let mut world = World::new(&["n1"]);
-    world.create(images(&["r.test/a:1"]));
-    world.lead();
-    world.apply(|object| object.purge = Some(String::new()));
-    world.run();
-    world.change(|spec| {
-        spec.suspend = true;
-        spec.cache_spec[0].images = vec!["r.test/b:1".into()];
-    });
-    world.change_leader();
-    world.wait(400);
-    world.is("Ready", "False", "Purged");
-    assert!(world.held("n1").is_empty());
-    world.change(|spec| spec.suspend = false);
-    world.wait(2);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
-    assert_eq!(world.held("n1"), ["r.test/b:1"]);
-}
-
-#[test]
-fn a_new_leader_runs_a_purge_that_was_requested_while_suspended() {
-    let mut world = World::new(&["n1"]);
-    let mut suspended = images(&["r.test/a:1"]);
-    suspended.suspend = true;
-    world.create(suspended);
-    world.lead();
-    world.apply(|object| object.purge = Some("t".into()));
-    world.run();
-    world.change_leader();
-    world.change(|spec| spec.suspend = false);
-    world.wait(2);
-    assert_eq!(world.told().1, "ImageCachePurge");
-    assert_eq!(world.status().last_handled_purge.as_deref(), Some("t"));
 }
 
 #[test]

@@ -114,7 +114,11 @@ fn a_cache_pulls_on_no_more_nodes_at_a_time_than_it_allows() {
         assert_eq!(world.count("pull"), at_a_time, "{most}");
         world.end_slow("r.test/big:1");
         world.wait(2);
-        assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"), "{most}");
+        assert_eq!(
+            world.reported(),
+            ("Succeeded", "ImageCacheCreate"),
+            "{most}"
+        );
         assert_eq!(world.count("pull"), 5, "{most}");
     }
 }
@@ -122,7 +126,7 @@ fn a_cache_pulls_on_no_more_nodes_at_a_time_than_it_allows() {
 #[test]
 fn enough_nodes_make_it_ready_and_the_rest_shows_in_degraded() {
     let mut world = World::new(&["n1", "n2", "n3", "n4"]);
-    world.deaf.insert("n4".into());
+    world.unreachable.insert("n4".into());
     let mut wanted = images(&["r.test/a:1"]);
     wanted.min_ready_nodes = "75%".parse().ok();
     world.create(wanted);
@@ -168,14 +172,14 @@ fn secrets_that_cannot_be_read_are_no_images_fault_until_the_grace_time_is_over(
     world.wait(2);
     world.is("Degraded", "True", "CredentialsUnavailable");
     assert!(world.status().failures.is_empty());
-    assert_eq!(world.told().0, "Processing");
+    assert_eq!(world.reported().0, "Processing");
     world.wait(200);
-    assert_eq!(world.told(), ("Failed", "ImageCacheCreate"));
+    assert_eq!(world.reported(), ("Failed", "ImageCacheCreate"));
     let failure = &world.status().failures["r.test/a:1"][0];
     assert_eq!(failure.reason, "CredentialsUnavailable");
     world.no_secrets = false;
     world.wait(100);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheCreate"));
     world.is("Degraded", "False", "None");
 }
 
@@ -187,7 +191,7 @@ fn a_pinned_cache_has_its_finalizer_before_anything_is_pulled_and_pins_what_it_w
     let asked = world.asked();
     assert_eq!(asked[0], "finalizer a true", "{asked:?}");
     assert_eq!(world.pins["n1"].len(), 1);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheCreate"));
     world.is("Degraded", "False", "None");
     // Two caches want it, and one of them pinned.
     world.create_as("b", images(&["r.test/a:1"]));
@@ -251,7 +255,7 @@ fn a_tag_that_moved_is_on_all_nodes_after_a_refresh_and_one_node_asks_first() {
     world.asked();
     world.apply(|object| object.refresh = Some("2".into()));
     world.run();
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheRefresh"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheRefresh"));
     assert_eq!(world.count("pull"), 3);
     for node in ["n1", "n2", "n3"] {
         assert_eq!(world.held[node]["r.test/a:1"], 2);
@@ -263,7 +267,7 @@ fn an_unknown_pin_is_kept_while_an_image_that_must_be_pinned_is_pulled() {
     let mut world = World::new(&["n1"]);
     world.create(pinned(&["r.test/a:1"]));
     world.lead();
-    // Its puller has pinned it, and is still looking whether that took effect.
+    // Its puller has pinned it, and still checks whether that took effect.
     world.slow.insert("r.test/b:1".into());
     world.change(|spec| spec.cache_spec[0].images.push("r.test/b:1".into()));
     let pins = world.pins.entry("n1".into()).or_default();

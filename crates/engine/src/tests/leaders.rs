@@ -16,13 +16,13 @@ fn tokens(world: &World) -> Vec<Arc<str>> {
 fn whoever_does_not_lead_does_nothing_and_waits_for_nothing() {
     let mut world = World::new(&["n1"]);
     world.create(images(&["r.test/a:1"]));
-    world.tell(Event::Synced(Source::Caches));
+    world.handle(Event::Synced(Source::Caches));
     world.run();
     assert!(world.log.is_empty());
     assert_eq!(world.engine().next_wakeup(), None);
-    world.tell(Event::Leadership(Some(1)));
+    world.handle(Event::Leadership(Some(1)));
     world.run();
-    assert_eq!(world.told().0, "Succeeded");
+    assert_eq!(world.reported().0, "Succeeded");
 }
 
 #[test]
@@ -34,10 +34,10 @@ fn a_leader_waits_until_every_source_is_synced() {
         };
         world.join("n1", &[]);
         world.create(images(&["r.test/a:1"]));
-        world.tell(Event::Leadership(Some(1)));
+        world.handle(Event::Leadership(Some(1)));
         for other in [Source::Caches, Source::Nodes, Source::Pullers] {
             if other != source {
-                world.tell(Event::Synced(other));
+                world.handle(Event::Synced(other));
             }
         }
         world.run();
@@ -57,11 +57,11 @@ fn a_new_leader_goes_on_with_the_operation_and_attaches_to_its_pulls() {
     world.batches.clear();
     world.open.clear();
     world.change_leader();
-    assert_eq!(world.told(), ("Processing", "ImageCacheCreate"));
+    assert_eq!(world.reported(), ("Processing", "ImageCacheCreate"));
     assert_eq!(world.status().start_time, begun);
     assert_eq!(tokens(&world), before, "the same token is the same pull");
     world.end_slow("r.test/a:1");
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheCreate"));
     assert_eq!(world.count("event ImageCacheCreate"), 2, "begin and end");
 }
 
@@ -85,14 +85,14 @@ fn a_leader_that_a_puller_refuses_leads_in_a_later_term_and_blames_no_image() {
     world.create(images(&["r.test/a:1"]));
     world.lead();
     let batch = world.batches.last().unwrap().id;
-    world.tell(Event::BatchEnded(batch, BatchEnd::Refused { seen_term: 7 }));
+    world.handle(Event::BatchEnded(batch, BatchEnd::Refused { seen_term: 7 }));
     world.run();
     assert_eq!(world.count("raise 7"), 1);
     assert!(world.status().failures.is_empty());
     world.slow.clear();
-    world.tell(Event::Leadership(Some(8)));
+    world.handle(Event::Leadership(Some(8)));
     world.run();
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheCreate"));
     assert_eq!(world.batches.last().unwrap().term, 8);
 }
 
@@ -117,7 +117,7 @@ fn a_write_with_a_conflict_waits_for_the_watch() {
         written,
         "it is not tried again and again"
     );
-    world.tell(Event::CacheApplied(Box::new(object)));
+    world.handle(Event::CacheApplied(Box::new(object)));
     world.join("n2", &[]);
     world.run();
     world.wait(2);
@@ -132,18 +132,18 @@ fn an_operation_of_another_leader_is_taken_over_when_it_is_observed() {
     let old = world.objects[&key()].clone();
     world.apply(|object| object.purge = Some(String::new()));
     world.run();
-    assert_eq!(world.told(), ("Succeeded", "ImageCachePurge"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCachePurge"));
 
     let mut other = World::new(&["n1"]);
     other.version = world.version;
     other.objects = world.objects.clone();
-    other.tell(Event::CacheApplied(Box::new(old)));
+    other.handle(Event::CacheApplied(Box::new(old)));
     other.lead();
     let newest = other.objects[&key()].clone();
-    other.tell(Event::CacheApplied(Box::new(newest)));
+    other.handle(Event::CacheApplied(Box::new(newest)));
     other.run();
     other.wait(30);
-    assert_eq!(other.told(), ("Succeeded", "ImageCachePurge"));
+    assert_eq!(other.reported(), ("Succeeded", "ImageCachePurge"));
     assert!(other.held("n1").is_empty());
 }
 
@@ -153,7 +153,7 @@ fn a_new_leader_keeps_what_is_written_until_its_first_round_is_complete() {
     world.create(images(&["r.test/a:1"]));
     world.lead();
     let before = world.status().clone();
-    world.deaf.insert("n2".into());
+    world.unreachable.insert("n2".into());
     world.change_leader();
     world.wait(60);
     assert_eq!(*world.status(), before);

@@ -31,7 +31,7 @@ fn no_more_pulls_of_a_registry_run_than_its_ceiling_and_all_get_their_turn() {
     assert_eq!(other.status, "Succeeded", "each registry has its own");
     world.end_slow("r.test/a:1");
     world.wait(1);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheCreate"));
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn a_rate_limited_registry_gets_half_its_budget_which_then_grows_slowly() {
     assert!(after <= 32, "{after}");
     world.broken.clear();
     world.wait(400);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheCreate"));
     assert!(budget(&mut world) > after);
 }
 
@@ -96,7 +96,7 @@ fn a_new_node_does_not_wait_behind_the_long_pulls_of_others() {
 #[test]
 fn nodes_that_do_not_answer_keep_no_living_node_waiting() {
     let mut world = world(Settings::default(), 500);
-    world.deaf.extend(many(500));
+    world.unreachable.extend(many(500));
     world.create(images(&["r.test/a:1"]));
     world.lead();
     world.asked();

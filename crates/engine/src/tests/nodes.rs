@@ -11,7 +11,7 @@ fn a_node_that_joins_gets_its_images_without_an_operation() {
     world.run();
     assert_eq!(world.held("n2"), ["r.test/a:1"]);
     world.wait(2);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheCreate"));
     assert_eq!(world.status().ready, "2/2");
     assert_eq!(world.count("event ImageCacheCreate"), 2);
 }
@@ -19,7 +19,7 @@ fn a_node_that_joins_gets_its_images_without_an_operation() {
 #[test]
 fn a_cordoned_node_is_neither_awaited_nor_failed() {
     let mut world = World::new(&["n1", "n2"]);
-    world.tell(Event::NodeApplied(
+    world.handle(Event::NodeApplied(
         node("n2"),
         NodeFacts {
             unschedulable: true,
@@ -28,7 +28,7 @@ fn a_cordoned_node_is_neither_awaited_nor_failed() {
     ));
     world.create(spec(&[(&["r.test/a:1"], &[])]));
     world.lead();
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheCreate"));
     assert_eq!(world.status().ready, "1/1");
     assert!(world.held("n2").is_empty());
 }
@@ -36,13 +36,13 @@ fn a_cordoned_node_is_neither_awaited_nor_failed() {
 #[test]
 fn a_node_without_a_puller_is_awaited_for_the_grace_time_and_then_fails_alone() {
     let mut world = World::new(&["n1"]);
-    world.tell(Event::NodeApplied(node("n2"), facts(&[])));
+    world.handle(Event::NodeApplied(node("n2"), facts(&[])));
     world.create(spec(&[(&["r.test/a:1"], &[])]));
     world.lead();
-    assert_eq!(world.told().0, "Processing");
+    assert_eq!(world.reported().0, "Processing");
     assert_eq!(world.held("n1"), ["r.test/a:1"]);
     world.wait(121);
-    assert_eq!(world.told(), ("Failed", "ImageCacheCreate"));
+    assert_eq!(world.reported(), ("Failed", "ImageCacheCreate"));
     assert_eq!(
         world.status().failures["r.test/a:1"][0].reason,
         "PullerUnavailable"
@@ -50,7 +50,7 @@ fn a_node_without_a_puller_is_awaited_for_the_grace_time_and_then_fails_alone() 
     world.puller("n2");
     world.run();
     world.wait(2);
-    assert_eq!(world.told().0, "Succeeded");
+    assert_eq!(world.reported().0, "Succeeded");
 }
 
 #[test]
@@ -69,14 +69,14 @@ fn a_node_that_becomes_eligible_gets_its_images_at_once() {
     let change = |world: &mut World, change: fn(&mut NodeFacts)| {
         let mut changed = facts(&[]);
         change(&mut changed);
-        world.tell(Event::NodeApplied(node("n2"), changed));
+        world.handle(Event::NodeApplied(node("n2"), changed));
         world.run();
     };
     change(&mut world, |facts| facts.ready = false);
     world.puller("n2");
     world.create(images(&["r.test/a:1"]));
     world.lead();
-    assert_eq!(world.told().0, "Succeeded");
+    assert_eq!(world.reported().0, "Succeeded");
     assert!(world.held("n2").is_empty());
     for not_yet in [
         (|f: &mut NodeFacts| f.unschedulable = true) as fn(&mut NodeFacts),
@@ -90,7 +90,7 @@ fn a_node_that_becomes_eligible_gets_its_images_at_once() {
     world.asked();
     change(&mut world, |_| {});
     assert_eq!(world.asked(), ["check n2 r.test/a:1", "pull n2 r.test/a:1"]);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheCreate"));
 }
 
 #[test]
@@ -104,12 +104,12 @@ fn a_running_pull_survives_a_cordon_and_the_operation_does_not_await_it() {
         unschedulable: true,
         ..facts(&[])
     };
-    world.tell(Event::NodeApplied(node("n1"), cordoned.clone()));
+    world.handle(Event::NodeApplied(node("n1"), cordoned.clone()));
     world.run();
     assert!(world.asked().is_empty(), "it is not cancelled");
-    world.tell(Event::NodeApplied(node("n2"), cordoned));
+    world.handle(Event::NodeApplied(node("n2"), cordoned));
     world.run();
-    assert_eq!(world.told().0, "Succeeded");
+    assert_eq!(world.reported().0, "Succeeded");
     world.end_slow("r.test/big:1");
     assert_eq!(world.held("n1"), ["r.test/big:1"]);
 }
@@ -120,11 +120,11 @@ fn a_node_that_leaves_during_an_operation_is_not_awaited() {
     world.slow.insert("r.test/big:1".into());
     world.create(images(&["r.test/big:1"]));
     world.lead();
-    world.tell(Event::NodeDeleted(node("n2")));
-    world.tell(Event::PullerChanged(node("n2"), None));
+    world.handle(Event::NodeDeleted(node("n2")));
+    world.handle(Event::PullerChanged(node("n2"), None));
     world.end_slow("r.test/big:1");
     world.wait(2);
-    assert_eq!(world.told().0, "Succeeded");
+    assert_eq!(world.reported().0, "Succeeded");
     assert_eq!(world.status().ready, "1/1");
 }
 
@@ -137,12 +137,16 @@ fn a_label_change_brings_a_node_its_images_and_takes_none_away() {
     ]));
     world.lead();
     assert!(world.held("n1").is_empty());
-    world.tell(Event::NodeApplied(node("n1"), facts(&[("tier", "x")])));
+    world.handle(Event::NodeApplied(node("n1"), facts(&[("tier", "x")])));
     world.run();
     assert_eq!(world.held("n1"), ["r.test/a:1"]);
     world.wait(2);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"), "it healed");
-    world.tell(Event::NodeApplied(node("n1"), facts(&[("tier", "y")])));
+    assert_eq!(
+        world.reported(),
+        ("Succeeded", "ImageCacheCreate"),
+        "it healed"
+    );
+    world.handle(Event::NodeApplied(node("n1"), facts(&[("tier", "y")])));
     world.run();
     assert_eq!(world.held("n1"), ["r.test/a:1", "r.test/b:1"]);
     assert_eq!(
@@ -162,9 +166,9 @@ fn a_rolled_out_puller_is_checked_and_pulls_nothing_again() {
         instance: "pod-2".into(),
         address: ([10, 0, 0, 2], 7443).into(),
     };
-    world.tell(Event::PullerChanged(node("n1"), None));
+    world.handle(Event::PullerChanged(node("n1"), None));
     world.run();
-    world.tell(Event::PullerChanged(node("n1"), Some(next)));
+    world.handle(Event::PullerChanged(node("n1"), Some(next)));
     world.run();
     assert_eq!(world.asked(), ["check n1 r.test/a:1 r.test/b"]);
 }
@@ -172,7 +176,7 @@ fn a_rolled_out_puller_is_checked_and_pulls_nothing_again() {
 #[test]
 fn a_node_that_does_not_answer_is_called_with_back_off_and_takes_no_pull_budget() {
     let mut world = World::new(&["n1", "n2"]);
-    world.deaf.insert("n2".into());
+    world.unreachable.insert("n2".into());
     world.create(images(&["r.test/a:1"]));
     world.lead();
     assert_eq!(
@@ -183,13 +187,13 @@ fn a_node_that_does_not_answer_is_called_with_back_off_and_takes_no_pull_budget(
     let calls = world.count("check n2");
     assert!((4..12).contains(&calls), "{calls}");
     world.wait(65);
-    assert_eq!(world.told(), ("Failed", "ImageCacheCreate"));
+    assert_eq!(world.reported(), ("Failed", "ImageCacheCreate"));
     assert_eq!(world.status().failures["r.test/a:1"].len(), 1);
     assert_eq!(world.status().nodes.unwrap().unreachable, 1);
     world.is("Degraded", "True", "PullerUnavailable");
-    world.deaf.clear();
+    world.unreachable.clear();
     world.wait(60);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheCreate"));
     assert_eq!(world.held("n2"), ["r.test/a:1"]);
 }
 
@@ -200,11 +204,11 @@ fn a_node_that_was_not_ready_gets_the_whole_grace_time_for_its_puller() {
         ready: false,
         ..facts(&[])
     };
-    world.tell(Event::NodeApplied(node("n2"), away));
+    world.handle(Event::NodeApplied(node("n2"), away));
     world.create(images(&["r.test/a:1"]));
     world.lead();
     world.wait(1000);
-    world.tell(Event::NodeApplied(node("n2"), facts(&[])));
+    world.handle(Event::NodeApplied(node("n2"), facts(&[])));
     world.run();
     world.wait(60);
     assert_eq!(world.status().nodes.unwrap().pending, 1);
@@ -246,7 +250,7 @@ fn an_image_lost_again_and_again_is_pulled_ever_later_and_named_with_the_remedy(
         degraded.message
     );
     assert_eq!(
-        world.told(),
+        world.reported(),
         ("Succeeded", "ImageCacheCreate"),
         "healing is no operation"
     );
@@ -286,7 +290,7 @@ fn a_new_leader_checks_nodes_and_pulls_nothing() {
         world.asked(),
         ["check n1 r.test/a:1", "check n2 r.test/a:1"]
     );
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheCreate"));
     assert_eq!(world.status().start_time, before.start_time);
     assert_eq!(world.why("a", "n1"), [Err(PullBlock::Present)]);
 }
@@ -309,9 +313,9 @@ fn a_node_emits_one_event_when_it_becomes_warm_or_stuck() {
     // Out and back: it has what it needs, and says so once.
     let mut cordoned = facts(&[]);
     cordoned.unschedulable = true;
-    world.tell(Event::NodeApplied(node("n1"), cordoned));
+    world.handle(Event::NodeApplied(node("n1"), cordoned));
     world.run();
-    world.tell(Event::NodeApplied(node("n1"), facts(&[])));
+    world.handle(Event::NodeApplied(node("n1"), facts(&[])));
     world.run();
     world.wait(1000);
     assert_eq!(

@@ -7,7 +7,7 @@ fn a_new_cache_is_pulled_to_every_node_and_says_so() {
     let mut world = World::new(&["n1", "n2"]);
     world.create(spec(&[(&["r.test/a:1", "r.test/b:1"], &[])]));
     world.lead();
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheCreate"));
     assert_eq!(world.status().ready, "2/2");
     assert_eq!(
         world.condition("Ready"),
@@ -55,7 +55,7 @@ fn a_selector_that_matches_no_node_is_no_failure() {
     world.create(spec(&[(&["r.test/a:1"], &[("tier", "backend")])]));
     world.lead();
     assert_eq!(
-        world.told(),
+        world.reported(),
         ("NoImagesPulledOrDeleted", "ImageCacheCreate")
     );
     assert_eq!(
@@ -73,7 +73,7 @@ fn one_failed_image_fails_the_operation_and_its_healing_mends_the_status() {
         .insert("r.test/b:1".into(), "RegistryUnavailable");
     world.create(spec(&[(&["r.test/a:1", "r.test/b:1"], &[])]));
     world.lead();
-    assert_eq!(world.told(), ("Failed", "ImageCacheCreate"));
+    assert_eq!(world.reported(), ("Failed", "ImageCacheCreate"));
     assert_eq!(world.status().failures["r.test/b:1"].len(), 2);
     assert_eq!(
         world.status().failures["r.test/b:1"][0].reason,
@@ -87,7 +87,7 @@ fn one_failed_image_fails_the_operation_and_its_healing_mends_the_status() {
     world.broken.clear();
     world.wait(20);
     world.wait(2);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheCreate"));
     assert!(world.status().failures.is_empty());
 }
 
@@ -109,7 +109,7 @@ fn a_name_that_does_not_parse_fails_alone() {
     let mut world = World::new(&["n1"]);
     world.create(spec(&[(&["r.test/a:1", "UPPER/case:x"], &[])]));
     world.lead();
-    assert_eq!(world.told(), ("Failed", "ImageCacheCreate"));
+    assert_eq!(world.reported(), ("Failed", "ImageCacheCreate"));
     assert_eq!(
         world.status().failures["UPPER/case:x"][0].reason,
         "InvalidImageName"
@@ -125,7 +125,7 @@ fn an_empty_refresh_annotation_is_removed_when_done_and_before_the_end_is_writte
     world.held.clear();
     world.apply(|object| object.refresh = Some(String::new()));
     world.run();
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheRefresh"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheRefresh"));
     assert_eq!(world.count("clear kubefledged.io/refresh-imagecache"), 1);
     assert_eq!(world.held("n1"), ["r.test/a:1"]);
     world.wait(10);
@@ -139,7 +139,7 @@ fn a_refresh_token_is_handled_once_and_left_in_place() {
     world.lead();
     world.apply(|object| object.refresh = Some("t1".into()));
     world.run();
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheRefresh"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheRefresh"));
     assert_eq!(world.status().last_handled_refresh.as_deref(), Some("t1"));
     let pulls = world.count("pull");
     world.apply(|_| {});
@@ -155,7 +155,7 @@ fn a_purge_empties_the_nodes_and_the_cache_stays_purged_until_a_refresh() {
     world.lead();
     world.apply(|object| object.purge = Some(String::new()));
     world.run();
-    assert_eq!(world.told(), ("Succeeded", "ImageCachePurge"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCachePurge"));
     assert_eq!(
         world.status().message,
         "All cached images succesfully deleted from respective nodes"
@@ -170,7 +170,7 @@ fn a_purge_empties_the_nodes_and_the_cache_stays_purged_until_a_refresh() {
     world.apply(|object| object.refresh = Some(String::new()));
     world.run();
     assert_eq!(world.held("n1"), ["r.test/a:1"]);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheRefresh"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheRefresh"));
 }
 
 #[test]
@@ -180,12 +180,12 @@ fn a_new_leader_checks_nodes_and_starts_no_operation() {
     world.lead();
     let written = world.statuses.len();
     world.log.clear();
-    world.tell(Event::Leadership(None));
+    world.handle(Event::Leadership(None));
     world.run();
-    world.tell(Event::Leadership(Some(2)));
+    world.handle(Event::Leadership(Some(2)));
     world.run();
     assert_eq!(world.log, ["check n1 r.test/a:1 r.test/b"]);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheCreate"));
     assert_eq!(
         world.statuses.len(),
         written,
@@ -219,22 +219,22 @@ fn a_refresh_that_failed_on_one_node_is_no_failure_once_another_has_asked() {
     world.broken.insert("r.test/a:1".into(), "ErrImagePull");
     world.apply(|object| object.refresh = Some("1".into()));
     world.run();
-    assert_eq!(world.told(), ("Failed", "ImageCacheRefresh"));
+    assert_eq!(world.reported(), ("Failed", "ImageCacheRefresh"));
     world.is("Degraded", "True", "RefreshFailed");
     world.is("Ready", "True", "AllImagesPresent");
     world.broken.clear();
     world.asked();
-    world.deaf.insert("n1".into());
+    world.unreachable.insert("n1".into());
     world.apply(|object| object.refresh = Some("2".into()));
     world.run();
-    world.deaf.clear();
+    world.unreachable.clear();
     world.wait(5);
     assert_eq!(
         (world.count("pull n1"), world.count("pull n2")),
         (0, 1),
         "n2 asks for both"
     );
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheRefresh"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheRefresh"));
     assert!(world.status().failures.is_empty());
     world.is("Degraded", "False", "None");
 }
@@ -252,13 +252,13 @@ fn a_missing_secret_causes_one_event_and_pulls_go_on_without_it() {
             missing,
             ..SecretProblems::default()
         };
-        world.tell(Event::SecretsRead(key(), problems));
+        world.handle(Event::SecretsRead(key(), problems));
         world.run();
     };
     read(&mut world, &["s"]);
     read(&mut world, &["s"]);
     assert_eq!(world.count("event ImagePullSecretNotFound"), 1);
-    assert_eq!(world.told().0, "Succeeded");
+    assert_eq!(world.reported().0, "Succeeded");
     world.broken.insert("r.test/a:2".into(), "Unauthorized");
     world.change(|spec| spec.cache_spec[0].images = vec!["r.test/a:2".into()]);
     read(&mut world, &["s"]);
@@ -299,8 +299,8 @@ fn a_late_answer_about_an_annotation_of_an_earlier_operation_is_ignored() {
     world.slow.insert("r.test/b:1".into());
     world.change(|spec| spec.cache_spec[0].images.push("r.test/b:1".into()));
     let late = Err(WriteError::Failed("timeout".into()));
-    world.tell(Event::AnnotationCleared(key(), late));
+    world.handle(Event::AnnotationCleared(key(), late));
     world.end_slow("r.test/b:1");
     world.wait(60);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheUpdate"));
 }

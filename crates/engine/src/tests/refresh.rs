@@ -22,7 +22,7 @@ fn an_automatic_refresh_with_nothing_to_pull_is_quiet() {
     world.asked();
     world.wait(12 * 60);
     assert!(world.status().last_refresh_time.unwrap() > first);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheCreate"));
     assert_eq!(world.count("event"), 0);
     assert_eq!(world.count("pull"), 1, "one node asked for all");
 }
@@ -34,7 +34,7 @@ fn an_automatic_refresh_that_finds_a_moved_tag_becomes_an_operation() {
     world.lead();
     world.moved.insert("r.test/a:1".into(), 2);
     world.wait(12 * 60);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheRefresh"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheRefresh"));
     let versions: Vec<u32> = world.held.values().map(|held| held["r.test/a:1"]).collect();
     assert_eq!(versions, [2, 2]);
 }
@@ -100,10 +100,10 @@ fn a_refresh_requested_during_an_update_runs_after_it() {
     world.change(|spec| spec.cache_spec[0].images.push("r.test/b:1".into()));
     world.apply(|object| object.refresh = Some(String::new()));
     world.run();
-    assert_eq!(world.told(), ("Processing", "ImageCacheUpdate"));
+    assert_eq!(world.reported(), ("Processing", "ImageCacheUpdate"));
     world.end_slow("r.test/b:1");
     world.wait(2);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheRefresh"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheRefresh"));
     assert_eq!(world.count("clear kubefledged.io/refresh-imagecache"), 1);
 }
 
@@ -112,12 +112,12 @@ fn a_request_made_without_a_leader_runs_when_one_leads() {
     let mut world = World::new(&["n1"]);
     world.create(images(&["r.test/a:1"]));
     world.lead();
-    world.tell(Event::Leadership(None));
+    world.handle(Event::Leadership(None));
     world.apply(|object| object.purge = Some("1".into()));
-    world.tell(Event::Leadership(Some(2)));
+    world.handle(Event::Leadership(Some(2)));
     world.run();
     world.wait(2);
-    assert_eq!(world.told(), ("Succeeded", "ImageCachePurge"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCachePurge"));
     assert_eq!(world.status().last_handled_purge.as_deref(), Some("1"));
     assert!(world.held("n1").is_empty());
 }
@@ -155,7 +155,7 @@ fn a_purge_requested_with_a_refresh_runs_and_answers_both() {
     });
     world.run();
     world.wait(2);
-    assert_eq!(world.told(), ("Succeeded", "ImageCachePurge"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCachePurge"));
     let status = world.status();
     assert_eq!(status.last_handled_refresh.as_deref(), Some("r"));
     assert_eq!(status.last_handled_purge.as_deref(), Some("p"));
@@ -172,7 +172,7 @@ fn tokens_on_an_object_without_a_status_count_as_handled() {
     });
     world.lead();
     world.wait(2);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheCreate"));
     let status = world.status();
     assert_eq!(status.last_handled_refresh.as_deref(), Some("r"));
     assert_eq!(status.last_handled_purge.as_deref(), Some("p"));
@@ -195,8 +195,8 @@ fn a_refresh_that_must_pull_waits_while_a_write_awaits_the_watch() {
     world.wait(2);
     world.moved.insert("r.test/a:1".into(), 2);
     world.wait(12 * 60);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"));
-    world.tell(Event::CacheApplied(Box::new(object)));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheCreate"));
+    world.handle(Event::CacheApplied(Box::new(object)));
     world.run();
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheRefresh"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheRefresh"));
 }

@@ -27,7 +27,7 @@ fn of_more_than_a_hundred_failures_the_status_lists_a_sample_and_the_count() {
 #[test]
 fn the_five_parts_of_the_nodes_add_up_and_pairs_are_counted() {
     let mut world = World::new(&["n1", "n2"]);
-    world.tell(Event::NodeApplied(node("n3"), facts(&[])));
+    world.handle(Event::NodeApplied(node("n3"), facts(&[])));
     world.broken.insert("r.test/b:1".into(), "ImageNotFound");
     world.create(images(&["r.test/a:1", "r.test/b:1"]));
     world.lead();
@@ -97,7 +97,7 @@ fn progress_is_written_once_per_second_and_an_end_at_once() {
     }
     let writes = world.statuses.len() - written;
     assert!((2..=4).contains(&writes), "two seconds: {writes}");
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheCreate"));
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn an_object_of_kube_fledged_is_adopted_and_names_that_it_drops_are_removed() {
     });
     world.lead();
     world.wait(2);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheCreate"));
     assert_eq!(world.count("pull"), 0);
     world.is("Ready", "True", "AllImagesPresent");
     world.change(|spec| spec.cache_spec[0].images = vec!["r.test/b:1".into()]);
@@ -142,13 +142,13 @@ fn removals_pending_on_silent_nodes_are_abandoned_after_a_day() {
     let mut world = World::new(&["n1", "n2"]);
     world.create(images(&["r.test/a:1", "r.test/b:1"]));
     world.lead();
-    world.deaf.insert("n2".into());
+    world.unreachable.insert("n2".into());
     world.change(|spec| spec.cache_spec[0].images = vec!["r.test/b:1".into()]);
     world.wait(300);
     assert_eq!(world.status().applied_images.len(), 2, "n2 owes it");
     world.wait(25 * 3600);
     assert_eq!(world.status().applied_images.len(), 1);
-    world.deaf.clear();
+    world.unreachable.clear();
     world.wait(120);
     world.is("Degraded", "True", "RemovalAbandoned");
     assert_eq!(world.held("n2"), ["r.test/a:1", "r.test/b:1"]);
@@ -161,7 +161,7 @@ fn an_image_in_use_is_kept_and_removed_when_it_is_free() {
     world.lead();
     world.in_use.insert("r.test/a:1".into());
     world.change(|spec| spec.cache_spec[0].images = vec!["r.test/b:1".into()]);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
+    assert_eq!(world.reported(), ("Succeeded", "ImageCacheUpdate"));
     assert_eq!(world.count("event ImagesKept"), 1);
     world.wait(2);
     let kept = world.status().images.unwrap().kept.unwrap();

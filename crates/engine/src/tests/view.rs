@@ -198,7 +198,7 @@ fn a_node_shows_why_it_is_not_eligible_and_which_image_it_lacks() {
     assert_eq!(&*failure.reason, "ImageNotFound");
     let mut cordoned = facts(&[]);
     cordoned.unschedulable = true;
-    world.tell(Event::NodeApplied(node("n1"), cordoned));
+    world.handle(Event::NodeApplied(node("n1"), cordoned));
     world.run();
     let detail = world.engine().view_node(now, &node("n1")).unwrap();
     assert_eq!(detail.eligibility, Err(Ineligible::Cordoned));

@@ -4,7 +4,7 @@ use super::{Caller, Queue};
 use crate::{
     Answer, Authority, Call, CallId, Command, PinResult, PullResult, RemoveOutcome, RemoveResult,
     StreamId, Support, Tick,
-    intent::Wish,
+    intent::Intent,
     removal::{self, Circumstances},
     task::{self, State, Task, TaskKey},
 };
@@ -42,7 +42,7 @@ impl Queue {
             return;
         };
         if learnt == Some(Support::No) && !self.pin_stands(key) {
-            // Somebody took it off before we looked: nothing is known of this runtime.
+            // Somebody took it off before the inspection: nothing is known of this runtime.
             let why = "the pin was taken off at once by a newer request".to_owned();
             self.tasks
                 .change(key, |task| task.pin = PinResult::Failed(why));
@@ -60,20 +60,20 @@ impl Queue {
         }
     }
 
-    /// Notes the wish to pin an id. False: whoever was in charge later has taken the pin off, and
+    /// Notes the request to pin an id. False: whoever was in charge later has taken the pin off, and
     /// nobody may be left who would take off another.
     fn note_pin(&mut self, key: &TaskKey, id: &str, now: Tick) -> bool {
         let newest = self.newest(key);
-        newest.is_none_or(|newest| self.intents.note(id, newest, Wish::Pull, now))
+        newest.is_none_or(|newest| self.intents.note(id, newest, Intent::Pull, now))
     }
 
-    /// Is the wish to pin its image still the newest?
+    /// Is the request to pin its image still the newest?
     fn pin_stands(&self, key: &TaskKey) -> bool {
         let image = self.tasks.get(key).and_then(|task| task.image.as_ref());
         let newest = self.newest(key);
         newest
             .zip(image)
-            .is_none_or(|(newest, image)| self.intents.stands(&image.id, newest, Wish::Pull))
+            .is_none_or(|(newest, image)| self.intents.stands(&image.id, newest, Intent::Pull))
     }
 
     /// The newest of its requests.
@@ -100,7 +100,7 @@ impl Queue {
             let mut open = tasks.of(name).filter(|(_, task)| !task.finished());
             open.next().is_some()
                 || ending.values().any(|known| known == name)
-                || !intents.stands(name, authority, Wish::Remove)
+                || !intents.stands(name, authority, Intent::Remove)
         };
         let around = Circumstances {
             unverified,
@@ -116,12 +116,14 @@ impl Queue {
         }
     }
 
-    /// Looked at again before each step, so also right before the runtime removes. What it has
+    /// Asked again before each step, so also right before the runtime removes. What it has
     /// removed is removed.
     fn removal_stands(&self) -> bool {
         self.removals.front().is_some_and(|removal| {
             let normal = removal.items[removal.at].normal();
-            let stands = self.intents.stands(normal, removal.authority, Wish::Remove);
+            let stands = self
+                .intents
+                .stands(normal, removal.authority, Intent::Remove);
             removal.acting() || (stands && removal.stream.is_some())
         })
     }
@@ -134,10 +136,10 @@ impl Queue {
         removal.next();
         let stream = removal.stream;
         self.replies.append(&mut self.after_removal);
-        self.tell_removed(stream, RemoveOutcome { index, result });
+        self.reply_removed(stream, RemoveOutcome { index, result });
     }
 
-    fn tell_removed(&mut self, stream: Option<StreamId>, outcome: RemoveOutcome) {
+    fn reply_removed(&mut self, stream: Option<StreamId>, outcome: RemoveOutcome) {
         let Some(stream) = stream else { return };
         if let Some(open) = self.open.get_mut(&stream) {
             *open = open.saturating_sub(1);

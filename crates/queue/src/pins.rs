@@ -1,61 +1,61 @@
-//! Pins: what follows when an image is there and its retention is to be seen to. Whether a runtime
-//! lets a client pin is found out by trying, never from its version.
+//! Pinning: the steps that follow once an image is present and a request wants it pinned. Whether a
+//! runtime lets a client pin images is found out by a trial, never from its version.
 
 use crate::{Answer, Bytes, Call, CallError, Disk, Image, PinResult, Retention, Support, classify};
 
-/// Where it stands.
+/// The step whose answer is awaited.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Our pin is put on.
+    /// The runtime sets our pin.
     Pinning,
-    /// Did it take effect?
+    /// The image is inspected: did the pin take effect?
     Probing,
-    /// It did not; it is taken off again.
+    /// The pin had no effect and is removed again.
     Undoing,
     /// Is the pin of the image that the name had before ours?
     Owning,
-    /// Is the image that the name had before without a name now?
+    /// The image that the name had before is inspected: has it still a tag?
     Leaving,
-    /// Our pin is taken off.
+    /// Our pin is removed from the image that the name had before.
     Unpinning,
 }
 
 /// What is known when a step is decided.
 #[derive(Clone, Copy, Debug)]
 pub struct Circumstances<'a> {
-    /// What the task wants.
+    /// The retention that the task's requests ask for.
     pub retention: Retention,
-    /// Its name.
+    /// Name of the image.
     pub name: &'a str,
     /// The id of the name before the pull.
     pub before: Option<&'a str>,
     /// Whether pins work here.
     pub pins: Support,
-    /// The disk is above the watermark.
+    /// Why nothing is pinned: the disk is above the watermark. `None`: it is not.
     pub full: Option<&'a str>,
 }
 
 /// What follows.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next {
-    /// This call.
+    /// Make this call.
     Call(Call, Step),
-    /// Nothing.
+    /// Nothing: the pin is settled.
     Done,
 }
 
 /// What a step found out.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// The image as it is now.
+    /// The image as the runtime has it now.
     pub image: Option<Image>,
-    /// What became of the wish.
+    /// What became of the pin.
     pub pin: Option<PinResult>,
     /// Whether pins work here.
     pub pins: Option<Support>,
 }
 
-/// The first step for an image that is there.
+/// Decides the first step for an image that is present.
 pub fn begin(image: &Image, around: Circumstances<'_>, found: &mut Found) -> Next {
     match around.retention {
         Retention::Leave => Next::Done,
@@ -76,7 +76,7 @@ pub fn begin(image: &Image, around: Circumstances<'_>, found: &mut Found) -> Nex
     }
 }
 
-/// A tag that moved leaves an image behind, with our pin on it.
+/// A tag that moved leaves the image that it had before, with our pin.
 fn left(image: &Image, around: Circumstances<'_>) -> Next {
     let moved = around.before.is_some_and(|before| before != image.id);
     if moved && around.pins != Support::No {
@@ -86,8 +86,24 @@ fn left(image: &Image, around: Circumstances<'_>) -> Next {
     }
 }
 
-/// The next step.
+/// Decides what follows from the answer to a step.
 pub fn answered(
+    step: &Step,
+    answer: Answer,
+    image: &Image,
+    around: Circumstances<'_>,
+    found: &mut Found,
+) -> Next {
+    match step {
+        Step::Pinning | Step::Probing => pinning(step, answer, image, around, found),
+        Step::Owning | Step::Leaving => leaving(step, answer, image, around),
+        // A pin that stays is found by the controller's next check.
+        Step::Undoing | Step::Unpinning => Next::Done,
+    }
+}
+
+/// Our pin was put on, or the image was inspected to see whether that had an effect.
+fn pinning(
     step: &Step,
     answer: Answer,
     image: &Image,
@@ -105,7 +121,7 @@ pub fn answered(
             found.image = Some(now);
             next
         }
-        // Another image has the name by now: nothing is known of this runtime.
+        // Another image has the name by now, so that nothing is known of this runtime.
         (Step::Probing, Answer::Inspected(Ok(now)))
             if now.as_ref().is_none_or(|now| now.id != image.id) =>
         {
@@ -118,18 +134,7 @@ pub fn answered(
             found.pin = Some(PinResult::Unsupported);
             Next::Call(Call::Pin(image.id.clone(), false), Step::Undoing)
         }
-        (Step::Owning, Answer::Pins(Ok(ours))) => {
-            let ours = |id: &&str| *id != image.id && ours.iter().any(|known| known == id);
-            match around.before.filter(ours) {
-                Some(before) => Next::Call(Call::Inspect(before.to_owned()), Step::Leaving),
-                None => Next::Done,
-            }
-        }
-        // With another name left, whoever wants that one decides.
-        (Step::Leaving, Answer::Inspected(Ok(Some(old)))) if old.tags.is_empty() => {
-            Next::Call(Call::Pin(old.id, false), Step::Unpinning)
-        }
-        (Step::Pinning | Step::Probing, answer) => {
+        (_, answer) => {
             let error = answer.error().unwrap_or_default();
             if error.code == "Unimplemented" {
                 found.pins = Some(Support::No);
@@ -139,12 +144,29 @@ pub fn answered(
             }
             Next::Done
         }
-        // What is left over, the controller finds by a check.
-        (Step::Undoing | Step::Owning | Step::Leaving | Step::Unpinning, _) => Next::Done,
     }
 }
 
-/// Why nothing is pulled or pinned, with the figures; `None` below the watermark.
+/// Removes our pin from the image that the name had before, if no other tag means that image. A pin that
+/// stays because a call failed is found by the controller's next check.
+fn leaving(step: &Step, answer: Answer, image: &Image, around: Circumstances<'_>) -> Next {
+    match (step, answer) {
+        (Step::Owning, Answer::Pins(Ok(ours))) => {
+            let ours = |id: &&str| *id != image.id && ours.iter().any(|known| known == id);
+            match around.before.filter(ours) {
+                Some(before) => Next::Call(Call::Inspect(before.to_owned()), Step::Leaving),
+                None => Next::Done,
+            }
+        }
+        // If a tag is left, the pulls and removals of that tag decide about the pin.
+        (Step::Leaving, Answer::Inspected(Ok(Some(old)))) if old.tags.is_empty() => {
+            Next::Call(Call::Pin(old.id, false), Step::Unpinning)
+        }
+        _ => Next::Done,
+    }
+}
+
+/// Returns why nothing is pulled or pinned, with the figures; `None` below the watermark.
 pub fn full(disk: Disk, watermark: u8) -> Option<String> {
     let used = disk.capacity.saturating_sub(disk.available);
     let percent = |part: u64| u128::from(part) * 100 / u128::from(disk.capacity.max(1));
@@ -159,7 +181,7 @@ pub fn full(disk: Disk, watermark: u8) -> Option<String> {
     })
 }
 
-/// Why a pull was ended that no byte arrived for.
+/// Returns the message of a pull that was ended because too few bytes arrived.
 pub fn stalled(bytes: Bytes, limit: std::time::Duration) -> String {
     format!(
         "too few bytes arrived for {} s: {} of {} bytes are here",

@@ -66,7 +66,7 @@ pub struct Held {
 
 /// What to do with the Lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum LeaseDecision {
     /// Renew it, because it is ours.
     Renew {
         /// Term to write.
@@ -84,11 +84,16 @@ pub enum Verdict {
 /// Decides from the Lease, the time for which it has not changed, and the highest term that was seen. A
 /// Lease that was deleted and created again begins with a low term, which pullers would refuse. Every
 /// returned term can be written.
-pub fn evaluate(held: Option<&Held>, me: &str, unchanged: Duration, seen_term: u64) -> Verdict {
+pub fn evaluate(
+    held: Option<&Held>,
+    me: &str,
+    unchanged: Duration,
+    seen_term: u64,
+) -> LeaseDecision {
     // Past the highest it begins anew.
     let above = |term: u64| sane(term.max(sane(seen_term)) + 1).max(1);
     let Some(held) = held else {
-        return Verdict::Take { term: above(0) };
+        return LeaseDecision::Take { term: above(0) };
     };
     let transitions = sane(held.transitions);
     if held.holder == me {
@@ -99,14 +104,14 @@ pub fn evaluate(held: Option<&Held>, me: &str, unchanged: Duration, seen_term: u
         } else {
             above(0)
         };
-        return Verdict::Renew { term };
+        return LeaseDecision::Renew { term };
     }
     if held.holder.is_empty() || unchanged >= DURATION {
-        return Verdict::Take {
+        return LeaseDecision::Take {
             term: above(transitions),
         };
     }
-    Verdict::Stand
+    LeaseDecision::Stand
 }
 
 /// The term, or 0 where it is above [`HIGHEST_TERM`].
@@ -325,8 +330,8 @@ impl Candidate {
             .as_ref()
             .map_or(Duration::ZERO, |(_, since)| since.elapsed());
         let term = match evaluate(held.as_ref(), &self.identity, unchanged, seen_term) {
-            Verdict::Stand => return Ok(Round::Stands),
-            Verdict::Renew { term } | Verdict::Take { term } => term,
+            LeaseDecision::Stand => return Ok(Round::Stands),
+            LeaseDecision::Renew { term } | LeaseDecision::Take { term } => term,
         };
         match self.write(lease, &self.identity, term).await {
             Ok(()) => Ok(Round::Leads(term)),

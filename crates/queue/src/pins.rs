@@ -5,7 +5,7 @@ use crate::{Answer, Bytes, Call, CallError, Disk, Image, PinResult, Retention, S
 
 /// The step whose answer is awaited.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum PinStep {
     /// The runtime sets our pin.
     Pinning,
     /// The image is inspected: did the pin take effect?
@@ -22,7 +22,7 @@ pub enum Step {
 
 /// What is known when a step is decided.
 #[derive(Clone, Copy, Debug)]
-pub struct Circumstances<'a> {
+pub struct PinContext<'a> {
     /// The retention that the task's requests ask for.
     pub retention: Retention,
     /// Name of the image.
@@ -37,16 +37,16 @@ pub struct Circumstances<'a> {
 
 /// What follows.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Next {
+pub enum AfterPin {
     /// Make this call.
-    Call(Call, Step),
+    Call(Call, PinStep),
     /// Nothing: the pin is settled.
     Done,
 }
 
 /// What a step found out.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct PinFindings {
     /// The image as the runtime has it now.
     pub image: Option<Image>,
     /// What became of the pin.
@@ -56,9 +56,9 @@ pub struct Found {
 }
 
 /// Decides the first step for an image that is present.
-pub fn begin(image: &Image, around: Circumstances<'_>, found: &mut Found) -> Next {
+pub fn begin(image: &Image, around: PinContext<'_>, found: &mut PinFindings) -> AfterPin {
     match around.retention {
-        Retention::Leave => Next::Done,
+        Retention::Leave => AfterPin::Done,
         Retention::Pinned if image.pinned => {
             found.pin = Some(PinResult::Pinned);
             left(image, around)
@@ -69,7 +69,7 @@ pub fn begin(image: &Image, around: Circumstances<'_>, found: &mut Found) -> Nex
             } else if let Some(full) = around.full {
                 found.pin = Some(PinResult::DiskPressure(full.to_owned()));
             } else {
-                return Next::Call(Call::Pin(image.id.clone(), true), Step::Pinning);
+                return AfterPin::Call(Call::Pin(image.id.clone(), true), PinStep::Pinning);
             }
             left(image, around)
         }
@@ -77,44 +77,44 @@ pub fn begin(image: &Image, around: Circumstances<'_>, found: &mut Found) -> Nex
 }
 
 /// A tag that moved leaves the image that it had before, with our pin.
-fn left(image: &Image, around: Circumstances<'_>) -> Next {
+fn left(image: &Image, around: PinContext<'_>) -> AfterPin {
     let moved = around.before.is_some_and(|before| before != image.id);
     if moved && around.pins != Support::No {
-        Next::Call(Call::Pins, Step::Owning)
+        AfterPin::Call(Call::Pins, PinStep::Owning)
     } else {
-        Next::Done
+        AfterPin::Done
     }
 }
 
 /// Decides what follows from the answer to a step.
 pub fn answered(
-    step: &Step,
+    step: &PinStep,
     answer: Answer,
     image: &Image,
-    around: Circumstances<'_>,
-    found: &mut Found,
-) -> Next {
+    around: PinContext<'_>,
+    found: &mut PinFindings,
+) -> AfterPin {
     match step {
-        Step::Pinning | Step::Probing => pinning(step, answer, image, around, found),
-        Step::Owning | Step::Leaving => leaving(step, answer, image, around),
+        PinStep::Pinning | PinStep::Probing => pinning(step, answer, image, around, found),
+        PinStep::Owning | PinStep::Leaving => leaving(step, answer, image, around),
         // A pin that stays is found by the controller's next check.
-        Step::Undoing | Step::Unpinning => Next::Done,
+        PinStep::Undoing | PinStep::Unpinning => AfterPin::Done,
     }
 }
 
 /// Our pin was put on, or the image was inspected to see whether that had an effect.
 fn pinning(
-    step: &Step,
+    step: &PinStep,
     answer: Answer,
     image: &Image,
-    around: Circumstances<'_>,
-    found: &mut Found,
-) -> Next {
+    around: PinContext<'_>,
+    found: &mut PinFindings,
+) -> AfterPin {
     match (step, answer) {
-        (Step::Pinning, Answer::Pinned(Ok(()))) => {
-            Next::Call(Call::Inspect(around.name.to_owned()), Step::Probing)
+        (PinStep::Pinning, Answer::Pinned(Ok(()))) => {
+            AfterPin::Call(Call::Inspect(around.name.to_owned()), PinStep::Probing)
         }
-        (Step::Probing, Answer::Inspected(Ok(Some(now)))) if now.pinned => {
+        (PinStep::Probing, Answer::Inspected(Ok(Some(now)))) if now.pinned => {
             found.pins = Some(Support::Yes);
             found.pin = Some(PinResult::Pinned);
             let next = left(&now, around);
@@ -122,17 +122,17 @@ fn pinning(
             next
         }
         // Another image has the name by now, so that nothing is known of this runtime.
-        (Step::Probing, Answer::Inspected(Ok(now)))
+        (PinStep::Probing, Answer::Inspected(Ok(now)))
             if now.as_ref().is_none_or(|now| now.id != image.id) =>
         {
             let why = "the image went away while it was pinned".to_owned();
             found.pin = Some(PinResult::Failed(why));
-            Next::Done
+            AfterPin::Done
         }
-        (Step::Probing, Answer::Inspected(Ok(_))) => {
+        (PinStep::Probing, Answer::Inspected(Ok(_))) => {
             found.pins = Some(Support::No);
             found.pin = Some(PinResult::Unsupported);
-            Next::Call(Call::Pin(image.id.clone(), false), Step::Undoing)
+            AfterPin::Call(Call::Pin(image.id.clone(), false), PinStep::Undoing)
         }
         (_, answer) => {
             let error = answer.error().unwrap_or_default();
@@ -142,27 +142,27 @@ fn pinning(
             } else {
                 found.pin = Some(PinResult::Failed(classify::tidy(&error.message)));
             }
-            Next::Done
+            AfterPin::Done
         }
     }
 }
 
 /// Removes our pin from the image that the name had before, if no other tag means that image. A pin that
 /// stays because a call failed is found by the controller's next check.
-fn leaving(step: &Step, answer: Answer, image: &Image, around: Circumstances<'_>) -> Next {
+fn leaving(step: &PinStep, answer: Answer, image: &Image, around: PinContext<'_>) -> AfterPin {
     match (step, answer) {
-        (Step::Owning, Answer::Pins(Ok(ours))) => {
+        (PinStep::Owning, Answer::Pins(Ok(ours))) => {
             let ours = |id: &&str| *id != image.id && ours.iter().any(|known| known == id);
             match around.before.filter(ours) {
-                Some(before) => Next::Call(Call::Inspect(before.to_owned()), Step::Leaving),
-                None => Next::Done,
+                Some(before) => AfterPin::Call(Call::Inspect(before.to_owned()), PinStep::Leaving),
+                None => AfterPin::Done,
             }
         }
         // If a tag is left, the pulls and removals of that tag decide about the pin.
-        (Step::Leaving, Answer::Inspected(Ok(Some(old)))) if old.tags.is_empty() => {
-            Next::Call(Call::Pin(old.id, false), Step::Unpinning)
+        (PinStep::Leaving, Answer::Inspected(Ok(Some(old)))) if old.tags.is_empty() => {
+            AfterPin::Call(Call::Pin(old.id, false), PinStep::Unpinning)
         }
-        _ => Next::Done,
+        _ => AfterPin::Done,
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
 
 /// Where the current name stands.
 #[derive(Clone, Debug)]
-pub enum Step {
+pub enum RemovalStep {
     /// Not begun.
     Begin,
     /// The runtime is asked whether the name is there.
@@ -56,7 +56,7 @@ pub struct Removal {
     /// Which item is at hand.
     pub at: usize,
     /// Where it stands.
-    pub step: Step,
+    pub step: RemovalStep,
     /// Its call.
     pub call: Option<CallId>,
     /// While the runtime removes: all names that may go, normalized. No pull of one may begin.
@@ -66,7 +66,7 @@ pub struct Removal {
 }
 
 /// What else decides about a name.
-pub struct Circumstances<'a> {
+pub struct RemovalContext<'a> {
     /// What runs here.
     pub facts: &'a RuntimeFacts,
     /// Globs of names that always stay.
@@ -81,7 +81,7 @@ pub struct Circumstances<'a> {
 
 /// What follows for the name at hand.
 #[derive(Debug)]
-pub enum Next {
+pub enum AfterRemoval {
     /// This call.
     Call(Call),
     /// Its outcome.
@@ -122,7 +122,7 @@ impl Removal {
             releasable: BTreeSet::new(),
             unpin_ours: false,
             at: 0,
-            step: Step::Begin,
+            step: RemovalStep::Begin,
             call: None,
             held: BTreeSet::new(),
             unpinned: false,
@@ -138,62 +138,73 @@ impl Removal {
     }
 
     /// The first call for the item at hand.
-    pub fn begin(&mut self, facts: &RuntimeFacts) -> Next {
+    pub fn begin(&mut self, facts: &RuntimeFacts) -> AfterRemoval {
         match &self.items[self.at] {
             Item::Name(..) => {
-                self.step = Step::Inspecting;
-                Next::Call(Call::Inspect(self.runtime_name()))
+                self.step = RemovalStep::Inspecting;
+                AfterRemoval::Call(Call::Inspect(self.runtime_name()))
             }
-            Item::Pin(_) if facts.pins == Support::No => Next::Finish(RemoveResult::Absent),
+            Item::Pin(_) if facts.pins == Support::No => AfterRemoval::Finish(RemoveResult::Absent),
             Item::Pin(id) => {
                 let image = Image {
                     id: id.clone(),
                     ..Image::default()
                 };
-                self.step = Step::Owning(image, Err(RemoveResult::Removed));
-                Next::Call(Call::Pins)
+                self.step = RemovalStep::Owning(image, Err(RemoveResult::Removed));
+                AfterRemoval::Call(Call::Pins)
             }
         }
     }
 
     /// What follows from an answer.
-    pub fn answered(&mut self, answer: Answer, around: &Circumstances<'_>) -> Next {
+    pub fn answered(&mut self, answer: Answer, around: &RemovalContext<'_>) -> AfterRemoval {
         self.call = None;
-        match (std::mem::replace(&mut self.step, Step::Begin), answer) {
-            (Step::Inspecting, Answer::Inspected(Ok(None))) => Next::Finish(RemoveResult::Absent),
-            (Step::Inspecting, Answer::Inspected(Ok(Some(image)))) => {
-                self.step = Step::Asking(image);
-                Next::Call(Call::Containers)
+        match (
+            std::mem::replace(&mut self.step, RemovalStep::Begin),
+            answer,
+        ) {
+            (RemovalStep::Inspecting, Answer::Inspected(Ok(None))) => {
+                AfterRemoval::Finish(RemoveResult::Absent)
             }
-            (Step::Asking(_), Answer::Containers(Ok(_))) if around.unverified => Next::Again,
-            (Step::Asking(image), Answer::Containers(Ok(containers))) => {
+            (RemovalStep::Inspecting, Answer::Inspected(Ok(Some(image)))) => {
+                self.step = RemovalStep::Asking(image);
+                AfterRemoval::Call(Call::Containers)
+            }
+            (RemovalStep::Asking(_), Answer::Containers(Ok(_))) if around.unverified => {
+                AfterRemoval::Again
+            }
+            (RemovalStep::Asking(image), Answer::Containers(Ok(containers))) => {
                 let target = self.target(&image, &containers, around);
                 if !image.pinned {
                     return self.act(&image, target);
                 }
                 if around.facts.pins == Support::No || self.unpinned {
-                    return Next::Finish(target.err().unwrap_or_else(pinned));
+                    return AfterRemoval::Finish(target.err().unwrap_or_else(pinned));
                 }
-                self.step = Step::Owning(image, target);
-                Next::Call(Call::Pins)
+                self.step = RemovalStep::Owning(image, target);
+                AfterRemoval::Call(Call::Pins)
             }
-            (Step::Owning(image, target), Answer::Pins(Ok(ours))) => {
+            (RemovalStep::Owning(image, target), Answer::Pins(Ok(ours))) => {
                 self.owned(&image, target, ours.contains(&image.id))
             }
-            (Step::Unpinning(Some(result)), Answer::Pinned(Ok(()))) => Next::Finish(result),
+            (RemovalStep::Unpinning(Some(result)), Answer::Pinned(Ok(()))) => {
+                AfterRemoval::Finish(result)
+            }
             // Somebody may have come meanwhile.
-            (Step::Unpinning(None), Answer::Pinned(Ok(()))) => {
+            (RemovalStep::Unpinning(None), Answer::Pinned(Ok(()))) => {
                 self.unpinned = true;
-                self.step = Step::Inspecting;
-                Next::Call(Call::Inspect(self.runtime_name()))
+                self.step = RemovalStep::Inspecting;
+                AfterRemoval::Call(Call::Inspect(self.runtime_name()))
             }
-            (Step::Removing, Answer::Removed(Ok(()))) => {
-                self.step = Step::Verifying;
-                Next::Call(Call::Inspect(self.runtime_name()))
+            (RemovalStep::Removing, Answer::Removed(Ok(()))) => {
+                self.step = RemovalStep::Verifying;
+                AfterRemoval::Call(Call::Inspect(self.runtime_name()))
             }
-            (Step::Verifying, Answer::Inspected(Ok(None))) => Next::Finish(RemoveResult::Removed),
-            (Step::Verifying, Answer::Inspected(Ok(Some(_)))) => {
-                Next::Finish(failed("the runtime removed the image and still has it"))
+            (RemovalStep::Verifying, Answer::Inspected(Ok(None))) => {
+                AfterRemoval::Finish(RemoveResult::Removed)
+            }
+            (RemovalStep::Verifying, Answer::Inspected(Ok(Some(_)))) => {
+                AfterRemoval::Finish(failed("the runtime removed the image and still has it"))
             }
             (
                 _,
@@ -203,29 +214,34 @@ impl Removal {
                 | Answer::Pins(Err(error))
                 | Answer::Pinned(Err(error))
                 | Answer::Pulled(Err(error)),
-            ) => Next::Finish(refused(&error)),
-            (_, _) => Next::Finish(failed("the runtime answered another question")),
+            ) => AfterRemoval::Finish(refused(&error)),
+            (_, _) => AfterRemoval::Finish(failed("the runtime answered another question")),
         }
     }
 
-    fn act(&mut self, image: &Image, target: Result<String, RemoveResult>) -> Next {
+    fn act(&mut self, image: &Image, target: Result<String, RemoveResult>) -> AfterRemoval {
         match target {
             Ok(target) => {
                 let names = image.tags.iter().chain(&image.digests);
                 self.held = names.map(|name| normalized(name)).collect();
                 self.held.insert(self.items[self.at].normal().to_owned());
-                self.step = Step::Removing;
-                Next::Call(Call::Remove(target))
+                self.step = RemovalStep::Removing;
+                AfterRemoval::Call(Call::Remove(target))
             }
-            Err(kept) => Next::Finish(kept),
+            Err(kept) => AfterRemoval::Finish(kept),
         }
     }
 
     /// A pinned image, and whose pin it is.
-    fn owned(&mut self, image: &Image, target: Result<String, RemoveResult>, ours: bool) -> Next {
+    fn owned(
+        &mut self,
+        image: &Image,
+        target: Result<String, RemoveResult>,
+        ours: bool,
+    ) -> AfterRemoval {
         let only_the_pin = matches!(self.items[self.at], Item::Pin(_));
         if !ours {
-            return Next::Finish(if only_the_pin {
+            return AfterRemoval::Finish(if only_the_pin {
                 RemoveResult::Absent
             } else {
                 target.err().unwrap_or_else(pinned)
@@ -234,10 +250,10 @@ impl Removal {
         let mut names = image.tags.iter().chain(&image.digests);
         let desired = names.any(|name| self.desired.contains(&normalized(name)));
         if only_the_pin || (self.unpin_ours && !desired) {
-            self.step = Step::Unpinning(target.err());
-            return Next::Call(Call::Pin(image.id.clone(), false));
+            self.step = RemovalStep::Unpinning(target.err());
+            return AfterRemoval::Call(Call::Pin(image.id.clone(), false));
         }
-        Next::Finish(
+        AfterRemoval::Finish(
             target
                 .err()
                 .unwrap_or_else(|| kept(failure::PINNED, "an image cache pins it".to_owned())),
@@ -246,7 +262,7 @@ impl Removal {
 
     /// Somebody else has inspected an image since: it may have more names than it had.
     pub fn saw(&mut self, newer: &Image) {
-        if let Step::Asking(image) | Step::Owning(image, _) = &mut self.step
+        if let RemovalStep::Asking(image) | RemovalStep::Owning(image, _) = &mut self.step
             && image.id == newer.id
         {
             image.clone_from(newer);
@@ -255,13 +271,13 @@ impl Removal {
 
     /// The runtime removes, or has removed, the name at hand.
     pub fn acting(&self) -> bool {
-        matches!(self.step, Step::Removing | Step::Verifying)
+        matches!(self.step, RemovalStep::Removing | RemovalStep::Verifying)
     }
 
     /// On to the next name.
     pub fn next(&mut self) {
         self.at += 1;
-        self.step = Step::Begin;
+        self.step = RemovalStep::Begin;
         self.call = None;
         self.unpinned = false;
         self.held.clear();
@@ -282,7 +298,7 @@ impl Removal {
         &self,
         image: &Image,
         containers: &[Container],
-        around: &Circumstances<'_>,
+        around: &RemovalContext<'_>,
     ) -> Result<String, RemoveResult> {
         let normal = self.items[self.at].normal();
         if let Some(why) = self.protection(image, around) {
@@ -314,7 +330,7 @@ impl Removal {
     }
 
     /// Why it always stays.
-    fn protection(&self, image: &Image, around: &Circumstances<'_>) -> Option<String> {
+    fn protection(&self, image: &Image, around: &RemovalContext<'_>) -> Option<String> {
         let written = match &self.items[self.at] {
             Item::Name(name, _) => name,
             Item::Pin(id) => id,
@@ -337,7 +353,7 @@ impl Removal {
         &self,
         image: &Image,
         normal: &str,
-        around: &Circumstances<'_>,
+        around: &RemovalContext<'_>,
     ) -> Option<String> {
         let ours = |other: &str| {
             let kept = self.desired.contains(other) || (around.claimed)(other);

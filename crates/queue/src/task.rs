@@ -68,7 +68,7 @@ pub enum Phase {
     /// What is there now?
     Verify,
     /// The image is present, and its pin is set.
-    Pin(pins::Step),
+    Pin(pins::PinStep),
 }
 
 /// Where a task stands.
@@ -133,7 +133,7 @@ pub struct Task {
 
 /// What a task does next.
 #[derive(Debug)]
-pub enum Next {
+pub enum AfterCall {
     /// This call; the state follows it.
     Call(Call, Phase),
     /// Wait for a slot, and not before.
@@ -144,7 +144,7 @@ pub enum Next {
 
 /// What else decides.
 #[derive(Clone, Copy, Debug)]
-pub struct Circumstances<'a> {
+pub struct TaskContext<'a> {
     /// Whether pins work here.
     pub pins: Support,
     /// Why nothing is pinned now.
@@ -289,7 +289,7 @@ impl Task {
     }
 }
 
-impl From<(Call, Phase)> for Next {
+impl From<(Call, Phase)> for AfterCall {
     fn from((call, phase): (Call, Phase)) -> Self {
         Self::Call(call, phase)
     }

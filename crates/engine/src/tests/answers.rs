@@ -1,8 +1,8 @@
-//! What the world does with the engine's commands: the API server, the pullers and their runtimes.
+//! What the harness answers to the engine's commands: the API server, the pullers and their runtimes.
 
 use super::*;
 
-impl World {
+impl Harness {
     pub(super) fn carry_out(&mut self, command: Command) {
         match command {
             Command::StartBatch(batch) => {

@@ -1,4 +1,4 @@
-//! Whole stories, fed to the engine event by event. A small world answers its commands: writes succeed,
+//! Whole stories, fed to the engine event by event. A small harness answers its commands: writes succeed,
 //! nodes hold what was pulled to them.
 
 mod answers;
@@ -30,9 +30,9 @@ use super::*;
 #[derive(Default)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "switches of the world, not one state"
+    reason = "switches of the harness, not one state"
 )]
-struct World {
+struct Harness {
     engine: Option<Engine>,
     now: Now,
     version: u64,
@@ -141,13 +141,13 @@ fn id(name: &str, version: u32) -> String {
     format!("sha256:{name}-{version}")
 }
 
-impl World {
+impl Harness {
     fn new(nodes: &[&str]) -> Self {
         Self::with(Settings::default(), nodes)
     }
 
     fn with(settings: Settings, nodes: &[&str]) -> Self {
-        let mut world = Self {
+        let mut harness = Self {
             engine: Some(Engine::new(settings)),
             now: Now {
                 tick: Tick(1000),
@@ -157,11 +157,11 @@ impl World {
             ..Self::default()
         };
         for name in nodes {
-            world.join(name, &[]);
+            harness.join(name, &[]);
         }
-        world.handle(Event::Synced(Source::Nodes));
-        world.handle(Event::Synced(Source::Pullers));
-        world
+        harness.handle(Event::Synced(Source::Nodes));
+        harness.handle(Event::Synced(Source::Pullers));
+        harness
     }
 
     fn engine(&mut self) -> &mut Engine {

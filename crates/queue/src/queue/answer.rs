@@ -5,8 +5,8 @@ use crate::{
     Answer, Authority, Call, CallId, Command, PinResult, PullResult, RemoveOutcome, RemoveResult,
     StreamId, Support, Tick,
     intent::Intent,
-    removal::{self, Circumstances},
-    task::{self, State, Task, TaskKey},
+    removal::{self, RemovalContext},
+    task::{AfterCall, State, Task, TaskKey},
 };
 
 impl Queue {
@@ -33,7 +33,7 @@ impl Queue {
         let around = self.around(full.as_deref());
         let answered = self.tasks.change(key, |task| {
             let next = task.answered(answer, now, around);
-            if let task::Next::Wait(at) = next {
+            if let AfterCall::Wait(at) = next {
                 task.state = State::Waiting(at);
             }
             (next, task.learnt.take())
@@ -50,13 +50,13 @@ impl Queue {
             self.facts.pins = learnt.unwrap_or(self.facts.pins);
         }
         match next {
-            task::Next::Call(Call::Pin(id, true), _) if !self.note_pin(key, &id, now) => {
+            AfterCall::Call(Call::Pin(id, true), _) if !self.note_pin(key, &id, now) => {
                 let result = self.tasks.get(key).map(Task::done);
                 self.finish(key, result.unwrap_or(PullResult::Present), now);
             }
-            task::Next::Call(call, phase) => self.call_for(key, call, phase),
-            task::Next::Wait(_) => {}
-            task::Next::Finish(result) => self.finish(key, result, now),
+            AfterCall::Call(call, phase) => self.call_for(key, call, phase),
+            AfterCall::Wait(_) => {}
+            AfterCall::Finish(result) => self.finish(key, result, now),
         }
     }
 
@@ -102,7 +102,7 @@ impl Queue {
                 || ending.values().any(|known| known == name)
                 || !intents.stands(name, authority, Intent::Remove)
         };
-        let around = Circumstances {
+        let around = RemovalContext {
             unverified,
             facts: &self.facts,
             protected: &self.settings.protected_images,
@@ -110,9 +110,9 @@ impl Queue {
             claimed: &claimed,
         };
         match removal.answered(answer, &around) {
-            removal::Next::Finish(result) => self.removed(result),
-            removal::Next::Call(call) => self.call_for_removal(call),
-            removal::Next::Again => {}
+            removal::AfterRemoval::Finish(result) => self.removed(result),
+            removal::AfterRemoval::Call(call) => self.call_for_removal(call),
+            removal::AfterRemoval::Again => {}
         }
     }
 

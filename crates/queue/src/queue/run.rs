@@ -9,7 +9,7 @@ use crate::{
     Call, CallId, Command, PullResult, RemoveResult, Tick,
     intent::Intent,
     removal::{self, Removal},
-    task::{self, Circumstances, Phase, State, Task, TaskKey},
+    task::{self, Phase, State, Task, TaskContext, TaskKey},
 };
 
 /// Inspections at a time. They cost the runtime next to nothing and contact no registry, so that what is
@@ -166,8 +166,8 @@ impl Queue {
         self.ending.values().any(|name| is(name))
     }
 
-    pub(super) fn around<'a>(&self, full: Option<&'a str>) -> Circumstances<'a> {
-        Circumstances {
+    pub(super) fn around<'a>(&self, full: Option<&'a str>) -> TaskContext<'a> {
+        TaskContext {
             pins: self.facts.pins,
             full,
             providers: self.settings.credential_providers,
@@ -318,9 +318,9 @@ impl Queue {
                 return;
             };
             match removal.begin(&self.facts) {
-                removal::Next::Finish(result) => self.removed(result),
-                removal::Next::Call(call) => return self.call_for_removal(call),
-                removal::Next::Again => return,
+                removal::AfterRemoval::Finish(result) => self.removed(result),
+                removal::AfterRemoval::Call(call) => return self.call_for_removal(call),
+                removal::AfterRemoval::Again => return,
             }
         }
     }

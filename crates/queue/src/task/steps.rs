@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kubefledged_api_types::names::failure;
 
-use super::{Circumstances, Next, Phase, State, Task, failed};
+use super::{AfterCall, Phase, State, Task, TaskContext, failed};
 use crate::{
     Answer, Call, CallError, Image, Policy, PullResult, Tick,
     classify::{self, Remedy},
@@ -22,7 +22,7 @@ const INSPECTION_AGE: Duration = Duration::from_secs(5);
 
 impl Task {
     /// The first call in a slot.
-    pub fn begin(&mut self, now: Tick, around: Circumstances<'_>) -> (Call, Phase) {
+    pub fn begin(&mut self, now: Tick, around: TaskContext<'_>) -> (Call, Phase) {
         self.started.get_or_insert(now);
         let fresh = self
             .inspected
@@ -41,7 +41,7 @@ impl Task {
 
     /// The credentials of the request go first, and without any of the node either it is tried
     /// anonymously: the kubelet's rule.
-    fn pull_or_ask(&mut self, now: Tick, around: Circumstances<'_>) -> (Call, Phase) {
+    fn pull_or_ask(&mut self, now: Tick, around: TaskContext<'_>) -> (Call, Phase) {
         let used_up = self.next_credential >= self.credentials.len();
         if used_up && around.providers && !self.asked_node {
             return (Call::Credentials(self.name.clone()), Phase::Credentials);
@@ -57,9 +57,9 @@ impl Task {
     }
 
     /// What follows from an answer.
-    pub fn answered(&mut self, answer: Answer, now: Tick, around: Circumstances<'_>) -> Next {
+    pub fn answered(&mut self, answer: Answer, now: Tick, around: TaskContext<'_>) -> AfterCall {
         let State::Calling(_, phase) = &self.state else {
-            return Next::Wait(now);
+            return AfterCall::Wait(now);
         };
         match (phase.clone(), answer) {
             (Phase::Inspect, Answer::Inspected(Ok(Some(image)))) => {
@@ -81,12 +81,12 @@ impl Task {
                 (self.asked_node, self.trouble) = (true, trouble);
                 let used_up = self.next_credential >= self.credentials.len();
                 match self.refusal.take().filter(|_| used_up) {
-                    Some((reason, message)) => Next::Finish(self.failure(reason, &message)),
+                    Some((reason, message)) => AfterCall::Finish(self.failure(reason, &message)),
                     None => self.pull(now).into(),
                 }
             }
             (Phase::Pull, Answer::Pulled(Ok(()))) => {
-                Next::Call(Call::Inspect(self.name.clone()), Phase::Verify)
+                AfterCall::Call(Call::Inspect(self.name.clone()), Phase::Verify)
             }
             (Phase::Verify, Answer::Inspected(Ok(Some(image)))) => self.there(image, around),
             // A removal of the image under another name came between; or the runtime is wrong.
@@ -95,38 +95,38 @@ impl Task {
             (_, Answer::Pulled(Err(error)) | Answer::Inspected(Err(error))) => {
                 self.went_wrong(&error, now, around)
             }
-            (_, _) => Next::Finish(failed(
+            (_, _) => AfterCall::Finish(failed(
                 failure::ERR_IMAGE_PULL,
                 "the runtime answered another question",
             )),
         }
     }
 
-    fn next_after_look(&mut self, now: Tick, around: Circumstances<'_>) -> Next {
+    fn next_after_look(&mut self, now: Tick, around: TaskContext<'_>) -> AfterCall {
         if self.started.is_some() {
             self.pull_or_ask(now, around).into()
         } else {
-            Next::Wait(now)
+            AfterCall::Wait(now)
         }
     }
 
     /// The image is there; what is left is its pin.
-    fn there(&mut self, image: Image, around: Circumstances<'_>) -> Next {
-        let mut found = pins::Found::default();
+    fn there(&mut self, image: Image, around: TaskContext<'_>) -> AfterCall {
+        let mut found = pins::PinFindings::default();
         let next = pins::begin(&image, self.pinning(around), &mut found);
         self.image = Some(image);
         self.after_pin(next, found)
     }
 
-    fn pin(&mut self, step: &pins::Step, answer: Answer, around: Circumstances<'_>) -> Next {
-        let mut found = pins::Found::default();
+    fn pin(&mut self, step: &pins::PinStep, answer: Answer, around: TaskContext<'_>) -> AfterCall {
+        let mut found = pins::PinFindings::default();
         let image = self.image.clone().unwrap_or_default();
         let next = pins::answered(step, answer, &image, self.pinning(around), &mut found);
         self.after_pin(next, found)
     }
 
-    fn pinning<'a>(&'a self, around: Circumstances<'a>) -> pins::Circumstances<'a> {
-        pins::Circumstances {
+    fn pinning<'a>(&'a self, around: TaskContext<'a>) -> pins::PinContext<'a> {
+        pins::PinContext {
             retention: self.retention,
             name: &self.name,
             before: self.before.as_deref(),
@@ -135,15 +135,15 @@ impl Task {
         }
     }
 
-    fn after_pin(&mut self, next: pins::Next, found: pins::Found) -> Next {
+    fn after_pin(&mut self, next: pins::AfterPin, found: pins::PinFindings) -> AfterCall {
         self.image = found.image.or(self.image.take());
         self.learnt = found.pins;
         if let Some(pin) = found.pin {
             self.pin = pin;
         }
         match next {
-            pins::Next::Call(call, step) => Next::Call(call, Phase::Pin(step)),
-            pins::Next::Done => Next::Finish(self.done()),
+            pins::AfterPin::Call(call, step) => AfterCall::Call(call, Phase::Pin(step)),
+            pins::AfterPin::Done => AfterCall::Finish(self.done()),
         }
     }
 
@@ -156,7 +156,7 @@ impl Task {
         }
     }
 
-    fn went_wrong(&mut self, error: &CallError, now: Tick, around: Circumstances<'_>) -> Next {
+    fn went_wrong(&mut self, error: &CallError, now: Tick, around: TaskContext<'_>) -> AfterCall {
         let class = classify::classify(error, &self.name);
         let more = self.next_credential + 1 < self.credentials.len();
         match class.remedy {
@@ -173,24 +173,24 @@ impl Task {
             Remedy::RepeatAtOnce if self.repeats < MOST_REPEATS && !self.stood_still(now) => {
                 self.repeats += 1;
                 self.inspected = None;
-                Next::Wait(now)
+                AfterCall::Wait(now)
             }
             Remedy::Repeat if self.repeats < MOST_REPEATS => {
                 let pause = FIRST_PAUSE * 4_u32.pow(self.repeats);
                 self.repeats += 1;
                 self.inspected = None;
-                Next::Wait(now.after(pause))
+                AfterCall::Wait(now.after(pause))
             }
-            _ => Next::Finish(self.failure(class.reason, &error.message)),
+            _ => AfterCall::Finish(self.failure(class.reason, &error.message)),
         }
     }
 
-    fn pull_again(&mut self, now: Tick) -> Next {
+    fn pull_again(&mut self, now: Tick) -> AfterCall {
         if self.repeats < MOST_REPEATS {
             self.repeats += 1;
-            return Next::Wait(now);
+            return AfterCall::Wait(now);
         }
-        Next::Finish(failed(
+        AfterCall::Finish(failed(
             failure::ERR_IMAGE_PULL,
             "the runtime pulled the image and does not have it: is it removed at once?",
         ))

@@ -166,3 +166,35 @@ fn the_back_off_of_a_failed_image_grows_up_to_minutes() {
     assert!(waits[1] > waits[0] && waits[2] > waits[1], "{waits:?}");
     assert!(waits.iter().all(|wait| *wait <= 376), "{waits:?}");
 }
+
+/// A tenant who edits a list again and again, each time with other names, hosts and secrets.
+#[test]
+fn names_that_no_cache_has_any_more_are_freed_also_where_their_pulls_failed() {
+    let mut harness = Harness::new(&["n1", "n2"]);
+    harness.create(images(&["r.test/a:1"]));
+    harness.lead();
+    for round in 0..20 {
+        let names: Vec<String> = (0..300)
+            .map(|image| format!("host{round}-{image}.test/a:1"))
+            .collect();
+        for name in &names {
+            harness.broken.insert(name.clone(), "RegistryUnavailable");
+        }
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut spec = images(&names);
+        spec.image_pull_secrets = vec![PullSecretReference {
+            name: format!("s{round}"),
+        }];
+        harness.edit(spec);
+        harness.broken.clear();
+    }
+    harness.edit(images(&["r.test/a:1"]));
+    harness.wait(3600);
+    let model = &harness.engine().model;
+    let names = &model.names;
+    let count = names.images.len() + names.registries.len() + names.scopes.len();
+    assert!(count < 2500, "{count}");
+    for (_, node) in model.nodes.iter() {
+        assert!(node.attempts.is_empty());
+    }
+}

@@ -29,9 +29,9 @@ pub const RENEW_LIMIT: Duration = Duration::from_secs(7);
 /// Time between renewals, and between attempts of one.
 const RETRY: Duration = Duration::from_secs(2);
 /// Time between the reads of a standby. A released Lease is taken within this time.
-const LOOK: Duration = Duration::from_secs(1);
+const WATCH: Duration = Duration::from_secs(1);
 /// Time limit of one read of a standby.
-const LOOK_LIMIT: Duration = Duration::from_secs(5);
+const READ_LIMIT: Duration = Duration::from_secs(5);
 /// Time limit for tasks in flight to end, and again for releasing the Lease, before the process ends.
 const RELEASE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -204,7 +204,7 @@ impl Election {
         let asked = Instant::now();
         let until = match self.leading {
             Some((_, renewed)) => renewed + RENEW_LIMIT,
-            None => asked + LOOK_LIMIT,
+            None => asked + READ_LIMIT,
         };
         // Without our own, the Lease's: it may be deleted the next moment, and no term may be given twice.
         let known = self.observed.as_ref();
@@ -219,7 +219,7 @@ impl Election {
         if let Some((held, _)) = &self.observed {
             self.followers.holder(&held.holder);
         }
-        let mut wait = if self.leading.is_some() { RETRY } else { LOOK };
+        let mut wait = if self.leading.is_some() { RETRY } else { WATCH };
         match round {
             Ok(Ok(Round::Leads(term))) => {
                 if seen_term > own {

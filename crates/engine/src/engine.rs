@@ -24,7 +24,8 @@ impl Engine {
             Event::NodeApplied(name, facts) => self.node_applied(name, facts),
             Event::NodeDeleted(name) => self.node_deleted(&name),
             Event::PullerChanged(name, puller) => self.puller_changed(now, name, puller),
-            Event::Synced(source) => self.model.leadership.synced(source),
+            Event::Listing(source) => self.listing(source),
+            Event::Synced(source) => self.synced(source),
             Event::Leadership(term) => {
                 self.model.leadership.term = term;
                 self.model.leadership.begun = false;

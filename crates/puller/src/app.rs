@@ -256,7 +256,7 @@ impl Services {
         let (driver, inputs) =
             Driver::new(queue, node.clone(), self.metrics, report, counter.clone());
         // Before the first request, the way in which this runtime removes images must be known.
-        let known = runtime::tell(&node, &inputs).await.then_some(version);
+        let known = runtime::report(&node, &inputs).await.then_some(version);
         let service = Service {
             node_name: args.node_name.as_str().into(),
             instance: args.pod_uid.as_str().into(),

@@ -27,7 +27,7 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(25);
 /// Time limit of a runtime call that needs no network. Pulls have deadlines in the queue, and credential
 /// providers have a time limit of their own.
-const LOOK_LIMIT: Duration = Duration::from_secs(30);
+const QUERY_LIMIT: Duration = Duration::from_secs(30);
 /// Time between searches for unused credentials while pulls are in flight.
 const FORGET: Duration = Duration::from_secs(10);
 /// Time limit of a removal. A large image has many files.
@@ -170,11 +170,11 @@ impl Driver {
                 self.streams.extend(reply);
                 match &event {
                     Event::Closed(stream) => drop(self.streams.remove(stream)),
-                    Event::Runtime(facts) => self.tell_progress(facts.progress),
+                    Event::Runtime(facts) => self.report_progress(facts.progress),
                     _ => {}
                 }
                 self.queue.handle(now, event);
-                self.tell_pins();
+                self.report_pins();
             }
             Input::Answered(id, answer) => self.answered(now, id, answer),
             Input::Credentials(id, credentials, trouble) => {
@@ -195,17 +195,17 @@ impl Driver {
     fn answered(&mut self, now: Tick, id: CallId, answer: Answer) {
         self.calls.remove(&id);
         self.queue.handle(now, Event::Answered(id, answer));
-        self.tell_pins();
+        self.report_pins();
     }
 
-    fn tell_progress(&self, seen: bool) {
+    fn report_progress(&self, seen: bool) {
         let progress = if seen { Support::Yes } else { Support::No };
         self.abilities
             .send_modify(|known| known.progress = progress);
     }
 
     /// The first pin shows whether pins work. If they do not, this is logged once.
-    fn tell_pins(&self) {
+    fn report_pins(&self) {
         let pins = self.queue.pins();
         let changed = self.abilities.send_if_modified(|known| {
             let changed = known.pins != pins;
@@ -328,7 +328,7 @@ fn limit(call: &Call) -> Duration {
         | Call::FsInfo
         | Call::Pins
         | Call::Pin(..)
-        | Call::Progress(_) => LOOK_LIMIT,
+        | Call::Progress(_) => QUERY_LIMIT,
     }
 }
 

@@ -286,7 +286,7 @@ impl Pullers {
 }
 
 /// Whether the credentials of a request are more than is sent: whoever writes a cache and its secrets
-/// is told, and its node has nothing to do with it.
+/// gets the reason, and its node has nothing to do with it.
 fn too_large(request: &PullImagesRequest) -> Option<String> {
     let sizes: Vec<usize> = request
         .credentials

@@ -155,13 +155,13 @@ impl Server {
             identity: name.to_owned(),
         };
         let (stand, standing) = watch::channel(None);
-        let (tell, events) = mpsc::channel(64);
+        let (sender, events) = mpsc::channel(64);
         let (raise, raised) = watch::channel(0);
         let acts = TaskTracker::new();
         let followers = Followers {
             holder: watch::channel(String::new()).0,
             standing: stand,
-            events: tell,
+            events: sender,
             acts: acts.clone(),
         };
         let shutdown = CancellationToken::new();
@@ -256,10 +256,10 @@ async fn a_server_that_is_away_for_a_moment_changes_nothing() {
     tokio::time::sleep(Duration::from_secs(4)).await;
     first.cut.store(false, Ordering::SeqCst);
     tokio::time::sleep(Duration::from_secs(30)).await;
-    let told: Vec<Event> = std::iter::from_fn(|| first.events.try_recv().ok()).collect();
+    let received: Vec<Event> = std::iter::from_fn(|| first.events.try_recv().ok()).collect();
     assert!(
-        matches!(&told[..], [Event::Leadership(Some(1)), ..]),
-        "{told:?}"
+        matches!(&received[..], [Event::Leadership(Some(1)), ..]),
+        "{received:?}"
     );
     assert!(first.standing.borrow().is_some());
 }

@@ -42,6 +42,8 @@ pub struct StatusWriter {
     pub announced: Announcement,
     /// The operation that the last write tells of.
     pub sent: Identity,
+    /// While a list is being received: the version of the object when the list began.
+    pub listed_over: Option<String>,
 }
 
 impl StatusWriter {
@@ -53,6 +55,7 @@ impl StatusWriter {
             unsaved: false,
             announced: Announcement::of(written),
             sent: Identity::of(written),
+            listed_over: None,
         }
     }
 

@@ -18,7 +18,9 @@ use crate::{
         operation::{Kind, Operation},
         pending,
     },
-    vocabulary::{CacheKey, CacheObject, Command, InvalidCache, Now, PullState, Severity, Tick},
+    vocabulary::{
+        CacheKey, CacheObject, Command, InvalidCache, Now, PullState, Severity, Source, Tick,
+    },
 };
 
 impl Engine {
@@ -31,7 +33,10 @@ impl Engine {
         let Some(cache) = self.model.caches.get_mut(at) else {
             return;
         };
-        if is_older(&object.resource_version, &cache.object.resource_version) {
+        let version = &object.resource_version;
+        let restored = cache.writer.listed_over.as_ref();
+        let restored = restored.is_some_and(|before| is_older(version, before));
+        if is_older(version, &cache.object.resource_version) && !restored {
             return;
         }
         if begun && !cache.deletion.is_released() && cache.led_by_another(&object) {
@@ -50,6 +55,26 @@ impl Engine {
         self.agenda.caches.insert(at);
         if changed || deleting {
             self.touch_cache(at);
+        }
+    }
+
+    /// A list begins. A cache that it brings in an older version than we know now was set back; an older version
+    /// than a write of ours that is answered meanwhile is only late.
+    pub(crate) fn listing(&mut self, source: Source) {
+        if source == Source::Caches {
+            for (_, cache) in self.model.caches.iter_mut() {
+                cache.writer.listed_over = Some(cache.object.resource_version.clone());
+            }
+        }
+    }
+
+    /// A list is complete.
+    pub(crate) fn synced(&mut self, source: Source) {
+        self.model.leadership.synced(source);
+        if source == Source::Caches {
+            for (_, cache) in self.model.caches.iter_mut() {
+                cache.writer.listed_over = None;
+            }
         }
     }
 

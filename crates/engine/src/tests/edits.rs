@@ -373,3 +373,26 @@ fn failures_with_secrets_that_no_cache_names_any_more_are_forgotten() {
     harness.change(|spec| spec.cache_spec[0].images = vec!["r.test/b:1".into()]);
     assert_eq!(remembered(&mut harness), 0);
 }
+
+/// Resource versions of an etcd that was restored from a backup are older than those known before.
+#[test]
+fn what_a_new_list_brings_counts_also_where_it_is_older_but_not_an_older_event_of_the_watch() {
+    let mut harness = Harness::new(&["n1"]);
+    harness.create(images(&["r.test/a:1"]));
+    harness.lead();
+    harness.version += 1000;
+    harness.edit(images(&["r.test/a:1", "r.test/b:1"]));
+    assert_eq!(harness.held("n1"), ["r.test/a:1", "r.test/b:1"]);
+
+    harness.version -= 900;
+    harness.edit(images(&["r.test/c:1"]));
+    assert_eq!(harness.held("n1"), ["r.test/a:1", "r.test/b:1"], "late");
+
+    harness.handle(Event::Listing(Source::Caches));
+    harness.edit(images(&["r.test/c:1"]));
+    harness.handle(Event::Synced(Source::Caches));
+    harness.wait(5);
+    assert_eq!(harness.held("n1"), ["r.test/c:1"]);
+    harness.edit(images(&["r.test/d:1"]));
+    assert_eq!(harness.held("n1"), ["r.test/d:1"], "and edits after it");
+}

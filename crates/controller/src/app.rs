@@ -114,8 +114,14 @@ impl Bound {
         let admin = admin::serve(self.http, readiness.clone(), exposition, shutdown.clone());
         spawn(&mut tasks, admin, "admin");
         let passed = CancellationToken::new();
-        // Not one of `tasks`: it ends when all is well.
-        tokio::spawn(checks(&args, &client).run(readiness.register("checks"), passed.clone()));
+        let check = checks(&args, &client);
+        let search = metrics.rivals.clone();
+        let (guard, pass) = (readiness.register("checks"), passed.clone());
+        // Not one of `tasks`: it may end.
+        tokio::spawn(async move {
+            check.run(guard, pass).await;
+            check.search(search).await;
+        });
         watch_inputs(&mut tasks, &client, &args, &events, &readiness, &passed);
 
         // Leadership passes through here, so that certificates know it too.

@@ -63,6 +63,8 @@ pub struct Metrics {
     calls: Family<CallLabels, Histogram>,
     dial_failures: Counter,
     connections: Gauge,
+    /// Deployments that look like another controller.
+    pub rivals: Gauge,
     snapshot: Arc<Snapshot>,
     running: Arc<Mutex<Waves>>,
 }
@@ -88,6 +90,7 @@ impl Metrics {
             }),
             dial_failures: Counter::default(),
             connections: Gauge::default(),
+            rivals: Gauge::default(),
             snapshot: Arc::default(),
             running: Arc::default(),
         };
@@ -115,8 +118,13 @@ impl Metrics {
             "1 if this process is the leader, else 0",
             self.leader.clone(),
         );
+        registry.register(
+            "other_controllers",
+            "Deployments that seem to manage ImageCaches too and are not scaled to zero",
+            self.rivals.clone(),
+        );
         registry.register_with_unit(
-            "engine_turn_duration",
+            "engine_iteration_duration",
             "Duration of one iteration of the engine, from events to commands",
             Unit::Seconds,
             self.turns.clone(),

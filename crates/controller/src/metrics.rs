@@ -192,6 +192,7 @@ impl Metrics {
                     Ok(_) => "written",
                     Err(WriteError::Conflict) => "conflict",
                     Err(WriteError::Gone) => "gone",
+                    Err(WriteError::TooLarge(_)) => "too_large",
                     Err(WriteError::Failed(_)) => "failed",
                 };
                 self.writes.get_or_create(&ResultLabel { result }).inc();

@@ -13,3 +13,4 @@ pub mod args;
 pub mod certificate;
 pub mod handlers;
 pub mod server;
+mod size;

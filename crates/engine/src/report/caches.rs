@@ -44,6 +44,9 @@ impl Engine {
         }
         let (held, recorded) = (cache.held(), cache.recorded());
         let deleting = cache.object.deleting != object.deleting;
+        if cache.object.generation != object.generation {
+            cache.writer.try_whole(now.tick);
+        }
         cache.object = object;
         cache.invalid = None;
         cache.writer.object_came();

@@ -71,6 +71,15 @@ impl Harness {
             self.handle(Event::StatusWritten(key, Err(error)));
             return;
         }
+        if self
+            .most_names
+            .is_some_and(|most| status.applied_images.len() > most)
+        {
+            self.refused_writes += 1;
+            let error = WriteError::TooLarge("request is too large".to_owned());
+            self.handle(Event::StatusWritten(key, Err(error)));
+            return;
+        }
         let Some(object) = self.objects.get_mut(&key) else {
             self.handle(Event::StatusWritten(key, Err(WriteError::Gone)));
             return;

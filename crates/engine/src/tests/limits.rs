@@ -174,7 +174,7 @@ fn names_that_no_cache_has_any_more_are_freed_also_where_their_pulls_failed() {
     harness.create(images(&["r.test/a:1"]));
     harness.lead();
     for round in 0..20 {
-        let names: Vec<String> = (0..300)
+        let names: Vec<String> = (0..100)
             .map(|image| format!("host{round}-{image}.test/a:1"))
             .collect();
         for name in &names {
@@ -193,8 +193,31 @@ fn names_that_no_cache_has_any_more_are_freed_also_where_their_pulls_failed() {
     let model = &harness.engine().model;
     let names = &model.names;
     let count = names.images.len() + names.registries.len() + names.scopes.len();
-    assert!(count < 2500, "{count}");
+    assert!(count < 1500, "{count}");
     for (_, node) in model.nodes.iter() {
         assert!(node.attempts.is_empty());
     }
+}
+
+#[test]
+fn an_object_that_the_api_server_does_not_store_says_so_pulls_nothing_new_and_heals_by_an_edit() {
+    let mut harness = Harness::new(&["n1"]);
+    harness.create(images(&["r.test/a:1"]));
+    harness.lead();
+    harness.most_names = Some(2);
+    harness.edit(images(&["r.test/a:1", "r.test/b:1", "r.test/c:1"]));
+    harness.wait(5);
+    harness.is("Degraded", "True", "StatusTooLarge");
+    harness.is("Ready", "False", "ImagesMissing");
+    assert_eq!(harness.held("n1"), ["r.test/a:1"], "nothing unrecorded");
+    let attempts = harness.refused_writes;
+    harness.wait(3600);
+    let more = harness.refused_writes - attempts;
+    assert!((3..=8).contains(&more), "{more} attempts in an hour");
+
+    harness.edit(images(&["r.test/a:1", "r.test/b:1"]));
+    harness.wait(5);
+    assert_eq!(harness.held("n1"), ["r.test/a:1", "r.test/b:1"]);
+    harness.is("Degraded", "False", "None");
+    harness.is("Ready", "True", "AllImagesPresent");
 }

@@ -72,6 +72,10 @@ struct Harness {
     watch_is_faster: bool,
     /// Writes of the status are not answered with success.
     writes_fail: bool,
+    /// A status with more names than this is too large for the API server.
+    most_names: Option<usize>,
+    /// How many were.
+    refused_writes: usize,
 }
 
 fn key() -> CacheKey {

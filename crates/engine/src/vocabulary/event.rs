@@ -71,6 +71,8 @@ pub enum WriteError {
     Conflict,
     /// The object is gone.
     Gone,
+    /// The object would be larger than the API server stores.
+    TooLarge(String),
     /// Any other error. The engine tries again.
     Failed(String),
 }

@@ -152,6 +152,15 @@ impl Runtime {
         held.pinned || (held.labelled && self.flavor == Flavor::Containerd2)
     }
 
+    /// Somebody else pins an image, if it is there.
+    pub fn pin(&mut self, target: &str) {
+        if let Some(id) = self.resolve(target)
+            && let Some(held) = self.images.get_mut(&id)
+        {
+            held.pinned = true;
+        }
+    }
+
     /// Puts our label on an id, or takes it off.
     pub fn label(&mut self, id: &str, on: bool) -> Result<(), CallError> {
         if !self.flavor.has_more() {

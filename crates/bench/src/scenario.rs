@@ -1,9 +1,10 @@
 //! The scenarios. Each begins with a controller that leads and has settled, and ends when the
 //! status in the API server says what was asked for.
 
-use std::{sync::atomic::Ordering, time::Duration};
+mod troubles;
 
-use anyhow::Context as _;
+use std::time::Duration;
+
 use clap::ValueEnum;
 use kube::api::{Patch, PatchParams};
 use kubefledged_api_types::{ImageCache, names};
@@ -11,8 +12,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::{
-    controller::SAMPLE,
-    model::{BASES, Model, Refused},
+    model::{BASES, Model},
     report::Row,
     world::{World, told},
 };
@@ -97,91 +97,78 @@ impl World {
 
     async fn cold_and_after(&mut self, count: usize) -> anyhow::Result<Vec<Row>> {
         let (name, images) = self.next_cache(count);
-        let caches = self.cluster.caches();
-        let mut rows = Vec::new();
-        rows.push(
-            self.measure(
-                "cold, pulls take no time",
-                count,
-                Box::pin(self.wave(&name, images.clone())),
-            )
-            .await?,
-        );
+        let wave = Box::pin(self.wave(&name, images.clone()));
+        let mut row = self
+            .measure("cold, pulls take no time", count, wave)
+            .await?;
         self.quiet().await;
-        rows[0].note = self.describe(&name).await?;
+        row.note = self.describe(&name).await?;
+        let mut rows = vec![row];
 
-        let check = async {
-            let before = self.status_text(&name).await?;
-            annotate(&caches, &name, names::REFRESH_ANNOTATION).await?;
-            self.cluster
-                .wait(&name, self.limit, |cache| {
-                    let refreshed = cache
-                        .status
-                        .as_ref()
-                        .and_then(|status| status.last_refresh_time);
-                    refreshed.is_some()
-                        && format!("{refreshed:?}") != before
-                        && !has_annotation(cache)
-                })
-                .await?;
-            Ok(String::new())
-        };
-        rows.push(
-            self.measure(
-                "refresh of the warm fleet (a check round)",
-                count,
-                Box::pin(check),
-            )
-            .await?,
-        );
+        let check = Box::pin(self.refresh(&name));
+        let what = "refresh of the warm fleet (a check round)";
+        rows.push(self.measure(what, count, check).await?);
         self.quiet().await;
 
-        let add = async {
-            let mut more = images.clone();
-            more.push(format!("registry.example/{name}/one-more:1.0"));
-            let patch = json!({"spec": {"cacheSpec": [{"images": more}]}});
-            let patched = caches
-                .patch(&name, &PatchParams::default(), &Patch::Merge(patch))
-                .await?;
-            let generation = patched.metadata.generation;
-            self.cluster
-                .wait(&name, self.limit, |cache| {
-                    cache
-                        .status
-                        .as_ref()
-                        .is_some_and(|status| status.observed_generation == generation)
-                        && told(cache, names::status::SUCCEEDED)
-                })
-                .await?;
-            Ok(String::new())
-        };
-        rows.push(
-            self.measure("one image more", count + 1, Box::pin(add))
-                .await?,
-        );
+        let add = Box::pin(self.add_one(&name, images));
+        rows.push(self.measure("one image more", count + 1, add).await?);
         self.quiet().await;
 
-        let purge = async {
-            annotate(&caches, &name, names::PURGE_ANNOTATION).await?;
-            self.cluster
-                .wait(&name, self.limit, |cache| {
-                    let purge = cache
-                        .status
-                        .as_ref()
-                        .and_then(|status| status.purge.as_ref());
-                    purge.is_some_and(|purge| purge.completion_time.is_some())
-                })
-                .await?;
-            anyhow::ensure!(
-                self.fleet.pairs() == 0,
-                "{} pairs are left after the purge",
-                self.fleet.pairs()
-            );
-            Ok(String::new())
-        };
-        rows.push(self.measure("purge", count + 1, Box::pin(purge)).await?);
+        let purge = Box::pin(self.purge(&name));
+        rows.push(self.measure("purge", count + 1, purge).await?);
         self.delete(&name).await?;
         Ok(rows)
+    }
+
+    async fn refresh(&self, name: &str) -> anyhow::Result<String> {
+        let before = self.status_text(name).await?;
+        annotate(&self.cluster.caches(), name, names::REFRESH_ANNOTATION).await?;
+        self.cluster
+            .wait(name, self.limit, |cache| {
+                let refreshed = cache
+                    .status
+                    .as_ref()
+                    .and_then(|status| status.last_refresh_time);
+                refreshed.is_some() && format!("{refreshed:?}") != before && !has_annotation(cache)
+            })
+            .await?;
+        Ok(String::new())
+    }
+
+    async fn add_one(&self, name: &str, mut images: Vec<String>) -> anyhow::Result<String> {
+        images.push(format!("registry.example/{name}/one-more:1.0"));
+        let patch = json!({"spec": {"cacheSpec": [{"images": images}]}});
+        let caches = self.cluster.caches();
+        let patched = caches
+            .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+            .await?;
+        let generation = patched.metadata.generation;
+        self.cluster
+            .wait(name, self.limit, |cache| {
+                cache
+                    .status
+                    .as_ref()
+                    .is_some_and(|status| status.observed_generation == generation)
+                    && told(cache, names::status::SUCCEEDED)
+            })
+            .await?;
+        Ok(String::new())
+    }
+
+    async fn purge(&self, name: &str) -> anyhow::Result<String> {
+        annotate(&self.cluster.caches(), name, names::PURGE_ANNOTATION).await?;
+        self.cluster
+            .wait(name, self.limit, |cache| {
+                let purge = cache
+                    .status
+                    .as_ref()
+                    .and_then(|status| status.purge.as_ref());
+                purge.is_some_and(|purge| purge.completion_time.is_some())
+            })
+            .await?;
+        let left = self.fleet.pairs();
+        anyhow::ensure!(left == 0, "{left} pairs are left after the purge");
+        Ok(String::new())
     }
 
     async fn bandwidth(&mut self, count: usize) -> anyhow::Result<Row> {
@@ -235,146 +222,6 @@ impl World {
         };
         let row = self
             .measure("500 nodes join within 10 s", count, Box::pin(work))
-            .await?;
-        self.delete(&name).await?;
-        Ok(row)
-    }
-
-    async fn killed(&mut self, count: usize) -> anyhow::Result<Row> {
-        self.fleet.set_model(Model {
-            least: Duration::from_millis(50),
-            ..Model::default()
-        });
-        let standby = self.start_controller()?;
-        let leader = self.leader.replace(standby).context("no leader")?;
-        let (name, images) = self.next_cache(count);
-        let half = (self.nodes * count / 2) as u64;
-        let work = async {
-            self.cluster.create_cache(&name, images).await?;
-            while self.fleet.pairs() < half {
-                tokio::time::sleep(SAMPLE).await;
-            }
-            leader.kill().await?;
-            let killed = Instant::now();
-            self.cluster
-                .wait(&name, self.limit, |cache| {
-                    told(cache, names::status::SUCCEEDED)
-                })
-                .await?;
-            let again = self.fleet.counters.pulled_again.load(Ordering::Relaxed);
-            Ok(format!(
-                "done {:.1} s after the kill; {again} images pulled twice; figures are the second leader's",
-                killed.elapsed().as_secs_f64()
-            ))
-        };
-        let row = self
-            .measure("leader killed at half of the wave", count, Box::pin(work))
-            .await?;
-        self.delete(&name).await?;
-        Ok(row)
-    }
-
-    async fn sick(&mut self, count: usize) -> anyhow::Result<Row> {
-        let model = Model {
-            least: Duration::from_millis(20),
-            dead_percent: 10,
-            slow_percent: 5,
-            ..Model::default()
-        };
-        let alive = (0..self.nodes).filter(|node| !model.is_dead(*node)).count();
-        self.fleet.set_model(model);
-        self.cluster.add_pullers(0..self.nodes, &self.fleet).await?;
-        let (name, images) = self.next_cache(count);
-        let work = async {
-            self.cluster.create_cache(&name, images).await?;
-            self.wait_ready(&name, alive).await?;
-            Ok(format!("until all {alive} living nodes are warm"))
-        };
-        let mut row = self
-            .measure("a tenth dead, a twentieth slow", count, Box::pin(work))
-            .await?;
-        row.note = format!("{}; {}", row.note, self.describe(&name).await?);
-        self.delete(&name).await?;
-        self.fleet.set_model(Model::default());
-        self.cluster.add_pullers(0..self.nodes, &self.fleet).await?;
-        Ok(row)
-    }
-
-    /// Healthy first; then one image that does not exist; then none that can be pulled.
-    async fn wrong(&mut self, count: usize) -> anyhow::Result<Vec<Row>> {
-        let images = |cache: &str, part: &str| -> Vec<String> {
-            let last = format!("registry.example/{cache}/{part}:1.0");
-            let names = (1..count).map(|image| format!("registry.example/{cache}/app{image}:1.0"));
-            names.chain([last]).collect()
-        };
-        let missing = Refused {
-            part: "/missing",
-            reason: "ImageNotFound",
-            message: "rpc error: code = NotFound desc = failed to pull and unpack image \"{}\": failed to resolve reference \"{}\": {}: not found",
-        };
-        let down = Refused {
-            part: "",
-            reason: "RegistryUnavailable",
-            message: "rpc error: code = Unknown desc = failed to pull and unpack image \"{}\": failed to resolve reference \"{}\": failed to do request: dial tcp 192.0.2.1:443: i/o timeout",
-        };
-        let cases = [
-            ("healthy", "app", None, names::status::SUCCEEDED),
-            (
-                "one image does not exist",
-                "missing",
-                Some(missing),
-                names::status::FAILED,
-            ),
-            (
-                "the registry is down",
-                "app",
-                Some(down),
-                names::status::FAILED,
-            ),
-        ];
-        let mut rows = Vec::new();
-        for (what, part, refused, end) in cases {
-            self.fleet.set_model(Model {
-                refused,
-                ..Model::default()
-            });
-            let (name, _) = self.next_cache(count);
-            let work = async {
-                let images = images(&name, part);
-                self.cluster.create_cache(&name, images).await?;
-                let ended = |cache: &ImageCache| told(cache, end);
-                self.cluster.wait(&name, self.limit, ended).await?;
-                Ok(String::new())
-            };
-            let mut row = self.measure(what, count, Box::pin(work)).await?;
-            self.quiet().await;
-            row.note = self.describe(&name).await?;
-            rows.push(row);
-            self.delete(&name).await?;
-        }
-        self.fleet.set_model(Model::default());
-        Ok(rows)
-    }
-
-    async fn limited(&mut self, count: usize) -> anyhow::Result<Row> {
-        self.fleet.set_model(Model {
-            least: Duration::from_millis(20),
-            registry_limit: Some(40),
-            ..Model::default()
-        });
-        let (name, images) = self.next_cache(count);
-        let refused = self.fleet.registry.refused.load(Ordering::Relaxed);
-        let work = async {
-            self.cluster.create_cache(&name, images).await?;
-            self.wait_ready(&name, self.nodes).await?;
-            let refused = self.fleet.registry.refused.load(Ordering::Relaxed) - refused;
-            let most = self.fleet.registry.most.load(Ordering::Relaxed);
-            Ok(format!(
-                "{refused} answers of 429; at most {most} pulls at a time"
-            ))
-        };
-        let row = self
-            .measure("registry answers 429 above 40 pulls", count, Box::pin(work))
             .await?;
         self.delete(&name).await?;
         Ok(row)

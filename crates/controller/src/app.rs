@@ -116,12 +116,9 @@ impl Bound {
         let passed = CancellationToken::new();
         let check = checks(&args, &client);
         let search = metrics.rivals.clone();
-        let (guard, pass) = (readiness.register("checks"), passed.clone());
+        let guard = readiness.register("checks");
         // Not one of `tasks`: it may end.
-        tokio::spawn(async move {
-            check.run(guard, pass).await;
-            check.search(search).await;
-        });
+        tokio::spawn(check.run(guard, passed.clone(), search));
         watch_inputs(&mut tasks, &client, &args, &events, &readiness, &passed);
 
         // Leadership passes through here, so that certificates know it too.

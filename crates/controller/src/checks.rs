@@ -54,8 +54,9 @@ pub struct Checks {
 }
 
 impl Checks {
-    /// Repeats the checks until all pass, and then cancels `passed`.
-    pub async fn run(&self, guard: Guard, passed: CancellationToken) {
+    /// Repeats the checks until all pass, then cancels `passed`, and searches for other controllers, which `rivals`
+    /// counts.
+    pub async fn run(self, guard: Guard, passed: CancellationToken, rivals: Gauge) {
         guard.set_pending("checking the cluster");
         loop {
             match timeout(LIMIT, self.finding()).await {
@@ -68,6 +69,7 @@ impl Checks {
         }
         guard.set_ready();
         passed.cancel();
+        self.search(rivals).await;
     }
 
     async fn finding(&self) -> Result<Option<String>, kube::Error> {
@@ -92,7 +94,7 @@ impl Checks {
     }
 
     /// Searches for other controllers of the same objects now and then, and counts and logs them.
-    pub async fn search(&self, found: Gauge) {
+    async fn search(&self, found: Gauge) {
         loop {
             match timeout(LIMIT, self.rivals()).await {
                 Ok(Ok(rivals)) => {

@@ -9,12 +9,14 @@ use kubefledged_engine::{Event, ImageResult, NodeFacts, NodeName};
 use kubefledged_proto::debug::{
     Action, ExplainPlanRequest, GetCacheRequest, GetNodeRequest, ListBatchesRequest,
     ListCachesRequest, ListRegistriesRequest, PlannedStep, State, StreamCacheNodesRequest,
-    WatchProgressRequest, Work,
+    WatchProgressRequest, Work, controller_debug_service_client::ControllerDebugServiceClient,
 };
 use kubefledged_testkit::eventually;
-use tonic::{Code, Streaming};
+use tonic::{Code, Streaming, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_reflection::pb::{v1, v1alpha};
+
+type Client = ControllerDebugServiceClient<Channel>;
 
 const SERVICE: &str = "kubefledged.debug.v1.ControllerDebugService";
 
@@ -102,6 +104,19 @@ async fn what_is_not_there_says_why_since_when_and_what_happens_next() {
     fleet.create("a", &images).await;
     ready(&fleet, "a", 2).await;
     let mut client = fleet.client().await;
+    pairs_say_why(&mut client).await;
+    the_plan_says_what_happens_next(&mut client).await;
+    the_node_says_the_worst(&mut client).await;
+    batches_say_what_is_open(&mut client).await;
+
+    let request = ListRegistriesRequest::default();
+    let registries = client.list_registries(request).await.unwrap().into_inner();
+    let registry = &registries.registries[0];
+    assert_eq!((registry.host.as_str(), registry.budget), ("r.test", 64));
+    assert_eq!(registry.in_flight, 2);
+}
+
+async fn pairs_say_why(client: &mut Client) {
     let stream = client.stream_cache_nodes(StreamCacheNodesRequest {
         states: vec![State::Failed.into(), State::Pulling.into()],
         ..of("a")
@@ -123,7 +138,9 @@ async fn what_is_not_there_says_why_since_when_and_what_happens_next() {
     assert_eq!((wrong.attempts, wrong.next_attempt), (1, None));
     assert!(wrong.since.is_some());
     assert_eq!(slow.state(), State::Pulling);
+}
 
+async fn the_plan_says_what_happens_next(client: &mut Client) {
     let request = ExplainPlanRequest {
         node: "n00001".to_owned(),
         ..ExplainPlanRequest::default()
@@ -141,7 +158,9 @@ async fn what_is_not_there_says_why_since_when_and_what_happens_next() {
             ("r.test/slow:1", Action::Wait, "Pulling"),
         ]
     );
+}
 
+async fn the_node_says_the_worst(client: &mut Client) {
     let request = GetNodeRequest {
         node: "n00001".to_owned(),
     };
@@ -154,6 +173,9 @@ async fn what_is_not_there_says_why_since_when_and_what_happens_next() {
     );
     assert_eq!(cache.reason, "ImageNotFound");
     assert_eq!(cache.message, "r.test/wrong:1: manifest unknown");
+}
+
+async fn batches_say_what_is_open(client: &mut Client) {
     let request = ListBatchesRequest {
         page_size: 1,
         ..ListBatchesRequest::default()
@@ -172,12 +194,6 @@ async fn what_is_not_there_says_why_since_when_and_what_happens_next() {
     };
     let rest = client.list_batches(request).await.unwrap().into_inner();
     assert_eq!((rest.batches.len(), rest.next_page_token.as_str()), (1, ""));
-
-    let request = ListRegistriesRequest::default();
-    let registries = client.list_registries(request).await.unwrap().into_inner();
-    let registry = &registries.registries[0];
-    assert_eq!((registry.host.as_str(), registry.budget), ("r.test", 64));
-    assert_eq!(registry.in_flight, 2);
 }
 
 #[tokio::test]

@@ -160,20 +160,18 @@ fn tells(series: &[Value]) -> bool {
     numbers.any(f64::is_finite)
 }
 
-#[test]
-#[ignore = "make test-dashboard: it needs Prometheus and takes a minute"]
-fn no_query_of_the_dashboard_is_empty() {
-    let cluster = Cluster::default();
-    cluster.clean("shop").unwrap();
-    let targets = targets(&cluster);
+/// promtool reads what each process shows.
+fn assert_metrics_are_sound(cluster: &Cluster, targets: &[[String; 4]]) {
     assert!(targets.len() >= 4, "{targets:?}");
-    for [job, _, _, address] in &targets {
+    for [job, _, _, address] in targets {
         let check = format!("set -o pipefail; curl -sS {address}/metrics | promtool check metrics");
         let said = cluster.run(&["run", "bash", "-c", &check], "");
         assert!(said.is_ok(), "{job}: {}", said.unwrap_err());
     }
-    let prometheus = start(&targets);
-    let all = targets.len().to_string();
+}
+
+fn until_scraped(cluster: &Cluster, targets: usize) {
+    let all = targets.to_string();
     cluster
         .until(
             Duration::from_secs(60),
@@ -187,6 +185,40 @@ fn no_query_of_the_dashboard_is_empty() {
             },
         )
         .unwrap();
+}
+
+/// A panel with the values of its queries, unless it has none; and its queries without a value.
+fn show(cluster: &Cluster, panel: &Value, from: u64, to: u64) -> (Option<Value>, Vec<String>) {
+    let (mut lines, mut empty) = (Vec::new(), Vec::new());
+    for target in panel["targets"].as_array().into_iter().flatten() {
+        let query = target["expr"].as_str().unwrap();
+        let query = query
+            .replace("$__rate_interval", "10s")
+            .replace("[1h]", "[1m]")
+            .replace("$namespace", ".*")
+            .replace("$imagecache", ".*");
+        let series = ask(cluster, &query, from, to);
+        if !tells(&series) {
+            empty.push(format!("{}: {query}", panel["title"]));
+        }
+        lines.push(json!({"legend": target["legendFormat"], "series": series}));
+    }
+    let unit = &panel["fieldConfig"]["defaults"]["unit"];
+    let shown = (!lines.is_empty()).then(
+        || json!({"title": panel["title"], "type": panel["type"], "unit": unit, "lines": lines}),
+    );
+    (shown, empty)
+}
+
+#[test]
+#[ignore = "make test-dashboard: it needs Prometheus and takes a minute"]
+fn no_query_of_the_dashboard_is_empty() {
+    let cluster = Cluster::default();
+    cluster.clean("shop").unwrap();
+    let targets = targets(&cluster);
+    assert_metrics_are_sound(&cluster, &targets);
+    let prometheus = start(&targets);
+    until_scraped(&cluster, targets.len());
     sleep(Duration::from_secs(2));
     let from = seconds();
     live(&cluster);
@@ -194,25 +226,9 @@ fn no_query_of_the_dashboard_is_empty() {
     let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
     let (mut shown, mut empty) = (Vec::new(), Vec::new());
     for panel in dashboard["panels"].as_array().unwrap() {
-        let targets = panel["targets"].as_array().into_iter().flatten();
-        let mut lines = Vec::new();
-        for target in targets {
-            let query = target["expr"].as_str().unwrap();
-            let query = query
-                .replace("$__rate_interval", "10s")
-                .replace("[1h]", "[1m]")
-                .replace("$namespace", ".*")
-                .replace("$imagecache", ".*");
-            let series = ask(&cluster, &query, from, to);
-            if !tells(&series) {
-                empty.push(format!("{}: {query}", panel["title"]));
-            }
-            lines.push(json!({"legend": target["legendFormat"], "series": series}));
-        }
-        if !lines.is_empty() {
-            let unit = &panel["fieldConfig"]["defaults"]["unit"];
-            shown.push(json!({"title": panel["title"], "type": panel["type"], "unit": unit, "lines": lines}));
-        }
+        let (panel, without) = show(&cluster, panel, from, to);
+        shown.extend(panel);
+        empty.extend(without);
     }
     let alerts = ask(
         &cluster,

@@ -43,42 +43,19 @@ fn refused(cluster: &Cluster, spec: &Value, words: &[&str]) {
     }
 }
 
-#[test]
-fn a_wrong_value_is_refused_by_its_field_with_what_to_write() {
-    let cluster = Cluster::default();
-    let _ = cluster.kubectl(&format!("create namespace {NAMESPACE}"));
-    let duration = "write a duration with units, such as 30s, 5m, 1h30m or 0s";
-    let share = "write an integer, or a percentage from \"0%\" to \"100%\"";
-    for (spec, field, words) in [
+/// A spec, its wrong field, and what the error says about it.
+type Wrong = (Value, &'static str, &'static str);
+
+const DURATION: &str = "write a duration with units, such as 30s, 5m, 1h30m or 0s";
+const SHARE: &str = "write an integer, or a percentage from \"0%\" to \"100%\"";
+
+/// What is wrong in a list of images.
+fn wrong_lists() -> Vec<Wrong> {
+    vec![
         (
             entry(json!({"pullDeadline": "5"})),
             "spec.cacheSpec[0].pullDeadline",
-            duration,
-        ),
-        (
-            spec(json!({"refresh": {"interval": "soon"}})),
-            "spec.refresh.interval",
-            duration,
-        ),
-        (
-            spec(json!({"refresh": {"interval": "59s"}})),
-            "spec.refresh.interval",
-            "write at least 1m, or 0s to switch refreshes off",
-        ),
-        (
-            spec(json!({"maxConcurrentNodes": "ten"})),
-            "spec.maxConcurrentNodes",
-            share,
-        ),
-        (
-            spec(json!({"minReadyNodes": "101%"})),
-            "spec.minReadyNodes",
-            share,
-        ),
-        (
-            spec(json!({"minReadyNodes": -1})),
-            "spec.minReadyNodes",
-            "greater than or equal to 0",
+            DURATION,
         ),
         (
             entry(json!({"priority": 1001})),
@@ -89,16 +66,6 @@ fn a_wrong_value_is_refused_by_its_field_with_what_to_write() {
             entry(json!({"imagePullPolicy": "Never"})),
             "spec.cacheSpec[0].imagePullPolicy",
             "supported values: \"IfNotPresent\", \"Always\"",
-        ),
-        (
-            spec(json!({"retention": "pinned"})),
-            "spec.retention",
-            "supported values: \"Default\", \"Pinned\"",
-        ),
-        (
-            spec(json!({"deletionPolicy": "Delete"})),
-            "spec.deletionPolicy",
-            "supported values: \"Retain\", \"Purge\"",
         ),
         (
             requirement("In", &[]),
@@ -115,7 +82,55 @@ fn a_wrong_value_is_refused_by_its_field_with_what_to_write() {
             "matchExpressions[0].values",
             "exactly one value, an integer",
         ),
-    ] {
+    ]
+}
+
+/// What is wrong beside the lists.
+fn wrong_objects() -> Vec<Wrong> {
+    vec![
+        (
+            spec(json!({"refresh": {"interval": "soon"}})),
+            "spec.refresh.interval",
+            DURATION,
+        ),
+        (
+            spec(json!({"refresh": {"interval": "59s"}})),
+            "spec.refresh.interval",
+            "write at least 1m, or 0s to switch refreshes off",
+        ),
+        (
+            spec(json!({"maxConcurrentNodes": "ten"})),
+            "spec.maxConcurrentNodes",
+            SHARE,
+        ),
+        (
+            spec(json!({"minReadyNodes": "101%"})),
+            "spec.minReadyNodes",
+            SHARE,
+        ),
+        (
+            spec(json!({"minReadyNodes": -1})),
+            "spec.minReadyNodes",
+            "greater than or equal to 0",
+        ),
+        (
+            spec(json!({"retention": "pinned"})),
+            "spec.retention",
+            "supported values: \"Default\", \"Pinned\"",
+        ),
+        (
+            spec(json!({"deletionPolicy": "Delete"})),
+            "spec.deletionPolicy",
+            "supported values: \"Retain\", \"Purge\"",
+        ),
+    ]
+}
+
+#[test]
+fn a_wrong_value_is_refused_by_its_field_with_what_to_write() {
+    let cluster = Cluster::default();
+    let _ = cluster.kubectl(&format!("create namespace {NAMESPACE}"));
+    for (spec, field, words) in wrong_lists().into_iter().chain(wrong_objects()) {
         refused(&cluster, &spec, &[field, words]);
     }
 }

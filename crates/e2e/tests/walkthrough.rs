@@ -28,6 +28,16 @@ fn cluster(namespace: &str) -> (Cluster, std::sync::MutexGuard<'static, ()>) {
 #[test]
 fn create_edit_refresh_purge_and_delete_do_what_they_say() {
     let (cluster, _nodes) = cluster("walk");
+    a_create_pulls_to_the_selected_nodes(&cluster);
+    an_edit_pulls_what_is_new_and_removes_what_is_gone(&cluster);
+    a_refresh_ends_and_its_annotation_goes(&cluster);
+    a_purge_removes_everything(&cluster);
+    a_refresh_pulls_again_and_a_delete_leaves_the_images(&cluster);
+}
+
+const ANNOTATE: &str = "annotate imagecaches imagecache1 -n walk";
+
+fn a_create_pulls_to_the_selected_nodes(cluster: &Cluster) {
     let spec = json!({
         "cacheSpec": [
             {"images": [demo("web"), demo("api")]},
@@ -53,7 +63,9 @@ fn create_edit_refresh_purge_and_delete_do_what_they_say() {
     cluster
         .kubectl("wait --for=condition=Ready -n walk ic/imagecache1 --timeout=5s")
         .unwrap();
+}
 
+fn an_edit_pulls_what_is_new_and_removes_what_is_gone(cluster: &Cluster) {
     let lists = json!({"cacheSpec": [
         {"images": [demo("web"), demo("extra")]},
         {"images": [demo("worker")], "nodeSelector": {"tier": "backend"}},
@@ -68,10 +80,11 @@ fn create_edit_refresh_purge_and_delete_do_what_they_say() {
         cluster.demo_images("2").unwrap(),
         ["extra:1.0", "web:1.0", "worker:1.0"]
     );
+}
 
-    let annotate = "annotate imagecaches imagecache1 -n walk";
+fn a_refresh_ends_and_its_annotation_goes(cluster: &Cluster) {
     cluster
-        .kubectl(&format!("{annotate} kubefledged.io/refresh-imagecache="))
+        .kubectl(&format!("{ANNOTATE} kubefledged.io/refresh-imagecache="))
         .unwrap();
     let status = cluster
         .ended("walk", "imagecache1", "ImageCacheRefresh")
@@ -79,9 +92,11 @@ fn create_edit_refresh_purge_and_delete_do_what_they_say() {
     assert_eq!(status["status"], "Succeeded");
     let annotations = &cluster.object("walk", "imagecache1").unwrap()["metadata"]["annotations"];
     assert!(annotations["kubefledged.io/refresh-imagecache"].is_null());
+}
 
+fn a_purge_removes_everything(cluster: &Cluster) {
     cluster
-        .kubectl(&format!("{annotate} kubefledged.io/purge-imagecache="))
+        .kubectl(&format!("{ANNOTATE} kubefledged.io/purge-imagecache="))
         .unwrap();
     let status = cluster
         .ended("walk", "imagecache1", "ImageCachePurge")
@@ -93,9 +108,11 @@ fn create_edit_refresh_purge_and_delete_do_what_they_say() {
     for node in ["1", "2"] {
         assert!(cluster.demo_images(node).unwrap().is_empty(), "node {node}");
     }
+}
 
+fn a_refresh_pulls_again_and_a_delete_leaves_the_images(cluster: &Cluster) {
     cluster
-        .kubectl(&format!("{annotate} kubefledged.io/refresh-imagecache="))
+        .kubectl(&format!("{ANNOTATE} kubefledged.io/refresh-imagecache="))
         .unwrap();
     cluster
         .ended("walk", "imagecache1", "ImageCacheRefresh")

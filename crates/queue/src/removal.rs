@@ -1,14 +1,17 @@
 //! One removal: name by name, and each name only if nothing speaks against it.
 
+mod results;
+
 use std::collections::BTreeSet;
 
 use kubefledged_api_types::names::failure;
 use kubefledged_image::{ImageRef, glob};
 
 use crate::{
-    Answer, Authority, Call, CallError, CallId, Container, Image, RemoveResult, Runtime,
-    RuntimeFacts, StreamId, Support, classify,
+    Answer, Authority, Call, CallId, Container, Image, RemoveResult, Runtime, RuntimeFacts,
+    StreamId, Support, classify,
 };
+use results::{failed, kept, pinned, refused};
 
 /// Where the current name stands.
 #[derive(Clone, Debug)]
@@ -412,41 +415,4 @@ fn uses(container: &Container, image: &Image) -> bool {
         bare(said) == bare(&image.id)
             || names.any(|name| name == said || normalized(name) == normalized(said))
     })
-}
-
-fn kept(reason: &str, message: String) -> RemoveResult {
-    RemoveResult::Kept {
-        reason: reason.to_owned(),
-        message,
-    }
-}
-
-fn pinned() -> RemoveResult {
-    kept(failure::PINNED, "somebody else pinned it".to_owned())
-}
-
-fn failed(message: &str) -> RemoveResult {
-    RemoveResult::Failed {
-        reason: failure::REMOVE_FAILED.to_owned(),
-        message: classify::tidy(message),
-    }
-}
-
-/// CRI-O and Docker say so themselves when a container started between our list of containers and the removal.
-fn refused(error: &CallError) -> RemoveResult {
-    const IN_USE: [&str; 3] = [
-        "in use by a container",
-        "is using its referenced image",
-        "image is being used by",
-    ];
-    if IN_USE.iter().any(|words| error.message.contains(words)) {
-        return kept(failure::IN_USE, classify::tidy(&error.message));
-    }
-    if error.code == "Unavailable" {
-        return RemoveResult::Failed {
-            reason: failure::RUNTIME_UNAVAILABLE.to_owned(),
-            message: classify::tidy(&error.message),
-        };
-    }
-    failed(&error.message)
 }

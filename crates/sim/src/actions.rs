@@ -1,6 +1,9 @@
 //! What the steps of a script do to the World, and how the bad day ends.
 
-use kubefledged_api_types::{DeletionPolicy, ImageCacheSpec, PullSecretReference, names::status};
+use kubefledged_api_types::{
+    DeletionPolicy, ImageCacheSpec, PullSecretReference,
+    names::{EXCLUDE_LABEL, status},
+};
 use kubefledged_engine::NodeFacts;
 
 use crate::{
@@ -9,7 +12,7 @@ use crate::{
     network::Side,
     node::Node,
     registry::{NAMES, PAUSE, normalized},
-    runtime::Runtime,
+    runtime::{Flavor, Runtime},
     script::{Action, CACHES, SourceKey, Trouble, ZONES},
     world::{Event, World},
 };
@@ -29,13 +32,7 @@ impl World {
             return;
         }
         match action {
-            Action::Apply(cache, spec) => self.change(cache, true, |object| {
-                if object.spec != *spec {
-                    object.generation += 1;
-                    object.spec = *spec;
-                    object.last_wish = Wish::Spec;
-                }
-            }),
+            Action::Apply(cache, spec) => self.apply(cache, *spec),
             Action::Delete(cache) => self.delete(cache),
             Action::Refresh(cache, value) => self.ask_refresh(cache, value),
             Action::Purge(cache, value) => self.ask_purge(cache, value),
@@ -49,16 +46,7 @@ impl World {
                 self.api.lease = None;
             }
             Action::DeleteLease => {}
-            Action::Join(node, flavor) => {
-                if node == self.nodes.len() {
-                    let pause = self.registries.manifest(PAUSE);
-                    self.nodes
-                        .push(Node::new(node, Runtime::new(flavor, &pause)));
-                }
-                if self.nodes.get(node).is_some_and(|n| n.facts.is_none()) {
-                    self.join(node);
-                }
-            }
+            Action::Join(node, flavor) => self.join_as(node, flavor),
             Action::Leave(node) => self.leave(node),
             Action::Relabel(node, zone) => self.facts(node, |facts| {
                 facts
@@ -68,11 +56,9 @@ impl World {
             Action::Cordon(node, on) => self.facts(node, |facts| facts.unschedulable = on),
             Action::Ready(node, on) => self.facts(node, |facts| facts.ready = on),
             Action::Exclude(node, on) => self.facts(node, |facts| {
-                let value = if on { "true" } else { "false" };
-                facts.labels.insert(
-                    kubefledged_api_types::names::EXCLUDE_LABEL.to_owned(),
-                    value.to_owned(),
-                );
+                facts
+                    .labels
+                    .insert(EXCLUDE_LABEL.to_owned(), on.to_string());
             }),
             Action::Reboot(node, wiped) => self.reboot(node, wiped),
             Action::PullerRestarts(node) => self.puller_ends(node, false),
@@ -85,14 +71,7 @@ impl World {
             Action::Run(node, name) => self.run_container(node, NAMES[name]),
             Action::Stop(node) => self.nodes[node].runtime.containers.truncate(1),
             Action::ForeignPull(node, name) => self.after(2_000, Event::ForeignPulled(node, name)),
-            Action::ForeignPin(node, name) => {
-                let runtime = &mut self.nodes[node].runtime;
-                if let Some(id) = runtime.resolve(NAMES[name])
-                    && let Some(held) = runtime.images.get_mut(&id)
-                {
-                    held.pinned = true;
-                }
-            }
+            Action::ForeignPin(node, name) => self.nodes[node].runtime.pin(NAMES[name]),
             Action::MoveTag(name) => self.registries.move_tag(NAMES[name]),
             Action::Crash(who, wait) => self.crash(who, wait),
             Action::Pause(who, wait) => {
@@ -117,6 +96,16 @@ impl World {
         };
         change(&mut object);
         self.put((SourceKey::Caches, name), Resource::Cache(Box::new(object)));
+    }
+
+    fn apply(&mut self, cache: usize, spec: ImageCacheSpec) {
+        self.change(cache, true, |object| {
+            if object.spec != spec {
+                object.generation += 1;
+                object.spec = spec;
+                object.last_wish = Wish::Spec;
+            }
+        });
     }
 
     fn delete(&mut self, cache: usize) {
@@ -177,6 +166,17 @@ impl World {
         let facts = facts.clone();
         let key = (SourceKey::Nodes, self.nodes[node].name.to_string());
         self.put(key, Resource::Node(facts));
+    }
+
+    fn join_as(&mut self, node: usize, flavor: Flavor) {
+        if node == self.nodes.len() {
+            let pause = self.registries.manifest(PAUSE);
+            let machine = Node::new(node, Runtime::new(flavor, &pause));
+            self.nodes.push(machine);
+        }
+        if self.nodes.get(node).is_some_and(|n| n.facts.is_none()) {
+            self.join(node);
+        }
     }
 
     /// A machine joins the cluster.

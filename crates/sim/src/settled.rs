@@ -41,27 +41,10 @@ impl World {
     }
 
     fn cache_settled(&self, key: &str, object: &Object) -> Vec<(&'static str, String)> {
-        let mut told = Vec::new();
         let known = &object.status;
-        let seen = seen(key, object);
         let purged = known.purge.is_some();
         let told_of = format!("{key} {}", serde_json::to_string(known).unwrap_or_default());
-        if known.status.is_empty() || known.status == status::PROCESSING {
-            told.push(("operations end", told_of.clone()));
-        }
-        if known.observed_generation != Some(object.generation) {
-            told.push(("edits are taken up", told_of.clone()));
-        }
-        let open = |value: &Option<String>, handled: &Option<String>| {
-            value
-                .as_ref()
-                .is_some_and(|v| v.is_empty() || handled.as_ref() != Some(v))
-        };
-        if open(&object.refresh, &known.last_handled_refresh)
-            || open(&object.purge, &known.last_handled_purge)
-        {
-            told.push(("annotations are handled", told_of.clone()));
-        }
+        let mut told = requests_settled(object, &told_of);
         if object.deleting {
             told.push(("deletions end", told_of));
             return told;
@@ -80,6 +63,20 @@ impl World {
             }
             return told;
         }
+        told.extend(self.desired_settled(key, object, &told_of));
+        told
+    }
+
+    /// What an object desires is there, and its status says so.
+    fn desired_settled(
+        &self,
+        key: &str,
+        object: &Object,
+        told_of: &str,
+    ) -> Vec<(&'static str, String)> {
+        let mut told = Vec::new();
+        let known = &object.status;
+        let seen = seen(key, object);
         let mut nodes = 0;
         let mut missing = None;
         for (index, facts) in self.members().filter(|(_, facts)| eligible(facts)) {
@@ -107,7 +104,7 @@ impl World {
         let well = [status::SUCCEEDED, status::NOTHING_DONE].contains(&known.status.as_str())
             || nodes == 0;
         if !well || !known.failures.is_empty() {
-            told.push(("no failure is left", told_of));
+            told.push(("no failure is left", told_of.to_owned()));
         }
         told
     }
@@ -254,6 +251,29 @@ impl World {
         debug_assert!(endpoints.count() <= self.nodes.len());
         told
     }
+}
+
+/// What was asked of an object is done: its operation, its edits, its annotations.
+fn requests_settled(object: &Object, told_of: &str) -> Vec<(&'static str, String)> {
+    let mut told = Vec::new();
+    let known = &object.status;
+    if known.status.is_empty() || known.status == status::PROCESSING {
+        told.push(("operations end", told_of.to_owned()));
+    }
+    if known.observed_generation != Some(object.generation) {
+        told.push(("edits are taken up", told_of.to_owned()));
+    }
+    let open = |value: &Option<String>, handled: &Option<String>| {
+        value
+            .as_ref()
+            .is_some_and(|v| v.is_empty() || handled.as_ref() != Some(v))
+    };
+    if open(&object.refresh, &known.last_handled_refresh)
+        || open(&object.purge, &known.last_handled_purge)
+    {
+        told.push(("annotations are handled", told_of.to_owned()));
+    }
+    told
 }
 
 /// As the controller's inputs tell it.

@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     certificate::{Keeper, Names},
-    handlers::{self, Metrics},
+    handlers,
+    metrics::Metrics,
     server,
 };
 

@@ -5,7 +5,10 @@
 use axum::body::{Body, to_bytes};
 use http::{Request, StatusCode};
 use kubefledged_process::Readiness;
-use kubefledged_webhook::handlers::{Metrics, VALIDATE_PATH, router};
+use kubefledged_webhook::{
+    handlers::{VALIDATE_PATH, router},
+    metrics::Metrics,
+};
 use prometheus_client::registry::Registry;
 use proptest::prelude::*;
 use serde_json::{Value, json};

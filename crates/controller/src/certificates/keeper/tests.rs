@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::certificates::secrets;
 
 const NOW: i64 = 1_700_000_000;
 const DAY: i64 = 24 * 3600;

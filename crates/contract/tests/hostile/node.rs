@@ -1,8 +1,4 @@
-//! Whatever arrives at a puller's port, and whatever the runtime says to it: bytes become messages,
-//! messages become events, the queue decides, and its answers become bytes again. `make fuzz` tries a
-//! million.
-
-#![allow(clippy::unwrap_used, clippy::panic, reason = "only tests are here")]
+//! A puller without a port: its queue, and what waits for it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,279 +8,30 @@ use std::{
 use kubefledged_contract::puller as contract;
 use kubefledged_image::ImageRef;
 use kubefledged_proto::puller::{
-    Authority, BatchCancel, CancelPullsRequest, CheckImagesRequest, Credential, ImagePull,
-    PullImagesRequest, RemoveImagesRequest,
+    CancelPullsRequest, CheckImagesRequest, Credential, PullImagesRequest, RemoveImagesRequest,
 };
 use kubefledged_queue::{
-    Answer, Bytes, Call, CallError, CallId, Command, Container, CredentialId, Disk, Event, Image,
-    PinResult, PullResult, Queue, RemoveResult, RuntimeFacts, Settings, StreamId, Support, Tick,
+    Answer, Bytes, Call, CallError, CallId, Command, Container, CredentialId, Disk, Event,
+    PinResult, PullResult, Queue, RemoveResult, RuntimeFacts, Settings, StreamId, Tick,
 };
-use proptest::{prelude::*, sample::Index};
 use prost::Message;
 
-const ANYTHING: &str =
-    "[a-cA-C0-9./:@_ \t\r\n\u{0}\u{1b}\u{202e}$`;|&<>(){}\\[\\]*?~#!%^=+,'\"\\\\ä漢😀-]{0,20}";
+use crate::{requests::Asked, runtime::Said};
+
 /// What is said of one image, in bytes.
 const LONGEST_MESSAGE: usize = 1024;
 
-/// Texts that match. A literal as a strategy would be compiled for every text anew.
-fn like(regex: &str) -> BoxedStrategy<String> {
-    proptest::string::string_regex(regex).unwrap().boxed()
-}
-
-/// Few names, so that requests meet; and some that are none.
-fn name() -> impl Strategy<Value = String> {
-    prop_oneof![
-        12 => like("r\\.test/[ab](:1)?"),
-        2 => like("(sha256:)?[0-9a-f]{64}"),
-        2 => like(ANYTHING),
-        1 => any::<String>().boxed(),
-        1 => (like(ANYTHING), 0_usize..100).prop_map(|(text, times)| text.repeat(times)).boxed(),
-    ]
-}
-
-fn names() -> impl Strategy<Value = Vec<String>> {
-    proptest::collection::vec(name(), 0..4)
-}
-
-fn authority() -> impl Strategy<Value = Option<Authority>> {
-    let node = prop_oneof![19 => Just("n1".to_owned()), 1 => like(ANYTHING)];
-    let number = || prop_oneof![9 => 0_u64..4, 1 => any::<u64>()];
-    let authority = (
-        node,
-        prop_oneof![9 => Just(1), 1 => 0_u64..3],
-        number(),
-        number(),
-    );
-    let authority = authority.prop_map(|(node_name, term, seq, batch_id)| Authority {
-        node_name,
-        term,
-        seq,
-        batch_id,
-    });
-    proptest::option::weighted(0.95, authority)
-}
-
-fn image() -> impl Strategy<Value = ImagePull> {
-    let number = || prop_oneof![2 => Just(0), 2 => 1_u32..90_000, 1 => any::<u32>()];
-    let index = prop_oneof![9 => 0_u32..2, 1 => any::<u32>()];
-    (
-        name(),
-        0..4_i32,
-        like(ANYTHING),
-        any::<i32>(),
-        number(),
-        0..5_i32,
-        proptest::collection::vec(index, 0..3),
-        number(),
-    )
-        .prop_map(
-            |(
-                reference,
-                policy,
-                freshness,
-                priority,
-                deadline_ms,
-                retention,
-                credentials,
-                fallback_deadline_ms,
-            )| ImagePull {
-                reference,
-                policy,
-                freshness,
-                priority,
-                deadline_ms,
-                retention,
-                credentials,
-                fallback_deadline_ms,
-                cache: String::new(),
-            },
-        )
-}
-
-/// A request as it arrives.
-#[derive(Clone, Debug)]
-enum Asked {
-    Pull(Vec<u8>),
-    Remove(Vec<u8>),
-    Check(Vec<u8>),
-    Cancel(Vec<u8>),
-}
-
-fn request() -> impl Strategy<Value = Asked> {
-    let credential = (like(ANYTHING), like(ANYTHING))
-        .prop_map(|(user, password)| Credential::login(&user, &password));
-    let pull = (
-        authority(),
-        proptest::collection::vec(image(), 0..5),
-        proptest::collection::vec(credential, 2),
-    )
-        .prop_map(|(authority, images, credentials)| {
-            Asked::Pull(
-                PullImagesRequest {
-                    authority,
-                    images,
-                    credentials,
-                }
-                .encode_to_vec(),
-            )
-        });
-    let remove = (
-        authority(),
-        names(),
-        names(),
-        names(),
-        any::<bool>(),
-        names(),
-    )
-        .prop_map(
-            |(authority, references, desired, releasable, unpin_ours, unpin)| {
-                Asked::Remove(
-                    RemoveImagesRequest {
-                        authority,
-                        references,
-                        desired,
-                        releasable,
-                        unpin_ours,
-                        unpin,
-                    }
-                    .encode_to_vec(),
-                )
-            },
-        );
-    let check = names().prop_map(|references| {
-        Asked::Check(
-            CheckImagesRequest {
-                node_name: "n1".to_owned(),
-                references,
-            }
-            .encode_to_vec(),
-        )
-    });
-    let cancel = (
-        authority(),
-        proptest::collection::vec((0_u64..4, names()), 0..3),
-    )
-        .prop_map(|(authority, cancels)| {
-            let cancels = cancels
-                .into_iter()
-                .map(|(batch_id, references)| BatchCancel {
-                    batch_id,
-                    references,
-                });
-            Asked::Cancel(
-                CancelPullsRequest {
-                    authority,
-                    cancels: cancels.collect(),
-                }
-                .encode_to_vec(),
-            )
-        });
-    let change = proptest::option::weighted(0.1, (any::<Index>(), any::<u8>()));
-    (
-        prop_oneof![4 => pull, 3 => remove, 1 => check, 1 => cancel],
-        change,
-    )
-        .prop_map(|(mut asked, change)| {
-            let (Asked::Pull(bytes)
-            | Asked::Remove(bytes)
-            | Asked::Check(bytes)
-            | Asked::Cancel(bytes)) = &mut asked;
-            if let Some((at, put)) = change.filter(|_| !bytes.is_empty()) {
-                let at = at.index(bytes.len());
-                if put < 64 {
-                    bytes.truncate(at);
-                } else {
-                    bytes[at] = put;
-                }
-            }
-            asked
-        })
-}
-
-fn held() -> impl Strategy<Value = Image> {
-    (name(), names(), names(), any::<u64>(), any::<bool>()).prop_map(
-        |(id, tags, digests, size, pinned)| Image {
-            id,
-            tags,
-            digests,
-            size,
-            pinned,
-        },
-    )
-}
-
-/// What the runtime says, to whatever it was asked.
-#[derive(Clone, Debug)]
-struct Said {
-    image: Option<Image>,
-    containers: Vec<Vec<String>>,
-    names: Vec<String>,
-    numbers: (u64, u64, bool),
-    error: Option<(String, String)>,
-    /// It answers another question.
-    astray: bool,
-}
-
-fn said() -> impl Strategy<Value = Said> {
-    let code = like("(Unknown|NotFound|Unavailable|Cancelled|DeadlineExceeded|[a-z]{3})");
-    let message = prop_oneof![
-        3 => like(ANYTHING),
-        1 => any::<String>(),
-        1 => like("(401 Unauthorized|not found|429 Too Many Requests|no space left on device) https?://[a-z]{3}(\\?[a-z=]{4})? [ä\u{0}\n]{0,900}"),
-    ];
-    let (number, small) = (any::<u64>(), 0_u64..100);
-    (
-        proptest::option::of(held()),
-        proptest::collection::vec(names(), 0..2),
-        names(),
-        prop_oneof![
-            (small.clone(), small, any::<bool>()),
-            (number, number, any::<bool>())
-        ],
-        proptest::option::weighted(0.3, (code, message)),
-        prop::bool::weighted(0.02),
-    )
-        .prop_map(|(image, containers, names, numbers, error, astray)| Said {
-            image,
-            containers,
-            names,
-            numbers,
-            error,
-            astray,
-        })
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Ask(Asked),
-    /// One of the calls under way is answered.
-    Answer(Index, Said),
-    /// A caller goes away.
-    Close(Index),
-    Wait(u64),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        4 => request().prop_map(Step::Ask),
-        6 => (any::<Index>(), said()).prop_map(|(at, said)| Step::Answer(at, said)),
-        1 => any::<Index>().prop_map(Step::Close),
-        1 => (0_u64..90_000).prop_map(Step::Wait),
-    ]
-}
-
-struct Node {
-    queue: Queue,
+pub struct Node {
+    pub queue: Queue,
     now: Tick,
     counter: u64,
     /// Outcomes that each open stream still waits for.
-    open: BTreeMap<StreamId, BTreeSet<u32>>,
-    calls: Vec<(CallId, Call)>,
+    pub open: BTreeMap<StreamId, BTreeSet<u32>>,
+    pub calls: Vec<(CallId, Call)>,
 }
 
 impl Node {
-    fn new(facts: RuntimeFacts) -> Self {
+    pub fn new(facts: RuntimeFacts) -> Self {
         let mut queue = Queue::new(Settings {
             disk_watermark: Some(80),
             credential_providers: true,
@@ -306,7 +53,7 @@ impl Node {
     }
 
     /// As `service.rs` does it.
-    fn ask(&mut self, asked: &Asked) {
+    pub fn ask(&mut self, asked: &Asked) {
         let stream = StreamId(self.number());
         let (event, count) = match asked {
             Asked::Pull(bytes) => {
@@ -364,7 +111,7 @@ impl Node {
         self.tell(event);
     }
 
-    fn answer(&mut self, at: usize, said: Said) {
+    pub fn answer(&mut self, at: usize, said: Said) {
         let (id, call) = self.calls.remove(at);
         let Said {
             image,
@@ -418,7 +165,7 @@ impl Node {
         self.tell(Event::Answered(id, answer));
     }
 
-    fn tell(&mut self, event: Event) {
+    pub fn tell(&mut self, event: Event) {
         self.queue.handle(self.now, event);
         self.poll();
     }
@@ -511,7 +258,7 @@ impl Node {
     }
 
     /// The runtime answers everything with failure until nothing is under way.
-    fn come_to_rest(&mut self) {
+    pub fn come_to_rest(&mut self) {
         for _ in 0..10_000 {
             if !self.calls.is_empty() {
                 let error = Some(("Unknown".to_owned(), "not found".to_owned()));
@@ -533,7 +280,7 @@ impl Node {
         panic!("the queue does not come to rest");
     }
 
-    fn wait(&mut self, ms: u64) {
+    pub fn wait(&mut self, ms: u64) {
         self.now = self.now.after(Duration::from_millis(ms));
         self.poll();
     }
@@ -545,35 +292,4 @@ fn can_be_shown(message: &str) {
         message.len() <= LONGEST_MESSAGE && !message.contains(char::is_control),
         "{message:?}"
     );
-}
-
-proptest! {
-    #[test]
-    fn every_request_is_answered_whatever_it_holds_and_whatever_the_runtime_says(
-        pins in 0..3, progress: bool, steps in proptest::collection::vec(step(), 0..12)
-    ) {
-        let pins = [Support::Unknown, Support::Yes, Support::No][usize::try_from(pins).unwrap()];
-        let mut node = Node::new(RuntimeFacts { pins, progress, ..RuntimeFacts::default() });
-        for step in steps {
-            match step {
-                Step::Ask(asked) => node.ask(&asked),
-                Step::Answer(at, said) if !node.calls.is_empty() => node.answer(at.index(node.calls.len()), said),
-                Step::Answer(..) => {}
-                Step::Close(at) => {
-                    let open: Vec<StreamId> = node.open.keys().copied().collect();
-                    if !open.is_empty() {
-                        let stream = *at.get(&open);
-                        node.open.remove(&stream);
-                        node.tell(Event::Closed(stream));
-                    }
-                }
-                Step::Wait(ms) => node.wait(ms),
-            }
-        }
-        node.come_to_rest();
-        prop_assert!(node.open.is_empty(), "{:?} were not answered", node.open);
-        node.wait(3_601_000);
-        prop_assert_eq!(node.queue.remembers(), 0);
-        prop_assert_eq!(node.queue.next_wakeup(), None);
-    }
 }

@@ -1,0 +1,224 @@
+//! What must hold of each batch and status of an engine.
+
+use std::collections::BTreeSet;
+
+use kubefledged_api_types::{
+    ImageCacheStatus, NodeShare,
+    conditions::{self, Ready},
+};
+use kubefledged_engine::{Batch, CacheKey, NodeName, Work};
+use kubefledged_proto::puller::PullImagesRequest;
+
+use super::{Asked, PARALLEL, Verb, condition, eligible, surely_wants, wanted};
+use crate::{
+    registry::{PRIVATE, host, normalized},
+    world::World,
+};
+
+/// Most bytes of a status, not counting `appliedImages`.
+const MOST_STATUS: usize = 256 << 10;
+/// Most images of a batch.
+const MOST_IMAGES: usize = 512;
+/// Most pull batches of a node, not counting those that have said nothing for so long.
+const MOST_PULLS: usize = 4;
+
+impl World {
+    /// A batch goes out.
+    pub fn check_batch(&mut self, who: usize, batch: &Batch) {
+        let (verb, names): (Verb, Vec<String>) = match &batch.work {
+            Work::Pull { images, .. } => (
+                Verb::Pull,
+                images.iter().map(|i| normalized(&i.reference)).collect(),
+            ),
+            Work::Remove { references, .. } => (
+                Verb::Remove,
+                references.iter().map(|name| normalized(name)).collect(),
+            ),
+            Work::Check { references, .. } => (
+                Verb::Check,
+                references.iter().map(|name| normalized(name)).collect(),
+            ),
+        };
+        let mut told: Vec<(&'static str, String)> = Vec::new();
+        let view = &self.controllers[who].view;
+        let other = if verb == Verb::Pull {
+            Verb::Remove
+        } else {
+            Verb::Pull
+        };
+        let clash = view.open(&batch.node, other);
+        if verb != Verb::Check
+            && let Some(name) = names.iter().find(|name| clash.contains(name))
+        {
+            told.push(("no pull and removal of one image", name.clone()));
+        }
+        let most = if verb == Verb::Pull { MOST_PULLS } else { 1 };
+        let idle = match &batch.work {
+            Work::Remove { unpin, .. } => names.is_empty() && unpin.is_empty(),
+            Work::Pull { .. } => names.is_empty(),
+            // Also for what it says of the node.
+            Work::Check { .. } => false,
+        };
+        if view.count(&batch.node, verb, self.now) >= most || names.len() > MOST_IMAGES || idle {
+            told.push((
+                "batches of a node",
+                format!("{verb:?} {names:?} at {}", batch.node),
+            ));
+        }
+        match verb {
+            Verb::Remove => told.extend(self.wrong_removals(who, batch, &names)),
+            Verb::Pull => {
+                told.extend(self.unrecorded(batch.cache.as_ref(), &names));
+                told.extend(self.over_limit(who, batch, &names));
+            }
+            Verb::Check => {}
+        }
+        for (rule, detail) in told {
+            self.broken(rule, detail);
+        }
+        let asked = Asked {
+            node: batch.node.clone(),
+            verb,
+            cache: batch.cache.clone(),
+            host: self.controllers[who].view.charged(batch, &names),
+            heard: self.now,
+            names: names.into_iter().map(Some).collect(),
+        };
+        self.controllers[who].view.live.insert(batch.id, asked);
+    }
+
+    fn wrong_removals(
+        &self,
+        who: usize,
+        batch: &Batch,
+        names: &[String],
+    ) -> Option<(&'static str, String)> {
+        let view = &self.controllers[who].view;
+        let facts = view.nodes.get(&batch.node)?;
+        let wrong = names.iter().find_map(|name| {
+            let mut caches = view.caches.values();
+            let cache = caches.find(|object| surely_wants(object, facts, name))?;
+            Some(format!(
+                "{name} at {}, which {} wants",
+                batch.node, cache.key
+            ))
+        })?;
+        Some(("no removal of what is wanted", wrong))
+    }
+
+    /// Nodes that pull for a cache at a time, and pulls of a registry.
+    fn over_limit(
+        &self,
+        who: usize,
+        batch: &Batch,
+        names: &[String],
+    ) -> Option<(&'static str, String)> {
+        let view = &self.controllers[who].view;
+        let pulls = || view.live.values().filter(|asked| asked.verb == Verb::Pull);
+        let object = batch.cache.as_ref().and_then(|key| view.caches.get(key))?;
+        if let Some(NodeShare::Count(most)) = object.spec.max_concurrent_nodes {
+            let mine = pulls().filter(|asked| asked.cache == batch.cache);
+            let nodes: BTreeSet<&NodeName> = mine.map(|asked| &asked.node).collect();
+            if !nodes.contains(&batch.node) && nodes.len() >= most.max(1) as usize {
+                let told = format!("{} beside {nodes:?} for {}", batch.node, object.key);
+                return Some(("nodes that pull at a time", told));
+            }
+        }
+        let host = view.charged(batch, names);
+        let cost = |names: usize| names.min(PARALLEL);
+        let same = pulls().filter(|asked| asked.host == host);
+        let running: usize = same
+            .map(|asked| cost(asked.names.iter().flatten().count()))
+            .sum();
+        let most = self.script.registry_pulls as usize;
+        (!host.is_empty() && running + cost(names.len()) > most.max(1)).then(|| {
+            let told = format!("{running} and {} more of {host}", cost(names.len()));
+            ("pulls of a registry", told)
+        })
+    }
+
+    /// What may come to lie on nodes is written down before.
+    fn unrecorded(
+        &self,
+        key: Option<&CacheKey>,
+        names: &[String],
+    ) -> Option<(&'static str, String)> {
+        let key = key?;
+        let object = self.api.cache(&key.to_string())?;
+        let known: BTreeSet<String> = object
+            .ever_applied
+            .iter()
+            .map(|name| normalized(name))
+            .collect();
+        let missing = names.iter().find(|name| !known.contains(*name))?;
+        Some((
+            "written down before it is pulled",
+            format!("{missing} of {key}"),
+        ))
+    }
+
+    /// A status goes out.
+    pub fn check_status(&mut self, who: usize, key: &CacheKey, status: &ImageCacheStatus) {
+        let mut without = status.clone();
+        without.applied_images.clear();
+        let json = serde_json::to_string(&without).unwrap_or_default();
+        let failures: usize = status.failures.values().map(Vec::len).sum();
+        if json.len() > MOST_STATUS || failures > 100 || json.contains("null") {
+            self.broken(
+                "status bounded",
+                format!("{} bytes, {failures} failures", json.len()),
+            );
+        }
+        if let Some(counts) = status.nodes {
+            let parts = counts.ready + counts.pulling + counts.failed + counts.pending;
+            let parts = parts + counts.unreachable;
+            let least = counts.ready.min(counts.pulling).min(counts.failed);
+            if parts != counts.desired || least.min(counts.pending).min(counts.unreachable) < 0 {
+                self.broken("counts add up", format!("{key} {counts:?}"));
+            }
+        }
+        let lie = self.false_ready(who, key, status);
+        if let Some(lie) = lie {
+            self.broken("Ready is true only of what was seen", lie);
+        }
+    }
+
+    fn false_ready(&self, who: usize, key: &CacheKey, status: &ImageCacheStatus) -> Option<String> {
+        let view = &self.controllers[who].view;
+        let object = view.caches.get(key)?;
+        let ready = condition(status, conditions::READY)?;
+        // What was written before stands until the first round of a new leader is complete.
+        let stands = condition(&object.status, conditions::READY).is_some_and(|known| {
+            known == ready && object.status.last_check_time == status.last_check_time
+        });
+        if ready.0 != "True" || ready.1 != Ready::AllImagesPresent.as_str() || stands {
+            return None;
+        }
+        for (node, facts) in view.nodes.iter().filter(|(_, facts)| eligible(facts)) {
+            for name in wanted(object, facts) {
+                let at = (node.clone(), name);
+                if view.present.get(&at) != Some(&true) {
+                    return Some(format!("{key}: {} was not seen at {node}", at.1));
+                }
+            }
+        }
+        None
+    }
+
+    /// Only what matches goes along, and only what is used.
+    pub fn check_credentials(&mut self, request: &PullImagesRequest) {
+        let mut used = BTreeSet::new();
+        let mut strangers = Vec::new();
+        for image in &request.images {
+            used.extend(image.credentials.iter().map(|index| *index as usize));
+            if host(&image.reference) != PRIVATE && !image.credentials.is_empty() {
+                strangers.push(image.reference.clone());
+            }
+        }
+        let unused = (0..request.credentials.len()).any(|index| !used.contains(&index));
+        let ours = |c: &kubefledged_proto::puller::Credential| c.username.ends_with(PRIVATE);
+        if unused || !strangers.is_empty() || !request.credentials.iter().all(ours) {
+            self.broken("only matching credentials", format!("{strangers:?}"));
+        }
+    }
+}

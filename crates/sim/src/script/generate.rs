@@ -1,0 +1,315 @@
+//! The day of a seed.
+
+use std::time::Duration;
+
+use kubefledged_api_types::{
+    CacheSpecEntry, DeletionPolicy, GoDuration, ImageCacheSpec, ImagePullPolicy, NodeAffinity,
+    NodeSelector, NodeSelectorOperator, NodeSelectorRequirement, NodeSelectorTerm, NodeShare,
+    PullSecretReference, RefreshSpec, Retention,
+};
+
+use super::{Action, CACHES, DAY, ROBOT, Script, SourceKey, Step, Trouble, ZONES};
+use crate::{
+    registry::{HOSTS, NAMES},
+    rng::Rng,
+    runtime::Flavor,
+};
+
+/// Classes of what can happen. A day has some of them only: a mixture of everything hides what a
+/// few of them together do.
+#[derive(Clone, Copy, Debug)]
+struct Classes(u64);
+
+impl Classes {
+    fn has(self, class: u32) -> bool {
+        self.0 >> class & 1 == 1
+    }
+}
+
+impl Script {
+    /// The day of a seed.
+    pub fn generate(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let nodes: Vec<Flavor> = (0..rng.between(3, 5)).map(|_| flavor(&mut rng)).collect();
+        let registry_pulls = *rng.pick(&[1, 3, 512, 512]);
+        // Some days are fine.
+        let classes = Classes(match rng.below(10) {
+            0 => 0,
+            1 => u64::MAX,
+            _ => rng.next() & rng.next(),
+        });
+        let mut day = Day {
+            rng,
+            classes,
+            nodes: nodes.len(),
+            steps: Vec::new(),
+        };
+        day.users();
+        day.machines();
+        day.troubles();
+        let mut steps = day.steps;
+        steps.sort_by_key(|step| step.at);
+        Self {
+            seed,
+            nodes,
+            registry_pulls,
+            steps,
+        }
+    }
+}
+
+fn flavor(rng: &mut Rng) -> Flavor {
+    *rng.pick(&[
+        Flavor::Containerd16,
+        Flavor::Containerd2,
+        Flavor::Crio,
+        Flavor::Docker,
+    ])
+}
+
+struct Day {
+    rng: Rng,
+    classes: Classes,
+    nodes: usize,
+    steps: Vec<Step>,
+}
+
+impl Day {
+    fn push(&mut self, action: Action) {
+        let at = self.rng.below(DAY);
+        self.steps.push(Step { at, action });
+    }
+
+    fn node(&mut self) -> usize {
+        // One more than there are: a node that joins later.
+        self.rng.index(self.nodes + 1)
+    }
+
+    fn users(&mut self) {
+        for cache in 0..CACHES.len() {
+            let action = Action::Apply(cache, Box::new(self.spec()));
+            let early = self.rng.percent(70);
+            let at = self.rng.below(if early { 1_000 } else { DAY });
+            self.steps.push(Step { at, action });
+        }
+        for _ in 0..self.rng.between(1, 10) {
+            let cache = self.rng.index(CACHES.len());
+            let action = match self.rng.below(14) {
+                0..=4 => Action::Apply(cache, Box::new(self.spec())),
+                5 => Action::Delete(cache),
+                6 | 7 => Action::Refresh(cache, self.token()),
+                8 | 9 => Action::Purge(cache, self.token()),
+                10 => Action::Touch(cache),
+                11 => Action::Suspend(cache, true),
+                12 => Action::Suspend(cache, false),
+                _ => {
+                    // The deletion of an object waits for its images: time to think again.
+                    let at = self.rng.below(DAY);
+                    let action = Action::Delete(cache);
+                    self.steps.push(Step { at, action });
+                    let at = at + self.rng.below(30_000);
+                    let action = Action::Retain(cache);
+                    self.steps.push(Step { at, action });
+                    continue;
+                }
+            };
+            self.push(action);
+        }
+    }
+
+    fn token(&mut self) -> String {
+        match self.rng.below(3) {
+            0 => String::new(),
+            token => format!("t{token}"),
+        }
+    }
+
+    fn spec(&mut self) -> ImageCacheSpec {
+        let lists = self.rng.between(1, 2);
+        ImageCacheSpec {
+            cache_spec: (0..lists).map(|_| self.list()).collect(),
+            image_pull_secrets: match self.rng.below(4) {
+                0 => Vec::new(),
+                1 => secrets(&["wrong", "right"]),
+                2 => secrets(&["missing", "malformed", "right"]),
+                _ => secrets(&["right"]),
+            },
+            refresh: match self.rng.below(6) {
+                0 => Some(seconds(120)),
+                1 => Some(seconds(0)),
+                _ => None,
+            },
+            max_concurrent_nodes: self.share(20),
+            min_ready_nodes: self.share(20),
+            service_account_name: self.rng.percent(20).then(|| ROBOT.to_owned()),
+            deletion_policy: self.rng.percent(30).then_some(DeletionPolicy::Purge),
+            retention: self.rng.percent(30).then_some(Retention::Pinned),
+            suspend: self.rng.percent(4),
+        }
+    }
+
+    fn share(&mut self, percent: u64) -> Option<NodeShare> {
+        let share = *self
+            .rng
+            .pick(&[NodeShare::Count(1), NodeShare::Percent(50)]);
+        self.rng.percent(percent).then_some(share)
+    }
+
+    fn list(&mut self) -> CacheSpecEntry {
+        let count = self.rng.between(1, 3);
+        let mut images: Vec<String> = Vec::new();
+        for _ in 0..count {
+            // The sandbox image is a rare mistake.
+            let most = if self.rng.percent(3) {
+                NAMES.len()
+            } else {
+                NAMES.len() - 1
+            };
+            let name = NAMES[self.rng.index(most)].to_owned();
+            if !images.contains(&name) {
+                images.push(name);
+            }
+        }
+        let zone = *self.rng.pick(&ZONES);
+        CacheSpecEntry {
+            images,
+            node_selector: match self.rng.below(3) {
+                0 => [("zone".to_owned(), zone.to_owned())].into(),
+                _ => std::collections::BTreeMap::new(),
+            },
+            image_pull_policy: match self.rng.below(4) {
+                0 => Some(ImagePullPolicy::Always),
+                1 => Some(ImagePullPolicy::IfNotPresent),
+                _ => None,
+            },
+            priority: self.rng.percent(20).then_some(5),
+            node_affinity: self.rng.percent(15).then(|| not_in(zone)),
+            pull_deadline: match self.rng.below(10) {
+                0 => Some(GoDuration(Duration::from_secs(180))),
+                _ => None,
+            },
+        }
+    }
+
+    fn machines(&mut self) {
+        for class in (0..16).chain(40..41) {
+            if !self.classes.has(class) {
+                continue;
+            }
+            for _ in 0..self.rng.between(1, 2) {
+                self.machine(class);
+            }
+        }
+    }
+
+    fn machine(&mut self, class: u32) {
+        let node = self.node();
+        let image = self.rng.index(NAMES.len());
+        let who = self.rng.index(2);
+        let flag = self.rng.percent(50);
+        let while_ms = self.rng.between(500, 90_000);
+        let action = match class {
+            0 => Action::Join(self.nodes, flavor(&mut self.rng)),
+            1 => Action::Leave(node),
+            2 => Action::Relabel(node, self.rng.index(ZONES.len())),
+            3 => Action::Cordon(node, flag),
+            4 => Action::Ready(node, flag),
+            5 => Action::Exclude(node, flag),
+            6 => Action::Reboot(node, flag),
+            7 => Action::PullerRestarts(node),
+            8 => Action::PullerReplaced(node),
+            9 => Action::RuntimeRestarts(node, while_ms / 3),
+            10 => Action::Collect(node, self.rng.index(4)),
+            11 => Action::Run(node, image),
+            12 if flag => Action::ForeignPull(node, image),
+            12 => Action::ForeignPin(node, image),
+            13 => Action::MoveTag(image),
+            14 if flag => Action::Crash(who, while_ms),
+            14 => Action::Pause(who, while_ms),
+            40 => Action::DeleteLease,
+            _ => Action::Skew(who, i64::try_from(self.rng.below(600)).unwrap_or(0) - 300),
+        };
+        if matches!(action, Action::Run(..)) && flag {
+            self.push(Action::Stop(node));
+        }
+        self.push(action);
+    }
+
+    fn troubles(&mut self) {
+        for class in 16..40 {
+            if !self.classes.has(class) {
+                continue;
+            }
+            for _ in 0..self.rng.between(1, 3) {
+                let trouble = self.trouble(class);
+                let lasts = self.rng.between(1_000, 240_000);
+                self.push(Action::Trouble(trouble, lasts));
+            }
+        }
+    }
+
+    fn trouble(&mut self, class: u32) -> Trouble {
+        use Trouble as T;
+        let node = self.node();
+        let host = self.rng.index(HOSTS.len());
+        match class {
+            16 => T::Conflicts,
+            17 => T::WritesFail,
+            18 => T::AnswersLost,
+            19 => T::ApiSlow,
+            20 => T::ApiUnreachable(self.rng.index(2)),
+            21 => T::WatchBroken(self.rng.index(2), *self.rng.pick(&SourceKey::ALL)),
+            22 => T::ListsStale,
+            23 => T::SecretsUnreadable,
+            24 => T::CallsLost(node),
+            25 => T::CallsLate(node),
+            26 => T::CallsTwice(node),
+            27 => T::StreamsBreak(node),
+            28 => T::CutOff(node),
+            29 => T::RuntimeSlow(node),
+            30 => T::RuntimeErrs(node),
+            31 => T::EffectsUntold(node),
+            32 => T::PullsCancelled(node),
+            33 => T::DiskFull(node),
+            34 => T::RegistryDown(host),
+            35 => T::RegistryRefuses(host),
+            36 => T::RateLimited(host),
+            37 => T::ContainersStart(node),
+            38 => T::PullsStall(node),
+            _ => T::NameUnknown(self.rng.index(NAMES.len())),
+        }
+    }
+}
+
+fn seconds(seconds: u64) -> RefreshSpec {
+    RefreshSpec {
+        interval: Some(GoDuration(Duration::from_secs(seconds))),
+    }
+}
+
+/// Any other zone.
+fn not_in(zone: &str) -> NodeAffinity {
+    let other = NodeSelectorRequirement {
+        key: "zone".to_owned(),
+        operator: NodeSelectorOperator::NotIn,
+        values: vec![zone.to_owned()],
+    };
+    let term = NodeSelectorTerm {
+        match_expressions: vec![other],
+        ..NodeSelectorTerm::default()
+    };
+    NodeAffinity {
+        required: Some(NodeSelector {
+            node_selector_terms: vec![term],
+        }),
+    }
+}
+
+fn secrets(names: &[&str]) -> Vec<PullSecretReference> {
+    names
+        .iter()
+        .map(|name| PullSecretReference {
+            name: (*name).to_owned(),
+        })
+        .collect()
+}

@@ -121,7 +121,7 @@ mod tests {
         assert_eq!(refused(&applied, Some(&small)), None);
         // All names replaced: the old ones stay recorded until they are removed.
         let replaced = object(&names(10_000, 10_000), &all, 420_000);
-        let why = refused(&replaced, Some(&small)).unwrap();
+        let why = refused(&replaced, Some(&object(&all, &all, 0))).unwrap();
         assert!(why.contains("the API server stores 1536 KiB"), "{why}");
         assert_eq!(refused(&replaced, Some(&applied)), None, "no larger");
     }

@@ -130,6 +130,8 @@ const TABLE: &[Row] = &[
             Is("too many requests"),
             Has("pull rate limit"),
             Has("rate limit exceeded"),
+            // Google Artifact Registry, whose code CRI-O passes on as "unknown".
+            Has("quota exceeded for quota metric"),
         ],
         failure::RATE_LIMITED,
         Remedy::None,

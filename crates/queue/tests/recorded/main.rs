@@ -72,7 +72,7 @@ fn name(message: &str) -> &'static str {
 }
 
 #[test]
-fn three_runtimes_were_recorded() {
+fn four_runtimes_were_recorded() {
     let records = recorded();
     let runtimes: BTreeSet<&str> = records
         .iter()
@@ -83,6 +83,7 @@ fn three_runtimes_were_recorded() {
         [
             "containerd://1.6.20",
             "containerd://2.2.9",
+            "containerd://2.4.2",
             "cri-o://1.34.0"
         ]
     );

@@ -101,6 +101,8 @@ fn reference() -> impl Strategy<Value = ImageRef> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     /// Whoever may write an image cache chooses names; the budget of a registry hangs on the class.
     #[test]
     fn no_reference_changes_the_class_of_a_recorded_error(new in reference()) {

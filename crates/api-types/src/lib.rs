@@ -26,7 +26,7 @@ pub use line::one_line;
 pub use share::NodeShare;
 pub use spec::{
     CacheSpecEntry, DeletionPolicy, ImageCache, ImageCacheSpec, ImagePullPolicy,
-    PullSecretReference, RefreshSpec, Retention,
+    PullSecretReference, RefreshSpec, RemovalPolicy, Retention,
 };
 pub use status::{AppliedImage, Failure, ImageCacheStatus, PurgeStatus};
 pub use time::{Tick, Timestamp};

@@ -133,6 +133,8 @@ pub mod failure {
     pub const IN_USE: &str = "InUse";
     /// The image was kept, because somebody else pinned it.
     pub const PINNED: &str = "Pinned";
+    /// The image was kept, because we did not pull it and `removalPolicy` is OnlyPulled.
+    pub const NOT_PULLED: &str = "NotPulled";
     /// The image was kept, because it has another name that we may not remove.
     pub const SHARED_IMAGE: &str = "SharedImage";
 }

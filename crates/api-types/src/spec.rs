@@ -67,6 +67,12 @@ pub struct ImageCacheSpec {
     /// --purge-deadline. Not set: Retain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_policy: Option<DeletionPolicy>,
+    /// Which images are removed from a node when they are no longer desired there, and by a purge: All or
+    /// OnlyPulled. With All every image of this cache is removed unless something needs it, also one that
+    /// was on the node before, for example for an air-gapped Job. With OnlyPulled an image is removed only
+    /// where kubefledged pulled it while the policy was OnlyPulled; any other image stays. Not set: All.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removal_policy: Option<RemovalPolicy>,
     /// Whether images are protected from the kubelet's garbage collection: Default or Pinned. With
     /// Default they are not. With Pinned they are, if the container runtime lets clients pin images
     /// (containerd 2.x); on other runtimes the condition Degraded reports RetentionUnsupported.
@@ -124,6 +130,16 @@ pub enum ImagePullPolicy {
     Always,
 }
 
+/// Which images may be removed from nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum RemovalPolicy {
+    /// Every image of the cache.
+    #[default]
+    All,
+    /// Only images that kubefledged pulled to the node.
+    OnlyPulled,
+}
+
 /// What happens to the images when the object is deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum DeletionPolicy {
@@ -172,6 +188,11 @@ impl ImageCacheSpec {
     /// Returns what happens to the images when the object is deleted.
     pub fn deletion_policy(&self) -> DeletionPolicy {
         self.deletion_policy.unwrap_or_default()
+    }
+
+    /// Returns whether only images that we pulled may be removed.
+    pub fn removes_only_pulled(&self) -> bool {
+        self.removal_policy == Some(RemovalPolicy::OnlyPulled)
     }
 
     /// Returns whether the images are to be protected from garbage collection.

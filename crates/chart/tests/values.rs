@@ -60,7 +60,9 @@ fn other(path: &str, now: &Value) -> Value {
         ("digest", _) => json!(format!("sha256:{}", "1".repeat(64))),
         ("criSocketPath", _) => json!("/run/other.sock"),
         ("preset", _) => json!("eks"),
-        ("imageFsPath" | "config" | "binDir" | "caBundle", _) => json!("/other/path"),
+        ("imageFsPath" | "stateDirectory" | "config" | "binDir" | "caBundle", _) => {
+            json!("/other/path")
+        }
         ("files", _) => json!(["/other/file"]),
         ("listenPort", _) => json!(10999),
         ("interval" | "scrapeTimeout", _) => json!("7s"),

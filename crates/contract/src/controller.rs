@@ -70,6 +70,7 @@ pub fn remove_request(
     references: &[Arc<str>],
     desired: &[Arc<str>],
     releasable: &[Arc<str>],
+    only_pulled: &[Arc<str>],
     unpin: &[Arc<str>],
 ) -> RemoveImagesRequest {
     RemoveImagesRequest {
@@ -77,6 +78,7 @@ pub fn remove_request(
         references: texts(references),
         desired: texts(desired),
         releasable: texts(releasable),
+        only_pulled: texts(only_pulled),
         unpin_ours: true,
         unpin: texts(unpin),
     }
@@ -244,6 +246,7 @@ fn image_pull(
         Pin::On => Retention::Pinned,
     };
     ImagePull {
+        mark: item.mark,
         reference: item.reference.to_string(),
         policy: policy.into(),
         freshness: item.freshness.to_string(),
@@ -322,6 +325,7 @@ mod tests {
 
     fn item(reference: &str) -> PullItem {
         PullItem {
+            mark: false,
             reference: reference.into(),
             policy: ImagePullPolicy::Always,
             freshness: "t".into(),

@@ -97,6 +97,11 @@ pub fn pull_request<'a>(
         retention,
         credential_hash: hash(&contents),
         credentials: chosen.into_iter().map(|(id, _)| *id).collect(),
+        mark: if image.mark {
+            queue::Mark::Yes
+        } else {
+            queue::Mark::No
+        },
         cache: image.cache,
     })
 }
@@ -116,6 +121,7 @@ pub fn remove_event(
         references: request.references,
         desired: request.desired,
         releasable: request.releasable,
+        only_pulled: request.only_pulled,
         unpin_ours: request.unpin_ours,
         unpin: request.unpin,
     })

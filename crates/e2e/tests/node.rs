@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use kubefledged_e2e::{Cluster, faulty};
+use kubefledged_e2e::{Cluster, demo, faulty};
 use serde_json::json;
 
 const PRIVATE: &str = "private.test:5001/demo/secret:1.0";
@@ -150,5 +150,39 @@ fn pullers_that_are_killed_in_the_middle_of_a_pull_take_it_up_again() {
     cluster.kubectl(wait).unwrap();
     for node in &nodes {
         assert_eq!(held(&cluster, node), BTreeSet::from([faulty("worker")]));
+    }
+}
+
+/// One image is there before, as one that was loaded for an air-gapped Job; the other one we pull.
+#[test]
+fn only_what_we_pulled_is_removed_with_the_policy_only_pulled() {
+    let cluster = Cluster::default();
+    cluster.clean("e2e-pulled").unwrap();
+    let (loaded, pulled) = (demo("api"), demo("cache"));
+    let nodes = cluster.nodes().unwrap();
+    for node in &nodes {
+        let load = ["node", node.as_str(), "crictl", "pull", loaded.as_str()];
+        cluster.run(&load, "").unwrap();
+    }
+    let spec = json!({
+        "cacheSpec": [{"images": [loaded, pulled]}],
+        "removalPolicy": "OnlyPulled",
+    });
+    cluster.create("e2e-pulled", "careful", &spec).unwrap();
+    let status = cluster
+        .ended("e2e-pulled", "careful", "ImageCacheCreate")
+        .unwrap();
+    assert_eq!(status["status"], "Succeeded", "{status}");
+
+    cluster
+        .kubectl("annotate ic careful -n e2e-pulled kubefledged.io/purge-imagecache=")
+        .unwrap();
+    let status = cluster
+        .ended("e2e-pulled", "careful", "ImageCachePurge")
+        .unwrap();
+    assert_eq!(status["status"], "Succeeded", "{status}");
+    assert!(status["appliedImages"].is_null(), "{status}");
+    for node in &nodes {
+        assert_eq!(held(&cluster, node), BTreeSet::from([loaded.clone()]));
     }
 }

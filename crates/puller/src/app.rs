@@ -33,6 +33,7 @@ use crate::{
     debug::{self, Debug},
     disk,
     driver::Driver,
+    marks::Marks,
     metrics::Metrics,
     node::{Abilities, Node},
     plugins::Plugins,
@@ -112,6 +113,7 @@ fn node(args: &Args, channel: Channel, plugins: Plugins) -> Node {
             .then(|| disk::path(args.image_fs_path.as_deref()))
             .flatten(),
         plugins,
+        marks: Marks::load(args.state_dir.as_deref()),
     }
 }
 

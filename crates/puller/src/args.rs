@@ -42,6 +42,11 @@ pub struct Args {
     /// this container, if that shows it
     #[arg(long, help_heading = "Runtime")]
     pub image_fs_path: Option<PathBuf>,
+    /// Directory in which the puller remembers which images it pulled, for ImageCaches with removalPolicy
+    /// OnlyPulled on runtimes other than containerd, which keeps that itself. Not set: in memory, until the
+    /// puller ends
+    #[arg(long, help_heading = "Images")]
+    pub state_dir: Option<PathBuf>,
     /// Disk usage in percent of the image file system at which the puller stops to pull and pin
     /// images; 100 switches this limit off
     #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u8).range(1..=100), help_heading = "Images")]

@@ -26,6 +26,8 @@ const NAMESPACE: &str = "k8s.io";
 const PIN: &str = "io.cri-containerd.pinned";
 /// Label that marks a pin as ours.
 const OURS: &str = "kubefledged.io/pinned";
+/// Label that marks a name as pulled by us. Its value is the digest of the image.
+const PULLED: &str = "kubefledged.io/pulled";
 /// Maximum size of a manifest that is read. Real ones have some KiB.
 const MOST_MANIFEST: usize = 4 << 20;
 
@@ -118,6 +120,37 @@ impl Containerd {
             Err(status) if status.code() == Code::NotFound => Ok(None),
             Err(status) => Err(status),
         }
+    }
+
+    // === marks
+
+    /// Remembers that we pulled what lies under a name. The label names the image, so that it means nothing after
+    /// somebody else has moved the tag.
+    pub async fn mark(&self, name: String) -> Result<(), Status> {
+        let Some(mut known) = self.image(name).await? else {
+            return Ok(());
+        };
+        let digest = known.target.as_ref().map(|target| target.digest.clone());
+        known.labels = [(PULLED.to_owned(), digest.unwrap_or_default())].into();
+        let request = within(UpdateImageRequest {
+            image: Some(known),
+            update_mask: Some(prost_types::FieldMask {
+                paths: vec![format!("labels.{PULLED}")],
+            }),
+        });
+        match self.images.clone().update(request).await {
+            Ok(_) => Ok(()),
+            Err(status) if status.code() == Code::NotFound => Ok(()),
+            Err(status) => Err(status),
+        }
+    }
+
+    /// Returns whether we pulled what lies under a name.
+    pub async fn is_marked(&self, name: String) -> Result<bool, Status> {
+        Ok(self.image(name).await?.is_some_and(|image| {
+            let label = image.labels.get(PULLED);
+            label.is_some_and(|label| image.target.is_some_and(|target| target.digest == *label))
+        }))
     }
 
     // === bytes

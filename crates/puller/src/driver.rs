@@ -327,6 +327,8 @@ fn limit(call: &Call) -> Duration {
         | Call::Containers
         | Call::FsInfo
         | Call::Pins
+        | Call::Mark(_)
+        | Call::Trace(_)
         | Call::Pin(..)
         | Call::Progress(_) => QUERY_LIMIT,
     }

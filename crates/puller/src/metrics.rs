@@ -228,6 +228,8 @@ pub fn method(call: &Call) -> Option<&'static str> {
         Call::Remove(_) => Some("RemoveImage"),
         Call::Pins => Some("ListPins"),
         Call::Pin(..) => Some("Pin"),
+        Call::Mark(_) => Some("Mark"),
+        Call::Trace(_) => Some("Trace"),
         Call::Progress(_) => Some("Progress"),
         Call::Credentials(_) | Call::FsInfo => None,
     }
@@ -241,9 +243,11 @@ fn code(answer: &Answer) -> &str {
         Answer::Disk(result) => result.as_ref().err(),
         Answer::Pins(result) => result.as_ref().err(),
         Answer::Progress(result) => result.as_ref().err(),
-        Answer::Pulled(result) | Answer::Removed(result) | Answer::Pinned(result) => {
-            result.as_ref().err()
-        }
+        Answer::Traced(result) => result.as_ref().err(),
+        Answer::Pulled(result)
+        | Answer::Removed(result)
+        | Answer::Pinned(result)
+        | Answer::Marked(result) => result.as_ref().err(),
         Answer::Credentials(..) => None,
     };
     error.map_or("OK", |error| &error.code)

@@ -4,13 +4,14 @@ use std::path::PathBuf;
 
 use kubefledged_proto::puller::Credential;
 use kubefledged_queue::{Answer, Call, CallError, CallId, RuntimeFacts, Support};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::{
     containerd::Containerd,
     cri::{self, Cri},
     disk,
     driver::Input,
+    marks::Marks,
     plugins::Plugins,
 };
 
@@ -34,6 +35,8 @@ pub struct Node {
     pub disk: Option<PathBuf>,
     /// The node's credential providers.
     pub plugins: Plugins,
+    /// What we pulled, where the runtime keeps no labels for us.
+    pub marks: Marks,
 }
 
 impl Node {
@@ -71,6 +74,8 @@ impl Node {
             Call::FsInfo => Answer::Disk(self.usage()),
             Call::Pins => Answer::Pins(containerd.pins().await.map_err(error)),
             Call::Pin(id, on) => Answer::Pinned(containerd.pin(id, on).await.map_err(error)),
+            Call::Mark(name) => Answer::Marked(self.mark(name).await.map_err(error)),
+            Call::Trace(name) => Answer::Traced(self.is_marked(name).await.map_err(error)),
             Call::Progress(names) => {
                 Answer::Progress(containerd.progress(&names).await.map_err(error))
             }
@@ -80,6 +85,27 @@ impl Node {
             }
         };
         Input::Answered(id, answer)
+    }
+
+    /// Remembers that we pulled what lies under a name: in containerd's own store, or in ours.
+    async fn mark(&self, name: String) -> Result<(), Status> {
+        match self.containerd.mark(name.clone()).await {
+            Err(status) if status.code() == Code::Unimplemented => {}
+            answer => return answer,
+        }
+        match self.cri.inspect(name.clone()).await? {
+            Some(image) => self.marks.add(name, image.id),
+            None => Ok(()),
+        }
+    }
+
+    async fn is_marked(&self, name: String) -> Result<bool, Status> {
+        match self.containerd.is_marked(name.clone()).await {
+            Err(status) if status.code() == Code::Unimplemented => {}
+            answer => return answer,
+        }
+        let image = self.cri.inspect(name.clone()).await?;
+        Ok(image.is_some_and(|image| self.marks.has(&name, &image.id)))
     }
 
     fn usage(&self) -> Result<kubefledged_queue::Disk, CallError> {
@@ -106,6 +132,8 @@ impl Node {
             Call::Credentials(_) => Answer::Credentials(Vec::new(), Some(error.message)),
             Call::FsInfo => Answer::Disk(Err(error)),
             Call::Pins => Answer::Pins(Err(error)),
+            Call::Mark(_) => Answer::Marked(Err(error)),
+            Call::Trace(_) => Answer::Traced(Err(error)),
             Call::Pin(..) => Answer::Pinned(Err(error)),
             Call::Progress(_) => Answer::Progress(Err(error)),
         }

@@ -164,6 +164,7 @@ impl Node {
             references: (0..count).map(name).collect(),
             desired: Vec::new(),
             releasable: Vec::new(),
+            only_pulled: Vec::new(),
             unpin_ours: false,
             unpin: Vec::new(),
         });

@@ -46,6 +46,16 @@ pub enum Retention {
     Pinned,
 }
 
+/// Whether it is remembered that we pulled an image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mark {
+    /// It is not.
+    #[default]
+    No,
+    /// It is, if the pull brings the image.
+    Yes,
+}
+
 /// One image of a pull request.
 #[derive(Clone, Debug, Default)]
 pub struct PullRequest {
@@ -67,6 +77,8 @@ pub struct PullRequest {
     pub credentials: Vec<CredentialId>,
     /// The same for the same credentials.
     pub credential_hash: u64,
+    /// Whether it is remembered that we pulled the image.
+    pub mark: Mark,
     /// Which cache asks: caches take turns. Empty: it is not known, and each batch counts as one.
     pub cache: String,
 }
@@ -88,6 +100,8 @@ pub enum Event {
         desired: Vec<String>,
         /// What may go together with `references`.
         releasable: Vec<String>,
+        /// Those of `references` that go only if we pulled them.
+        only_pulled: Vec<String>,
         /// Take our pins off images that nothing in `desired` names, also where they are kept.
         unpin_ours: bool,
         /// Ids from which our pin is taken; their outcomes follow those of `references`.
@@ -198,6 +212,10 @@ pub enum Answer {
     Disk(Result<Disk, CallError>),
     /// To [`Call::Pins`]: ids.
     Pins(Result<Vec<String>, CallError>),
+    /// To [`Call::Trace`].
+    Traced(Result<bool, CallError>),
+    /// To [`Call::Mark`].
+    Marked(Result<(), CallError>),
     /// To [`Call::Pin`]. Success says nothing of its effect.
     Pinned(Result<(), CallError>),
     /// To [`Call::Progress`]: by name, for the pulls that could be seen.
@@ -223,6 +241,10 @@ pub enum Call {
     Pins,
     /// Put our pin on an id, or take it off.
     Pin(String, bool),
+    /// Did we pull what lies under this name, as far as that was to be remembered?
+    Trace(String),
+    /// Remember that we pulled this name.
+    Mark(String),
     /// How far are the pulls of these names?
     Progress(Vec<String>),
 }
@@ -289,7 +311,7 @@ pub enum RemoveResult {
     Absent,
     /// It stays on purpose: reason and sentence.
     Kept {
-        /// `InUse`, `Pinned` or `SharedImage`.
+        /// `InUse`, `Pinned`, `SharedImage` or `NotPulled`.
         reason: String,
         /// Why.
         message: String,

@@ -18,8 +18,8 @@ mod tests;
 pub use classify::{Class, Remedy, classify, without_signatures};
 pub use event::{
     Answer, Authority, Bytes, Call, CallError, CallId, Checked, Command, Container, CredentialId,
-    Disk, Event, Image, PinResult, Policy, PullOutcome, PullRequest, PullResult, RemoveOutcome,
-    RemoveResult, Report, Retention, Runtime, RuntimeFacts, StreamId, Support,
+    Disk, Event, Image, Mark, PinResult, Policy, PullOutcome, PullRequest, PullResult,
+    RemoveOutcome, RemoveResult, Report, Retention, Runtime, RuntimeFacts, StreamId, Support,
 };
 pub use pins::full;
 pub use queue::{PullRow, PullState, Queue, Settings, Totals};

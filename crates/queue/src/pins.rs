@@ -200,6 +200,8 @@ impl Answer {
             | Self::Removed(Err(error))
             | Self::Disk(Err(error))
             | Self::Pins(Err(error))
+            | Self::Traced(Err(error))
+            | Self::Marked(Err(error))
             | Self::Pinned(Err(error))
             | Self::Progress(Err(error)) => Some(error),
             _ => None,

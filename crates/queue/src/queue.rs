@@ -160,6 +160,7 @@ impl Queue {
                 references,
                 desired,
                 releasable,
+                only_pulled,
                 unpin_ours,
                 unpin,
             } => {
@@ -174,6 +175,7 @@ impl Queue {
                     let set = |names: Vec<String>| names.iter().map(|n| normalized(n)).collect();
                     let mut removal = Removal::new(stream, authority, items);
                     removal.desired = set(desired);
+                    removal.only_pulled = set(only_pulled);
                     removal.releasable = set(releasable);
                     removal.unpin_ours = unpin_ours;
                     self.take_removal(stream, removal, now);

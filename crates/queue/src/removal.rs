@@ -20,6 +20,8 @@ pub enum RemovalStep {
     Begin,
     /// The runtime is asked whether the name is there.
     Inspecting,
+    /// It goes only if we pulled it: did we?
+    Tracing(Image),
     /// The runtime is asked who uses it.
     Asking(Image),
     /// It is pinned: is that us? What speaks against its removal is known.
@@ -54,6 +56,8 @@ pub struct Removal {
     pub desired: BTreeSet<String>,
     /// Normalized.
     pub releasable: BTreeSet<String>,
+    /// Names that go only if we pulled them, normalized.
+    pub only_pulled: BTreeSet<String>,
     /// Take our pins off.
     pub unpin_ours: bool,
     /// Which item is at hand.
@@ -66,6 +70,8 @@ pub struct Removal {
     pub held: BTreeSet<String>,
     /// Our pin was taken off the one at hand.
     unpinned: bool,
+    /// The one at hand goes only if we pulled it, and we did not.
+    not_pulled: bool,
 }
 
 /// What else decides about a name.
@@ -123,12 +129,14 @@ impl Removal {
             items,
             desired: BTreeSet::new(),
             releasable: BTreeSet::new(),
+            only_pulled: BTreeSet::new(),
             unpin_ours: false,
             at: 0,
             step: RemovalStep::Begin,
             call: None,
             held: BTreeSet::new(),
             unpinned: false,
+            not_pulled: false,
         }
     }
 
@@ -169,7 +177,9 @@ impl Removal {
             (RemovalStep::Inspecting, Answer::Inspected(Ok(None))) => {
                 AfterRemoval::Finish(RemoveResult::Absent)
             }
-            (RemovalStep::Inspecting, Answer::Inspected(Ok(Some(image)))) => {
+            (RemovalStep::Inspecting, Answer::Inspected(Ok(Some(image)))) => self.found(image),
+            (RemovalStep::Tracing(image), Answer::Traced(Ok(ours))) => {
+                self.not_pulled = !ours;
                 self.step = RemovalStep::Asking(image);
                 AfterRemoval::Call(Call::Containers)
             }
@@ -203,11 +213,9 @@ impl Removal {
                 self.step = RemovalStep::Verifying;
                 AfterRemoval::Call(Call::Inspect(self.runtime_name()))
             }
-            (RemovalStep::Verifying, Answer::Inspected(Ok(None))) => {
-                AfterRemoval::Finish(RemoveResult::Removed)
-            }
-            (RemovalStep::Verifying, Answer::Inspected(Ok(Some(_)))) => {
-                AfterRemoval::Finish(failed("the runtime removed the image and still has it"))
+            (RemovalStep::Verifying, Answer::Inspected(Ok(left))) => {
+                let still = || failed("the runtime removed the image and still has it");
+                AfterRemoval::Finish(left.map_or(RemoveResult::Removed, |_| still()))
             }
             (
                 _,
@@ -215,11 +223,22 @@ impl Removal {
                 | Answer::Containers(Err(error))
                 | Answer::Removed(Err(error))
                 | Answer::Pins(Err(error))
+                | Answer::Traced(Err(error))
                 | Answer::Pinned(Err(error))
                 | Answer::Pulled(Err(error)),
             ) => AfterRemoval::Finish(refused(&error)),
             (_, _) => AfterRemoval::Finish(failed("the runtime answered another question")),
         }
+    }
+
+    /// The image is there: may it go, and who uses it?
+    fn found(&mut self, image: Image) -> AfterRemoval {
+        if self.only_pulled.contains(self.items[self.at].normal()) {
+            self.step = RemovalStep::Tracing(image);
+            return AfterRemoval::Call(Call::Trace(self.runtime_name()));
+        }
+        self.step = RemovalStep::Asking(image);
+        AfterRemoval::Call(Call::Containers)
     }
 
     fn act(&mut self, image: &Image, target: Result<String, RemoveResult>) -> AfterRemoval {
@@ -265,7 +284,9 @@ impl Removal {
 
     /// Somebody else has inspected an image since: it may have more names than it had.
     pub fn saw(&mut self, newer: &Image) {
-        if let RemovalStep::Asking(image) | RemovalStep::Owning(image, _) = &mut self.step
+        if let RemovalStep::Tracing(image)
+        | RemovalStep::Asking(image)
+        | RemovalStep::Owning(image, _) = &mut self.step
             && image.id == newer.id
         {
             image.clone_from(newer);
@@ -283,6 +304,7 @@ impl Removal {
         self.step = RemovalStep::Begin;
         self.call = None;
         self.unpinned = false;
+        self.not_pulled = false;
         self.held.clear();
     }
 
@@ -304,6 +326,10 @@ impl Removal {
         around: &RemovalContext<'_>,
     ) -> Result<String, RemoveResult> {
         let normal = self.items[self.at].normal();
+        if self.not_pulled {
+            let why = "kubefledged did not pull it (removalPolicy: OnlyPulled)".to_owned();
+            return Err(kept(failure::NOT_PULLED, why));
+        }
         if let Some(why) = self.protection(image, around) {
             return Err(kept(failure::IN_USE, why));
         }

@@ -7,7 +7,7 @@ mod steps;
 use std::{cmp::Reverse, time::Duration};
 
 use crate::{
-    Call, CallId, CredentialId, Image, PinResult, Policy, PullRequest, PullResult, Retention,
+    Call, CallId, CredentialId, Image, Mark, PinResult, Policy, PullRequest, PullResult, Retention,
     Support, Tick, classify, pins,
 };
 use bytes::Watch;
@@ -67,6 +67,8 @@ pub enum Phase {
     Pull,
     /// What is there now?
     Verify,
+    /// That we pulled it is remembered.
+    Mark,
     /// The image is present, and its pin is set.
     Pin(pins::PinStep),
 }
@@ -121,6 +123,8 @@ pub struct Task {
     inspected: Option<Tick>,
     /// The id of the name before the pull.
     before: Option<String>,
+    /// It is to be remembered that we pulled it.
+    mark: Mark,
     next_credential: usize,
     /// The node's own credentials were asked for.
     asked_node: bool,
@@ -172,6 +176,7 @@ impl Task {
             learnt: None,
             policy: request.policy,
             retention: request.retention,
+            mark: request.mark,
             deadline: request.deadline,
             fallback: request.fallback_deadline,
             no_progress,

@@ -113,10 +113,11 @@ impl World {
                 references,
                 desired: wanted,
                 releasable,
+                only_pulled,
                 unpin,
             } => {
-                let request =
-                    contract::remove_request(batch, references, wanted, releasable, unpin);
+                let (some, all) = (only_pulled, references);
+                let request = contract::remove_request(batch, all, wanted, releasable, some, unpin);
                 (Purpose::Remove, request.encode_to_vec())
             }
             Work::Check { references } => {

@@ -76,6 +76,8 @@ pub struct Runtime {
     pub containers: Vec<String>,
     /// Names that somebody else pulled: nobody of ours must answer for them.
     pub foreign: BTreeSet<String>,
+    /// Names that we pulled, as we noted, with the id of the image: in labels, or in the puller's own file.
+    pub marked: BTreeMap<String, String>,
     /// Fetched by pulls that were broken off, and kept for a while.
     pub leased: BTreeMap<String, u64>,
     /// It answers nothing before.
@@ -92,6 +94,7 @@ impl Runtime {
             images: BTreeMap::new(),
             containers: Vec::new(),
             foreign: BTreeSet::new(),
+            marked: BTreeMap::new(),
             leased: BTreeMap::new(),
             away_until: 0,
         };
@@ -187,6 +190,19 @@ impl Runtime {
     pub fn labelled(&self) -> Vec<String> {
         let images = self.images.iter().filter(|(_, held)| held.labelled);
         images.map(|(id, _)| format!("sha256:{id}")).collect()
+    }
+
+    /// Notes that we pulled what lies under a name.
+    pub fn mark(&mut self, name: &str) {
+        if let Some(id) = self.resolve(name) {
+            self.marked.insert(normalized(name), id);
+        }
+    }
+
+    /// Did we pull what lies under a name?
+    pub fn is_marked(&self, name: &str) -> bool {
+        self.resolve(name).as_ref() == self.marked.get(&normalized(name))
+            && self.resolve(name).is_some()
     }
 
     /// Every layer that is there, once.

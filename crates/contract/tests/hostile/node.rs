@@ -148,6 +148,8 @@ impl Node {
             )),
             Call::Pins => Answer::Pins(error.map_or(Ok(names), Err)),
             Call::Pin(..) => Answer::Pinned(failed(&error)),
+            Call::Mark(_) => Answer::Marked(failed(&error)),
+            Call::Trace(_) => Answer::Traced(error.map_or(Ok(true), Err)),
             Call::Progress(asked) => {
                 let bytes = asked.into_iter().map(|name| {
                     (

@@ -51,6 +51,7 @@ fn image() -> impl Strategy<Value = ImagePull> {
                 credentials,
                 fallback_deadline_ms,
             )| ImagePull {
+                mark: true,
                 reference,
                 policy,
                 freshness,
@@ -102,6 +103,7 @@ fn remove() -> impl Strategy<Value = Asked> {
     parts.prop_map(
         |(authority, references, desired, releasable, unpin_ours, unpin)| {
             let request = RemoveImagesRequest {
+                only_pulled: references.clone(),
                 authority,
                 references,
                 desired,

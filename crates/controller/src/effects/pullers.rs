@@ -141,10 +141,12 @@ impl Pullers {
                 references,
                 desired,
                 releasable,
+                only_pulled,
                 unpin,
             } => {
+                let (some, all) = (only_pulled, references);
                 let request =
-                    contract::remove_request(batch, references, desired, releasable, unpin);
+                    contract::remove_request(batch, all, desired, releasable, some, unpin);
                 remove(&mut client, batch, request, events).await
             }
             Work::Check { references } => {

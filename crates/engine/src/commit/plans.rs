@@ -79,6 +79,7 @@ impl Engine {
             references: planned.references,
             desired: planned.desired,
             releasable: planned.releasable,
+            only_pulled: planned.only_pulled,
             unpin: planned.unpin,
         };
         self.start(idx, work, task, now);

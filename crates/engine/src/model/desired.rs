@@ -143,6 +143,8 @@ pub struct Desired {
     pub scopes: Vec<ScopeId>,
     /// Images are to be pinned.
     pub pinned: bool,
+    /// Only images that we pulled are removed.
+    pub only_pulled: bool,
     lists: Vec<List>,
     sets: Vec<ImageSet>,
     /// Sets by the lists that select a node.
@@ -158,6 +160,7 @@ impl Default for Desired {
             images: IdSet::default(),
             scopes: Vec::new(),
             pinned: false,
+            only_pulled: false,
             lists: Vec::new(),
             sets: vec![ImageSet::default()],
             known: BTreeMap::from([(Vec::new(), SetIdx::default())]),
@@ -206,6 +209,7 @@ impl Desired {
             images: all.map(|desired| desired.image).collect(),
             scopes: vec![credentials],
             pinned: spec.pinned(),
+            only_pulled: spec.removes_only_pulled(),
             lists,
             ..Self::default()
         }

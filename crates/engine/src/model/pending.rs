@@ -115,7 +115,10 @@ impl PendingRemoval {
         self.kept.remove(&node);
         let before = self.failed.remove(&node);
         match result {
-            ImageResult::Removed | ImageResult::Absent => self.done.insert(node),
+            // An image that we did not pull stays for good: nobody asks again.
+            ImageResult::Removed
+            | ImageResult::Absent
+            | ImageResult::Kept(KeptReason::NotPulled) => self.done.insert(node),
             ImageResult::Kept(reason) => {
                 let again = at.now.after(at.check_interval);
                 self.kept.insert(node, Kept { reason, again });
@@ -164,6 +167,8 @@ pub fn kept<'a>(pending: impl Iterator<Item = &'a PendingRemoval>) -> Option<Kep
             KeptReason::InUse => counts.in_use += 1,
             KeptReason::Pinned => counts.pinned += 1,
             KeptReason::SharedImage => counts.shared += 1,
+            // Such an image is no pending removal.
+            KeptReason::NotPulled => {}
         }
     }
     (counts != KeptCounts::default()).then_some(counts)

@@ -65,6 +65,8 @@ pub struct NodeContext {
     pub check: bool,
     /// Pull batches that are not long.
     pub short_pulls: usize,
+    /// Some cache removes only what we pulled, so that pulls are remembered.
+    pub mark: bool,
 }
 
 impl NodeContext {
@@ -74,6 +76,7 @@ impl NodeContext {
         for cache in model.caches.values() {
             let images = &cache.set(idx).images;
             context.desired.union_with(images);
+            context.mark |= cache.desired.only_pulled;
             if cache.desired.pinned {
                 context.pin_desired.union_with(images);
             }

@@ -58,6 +58,8 @@ pub struct PlannedRemoval {
     pub desired: Vec<Arc<str>>,
     /// Names of ours that no cache desires any more.
     pub releasable: Vec<Arc<str>>,
+    /// Those of `references` that go only where we pulled them.
+    pub only_pulled: Vec<Arc<str>>,
     /// Ids from which our pin is removed.
     pub unpin: Vec<Arc<str>>,
 }

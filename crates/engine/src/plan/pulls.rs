@@ -316,6 +316,7 @@ impl Fill<'_, '_> {
             } else {
                 Pin::Leave
             },
+            mark: self.context.mark,
         };
         let image = |desired: &&DesiredImage| PulledImage {
             id: desired.image,

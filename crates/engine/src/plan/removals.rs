@@ -84,12 +84,14 @@ impl<'m> NodeView<'m> {
             return None;
         }
         let (releasable, _) = some_of(self.releasable(context));
+        let only_pulled = self.only_pulled(&due);
         let (images, references): (Vec<_>, Vec<_>) = due.into_iter().unzip();
         Some(PlannedRemoval {
             images,
             references,
             desired,
             releasable,
+            only_pulled,
             unpin,
         })
     }
@@ -106,6 +108,15 @@ impl<'m> NodeView<'m> {
             }
         }
         due
+    }
+
+    /// Those of the names that some cache removes only where we pulled them.
+    fn only_pulled(&self, due: &BTreeMap<ImageId, Arc<str>>) -> Vec<Arc<str>> {
+        let caches = self.model.caches.values();
+        let careful = caches.filter(|cache| cache.desired.only_pulled);
+        let images = careful.flat_map(|cache| cache.applied.pending.keys());
+        let names: BTreeSet<&Arc<str>> = images.filter_map(|image| due.get(image)).collect();
+        names.into_iter().cloned().collect()
     }
 
     /// Images that some cache desires, as far as they can be there. An image that was absent at the last check

@@ -173,8 +173,10 @@ impl Harness {
                 let checks = checks.map(|(index, name)| self.check(&node, index, name));
                 checks.collect()
             }
-            Work::Remove { unpin, .. } => {
-                let mut outcomes = self.remove(&node, &names);
+            Work::Remove {
+                unpin, only_pulled, ..
+            } => {
+                let mut outcomes = self.remove(&node, &names, only_pulled);
                 for id in unpin {
                     let result = self.unpin(&node, id);
                     outcomes.push(ImageOutcome::new(outcomes.len(), result));
@@ -269,11 +271,18 @@ impl Harness {
         })
     }
 
-    fn remove(&mut self, node: &str, names: &[String]) -> Vec<ImageOutcome> {
+    fn remove(
+        &mut self,
+        node: &str,
+        names: &[String],
+        only_pulled: &[Arc<str>],
+    ) -> Vec<ImageOutcome> {
         let held = self.held.entry(node.to_owned()).or_default();
         let remove = |(index, name): (usize, &String)| {
             let result = if self.stuck.contains(name) {
                 failed("ErrImageRemove")
+            } else if self.foreign.contains(name) && only_pulled.iter().any(|n| **n == **name) {
+                ImageResult::Kept(KeptReason::NotPulled)
             } else if self.in_use.contains(name) {
                 ImageResult::Kept(KeptReason::InUse)
             } else if held.remove(name).is_some() {

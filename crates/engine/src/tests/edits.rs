@@ -396,3 +396,29 @@ fn what_a_new_list_brings_counts_also_where_it_is_older_but_not_an_older_event_o
     harness.edit(images(&["r.test/d:1"]));
     assert_eq!(harness.held("n1"), ["r.test/d:1"], "and edits after it");
 }
+
+#[test]
+fn with_only_pulled_pulls_are_remembered_and_what_we_did_not_pull_stays_without_another_question() {
+    let mut harness = Harness::new(&["n1"]);
+    harness.foreign.insert("r.test/a:1".into());
+    let mut spec = images(&["r.test/a:1", "r.test/b:1"]);
+    spec.removal_policy = Some(RemovalPolicy::OnlyPulled);
+    harness.create(spec);
+    harness.lead();
+    assert!(harness.batches.iter().all(|batch| match &batch.work {
+        Work::Pull { images, .. } => images.iter().all(|item| item.mark),
+        _ => true,
+    }));
+    harness.change(|spec| spec.cache_spec[0].images = vec!["r.test/c:1".into()]);
+    harness.wait(5);
+    assert_eq!(harness.held("n1"), ["r.test/a:1", "r.test/c:1"]);
+    assert_eq!(harness.reported(), ("Succeeded", "ImageCacheUpdate"));
+    assert_eq!(
+        harness.status().applied_images.len(),
+        1,
+        "no name is pending"
+    );
+    let asked = harness.count("remove");
+    harness.wait(3600);
+    assert_eq!(harness.count("remove"), asked);
+}

@@ -22,7 +22,7 @@ use std::{
 
 use kubefledged_api_types::{
     CacheSpecEntry, ImageCacheSpec, ImageCacheStatus, ImagePullPolicy, PullSecretReference,
-    Retention, Timestamp,
+    RemovalPolicy, Retention, Timestamp,
 };
 
 use super::*;
@@ -54,6 +54,8 @@ struct Harness {
     broken: BTreeMap<String, &'static str>,
     /// Names that cannot be removed.
     stuck: BTreeSet<String>,
+    /// Names that somebody else pulled: they stay where only ours go.
+    foreign: BTreeSet<String>,
     /// Names that are in use.
     in_use: BTreeSet<String>,
     /// Images whose pulls do not end.

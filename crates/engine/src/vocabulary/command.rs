@@ -110,6 +110,8 @@ pub enum Work {
         desired: Vec<Arc<str>>,
         /// Names of ours that no cache desires any more.
         releasable: Vec<Arc<str>>,
+        /// Those of `references` that are removed only where we pulled them.
+        only_pulled: Vec<Arc<str>>,
         /// Ids of images from which our pin is removed. The images stay.
         unpin: Vec<Arc<str>>,
     },
@@ -137,6 +139,8 @@ pub struct PullItem {
     pub fallback_deadline: Duration,
     /// What to do about protection from garbage collection.
     pub retention: Pin,
+    /// Remember that we pulled it: some cache removes only such images.
+    pub mark: bool,
 }
 
 /// What a pull does about protection from garbage collection.

@@ -129,6 +129,8 @@ pub enum KeptReason {
     Pinned,
     /// It has another name that must stay.
     SharedImage,
+    /// We did not pull it, and the cache removes only what we pulled.
+    NotPulled,
 }
 
 impl KeptReason {
@@ -137,6 +139,7 @@ impl KeptReason {
         match word {
             failure::IN_USE => Self::InUse,
             failure::PINNED => Self::Pinned,
+            failure::NOT_PULLED => Self::NotPulled,
             _ => Self::SharedImage,
         }
     }
@@ -147,6 +150,7 @@ impl KeptReason {
             Self::InUse => failure::IN_USE,
             Self::Pinned => failure::PINNED,
             Self::SharedImage => failure::SHARED_IMAGE,
+            Self::NotPulled => failure::NOT_PULLED,
         }
     }
 }
@@ -209,6 +213,7 @@ mod tests {
             KeptReason::InUse,
             KeptReason::Pinned,
             KeptReason::SharedImage,
+            KeptReason::NotPulled,
         ] {
             assert_eq!(KeptReason::parse(reason.as_str()), reason);
         }

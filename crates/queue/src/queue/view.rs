@@ -108,7 +108,7 @@ fn row(key: &TaskKey, task: &Task, now: Tick) -> PullRow {
                 Phase::Inspect => PullState::Inspecting,
                 Phase::Credentials => PullState::Credentials,
                 Phase::Pull => PullState::Pulling,
-                Phase::Verify => PullState::Verifying,
+                Phase::Verify | Phase::Mark => PullState::Verifying,
                 Phase::Pin(_) => PullState::Pinning,
             },
             State::Finished(result, _) => PullState::Finished(result.clone()),

@@ -28,6 +28,7 @@ impl Task {
         let longest = |a: Option<Duration>, b: Option<Duration>| Some(a?.max(b?));
         self.priority = self.priority.max(request.priority);
         self.retention = self.retention.max(request.retention);
+        self.mark = self.mark.max(request.mark);
         self.deadline = longest(self.deadline, request.deadline);
         self.fallback = longest(self.fallback, request.fallback_deadline);
         self.interests.retain(|known| known.stream.is_some());

@@ -6,7 +6,7 @@ use kubefledged_api_types::names::failure;
 
 use super::{AfterCall, Phase, State, Task, TaskContext, failed};
 use crate::{
-    Answer, Call, CallError, Image, Policy, PullResult, Tick,
+    Answer, Call, CallError, Image, Mark, Policy, PullResult, Tick,
     classify::{self, Remedy},
     pins,
 };
@@ -88,7 +88,18 @@ impl Task {
             (Phase::Pull, Answer::Pulled(Ok(()))) => {
                 AfterCall::Call(Call::Inspect(self.name.clone()), Phase::Verify)
             }
-            (Phase::Verify, Answer::Inspected(Ok(Some(image)))) => self.there(image, around),
+            (Phase::Verify, Answer::Inspected(Ok(Some(image)))) => {
+                if self.mark == Mark::Yes && self.before.as_ref() != Some(&image.id) {
+                    self.image = Some(image);
+                    return AfterCall::Call(Call::Mark(self.name.clone()), Phase::Mark);
+                }
+                self.there(image, around)
+            }
+            // Without the mark the image stays one day too long: that is the safe side.
+            (Phase::Mark, Answer::Marked(_)) => {
+                let image = self.image.take().unwrap_or_default();
+                self.there(image, around)
+            }
             // A removal of the image under another name came between; or the runtime is wrong.
             (Phase::Verify, Answer::Inspected(Ok(None))) => self.pull_again(now),
             (Phase::Pin(step), answer) => self.pin(&step, answer, around),

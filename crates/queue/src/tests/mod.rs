@@ -40,6 +40,8 @@ struct Node {
     overloaded: Vec<u64>,
     /// Ids with our pin.
     ours: BTreeSet<String>,
+    /// Names that we noted as pulled by us.
+    marked: BTreeSet<String>,
     /// Whether a label has any effect.
     pins_work: bool,
     disk: Result<Disk, CallError>,
@@ -129,6 +131,7 @@ impl Node {
             references: texts(names),
             desired: texts(desired),
             releasable: Vec::new(),
+            only_pulled: Vec::new(),
             unpin_ours: true,
             unpin: texts(unpin),
         });
@@ -160,6 +163,7 @@ impl Node {
             report: Report::default(),
             overloaded: Vec::new(),
             ours: BTreeSet::new(),
+            marked: BTreeSet::new(),
             pins_work: true,
             disk: Ok(Disk::default()),
             bytes: BTreeMap::new(),
@@ -283,6 +287,11 @@ impl Node {
                 let answer = self.pins_answer.clone();
                 Answer::Pins(answer.map(|()| self.ours.iter().cloned().collect()))
             }
+            Call::Mark(name) => {
+                self.marked.insert(name);
+                Answer::Marked(Ok(()))
+            }
+            Call::Trace(name) => Answer::Traced(Ok(self.marked.contains(&name))),
             Call::Pin(id, on) => {
                 self.pin(&id, on);
                 Answer::Pinned(Ok(()))
@@ -354,6 +363,7 @@ impl Node {
             references: texts(names),
             desired: texts(desired),
             releasable: texts(releasable),
+            only_pulled: Vec::new(),
             unpin_ours: false,
             unpin: Vec::new(),
         });

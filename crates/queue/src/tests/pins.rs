@@ -44,6 +44,7 @@ fn a_pin_that_somebody_takes_off_before_it_is_seen_says_nothing_of_the_runtime()
         references: Vec::new(),
         desired: Vec::new(),
         releasable: Vec::new(),
+        only_pulled: Vec::new(),
         unpin_ours: true,
         unpin: texts(&["sha256:r.test/a:1"]),
     });

@@ -93,6 +93,7 @@ fn two_names_of_one_image_go_together_when_nobody_wants_either() {
         references: vec!["r.test/a:1".to_owned()],
         desired: Vec::new(),
         releasable: vec!["r.test/a:1".to_owned(), "r.test/b:1".to_owned()],
+        only_pulled: Vec::new(),
         unpin_ours: false,
         unpin: Vec::new(),
     });
@@ -329,4 +330,59 @@ fn the_sandbox_image_and_our_own_always_stay() {
         RemoveResult::Kept { reason, .. } if reason == "InUse"
     )));
     assert_eq!(node.count("Remove"), 0);
+}
+
+fn remove_only_pulled(node: &mut Node, stream: u64, names: &[&str], unpin_ours: bool) {
+    node.handle(Event::Remove {
+        stream: StreamId(stream),
+        authority: authority(1, stream),
+        references: texts(names),
+        desired: Vec::new(),
+        releasable: Vec::new(),
+        only_pulled: texts(names),
+        unpin_ours,
+        unpin: Vec::new(),
+    });
+    node.run();
+}
+
+#[test]
+fn an_image_that_we_did_not_pull_stays_where_only_pulled_ones_go() {
+    let mut node = Node::new();
+    node.hold("r.test/here:1");
+    for (stream, name) in (1..).zip(["r.test/here:1", "r.test/new:1"]) {
+        let marked = PullRequest {
+            mark: Mark::Yes,
+            ..request(name)
+        };
+        node.pull_this(stream, authority(1, stream), marked);
+        node.run();
+    }
+    // Without a mark nothing is remembered.
+    node.pull(3, authority(1, 3), &["r.test/unmarked:1"]);
+    node.run();
+    assert_eq!(
+        node.count("Mark"),
+        1,
+        "only what was pulled: {:?}",
+        node.log
+    );
+    for (stream, name) in (11..).zip(["r.test/here:1", "r.test/new:1", "r.test/unmarked:1"]) {
+        remove_only_pulled(&mut node, stream, &[name], true);
+    }
+    assert_eq!(node.removal(11), "NotPulled");
+    assert_eq!(node.removal(12), "Removed");
+    assert_eq!(node.removal(13), "NotPulled");
+    // And where everything may go, it goes.
+    node.remove(21, authority(1, 21), &["r.test/here:1"]);
+    node.run();
+    assert_eq!(node.removal(21), "Removed");
+}
+
+#[test]
+fn our_pin_is_taken_off_an_image_that_stays_because_we_did_not_pull_it() {
+    let mut node = Node::containerd(Settings::default()).pinned("r.test/here:1", true);
+    remove_only_pulled(&mut node, 1, &["r.test/here:1"], true);
+    assert_eq!(node.removal(1), "NotPulled");
+    assert!(node.ours.is_empty());
 }

@@ -227,6 +227,11 @@ impl World {
             Call::Remove(target) => Answer::Removed(runtime.remove(target)),
             Call::Pin(id, on) => Answer::Pinned(runtime.label(id, *on)),
             Call::Pins => Answer::Pins(Ok(runtime.labelled())),
+            Call::Mark(name) => {
+                runtime.mark(name);
+                Answer::Marked(Ok(()))
+            }
+            Call::Trace(name) => Answer::Traced(Ok(runtime.is_marked(name))),
             Call::Credentials(_) => Answer::Credentials(Vec::new(), None),
             Call::FsInfo => Answer::Disk(Ok(runtime.disk(full))),
             Call::Progress(names) => Answer::Progress(Ok(self.bytes(node, names))),
@@ -292,6 +297,8 @@ fn failed(call: &Call, error: CallError) -> Answer {
         Call::Credentials(_) => Answer::Credentials(Vec::new(), Some(error.message)),
         Call::FsInfo => Answer::Disk(Err(error)),
         Call::Pins => Answer::Pins(Err(error)),
+        Call::Mark(_) => Answer::Marked(Err(error)),
+        Call::Trace(_) => Answer::Traced(Err(error)),
         Call::Pin(..) => Answer::Pinned(Err(error)),
         Call::Progress(_) => Answer::Progress(Err(error)),
     }

@@ -127,6 +127,7 @@ impl Day {
     fn spec(&mut self) -> ImageCacheSpec {
         let lists = self.rng.between(1, 2);
         ImageCacheSpec {
+            removal_policy: None,
             cache_spec: (0..lists).map(|_| self.list()).collect(),
             image_pull_secrets: match self.rng.below(4) {
                 0 => Vec::new(),

@@ -19,7 +19,7 @@ impl Trial {
     }
 
     /// Says what is not as it should be.
-    fn amiss(&self) -> anyhow::Result<String> {
+    pub fn amiss(&self) -> anyhow::Result<String> {
         let mut amiss = String::new();
         for node in self.view.cluster.nodes()? {
             let held: BTreeSet<String> = self

@@ -32,6 +32,9 @@ const NAMESPACE: &str = "faults";
 const IMAGES: [&str; 5] = ["web", "api", "worker", "cache", "extra"];
 /// The one that only nodes with tier=backend get.
 const BACKEND: &str = "backend";
+/// The one whose images would stay, so that it is never deleted.
+const RETAINED: &str = "retained";
+
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }

@@ -6,9 +6,10 @@ use anyhow::Context as _;
 
 use crate::{trial::Trial, view::Process};
 
-const PATIENCE: Duration = Duration::from_secs(300);
+/// Until idle connections are closed: to pullers after some seconds, to the API server after 90 s.
+const AT_REST: Duration = Duration::from_secs(150);
 
-/// Until idle connections are closed: to pullers after some seconds, to the API server after 90 s./// What a process holds.
+/// What a process holds.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Holds {
     pub rss_kib: u64,
@@ -18,6 +19,7 @@ pub struct Holds {
     /// the one that closed first.
     connections: u64,
 }
+
 impl Trial {
     fn holds(&self, process: &Process) -> anyhow::Result<Holds> {
         let pid = &process.pid;
@@ -67,7 +69,7 @@ impl Trial {
     }
 
     /// What all our processes hold, by pod.
-    fn all_hold(&self) -> anyhow::Result<BTreeMap<Process, Holds>> {
+    pub fn all_hold(&self) -> anyhow::Result<BTreeMap<Process, Holds>> {
         let components = ["controller", "puller", "webhook-server"];
         let processes = components
             .iter()
@@ -78,7 +80,7 @@ impl Trial {
     }
 
     /// Waits until nothing is held that was not held at rest.
-    fn assert_nothing_leaks(&self) -> String {
+    pub fn assert_nothing_leaks(&self) -> String {
         let mut last = String::new();
         let mut told = String::new();
         let all = self.view.cluster.until(AT_REST, "nothing is held", || {

@@ -28,7 +28,7 @@ pub struct Trial {
 }
 
 impl Trial {
-    fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         let cluster = Cluster::default();
         cluster.clean(NAMESPACE).unwrap();
         let view = View {
@@ -165,7 +165,7 @@ impl Trial {
     }
 
     /// No process of ours ended by a mistake of its own.
-    fn assert_no_panic(&self) {
+    pub fn assert_no_panic(&self) {
         for (pod, log) in self
             .view
             .insist("logs are read", || self.view.cluster.logs())
@@ -175,7 +175,7 @@ impl Trial {
     }
 
     /// Work, a fault in the middle of it, more work, and all is well in the end.
-    fn round(&mut self, faults: &[Fault]) {
+    pub fn round(&mut self, faults: &[Fault]) {
         self.view.say(&format!("{faults:?}"));
         let away = [
             Fault::CutNode,

@@ -6,10 +6,11 @@ use anyhow::Context as _;
 use kubefledged_e2e::Cluster;
 use serde_json::Value;
 
-/// The one whose images would stay, so that it is never deleted.
-pub const RETAINED: &str = "retained";
 /// From the end of the last fault. The longest waits: the kubelet's for a container that was killed
-/// again and again, and ours for an image that failed again and again./// A process of ours, as its node sees it.
+/// again and again, and ours for an image that failed again and again.
+pub const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A process of ours, as its node sees it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Process {
     pub component: String,

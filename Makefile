@@ -56,6 +56,7 @@ lint: ## Check formatting and clippy, and build each pure crate alone
 	for crate in image api-types engine queue; do \
 	  $(CARGO) check --quiet --locked --package kubefledged-$$crate --target $(TARGET); done
 	hack/pure
+	@find crates -name '*.rs' -exec wc -l {} + | awk '$$2 != "total" && $$1 > 450 {print $$2 ": " $$1 " lines, more than 450: split it"; long = 1} END {exit long}'
 
 unit: ## Run the unit tests and whole-process tests
 	$(CARGO) test --locked --target $(TARGET)

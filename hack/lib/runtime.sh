@@ -3,9 +3,10 @@
 #
 #   containerd    Debian's, 1.6
 #   containerd2   2.2, built from hack/tools/containerd
+#   containerd24  2.4, built from hack/tools/containerd24
 #   crio          CRI-O 1.34, built from hack/tools/crio
 
-RUNTIMES=(containerd containerd2 crio)
+RUNTIMES=(containerd containerd2 containerd24 crio)
 REGISTRIES=("$PLAIN" "$PRIVATE" "$DOWN" "$FAULTY")
 
 # check_runtimes LIST: names separated by commas.
@@ -59,6 +60,7 @@ build_runtimes() {
     for name in ${1//,/ }; do
         case $name in
         containerd2) build_cached "$(runtime_bin containerd2)" build_containerd2 ;;
+        containerd24) build_cached "$(runtime_bin containerd24)" build_containerd24 ;;
         crio)
             install_packages "${CRIO_PACKAGES[@]}"
             build_cached "$(runtime_bin crio)" build_crio
@@ -71,6 +73,7 @@ runtime_bin() {
     case $1 in
     containerd) echo "$BIN" ;;
     containerd2) echo "$CACHE/containerd2-$(build_key build_containerd2 containerd)/bin" ;;
+    containerd24) echo "$CACHE/containerd24-$(build_key build_containerd24 containerd24)/bin" ;;
     crio) echo "$CACHE/crio-$(build_key build_crio crio)/bin" ;;
     esac
 }
@@ -79,6 +82,12 @@ build_containerd2() {
     say "building containerd 2: some 2 minutes on 2 cores"
     TAGS=no_btrfs,no_devmapper,no_zfs,no_aufs \
         build containerd "$1" "-X github.com/containerd/containerd/v2/version.Version=$(module_version containerd github.com/containerd/containerd/v2)" tool
+}
+
+build_containerd24() {
+    say "building containerd 2.4: some 2 minutes on 2 cores"
+    TAGS=no_btrfs,no_devmapper,no_zfs,no_aufs \
+        build containerd24 "$1" "-X github.com/containerd/containerd/v2/version.Version=$(module_version containerd24 github.com/containerd/containerd/v2)" tool
 }
 
 # In a copy of its module, with the module's own go.sum: hack/tools/crio/go.mod says why. Without seccomp and AppArmor, whose libraries
@@ -130,6 +139,8 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
 CONFIG
     write_containerd_registries "$1"
 }
+
+write_containerd24_config() { write_containerd2_config "$1"; }
 
 write_containerd2_config() {
     cat >"$1/containerd/config.toml" <<CONFIG

@@ -77,6 +77,8 @@ pub enum Progressing {
 /// Reasons of the condition `Degraded`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Degraded {
+    /// The object is larger than the API server stores: the names that its status must record have no room.
+    StatusTooLarge,
     /// At least one pull failed.
     PullFailed,
     /// At least one removal failed.
@@ -172,7 +174,8 @@ impl Progressing {
 
 impl Degraded {
     /// All reasons.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
+        Self::StatusTooLarge,
         Self::PullFailed,
         Self::RemovalFailed,
         Self::RemovalAbandoned,
@@ -197,6 +200,7 @@ impl Degraded {
     /// Returns the value of the condition's `reason`.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::StatusTooLarge => "StatusTooLarge",
             Self::PullFailed => "PullFailed",
             Self::RemovalFailed => "RemovalFailed",
             Self::RemovalAbandoned => "RemovalAbandoned",

@@ -184,24 +184,4 @@ impl ImageCacheSpec {
     pub fn needs_finalizer(&self) -> bool {
         self.pinned() || self.deletion_policy() == DeletionPolicy::Purge
     }
-
-    /// Returns whether both specs desire the same images on the same nodes. Image names, selectors
-    /// and pull policies count; intervals, priorities and secrets do not. An edit that changes the
-    /// answer starts an update operation.
-    pub fn wants_the_same_as(&self, other: &Self) -> bool {
-        let key = |spec: &Self| -> Vec<_> {
-            spec.cache_spec
-                .iter()
-                .map(|entry| {
-                    (
-                        entry.images.clone(),
-                        entry.node_selector.clone(),
-                        entry.node_affinity.clone(),
-                        entry.image_pull_policy,
-                    )
-                })
-                .collect()
-        };
-        key(self) == key(other)
-    }
 }

@@ -68,14 +68,14 @@ pub fn pull_request(
 pub fn remove_request(
     batch: &Batch,
     references: &[Arc<str>],
-    wanted: &[Arc<str>],
+    desired: &[Arc<str>],
     releasable: &[Arc<str>],
     unpin: &[Arc<str>],
 ) -> RemoveImagesRequest {
     RemoveImagesRequest {
         authority: Some(authority(batch)),
         references: texts(references),
-        wanted: texts(wanted),
+        desired: texts(desired),
         releasable: texts(releasable),
         unpin_ours: true,
         unpin: texts(unpin),

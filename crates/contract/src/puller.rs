@@ -114,7 +114,7 @@ pub fn remove_event(
         stream,
         authority: authority(own, request.authority)?,
         references: request.references,
-        wanted: request.wanted,
+        desired: request.desired,
         releasable: request.releasable,
         unpin_ours: request.unpin_ours,
         unpin: request.unpin,

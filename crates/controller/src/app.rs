@@ -33,7 +33,7 @@ use crate::{
         nodes::{LeanNode, Nodes},
         pullers::LeanSlice,
     },
-    lease::{self, Candidate, Term, Told},
+    lease::{self, Candidate, Followers, Term},
     metrics::Metrics,
     verify,
 };
@@ -97,12 +97,7 @@ pub async fn build(args: RunArgs) -> anyhow::Result<Bound> {
 impl Bound {
     /// Runs until the token is cancelled. A background task that ends earlier ends the process.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self {
-            args,
-            client,
-            http,
-            debug,
-        } = self;
+        let (args, client) = (self.args, self.client);
         let readiness = Readiness::default();
         let (events, inbox) = mpsc::channel(4096);
         let (raise_term, raised) = watch::channel(0);
@@ -116,60 +111,41 @@ impl Bound {
         let (stand, standing) = watch::channel(None);
         let (engine, questions) = Asking::new();
         let exposition = exposition(registry, &metrics, &engine, &standing);
-        let admin = admin::serve(http, readiness.clone(), exposition, shutdown.clone());
+        let admin = admin::serve(self.http, readiness.clone(), exposition, shutdown.clone());
         spawn(&mut tasks, admin, "admin");
         let passed = CancellationToken::new();
-        let checks = Checks {
-            client: client.clone(),
-            namespace: args.namespace.clone(),
-            deployment: args.deployment_name.clone(),
-            webhook_configuration: args.webhook_configuration.clone(),
-        };
-        // Not one of `tasks`: it ends when all is well.
-        tokio::spawn(checks.run(readiness.register("checks"), passed.clone()));
+        let check = checks(&args, &client);
+        let search = metrics.rivals.clone();
+        let guard = readiness.register("checks");
+        // Not one of `tasks`: it may end.
+        tokio::spawn(check.run(guard, passed.clone(), search));
         watch_inputs(&mut tasks, &client, &args, &events, &readiness, &passed);
 
-        let candidate = Candidate {
-            api: Api::<Lease>::namespaced(client.clone(), &args.namespace),
-            name: args.lease_name.clone(),
-            identity: identity(&args.pod_name),
-        };
         // Leadership passes through here, so that certificates know it too.
         let (to_engine, engine_inbox) = mpsc::channel(4096);
         tasks.spawn(relay(inbox, to_engine, led));
         let acts = TaskTracker::new();
         let (hold, holder) = watch::channel(String::new());
-        let told = Told {
+        let followers = Followers {
             standing: stand,
             holder: hold,
             events: events.clone(),
             acts: acts.clone(),
         };
-        let lease = lease::run(candidate, told, raised, shutdown.clone());
-        let begin = passed.clone().cancelled_owned();
-        let ends = shutdown.clone();
-        let releasing = tokio::spawn(async move {
-            tokio::select! {
-                () = begin => lease.await,
-                () = ends.cancelled() => {}
-            }
-        });
+        let candidate = candidate(&args, &client);
+        let election = lease::run(candidate, followers, raised, shutdown.clone());
+        let releasing = tokio::spawn(begun(election, passed, shutdown.clone()));
 
-        let connector = certify(
-            &mut tasks,
-            &args,
-            &client,
-            (certificates, failures),
-            leading,
-            shutdown.clone(),
-        )?;
+        let metered = (certificates, failures);
+        let ends = shutdown.clone();
+        let connector = certify(&mut tasks, &args, &client, metered, leading, ends)?;
         let shown = Debug {
             engine,
             standing: standing.clone(),
             holder,
             namespace: args.namespace.as_str().into(),
         };
-        serve_debug(&mut tasks, debug, shown, shutdown.clone()).await?;
+        serve_debug(&mut tasks, self.debug, shown, shutdown.clone()).await?;
         let effects = Effects {
             pullers: pullers(&args, &client, connector, metrics.clone(), raise_term),
             objects: Objects::new(client, args.pod_name.clone()),
@@ -177,24 +153,57 @@ impl Bound {
             standing,
             acts,
         };
-        let drive = driver::run(
-            Engine::new(args.settings()),
-            engine_inbox,
-            questions,
-            effects,
-            metrics,
-            shutdown.clone(),
-        );
+        let engine = Engine::new(args.settings());
+        let ends = shutdown.clone();
+        let drive = driver::run(engine, engine_inbox, questions, effects, metrics, ends);
         spawn(&mut tasks, drive, "driver");
 
-        tokio::select! {
-            () = shutdown.cancelled() => {}
-            ended = tasks.join_next() => {
-                anyhow::ensure!(shutdown.is_cancelled(), "task {ended:?} ended");
-            }
-        }
+        ended(&mut tasks, &shutdown).await?;
         // The Lease is given back before the process ends: the next one takes over at once.
         releasing.await.context("the Lease could not be released")
+    }
+}
+
+fn checks(args: &RunArgs, client: &Client) -> Checks {
+    Checks {
+        client: client.clone(),
+        namespace: args.namespace.clone(),
+        deployment: args.deployment_name.clone(),
+        webhook_configuration: args.webhook_configuration.clone(),
+    }
+}
+
+fn candidate(args: &RunArgs, client: &Client) -> Candidate {
+    Candidate {
+        api: Api::<Lease>::namespaced(client.clone(), &args.namespace),
+        name: args.lease_name.clone(),
+        identity: identity(&args.pod_name),
+    }
+}
+
+/// Waits for the shutdown. A task that ends before is an error.
+async fn ended(
+    tasks: &mut JoinSet<&'static str>,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        ended = tasks.join_next() => {
+            anyhow::ensure!(shutdown.is_cancelled(), "task {ended:?} ended");
+        }
+    }
+    Ok(())
+}
+
+/// Takes part in the election from the moment at which the checks have passed.
+async fn begun(
+    election: impl Future<Output = ()>,
+    passed: CancellationToken,
+    shutdown: CancellationToken,
+) {
+    tokio::select! {
+        () = passed.cancelled() => election.await,
+        () = shutdown.cancelled() => {}
     }
 }
 

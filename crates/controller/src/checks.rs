@@ -1,6 +1,9 @@
 //! Checks before this controller watches or leads: the installed definition can store what it writes,
-//! and nobody else manages the same objects. Until both hold the controller is not ready, and `/readyz`
-//! says which command helps.
+//! and no other webhook judges the same objects. Until both hold the controller is not ready, and `/readyz`
+//! says which command helps. Only who administers the cluster can make these checks fail.
+//!
+//! Another controller of the same objects is reported and does not keep this one from working: anybody who may
+//! create a Deployment can make one that looks like it.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -10,6 +13,7 @@ use k8s_openapi::{
 };
 use kube::{Api, Client, ResourceExt as _, api::ListParams};
 use kubefledged_process::Guard;
+use prometheus_client::metrics::gauge::Gauge;
 use serde_json::Value;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +21,19 @@ use tokio_util::sync::CancellationToken;
 use crate::crd;
 
 /// Time between two checks while one fails.
-const LOOK: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_secs(5);
+/// Time between two searches for another controller.
+const SEARCH: Duration = Duration::from_secs(600);
+/// Maximum number of objects in one answer of the API server.
+const PAGE: u32 = 100;
+/// Maximum number of Deployments that are considered.
+const CANDIDATES: usize = 20;
+/// Labels of controllers of these objects: ours, those of kube-fledged's manifests, those of its chart.
+const CONTROLLERS: [&str; 3] = [
+    "app.kubernetes.io/name=kubefledged,app.kubernetes.io/component=controller",
+    "app=kubefledged,kubefledged=kubefledged-controller",
+    "app.kubernetes.io/name=kube-fledged",
+];
 /// Time limit of one check.
 const LIMIT: Duration = Duration::from_secs(20);
 /// Path of the admission webhook, of kube-fledged and of kubefledged.
@@ -38,67 +54,109 @@ pub struct Checks {
 }
 
 impl Checks {
-    /// Repeats the checks until all pass, and then cancels `passed`.
-    pub async fn run(self, guard: Guard, passed: CancellationToken) {
-        guard.set_pending("looking at the cluster");
+    /// Repeats the checks until all pass, then cancels `passed`, and searches for other controllers, which `rivals`
+    /// counts.
+    pub async fn run(self, guard: Guard, passed: CancellationToken, rivals: Gauge) {
+        guard.set_pending("checking the cluster");
         loop {
-            match timeout(LIMIT, self.look()).await {
+            match timeout(LIMIT, self.finding()).await {
                 Ok(Ok(None)) => break,
                 Ok(Ok(Some(finding))) => guard.set_pending(finding),
                 Ok(Err(error)) => guard.set_pending(format!("cannot ask the API server: {error}")),
                 Err(_) => guard.set_pending("the API server does not answer"),
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(RETRY).await;
         }
         guard.set_ready();
         passed.cancel();
+        self.search(rivals).await;
     }
 
-    async fn look(&self) -> Result<Option<String>, kube::Error> {
+    async fn finding(&self) -> Result<Option<String>, kube::Error> {
         let definition = crd::definition();
         let definitions: Api<CustomResourceDefinition> = Api::all(self.client.clone());
         let installed = definitions.get_opt(&definition.name_any()).await?;
         if let Some(finding) = judge(installed.as_ref(), &definition) {
             return Ok(Some(finding));
         }
-        let deployments = self.list::<Deployment>().await?;
-        if let Some(finding) = self.rival(&deployments) {
-            return Ok(Some(finding));
-        }
-        let configurations = self.list::<ValidatingWebhookConfiguration>().await?;
+        let api: Api<ValidatingWebhookConfiguration> = Api::all(self.client.clone());
+        let configurations = match api.list(&ListParams::default()).await {
+            Ok(list) => list.items,
+            Err(error) if is_forbidden(&error) => {
+                tracing::warn!(
+                    "no right to list webhook configurations: the check for another webhook is skipped"
+                );
+                Vec::new()
+            }
+            Err(error) => return Err(error),
+        };
         Ok(self.rival_webhook(&configurations))
     }
 
-    /// Lists all objects of a kind. Without the right to list them the check is skipped.
-    async fn list<K>(&self) -> Result<Vec<K>, kube::Error>
-    where
-        K: kube::Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
-    {
-        let api: Api<K> = Api::all(self.client.clone());
-        match api.list(&ListParams::default()).await {
-            Ok(list) => Ok(list.items),
-            Err(kube::Error::Api(status)) if status.code == 403 => {
-                tracing::warn!(kind = %K::kind(&()), "no right to list this kind: the check for another kube-fledged is skipped");
-                Ok(Vec::new())
+    /// Searches for other controllers of the same objects now and then, and counts and logs them.
+    async fn search(&self, found: Gauge) {
+        loop {
+            match timeout(LIMIT, self.rivals()).await {
+                Ok(Ok(rivals)) => {
+                    found.set(i64::try_from(rivals.len()).unwrap_or(i64::MAX));
+                    for (namespace, name) in &rivals {
+                        tracing::warn!(
+                            "Deployment {namespace}/{name} seems to manage ImageCaches too, and two controllers \
+                             overwrite each other's work: if it does, uninstall it, or kubectl delete deployment -n \
+                             {namespace} {name} (ImageCaches stay)"
+                        );
+                    }
+                }
+                Ok(Err(error)) if is_forbidden(&error) => {
+                    tracing::warn!(
+                        "no right to list Deployments: the search for another controller is skipped"
+                    );
+                    return;
+                }
+                Ok(Err(error)) => tracing::warn!(%error, "cannot search for another controller"),
+                Err(_) => tracing::warn!("cannot search for another controller: no answer"),
             }
-            Err(error) => Err(error),
+            tokio::time::sleep(SEARCH).await;
         }
     }
 
-    /// Looks for another controller of the same objects: that of kube-fledged, or of another release.
-    fn rival(&self, deployments: &[Deployment]) -> Option<String> {
-        let rival = deployments.iter().find(|deployment| {
-            let ours = deployment.namespace().as_deref() == Some(&self.namespace)
-                && deployment.name_any() == self.deployment;
-            let spec = deployment.spec.as_ref();
-            let scaled_down = spec.is_some_and(|spec| spec.replicas == Some(0));
-            !ours && !scaled_down && is_controller(deployment)
-        })?;
-        let (namespace, name) = (rival.namespace().unwrap_or_default(), rival.name_any());
-        Some(format!(
-            "Deployment {namespace}/{name} manages ImageCaches too, and two controllers would fight: \
-             uninstall it, or kubectl delete deployment -n {namespace} {name} (ImageCaches stay)"
-        ))
+    /// Namespaces and names of Deployments that look like another controller and are not scaled to zero.
+    async fn rivals(&self) -> Result<BTreeSet<(String, String)>, kube::Error> {
+        let mut named = BTreeSet::new();
+        for labels in CONTROLLERS {
+            named.extend(self.labelled(labels).await?);
+        }
+        let own = (self.namespace.clone(), self.deployment.clone());
+        named.remove(&own);
+        let mut running = BTreeSet::new();
+        for (namespace, name) in named.into_iter().take(CANDIDATES) {
+            let api: Api<Deployment> = Api::namespaced(self.client.clone(), &namespace);
+            let only = ListParams::default().fields(&format!("metadata.name={name}"));
+            let list = api.list(&only).await?.items;
+            let mut specs = list.iter().filter_map(|found| found.spec.as_ref());
+            if specs.any(|spec| spec.replicas != Some(0)) {
+                running.insert((namespace, name));
+            }
+        }
+        Ok(running)
+    }
+
+    /// Deployments with these labels, of all namespaces, as far as there is a reason to count them.
+    async fn labelled(&self, labels: &str) -> Result<Vec<(String, String)>, kube::Error> {
+        let api: Api<Deployment> = Api::all(self.client.clone());
+        let mut params = ListParams::default().labels(labels).limit(PAGE);
+        let mut found = Vec::new();
+        loop {
+            let page = api.list_metadata(&params).await?;
+            let names = page.items.iter();
+            found.extend(names.map(|item| (item.namespace().unwrap_or_default(), item.name_any())));
+            match page.metadata.continue_ {
+                Some(more) if !more.is_empty() && found.len() < CANDIDATES => {
+                    params = params.continue_token(&more);
+                }
+                _ => return Ok(found),
+            }
+        }
     }
 
     fn rival_webhook(&self, all: &[ValidatingWebhookConfiguration]) -> Option<String> {
@@ -118,24 +176,8 @@ impl Checks {
     }
 }
 
-fn is_controller(deployment: &Deployment) -> bool {
-    let labels = deployment.labels();
-    let label = |key: &str| labels.get(key).map(String::as_str);
-    if label("app.kubernetes.io/name") == Some("kubefledged")
-        && label("app.kubernetes.io/component") == Some("controller")
-    {
-        return true;
-    }
-    let template = deployment
-        .spec
-        .as_ref()
-        .and_then(|s| s.template.spec.as_ref());
-    let mut containers = template.iter().flat_map(|spec| &spec.containers);
-    containers.any(|container| {
-        let image = container.image.as_deref().unwrap_or_default();
-        let name = image.rsplit('/').next().unwrap_or(image);
-        name.split([':', '@']).next() == Some("kubefledged-controller")
-    })
+fn is_forbidden(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 403)
 }
 
 /// Checks whether the installed definition can store what this controller writes.
@@ -200,31 +242,69 @@ fn collect(schema: &Value, path: &str, fields: &mut BTreeSet<String>) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use serde_json::json;
 
     use super::*;
 
-    fn deployment(namespace: &str, name: &str, image: &str, labels: &Value) -> Deployment {
-        serde_json::from_value(json!({
-            "metadata": {"namespace": namespace, "name": name, "labels": labels},
-            "spec": {
-                "selector": {},
-                "template": {"spec": {"containers": [{"name": "c", "image": image}]}},
-            },
-        }))
-        .unwrap()
-    }
-
-    fn checks() -> Checks {
-        let service = tower::service_fn(|_: http::Request<kube::client::Body>| async {
-            Err::<http::Response<kube::client::Body>, _>("not asked")
-        });
+    fn checks(deployments: Vec<Value>) -> Checks {
+        let answer = move |request: http::Request<kube::client::Body>| {
+            let answer = answer(&deployments, request.uri());
+            async move {
+                let body = serde_json::to_vec(&answer)?;
+                Ok::<_, tower::BoxError>(http::Response::new(kube::client::Body::from(body)))
+            }
+        };
         Checks {
-            client: Client::new(service, "ns"),
+            client: Client::new(tower::service_fn(answer), "ns"),
             namespace: "ns".to_owned(),
             deployment: "kubefledged-controller".to_owned(),
             webhook_configuration: "ours".to_owned(),
         }
+    }
+
+    /// What an API server with these Deployments answers: a list by labels in pages of one, or one of them.
+    fn answer(deployments: &[Value], uri: &http::Uri) -> Value {
+        let query = uri.query().unwrap_or_default();
+        let parameters: BTreeMap<String, String> = form_urlencoded::parse(query.as_bytes())
+            .into_owned()
+            .collect();
+        if let Some(field) = parameters.get("fieldSelector") {
+            let named = |one: &&Value| {
+                Some(field.as_str())
+                    == one["metadata"]["name"]
+                        .as_str()
+                        .map(|name| format!("metadata.name={name}"))
+                        .as_deref()
+            };
+            let items: Vec<&Value> = deployments.iter().filter(named).collect();
+            return json!({"kind": "DeploymentList", "apiVersion": "apps/v1", "metadata": {}, "items": items});
+        }
+        let wanted = |one: &&Value| {
+            let mut labels = parameters["labelSelector"].split(',');
+            labels.all(|label| {
+                let (key, value) = label.split_once('=').unwrap();
+                one["metadata"]["labels"][key] == value
+            })
+        };
+        let all: Vec<&Value> = deployments.iter().filter(wanted).collect();
+        let at: usize = parameters
+            .get("continue")
+            .map_or(0, |at| at.parse().unwrap());
+        let more = (at + 1 < all.len()).then(|| (at + 1).to_string());
+        json!({
+            "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
+            "metadata": {"continue": more.unwrap_or_default()},
+            "items": all.get(at).map(|one| json!({"metadata": one["metadata"]})).into_iter().collect::<Vec<_>>(),
+        })
+    }
+
+    fn deployment(namespace: &str, name: &str, replicas: u32, labels: &Value) -> Value {
+        json!({
+            "metadata": {"namespace": namespace, "name": name, "labels": labels},
+            "spec": {"replicas": replicas, "selector": {}, "template": {}},
+        })
     }
 
     #[test]
@@ -270,35 +350,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn another_controller_is_named_and_our_own_is_not() {
-        let checks = checks();
+    async fn other_controllers_are_found_in_pages_and_our_own_and_stopped_ones_are_not() {
         let ours = json!({"app.kubernetes.io/name": "kubefledged", "app.kubernetes.io/component": "controller"});
-        let own = deployment(
-            "ns",
-            "kubefledged-controller",
-            "r/kubefledged/controller:1",
-            &ours,
-        );
         let webhook = json!({"app.kubernetes.io/name": "kubefledged", "app.kubernetes.io/component": "webhook-server"});
-        let other = deployment("ns", "kubefledged-webhook-server", "r/webhook:1", &webhook);
-        assert_eq!(checks.rival(&[own.clone(), other.clone()]), None);
-        let release = deployment("two", "kubefledged-controller", "r/x:1", &ours);
-        let finding = checks.rival(&[own.clone(), release]).unwrap();
-        assert!(
-            finding.contains("kubectl delete deployment -n two kubefledged-controller"),
-            "{finding}"
-        );
-        let image = "docker.io/senthilrch/kubefledged-controller:v0.10.0";
-        let mut upstream = deployment("ns", "kf", image, &json!({"app": "kubefledged"}));
-        assert!(checks.rival(&[upstream.clone()]).unwrap().contains("ns/kf"));
-        // Scaled down it does no harm.
-        upstream.spec.as_mut().unwrap().replicas = Some(0);
-        assert_eq!(checks.rival(&[own, upstream]), None);
+        let upstream = json!({"app": "kubefledged", "kubefledged": "kubefledged-controller"});
+        let checks = checks(vec![
+            deployment("ns", "kubefledged-controller", 2, &ours),
+            deployment("ns", "kubefledged-webhook-server", 1, &webhook),
+            deployment("two", "second", 1, &ours),
+            deployment("three", "stopped", 0, &ours),
+            deployment("four", "kf", 1, &upstream),
+            deployment("five", "shop", 1, &json!({"app": "shop"})),
+        ]);
+        let rivals: Vec<_> = checks.rivals().await.unwrap().into_iter().collect();
+        let names: Vec<_> = rivals.iter().map(|(_, name)| name.as_str()).collect();
+        assert_eq!(names, ["kf", "second"]);
     }
 
     #[tokio::test]
     async fn another_webhook_for_the_same_path_is_named_and_policy_engines_are_not() {
-        let checks = checks();
+        let checks = checks(Vec::new());
         let configuration = |name: &str, path: &str| -> ValidatingWebhookConfiguration {
             serde_json::from_value(json!({
                 "metadata": {"name": name},

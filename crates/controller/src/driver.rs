@@ -78,7 +78,7 @@ pub async fn run(
         }
         let (began, taken) = (Instant::now(), batch.len());
         for event in batch.drain(..) {
-            metrics.told(&event);
+            metrics.count(&event);
             engine.handle(now(), event);
         }
         engine.poll(now(), &mut commands);

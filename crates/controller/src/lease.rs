@@ -29,9 +29,9 @@ pub const RENEW_LIMIT: Duration = Duration::from_secs(7);
 /// Time between renewals, and between attempts of one.
 const RETRY: Duration = Duration::from_secs(2);
 /// Time between the reads of a standby. A released Lease is taken within this time.
-const LOOK: Duration = Duration::from_secs(1);
+const WATCH: Duration = Duration::from_secs(1);
 /// Time limit of one read of a standby.
-const LOOK_LIMIT: Duration = Duration::from_secs(5);
+const READ_LIMIT: Duration = Duration::from_secs(5);
 /// Time limit for tasks in flight to end, and again for releasing the Lease, before the process ends.
 const RELEASE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -66,7 +66,7 @@ pub struct Held {
 
 /// What to do with the Lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum LeaseDecision {
     /// Renew it, because it is ours.
     Renew {
         /// Term to write.
@@ -84,11 +84,16 @@ pub enum Verdict {
 /// Decides from the Lease, the time for which it has not changed, and the highest term that was seen. A
 /// Lease that was deleted and created again begins with a low term, which pullers would refuse. Every
 /// returned term can be written.
-pub fn evaluate(held: Option<&Held>, me: &str, unchanged: Duration, seen_term: u64) -> Verdict {
+pub fn evaluate(
+    held: Option<&Held>,
+    me: &str,
+    unchanged: Duration,
+    seen_term: u64,
+) -> LeaseDecision {
     // Past the highest it begins anew.
     let above = |term: u64| sane(term.max(sane(seen_term)) + 1).max(1);
     let Some(held) = held else {
-        return Verdict::Take { term: above(0) };
+        return LeaseDecision::Take { term: above(0) };
     };
     let transitions = sane(held.transitions);
     if held.holder == me {
@@ -99,14 +104,14 @@ pub fn evaluate(held: Option<&Held>, me: &str, unchanged: Duration, seen_term: u
         } else {
             above(0)
         };
-        return Verdict::Renew { term };
+        return LeaseDecision::Renew { term };
     }
     if held.holder.is_empty() || unchanged >= DURATION {
-        return Verdict::Take {
+        return LeaseDecision::Take {
             term: above(transitions),
         };
     }
-    Verdict::Stand
+    LeaseDecision::Stand
 }
 
 /// The term, or 0 where it is above [`HIGHEST_TERM`].
@@ -143,7 +148,7 @@ pub struct Candidate {
 }
 
 /// Receivers of changes of leadership.
-pub struct Told {
+pub struct Followers {
     /// The term while we lead. Tasks check it before they act.
     pub standing: watch::Sender<Option<Term>>,
     /// Events for the engine.
@@ -157,84 +162,124 @@ pub struct Told {
 /// Takes part in the election until the token is cancelled, and then releases the Lease.
 pub async fn run(
     candidate: Candidate,
-    told: Told,
+    followers: Followers,
     mut raised: watch::Receiver<u64>,
     shutdown: CancellationToken,
 ) {
-    let mut observed: Option<(Held, Instant)> = None;
-    // Since when: before the request that won or renewed it was sent.
-    let mut leading: Option<(u64, Instant)> = None;
-    let mut rises = Rises::default();
+    let mut election = Election {
+        candidate,
+        followers,
+        observed: None,
+        leading: None,
+        rises: Rises::default(),
+    };
     while !shutdown.is_cancelled() {
-        let asked = Instant::now();
-        let until = leading.map_or(asked + LOOK_LIMIT, |(_, renewed)| renewed + RENEW_LIMIT);
-        // Without our own, the Lease's: it may be deleted the next moment, and no term may be given twice.
-        let known = observed
-            .as_ref()
-            .map_or(0, |(held, _)| sane(held.transitions));
-        let own = leading.map_or(known, |(term, _)| term);
-        let seen_term = rises.towards(*raised.borrow_and_update(), own, asked);
-        let round = candidate.round(&mut observed, seen_term);
-        let round = tokio::select! {
-            () = shutdown.cancelled() => break,
-            round = timeout_at(until, round) => round,
+        let claim = *raised.borrow_and_update();
+        let Some(next) = election.attempt(claim, &shutdown).await else {
+            break;
         };
-        if let Some((held, _)) = &observed {
-            told.holder.send_if_modified(|known| {
-                let other = *known != held.holder;
-                known.clone_from(&held.holder);
-                other
-            });
-        }
-        let mut wait = if leading.is_some() { RETRY } else { LOOK };
-        match round {
-            Ok(Ok(Round::Leads(term))) => {
-                if seen_term > own {
-                    rises.last = Some(asked);
-                }
-                if leading.is_none_or(|(led, _)| led != term) {
-                    told.lead(term, &candidate.identity).await;
-                }
-                leading = Some((term, asked));
-                wait = RETRY;
-            }
-            Ok(Ok(Round::Stands)) => {
-                if leading.take().is_some() {
-                    told.stand_down("somebody else leads").await;
-                }
-            }
-            // Look again: who was it?
-            Ok(Ok(Round::Raced)) => wait = Duration::from_millis(100),
-            Ok(Err(error)) => tracing::warn!(%error, "cannot reach the Lease, trying again"),
-            Err(_) => tracing::warn!(error = "no answer", "cannot reach the Lease, trying again"),
-        }
-        let mut next = Instant::now() + wait;
-        if let Some((_, renewed)) = leading {
-            let limit = renewed + RENEW_LIMIT;
-            if limit <= Instant::now() {
-                leading = None;
-                told.stand_down("the Lease could not be renewed").await;
-            }
-            next = next.min(limit);
-        }
         tokio::select! {
             () = shutdown.cancelled() => {}
             () = sleep_until(next) => {}
             changed = raised.changed() => if changed.is_err() { break },
         }
     }
-    if leading.is_some() {
-        told.stand_down("this process ends").await;
-        told.acts.close();
-        // Nothing of ours is under way when the next one begins.
-        let _ = timeout(RELEASE_LIMIT, told.acts.wait()).await;
-        if timeout(RELEASE_LIMIT, candidate.release()).await.is_err() {
+    election.end().await;
+}
+
+/// A candidate, and what it knows of the Lease.
+struct Election {
+    candidate: Candidate,
+    followers: Followers,
+    /// The Lease as it was read last, and when it was first read like that.
+    observed: Option<(Held, Instant)>,
+    /// Our term, and since when it is certain: the time before the request that won or renewed it was sent.
+    leading: Option<(u64, Instant)>,
+    rises: Rises,
+}
+
+impl Election {
+    /// Reads the Lease and writes it if it is ours or free. Returns when to try next; `None`: the process ends.
+    async fn attempt(&mut self, claim: u64, shutdown: &CancellationToken) -> Option<Instant> {
+        let asked = Instant::now();
+        let until = match self.leading {
+            Some((_, renewed)) => renewed + RENEW_LIMIT,
+            None => asked + READ_LIMIT,
+        };
+        // Without our own, the Lease's: it may be deleted the next moment, and no term may be given twice.
+        let known = self.observed.as_ref();
+        let known = known.map_or(0, |(held, _)| sane(held.transitions));
+        let own = self.leading.map_or(known, |(term, _)| term);
+        let seen_term = self.rises.towards(claim, own, asked);
+        let round = self.candidate.round(&mut self.observed, seen_term);
+        let round = tokio::select! {
+            () = shutdown.cancelled() => return None,
+            round = timeout_at(until, round) => round,
+        };
+        if let Some((held, _)) = &self.observed {
+            self.followers.holder(&held.holder);
+        }
+        let mut wait = if self.leading.is_some() { RETRY } else { WATCH };
+        match round {
+            Ok(Ok(Round::Leads(term))) => {
+                if seen_term > own {
+                    self.rises.last = Some(asked);
+                }
+                if self.leading.is_none_or(|(led, _)| led != term) {
+                    self.followers.lead(term, &self.candidate.identity).await;
+                }
+                self.leading = Some((term, asked));
+                wait = RETRY;
+            }
+            Ok(Ok(Round::Stands)) => self.stand_down("somebody else leads").await,
+            // Read again: who was it?
+            Ok(Ok(Round::Raced)) => wait = Duration::from_millis(100),
+            Ok(Err(error)) => tracing::warn!(%error, "cannot reach the Lease, trying again"),
+            Err(_) => tracing::warn!(error = "no answer", "cannot reach the Lease, trying again"),
+        }
+        let mut next = Instant::now() + wait;
+        if let Some((_, renewed)) = self.leading {
+            let limit = renewed + RENEW_LIMIT;
+            if limit <= Instant::now() {
+                self.stand_down("the Lease could not be renewed").await;
+            }
+            next = next.min(limit);
+        }
+        Some(next)
+    }
+
+    async fn stand_down(&mut self, why: &str) {
+        if self.leading.take().is_some() {
+            self.followers.stand_down(why).await;
+        }
+    }
+
+    /// Stops leading, and releases the Lease once nothing of ours is under way.
+    async fn end(mut self) {
+        if self.leading.is_none() {
+            return;
+        }
+        self.stand_down("this process ends").await;
+        self.followers.acts.close();
+        let _ = timeout(RELEASE_LIMIT, self.followers.acts.wait()).await;
+        if timeout(RELEASE_LIMIT, self.candidate.release())
+            .await
+            .is_err()
+        {
             tracing::warn!("cannot release the Lease: no answer");
         }
     }
 }
 
-impl Told {
+impl Followers {
+    fn holder(&self, holder: &str) {
+        self.holder.send_if_modified(|known| {
+            let other = known != holder;
+            holder.clone_into(known);
+            other
+        });
+    }
+
     async fn lead(&self, term: u64, identity: &str) {
         tracing::info!(term, identity, "leading");
         let standing = Term {
@@ -285,8 +330,8 @@ impl Candidate {
             .as_ref()
             .map_or(Duration::ZERO, |(_, since)| since.elapsed());
         let term = match evaluate(held.as_ref(), &self.identity, unchanged, seen_term) {
-            Verdict::Stand => return Ok(Round::Stands),
-            Verdict::Renew { term } | Verdict::Take { term } => term,
+            LeaseDecision::Stand => return Ok(Round::Stands),
+            LeaseDecision::Renew { term } | LeaseDecision::Take { term } => term,
         };
         match self.write(lease, &self.identity, term).await {
             Ok(()) => Ok(Round::Leads(term)),

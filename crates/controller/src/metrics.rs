@@ -63,6 +63,8 @@ pub struct Metrics {
     calls: Family<CallLabels, Histogram>,
     dial_failures: Counter,
     connections: Gauge,
+    /// Deployments that look like another controller.
+    pub rivals: Gauge,
     snapshot: Arc<Snapshot>,
     running: Arc<Mutex<Waves>>,
 }
@@ -88,6 +90,7 @@ impl Metrics {
             }),
             dial_failures: Counter::default(),
             connections: Gauge::default(),
+            rivals: Gauge::default(),
             snapshot: Arc::default(),
             running: Arc::default(),
         };
@@ -115,8 +118,13 @@ impl Metrics {
             "1 if this process is the leader, else 0",
             self.leader.clone(),
         );
+        registry.register(
+            "other_controllers",
+            "Deployments that seem to manage ImageCaches too and are not scaled to zero",
+            self.rivals.clone(),
+        );
         registry.register_with_unit(
-            "engine_turn_duration",
+            "engine_iteration_duration",
             "Duration of one iteration of the engine, from events to commands",
             Unit::Seconds,
             self.turns.clone(),
@@ -177,13 +185,14 @@ impl Metrics {
     }
 
     /// Records an event before the engine handles it.
-    pub fn told(&self, event: &Event) {
+    pub fn count(&self, event: &Event) {
         match event {
             Event::StatusWritten(_, result) => {
                 let result = match result {
                     Ok(_) => "written",
                     Err(WriteError::Conflict) => "conflict",
                     Err(WriteError::Gone) => "gone",
+                    Err(WriteError::TooLarge(_)) => "too_large",
                     Err(WriteError::Failed(_)) => "failed",
                 };
                 self.writes.get_or_create(&ResultLabel { result }).inc();
@@ -206,17 +215,17 @@ impl Metrics {
     }
 
     /// Logs one line at the end of each operation.
-    fn wave(&self, key: &CacheKey, told: &ImageCacheStatus) {
+    fn wave(&self, key: &CacheKey, status_sent: &ImageCacheStatus) {
         let mut waves = self.waves();
-        if told.status == status::PROCESSING {
+        if status_sent.status == status::PROCESSING {
             let known = waves
                 .get(key)
-                .is_some_and(|(started, ..)| *started == told.start_time);
+                .is_some_and(|(started, ..)| *started == status_sent.start_time);
             if !known {
                 let now = k8s_openapi::jiff::Timestamp::now().as_second();
-                let fresh = told.start_time.is_none_or(|at| now - at.0 <= FRESH);
-                waves.insert(key.clone(), (told.start_time, Instant::now(), fresh));
-                tracing::debug!(imagecache = %key, operation = told.reason, "operation begins");
+                let fresh = status_sent.start_time.is_none_or(|at| now - at.0 <= FRESH);
+                waves.insert(key.clone(), (status_sent.start_time, Instant::now(), fresh));
+                tracing::debug!(imagecache = %key, operation = status_sent.reason, "operation begins");
             }
             return;
         }
@@ -224,20 +233,20 @@ impl Metrics {
             return;
         };
         drop(waves);
-        let took = match (started, told.completion_time) {
+        let took = match (started, status_sent.completion_time) {
             (Some(from), Some(to)) if !fresh => {
                 Duration::from_secs(u64::try_from(to.0 - from.0).unwrap_or(0))
             }
             _ => seen.elapsed(),
         };
-        self.operation(&told.reason, &told.status)
+        self.operation(&status_sent.reason, &status_sent.status)
             .observe(took.as_secs_f64());
         tracing::info!(
             imagecache = %key,
-            operation = told.reason,
-            result = told.status,
-            ready_nodes = told.ready,
-            failures = told.failure_count.unwrap_or(0),
+            operation = status_sent.reason,
+            result = status_sent.status,
+            ready_nodes = status_sent.ready,
+            failures = status_sent.failure_count.unwrap_or(0),
             duration_s = took.as_secs_f64(),
             "operation ended"
         );
@@ -364,7 +373,7 @@ mod tests {
         crate::certificates::Metrics::register(&mut registry).ends("ca", 7);
         kubefledged_process::tls::Failures::register(&mut registry).example();
         metrics.turned(Duration::ZERO, 1, 0);
-        metrics.told(&Event::StatusWritten(key(), Ok("2".to_owned())));
+        metrics.count(&Event::StatusWritten(key(), Ok("2".to_owned())));
         metrics.decided(&write("Processing", 5, None));
         metrics.decided(&write("Succeeded", 5, Some(9)));
         metrics.decided(&Command::NodeTransition {

@@ -279,8 +279,8 @@ async fn caches_come_page_by_page_with_their_operation() {
     };
     let cache = client.get_cache(request).await.unwrap().into_inner();
     assert_eq!(cache.conditions.len(), 3);
-    assert_eq!(cache.wanted[0].registry, "r.test");
-    assert_eq!(cache.wanted[0].pull_policy, "IfNotPresent");
+    assert_eq!(cache.desired[0].registry, "r.test");
+    assert_eq!(cache.desired[0].pull_policy, "IfNotPresent");
     let operation = cache.summary.unwrap().operation.unwrap();
     assert_eq!(operation.reason, "ImageCacheCreate");
 }

@@ -39,6 +39,7 @@ fn every_example_of_the_documentation_works_as_it_stands_there() {
         ("ListImages", "demo/web:1.0"),
         ("GetRuntime", "\"answers\": true"),
         ("GetDisk", "\"node\": \"n1\""),
+        ("ListUnknownErrors", "\"node\": \"n1\""),
     ];
     for (heading, part) in expected {
         let (_, commands) = examples

@@ -19,12 +19,13 @@ impl Engine {
     pub fn handle(&mut self, now: Now, event: Event) {
         match event {
             Event::CacheApplied(object) => self.cache_applied(now, *object),
-            Event::CacheDeleted(key) => self.cache_deleted(&key),
+            Event::CacheDeleted(key) => self.cache_deleted(&key, now.tick),
             Event::CacheInvalid(invalid) => self.cache_invalid(now, *invalid),
             Event::NodeApplied(name, facts) => self.node_applied(name, facts),
             Event::NodeDeleted(name) => self.node_deleted(&name),
             Event::PullerChanged(name, puller) => self.puller_changed(now, name, puller),
-            Event::Synced(source) => self.model.leadership.synced(source),
+            Event::Listing(source) => self.listing(source),
+            Event::Synced(source) => self.synced(source),
             Event::Leadership(term) => {
                 self.model.leadership.term = term;
                 self.model.leadership.begun = false;

@@ -188,7 +188,7 @@ mod tests {
         assert!(allowed(&pulled(&failed, 512)));
         let names = RemoveImagesRequest {
             references: vec!["registry.k8s.io/pause:3.10".to_owned(); 512],
-            wanted: vec!["registry.k8s.io/pause:3.10".to_owned(); 16_384],
+            desired: vec!["registry.k8s.io/pause:3.10".to_owned(); 16_384],
             ..RemoveImagesRequest::default()
         };
         assert!(allowed(&names));

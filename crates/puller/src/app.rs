@@ -9,8 +9,8 @@ use std::{
 use anyhow::Context as _;
 use futures::FutureExt as _;
 use kubefledged_process::{
-    Metrics as Exposition, Readiness, admin, debug as endpoint, log, metrics as measured, net,
-    shutdown,
+    Guard, Metrics as Exposition, Readiness, admin, debug as endpoint, log, metrics as measured,
+    net, shutdown,
     tls::{self, Failures},
 };
 use kubefledged_proto::puller::puller_service_server::PullerServiceServer;
@@ -36,7 +36,7 @@ use crate::{
     metrics::Metrics,
     node::{Abilities, Node},
     plugins::Plugins,
-    runtime,
+    runtime::{self, Found},
     service::Service,
 };
 
@@ -205,18 +205,58 @@ impl Bound {
         ));
 
         let (flag, run_dir) = (args.cri_socket_path.as_deref(), &args.host_run_dir);
-        let found = runtime::wait(flag, run_dir, &ready, &shutdown).await;
-        let Some((socket, channel, version)) = found else {
+        let Some(found) = runtime::wait(flag, run_dir, &ready, &shutdown).await else {
             return Ok(());
         };
-        let node = node(&args, channel, plugins);
+        let services = Services {
+            args,
+            plugins,
+            metrics,
+            failures,
+            identity,
+            ready,
+            shown,
+            shutdown: shutdown.clone(),
+        };
+        services.start(&mut tasks, found, grpc, debug).await?;
+        tasks.ended(&shutdown).await
+    }
+}
+
+/// What the services of a puller need once its runtime is found.
+struct Services {
+    args: Args,
+    plugins: Plugins,
+    metrics: Metrics,
+    failures: Failures,
+    /// The certificate that is served.
+    identity: watch::Receiver<Option<Arc<tls::Served>>>,
+    /// Whether the runtime answers.
+    ready: Guard,
+    /// Where metrics find the queue.
+    shown: watch::Sender<Option<Debug>>,
+    shutdown: CancellationToken,
+}
+
+impl Services {
+    /// Starts the queue's driver, the watch over the runtime, gRPC and the debug endpoint.
+    async fn start(
+        self,
+        tasks: &mut Tasks,
+        (socket, channel, version): Found,
+        grpc: TcpListener,
+        debug: Option<TcpListener>,
+    ) -> anyhow::Result<()> {
+        let Self { args, shutdown, .. } = self;
+        let node = node(&args, channel, self.plugins);
         let counter = Arc::new(AtomicU64::new(1));
         let (report, abilities) = watch::channel(Abilities::default());
-        let up = metrics.cri_up.clone();
+        let up = self.metrics.cri_up.clone();
         let queue = Queue::new(settings(&args, &node, &version.runtime_name));
-        let (driver, inputs) = Driver::new(queue, node.clone(), metrics, report, counter.clone());
+        let (driver, inputs) =
+            Driver::new(queue, node.clone(), self.metrics, report, counter.clone());
         // Before the first request, the way in which this runtime removes images must be known.
-        let known = runtime::tell(&node, &inputs).await.then_some(version);
+        let known = runtime::report(&node, &inputs).await.then_some(version);
         let service = Service {
             node_name: args.node_name.as_str().into(),
             instance: args.pod_uid.as_str().into(),
@@ -226,15 +266,16 @@ impl Bound {
             inputs: inputs.clone(),
             shutdown: shutdown.clone(),
             counter,
-            identity: identity.clone(),
+            identity: self.identity.clone(),
         };
         let debugged = Debug {
             node_name: service.node_name.clone(),
             socket,
             node: node.clone(),
             inputs: inputs.clone(),
+            unknown: driver.unknown_errors(),
         };
-        shown.send_replace(Some(debugged.clone()));
+        self.shown.send_replace(Some(debugged.clone()));
         let routes = debug::routes(debugged).await?;
         let debugging = endpoint::serve(debug, routes.clone(), shutdown.clone());
         tasks.fallible(async {
@@ -242,13 +283,13 @@ impl Bound {
                 .await
                 .context("the debug endpoint cannot be served")
         });
-        let connections = tls::incoming(grpc, identity, failures, shutdown.clone());
+        let connections = tls::incoming(grpc, self.identity, self.failures, shutdown.clone());
         let roles = Roles::of(&args.namespace);
         tasks.fallible(serve(connections, routes, service, roles, shutdown.clone()));
-        let watching = runtime::watch(node, known, ready, up, inputs, shutdown.clone());
+        let watching = runtime::watch(node, known, self.ready, up, inputs, shutdown.clone());
         tasks.fallible(watching);
-        tasks.endless(driver.run(shutdown.clone()));
-        tasks.ended(&shutdown).await
+        tasks.endless(driver.run(shutdown));
+        Ok(())
     }
 }
 

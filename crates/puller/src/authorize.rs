@@ -65,6 +65,7 @@ fn allows(role: Role, path: &str) -> bool {
         | "/kubefledged.debug.v1.PullerDebugService/ListImages"
         | "/kubefledged.debug.v1.PullerDebugService/GetRuntime"
         | "/kubefledged.debug.v1.PullerDebugService/GetDisk"
+        | "/kubefledged.debug.v1.PullerDebugService/ListUnknownErrors"
         | "/grpc.health.v1.Health/Check"
         | "/grpc.health.v1.Health/Watch"
         | "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"

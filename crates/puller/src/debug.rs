@@ -7,7 +7,8 @@ use kubefledged_proto::{
     PULLER_DESCRIPTORS,
     debug::{
         GetDiskRequest, GetDiskResponse, GetQueueRequest, GetQueueResponse, GetRuntimeRequest,
-        GetRuntimeResponse, ListImagesRequest, ListImagesResponse, Pull, PullState, RuntimeImage,
+        GetRuntimeResponse, ListImagesRequest, ListImagesResponse, ListUnknownErrorsRequest,
+        ListUnknownErrorsResponse, Pull, PullState, RuntimeImage, UnknownError,
         puller_debug_service_server::{PullerDebugService, PullerDebugServiceServer},
     },
 };
@@ -15,7 +16,7 @@ use kubefledged_queue::{self as queue, PullResult, PullRow, Totals};
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status, service::Routes};
 
-use crate::{disk, driver::Input, node::Node};
+use crate::{disk, driver::Input, node::Node, unknown::UnknownErrors};
 
 /// Maximum number of images in one message.
 const IMAGES: usize = 200;
@@ -33,6 +34,8 @@ pub struct Debug {
     pub node: Node,
     /// Requests to the driver.
     pub inputs: mpsc::UnboundedSender<Input>,
+    /// Error texts that the table of known texts does not have.
+    pub unknown: UnknownErrors,
 }
 
 /// Returns the routes of the service with reflection and health.
@@ -165,6 +168,23 @@ impl PullerDebugService for Debug {
         Ok(Response::new(response))
     }
 
+    async fn list_unknown_errors(
+        &self,
+        _: Request<ListUnknownErrorsRequest>,
+    ) -> Result<Response<ListUnknownErrorsResponse>, Status> {
+        let errors = self.unknown.list().into_iter().map(|error| UnknownError {
+            image: error.image,
+            code: error.code,
+            message: error.message,
+            count: error.count,
+            age: error.last.elapsed().try_into().ok(),
+        });
+        Ok(Response::new(ListUnknownErrorsResponse {
+            node: self.node_name.to_string(),
+            errors: errors.collect(),
+        }))
+    }
+
     async fn get_disk(
         &self,
         _: Request<GetDiskRequest>,
@@ -215,7 +235,7 @@ fn pull(row: PullRow, after: &mut u64) -> Pull {
     };
     let state = match row.state {
         queue::PullState::Waiting => PullState::Waiting,
-        queue::PullState::Looking => PullState::Looking,
+        queue::PullState::Inspecting => PullState::Inspecting,
         queue::PullState::Pulling => PullState::Pulling,
         queue::PullState::Credentials => PullState::Credentials,
         queue::PullState::Verifying => PullState::Verifying,

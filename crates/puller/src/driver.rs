@@ -20,13 +20,14 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     metrics::{Metrics, method},
     node::{Abilities, Node},
+    unknown::UnknownErrors,
 };
 
 /// Time for which a shutdown waits for runtime calls in flight.
 const GRACE: Duration = Duration::from_secs(25);
 /// Time limit of a runtime call that needs no network. Pulls have deadlines in the queue, and credential
 /// providers have a time limit of their own.
-const LOOK_LIMIT: Duration = Duration::from_secs(30);
+const QUERY_LIMIT: Duration = Duration::from_secs(30);
 /// Time between searches for unused credentials while pulls are in flight.
 const FORGET: Duration = Duration::from_secs(10);
 /// Time limit of a removal. A large image has many files.
@@ -75,6 +76,7 @@ pub struct Driver {
     queue: Queue,
     node: Node,
     metrics: Metrics,
+    unknown: UnknownErrors,
     abilities: watch::Sender<Abilities>,
     counter: Arc<AtomicU64>,
     inbox: mpsc::UnboundedReceiver<Input>,
@@ -100,6 +102,7 @@ impl Driver {
             queue,
             node,
             metrics,
+            unknown: UnknownErrors::default(),
             abilities,
             counter,
             inbox,
@@ -111,6 +114,11 @@ impl Driver {
             forgot: Instant::now(),
         };
         (driver, sender)
+    }
+
+    /// Returns the unknown error texts, which fill while it runs.
+    pub fn unknown_errors(&self) -> UnknownErrors {
+        self.unknown.clone()
     }
 
     fn now(&self) -> Tick {
@@ -162,11 +170,11 @@ impl Driver {
                 self.streams.extend(reply);
                 match &event {
                     Event::Closed(stream) => drop(self.streams.remove(stream)),
-                    Event::Runtime(facts) => self.tell_progress(facts.progress),
+                    Event::Runtime(facts) => self.report_progress(facts.progress),
                     _ => {}
                 }
                 self.queue.handle(now, event);
-                self.tell_pins();
+                self.report_pins();
             }
             Input::Answered(id, answer) => self.answered(now, id, answer),
             Input::Credentials(id, credentials, trouble) => {
@@ -187,17 +195,17 @@ impl Driver {
     fn answered(&mut self, now: Tick, id: CallId, answer: Answer) {
         self.calls.remove(&id);
         self.queue.handle(now, Event::Answered(id, answer));
-        self.tell_pins();
+        self.report_pins();
     }
 
-    fn tell_progress(&self, seen: bool) {
+    fn report_progress(&self, seen: bool) {
         let progress = if seen { Support::Yes } else { Support::No };
         self.abilities
             .send_modify(|known| known.progress = progress);
     }
 
     /// The first pin shows whether pins work. If they do not, this is logged once.
-    fn tell_pins(&self) {
+    fn report_pins(&self) {
         let pins = self.queue.pins();
         let changed = self.abilities.send_if_modified(|known| {
             let changed = known.pins != pins;
@@ -269,6 +277,7 @@ impl Driver {
         };
         let (node, answers) = (self.node.clone(), self.answers.clone());
         let (metrics, began) = (self.metrics.clone(), Instant::now());
+        let unknown = self.unknown.clone();
         tokio::spawn(async move {
             let limit = limit(&call);
             let failed = |code, message| node.failed(&call, code, message);
@@ -285,6 +294,11 @@ impl Driver {
             };
             if let Some(method) = method(&call) {
                 metrics.called(method, &input, began.elapsed());
+            }
+            if let Input::Answered(_, answer) = &input
+                && let Some(code) = unknown.note(&call, answer)
+            {
+                metrics.unknown(code);
             }
             let _ = answers.send(input);
         });
@@ -314,7 +328,7 @@ fn limit(call: &Call) -> Duration {
         | Call::FsInfo
         | Call::Pins
         | Call::Pin(..)
-        | Call::Progress(_) => LOOK_LIMIT,
+        | Call::Progress(_) => QUERY_LIMIT,
     }
 }
 

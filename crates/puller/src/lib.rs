@@ -15,3 +15,4 @@ pub mod plugins;
 pub mod progress;
 pub mod runtime;
 pub mod service;
+mod unknown;

@@ -43,6 +43,11 @@ struct StateLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CodeLabel {
+    code: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CallLabels {
     method: &'static str,
     code: String,
@@ -52,6 +57,7 @@ struct CallLabels {
 #[derive(Clone, Debug)]
 pub struct Metrics {
     pulls: Family<PullLabels, Counter>,
+    unknown: Family<CodeLabel, Counter>,
     durations: Histogram,
     bytes: Family<RegistryLabel, Counter>,
     removals: Family<ResultLabel, Counter>,
@@ -68,6 +74,7 @@ impl Metrics {
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             pulls: Family::default(),
+            unknown: Family::default(),
             durations: Histogram::new(exponential_buckets(0.1, 2.0, 14)),
             bytes: Family::default(),
             removals: Family::default(),
@@ -89,6 +96,11 @@ impl Metrics {
             "image_pulls",
             "Finished pulls by result and reason",
             self.pulls.clone(),
+        );
+        registry.register(
+            "image_pull_unknown_errors",
+            "Failed pull calls whose error text is unknown, by gRPC code; ListUnknownErrors shows the texts",
+            self.unknown.clone(),
         );
         registry.register_with_unit(
             "image_pull_duration",
@@ -157,6 +169,12 @@ impl Metrics {
             let label = RegistryLabel { registry };
             self.bytes.get_or_create(&label).inc_by(image.size);
         }
+    }
+
+    /// Records a failed pull call whose text is unknown.
+    pub fn unknown(&self, code: &str) {
+        let code = code.to_owned();
+        self.unknown.get_or_create(&CodeLabel { code }).inc();
     }
 
     /// Records the end of a removal.
@@ -246,6 +264,7 @@ mod tests {
         let mut registry = kubefledged_process::metrics::registry("1");
         let metrics = Metrics::register(&mut registry);
         kubefledged_process::tls::Failures::register(&mut registry).example();
+        metrics.unknown("Unknown");
         metrics.pulled(&PullOutcome {
             index: 0,
             result: PullResult::Pulled,

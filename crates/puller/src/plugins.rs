@@ -36,7 +36,7 @@ struct Entry {
 
 impl Plugins {
     /// Reads the kubelet's configuration, a file or a directory; the plugins lie in another
-    /// directory, under their names. What is wrong is logged and told with the images that it
+    /// directory, under their names. What is wrong is logged and reported with the images that it
     /// concerns: the other providers work, and so do imagePullSecrets.
     pub fn load(config: &Path, directory: &Path) -> Self {
         let config::Providers { used, skipped } = config::load(config, directory);

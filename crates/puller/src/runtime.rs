@@ -25,7 +25,7 @@ const LOOK: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// A runtime that answers: its socket, the connection and its version.
-type Found = (PathBuf, Channel, VersionResponse);
+pub type Found = (PathBuf, Channel, VersionResponse);
 
 /// Waits until a runtime answers. Returns `None` if the process ends before.
 pub async fn wait(
@@ -94,7 +94,7 @@ pub async fn watch(
         let wait = match answer {
             Ok(version) => {
                 if known.as_ref() != Some(&version) {
-                    known = tell(&node, &inputs).await.then_some(version);
+                    known = report(&node, &inputs).await.then_some(version);
                 }
                 ready.set_ready();
                 LOOK
@@ -115,7 +115,7 @@ pub async fn watch(
 
 /// Sends the facts about the runtime to the queue. Returns false if they could not be read; the caller then
 /// tries again.
-pub async fn tell(node: &Node, inputs: &mpsc::UnboundedSender<Input>) -> bool {
+pub async fn report(node: &Node, inputs: &mpsc::UnboundedSender<Input>) -> bool {
     let facts = tokio::time::timeout(LOOK, node.facts()).await;
     let facts = facts.unwrap_or_else(|_| Err(Status::unavailable("no answer in time")));
     match facts {

@@ -117,7 +117,7 @@ impl Node {
             requests: 0,
             done: false,
         };
-        node.tell(Event::Runtime(RuntimeFacts {
+        node.handle(Event::Runtime(RuntimeFacts {
             pins: Support::No,
             ..RuntimeFacts::default()
         }));
@@ -141,7 +141,7 @@ impl Node {
             reference: name(image),
             ..PullRequest::default()
         });
-        self.tell(Event::Pull(stream, authority, images.collect()));
+        self.handle(Event::Pull(stream, authority, images.collect()));
     }
 
     fn pull(&mut self, count: usize) {
@@ -152,17 +152,17 @@ impl Node {
 
     fn check(&mut self, count: usize) {
         let (stream, _) = self.next();
-        self.tell(Event::Check(stream, (0..count).map(name).collect()));
+        self.handle(Event::Check(stream, (0..count).map(name).collect()));
         self.run();
     }
 
     fn remove(&mut self, count: usize) {
         let (stream, authority) = self.next();
-        self.tell(Event::Remove {
+        self.handle(Event::Remove {
             stream,
             authority,
             references: (0..count).map(name).collect(),
-            wanted: Vec::new(),
+            desired: Vec::new(),
             releasable: Vec::new(),
             unpin_ours: false,
             unpin: Vec::new(),
@@ -171,7 +171,7 @@ impl Node {
         assert!(self.held.is_empty());
     }
 
-    fn tell(&mut self, event: Event) {
+    fn handle(&mut self, event: Event) {
         let start = ThreadTime::now();
         self.queue.handle(self.now, event);
         self.spent += start.elapsed();
@@ -218,7 +218,7 @@ impl Node {
                 Call::Pins => Answer::Pins(Ok(Vec::new())),
                 other => unreachable!("nobody asked for {other:?}"),
             };
-            self.tell(Event::Answered(id, answer));
+            self.handle(Event::Answered(id, answer));
         }
         assert!(self.done, "the queue waits for nothing");
     }

@@ -31,6 +31,8 @@ pub struct Class {
     pub reason: &'static str,
     /// What may help.
     pub remedy: Remedy,
+    /// Whether the code or the text decided. `false`: the table has nothing that fits.
+    pub known: bool,
 }
 
 /// Longest message that is passed on, in bytes.
@@ -39,16 +41,16 @@ pub const MOST_MESSAGE: usize = 1024;
 /// In our words, of a pull of this name.
 pub fn classify(error: &CallError, name: &str) -> Class {
     let text = Text::new(&error.message, name);
-    let told = table::look_up(&text);
+    let decided = table::look_up(&text);
     // It speaks of a pull, and not of the way to the runtime's socket.
     let of_a_pull = || text.any(|segment| segment.starts_with("failed to "));
-    let (reason, remedy) = match (error.code.as_str(), told) {
+    let (reason, remedy) = match (error.code.as_str(), decided) {
         // Whatever was under way in the runtime, nobody waits for it any more.
         ("Cancelled", _) => (failure::NO_PROGRESS, Remedy::RepeatAtOnce),
         // The socket, not the registry: connecting to it is refused with the same words.
-        ("Unavailable", Some(told)) if of_a_pull() => told,
+        ("Unavailable", Some(known)) if of_a_pull() => known,
         ("Unavailable", _) => (failure::RUNTIME_UNAVAILABLE, Remedy::Repeat),
-        (_, Some(told)) => told,
+        (_, Some(known)) => known,
         ("NotFound", None) => (failure::IMAGE_NOT_FOUND, Remedy::None),
         ("DeadlineExceeded", None) => (failure::DEADLINE_EXCEEDED, Remedy::None),
         ("Unauthenticated" | "PermissionDenied", None) => {
@@ -56,13 +58,23 @@ pub fn classify(error: &CallError, name: &str) -> Class {
         }
         _ => (failure::ERR_IMAGE_PULL, Remedy::None),
     };
-    Class { reason, remedy }
+    let known = reason != failure::ERR_IMAGE_PULL || decided.is_some();
+    Class {
+        reason,
+        remedy,
+        known,
+    }
 }
 
-/// A message that may be passed on: one line of at most [`MOST_MESSAGE`] bytes, and without the query of a
-/// URL, where blob stores put the signature that opens the blob.
+/// A message that may be passed on: one line of at most [`MOST_MESSAGE`] bytes, without signatures.
 pub fn tidy(message: &str) -> String {
-    let mut clean = String::with_capacity(message.len().min(MOST_MESSAGE));
+    without_signatures(message, MOST_MESSAGE)
+}
+
+/// One line of at most `most` bytes, and without the query of a URL, where blob stores put the signature that
+/// opens the blob.
+pub fn without_signatures(message: &str, most: usize) -> String {
+    let mut clean = String::with_capacity(message.len().min(most));
     let mut rest = message;
     while let Some(at) = rest.find("://") {
         let end = rest[at..]
@@ -79,7 +91,7 @@ pub fn tidy(message: &str) -> String {
         rest = after;
     }
     clean.push_str(rest);
-    one_line(&clean, MOST_MESSAGE)
+    one_line(&clean, most)
 }
 
 #[cfg(test)]

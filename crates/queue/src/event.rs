@@ -28,7 +28,7 @@ pub struct Authority {
 /// Whether a present image will do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Policy {
-    /// It will.
+    /// A present image will do.
     #[default]
     IfNotPresent,
     /// The registry is asked.
@@ -84,16 +84,16 @@ pub enum Event {
         authority: Authority,
         /// What is to go.
         references: Vec<String>,
-        /// What some cache wants on this node.
-        wanted: Vec<String>,
+        /// Names that some cache desires on this node.
+        desired: Vec<String>,
         /// What may go together with `references`.
         releasable: Vec<String>,
-        /// Take our pins off images that nothing in `wanted` names, also where they are kept.
+        /// Take our pins off images that nothing in `desired` names, also where they are kept.
         unpin_ours: bool,
         /// Ids from which our pin is taken; their outcomes follow those of `references`.
         unpin: Vec<String>,
     },
-    /// Tell which images are there.
+    /// Check which images are there.
     Check(StreamId, Vec<String>),
     /// End the interest of batches in names; no names: in all of theirs.
     Cancel(StreamId, Authority, Vec<(u64, Vec<String>)>),
@@ -186,7 +186,7 @@ pub struct CallError {
 pub enum Answer {
     /// To [`Call::Inspect`].
     Inspected(Result<Option<Image>, CallError>),
-    /// To [`Call::Pull`]; what it says of the image is not looked at.
+    /// To [`Call::Pull`]; what it says of the image is not used.
     Pulled(Result<(), CallError>),
     /// To [`Call::Containers`].
     Containers(Result<Vec<Container>, CallError>),
@@ -234,20 +234,20 @@ pub enum PullResult {
     Present,
     /// It was pulled.
     Pulled,
-    /// Word and sentence.
+    /// Reason and sentence.
     Failed {
-        /// One word of `names::failure`.
+        /// A reason of `names::failure`.
         reason: String,
         /// What the runtime said, at most 1 KiB.
         message: String,
     },
-    /// Nobody wanted it any more.
+    /// No request asks for it any more.
     Cancelled,
     /// A newer intent removes it.
     Superseded,
 }
 
-/// What became of the wish to pin an image.
+/// What became of the request to pin an image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum PinResult {
     /// There was none, or the image is not there.
@@ -272,7 +272,7 @@ pub struct PullOutcome {
     pub result: PullResult,
     /// As the runtime has it now.
     pub image: Option<Image>,
-    /// What became of the wish to pin it.
+    /// What became of the request to pin it.
     pub pin: PinResult,
     /// Runtime pull calls made.
     pub attempts: u32,
@@ -294,9 +294,9 @@ pub enum RemoveResult {
         /// Why.
         message: String,
     },
-    /// Word and sentence.
+    /// Reason and sentence.
     Failed {
-        /// One word of `names::failure`.
+        /// A reason of `names::failure`.
         reason: String,
         /// What the runtime said.
         message: String,
@@ -327,14 +327,14 @@ pub enum Checked {
     Pulling,
     /// Not there, and the last remembered pull failed.
     Failed {
-        /// One word of `names::failure`.
+        /// A reason of `names::failure`.
         reason: String,
         /// What the runtime said.
         message: String,
     },
     /// The runtime could not say.
     Unknown {
-        /// One word of `names::failure`.
+        /// A reason of `names::failure`.
         reason: String,
         /// What the runtime said.
         message: String,
@@ -389,11 +389,11 @@ pub enum Command {
 /// How a runtime removes images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Runtime {
-    /// Removes an image with all its names, in use or pinned, without a word.
+    /// Removes an image with all its names, in use or pinned, silently.
     #[default]
     Containerd,
     /// Removes a name; the data goes with the bare id.
     Crio,
-    /// Wants ids.
+    /// Removes by id.
     Docker,
 }

@@ -1,11 +1,11 @@
-//! The newest wish for each image name: a late removal must not delete what a newer pull made, nor
+//! The newest intent for each image name: a late removal must not delete what a newer pull made, nor
 //! the reverse.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::{Authority, Tick};
 
-/// How long a wish is remembered.
+/// How long an intent is remembered.
 const MEMORY: Duration = Duration::from_secs(3600);
 /// How many are, some 200 bytes each. Beyond it the oldest are forgotten: a removal more than so many
 /// names late would be needed to do harm.
@@ -13,28 +13,28 @@ const MOST: usize = 20_000;
 
 /// Which way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum Intent {
     /// Be there.
     Pull,
     /// Be gone.
     Remove,
 }
 
-/// The newest wishes by normalized name.
+/// The newest intents by normalized name.
 #[derive(Debug, Default)]
 pub struct Intents {
-    newest: BTreeMap<String, (u64, u64, Wish, Tick)>,
+    newest: BTreeMap<String, (u64, u64, Intent, Tick)>,
     /// None is older.
     oldest: Option<Tick>,
 }
 
 impl Intents {
-    /// Notes a wish. False: a newer one of the other kind stands.
-    pub fn note(&mut self, name: &str, authority: Authority, wish: Wish, now: Tick) -> bool {
-        if !self.stands(name, authority, wish) {
+    /// Notes an intent. False: a newer one of the other kind stands.
+    pub fn note(&mut self, name: &str, authority: Authority, intent: Intent, now: Tick) -> bool {
+        if !self.stands(name, authority, intent) {
             return false;
         }
-        let newest = (authority.term, authority.seq, wish, now);
+        let newest = (authority.term, authority.seq, intent, now);
         let entry = self.newest.entry(name.to_owned()).or_insert(newest);
         if (entry.0, entry.1) <= (newest.0, newest.1) {
             *entry = newest;
@@ -48,10 +48,10 @@ impl Intents {
         true
     }
 
-    /// Is no newer wish of the other kind known?
-    pub fn stands(&self, name: &str, authority: Authority, wish: Wish) -> bool {
+    /// Is no newer intent of the other kind known?
+    pub fn stands(&self, name: &str, authority: Authority, intent: Intent) -> bool {
         self.newest.get(name).is_none_or(|(term, seq, known, _)| {
-            *known == wish || (*term, *seq) < (authority.term, authority.seq)
+            *known == intent || (*term, *seq) < (authority.term, authority.seq)
         })
     }
 
@@ -68,7 +68,7 @@ impl Intents {
         self.newest.len()
     }
 
-    /// When to look for wishes to forget.
+    /// When to forget old intents.
     pub fn next_expiry(&self) -> Option<Tick> {
         self.oldest.map(|at| at.after(MEMORY))
     }

@@ -8,20 +8,20 @@
 mod classify;
 mod event;
 mod intent;
-mod keep;
+mod pins;
 mod queue;
 mod removal;
 mod task;
 #[cfg(test)]
 mod tests;
 
-pub use classify::{Class, Remedy, classify};
+pub use classify::{Class, Remedy, classify, without_signatures};
 pub use event::{
     Answer, Authority, Bytes, Call, CallError, CallId, Checked, Command, Container, CredentialId,
     Disk, Event, Image, PinResult, Policy, PullOutcome, PullRequest, PullResult, RemoveOutcome,
     RemoveResult, Report, Retention, Runtime, RuntimeFacts, StreamId, Support,
 };
-pub use keep::full;
+pub use pins::full;
 pub use queue::{PullRow, PullState, Queue, Settings, Totals};
 pub use task::LONG_PULL;
 

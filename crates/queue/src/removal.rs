@@ -1,27 +1,30 @@
 //! One removal: name by name, and each name only if nothing speaks against it.
 
+mod results;
+
 use std::collections::BTreeSet;
 
 use kubefledged_api_types::names::failure;
 use kubefledged_image::{ImageRef, glob};
 
 use crate::{
-    Answer, Authority, Call, CallError, CallId, Container, Image, RemoveResult, Runtime,
-    RuntimeFacts, StreamId, Support, classify,
+    Answer, Authority, Call, CallId, Container, Image, RemoveResult, Runtime, RuntimeFacts,
+    StreamId, Support, classify,
 };
+use results::{failed, kept, pinned, refused};
 
 /// Where the current name stands.
 #[derive(Clone, Debug)]
-pub enum Step {
+pub enum RemovalStep {
     /// Not begun.
     Begin,
     /// The runtime is asked whether the name is there.
-    Looking,
+    Inspecting,
     /// The runtime is asked who uses it.
     Asking(Image),
     /// It is pinned: is that us? What speaks against its removal is known.
     Owning(Image, Result<String, RemoveResult>),
-    /// Our pin is taken off. What comes then, if it is known; otherwise all is looked at again.
+    /// Our pin is taken off. What comes then, if it is known; otherwise everything is inspected again.
     Unpinning(Option<RemoveResult>),
     /// The runtime removes it.
     Removing,
@@ -48,7 +51,7 @@ pub struct Removal {
     /// What is to go.
     pub items: Vec<Item>,
     /// Normalized.
-    pub wanted: BTreeSet<String>,
+    pub desired: BTreeSet<String>,
     /// Normalized.
     pub releasable: BTreeSet<String>,
     /// Take our pins off.
@@ -56,7 +59,7 @@ pub struct Removal {
     /// Which item is at hand.
     pub at: usize,
     /// Where it stands.
-    pub step: Step,
+    pub step: RemovalStep,
     /// Its call.
     pub call: Option<CallId>,
     /// While the runtime removes: all names that may go, normalized. No pull of one may begin.
@@ -66,7 +69,7 @@ pub struct Removal {
 }
 
 /// What else decides about a name.
-pub struct Circumstances<'a> {
+pub struct RemovalContext<'a> {
     /// What runs here.
     pub facts: &'a RuntimeFacts,
     /// Globs of names that always stay.
@@ -81,7 +84,7 @@ pub struct Circumstances<'a> {
 
 /// What follows for the name at hand.
 #[derive(Debug)]
-pub enum Next {
+pub enum AfterRemoval {
     /// This call.
     Call(Call),
     /// Its outcome.
@@ -118,11 +121,11 @@ impl Removal {
             stream: Some(stream),
             authority,
             items,
-            wanted: BTreeSet::new(),
+            desired: BTreeSet::new(),
             releasable: BTreeSet::new(),
             unpin_ours: false,
             at: 0,
-            step: Step::Begin,
+            step: RemovalStep::Begin,
             call: None,
             held: BTreeSet::new(),
             unpinned: false,
@@ -131,66 +134,80 @@ impl Removal {
 
     /// What it keeps in memory, as so many images.
     pub fn size(&self) -> usize {
-        size(self.items.len(), self.wanted.iter().chain(&self.releasable))
+        size(
+            self.items.len(),
+            self.desired.iter().chain(&self.releasable),
+        )
     }
 
     /// The first call for the item at hand.
-    pub fn begin(&mut self, facts: &RuntimeFacts) -> Next {
+    pub fn begin(&mut self, facts: &RuntimeFacts) -> AfterRemoval {
         match &self.items[self.at] {
             Item::Name(..) => {
-                self.step = Step::Looking;
-                Next::Call(Call::Inspect(self.runtime_name()))
+                self.step = RemovalStep::Inspecting;
+                AfterRemoval::Call(Call::Inspect(self.runtime_name()))
             }
-            Item::Pin(_) if facts.pins == Support::No => Next::Finish(RemoveResult::Absent),
+            Item::Pin(_) if facts.pins == Support::No => AfterRemoval::Finish(RemoveResult::Absent),
             Item::Pin(id) => {
                 let image = Image {
                     id: id.clone(),
                     ..Image::default()
                 };
-                self.step = Step::Owning(image, Err(RemoveResult::Removed));
-                Next::Call(Call::Pins)
+                self.step = RemovalStep::Owning(image, Err(RemoveResult::Removed));
+                AfterRemoval::Call(Call::Pins)
             }
         }
     }
 
     /// What follows from an answer.
-    pub fn answered(&mut self, answer: Answer, around: &Circumstances<'_>) -> Next {
+    pub fn answered(&mut self, answer: Answer, around: &RemovalContext<'_>) -> AfterRemoval {
         self.call = None;
-        match (std::mem::replace(&mut self.step, Step::Begin), answer) {
-            (Step::Looking, Answer::Inspected(Ok(None))) => Next::Finish(RemoveResult::Absent),
-            (Step::Looking, Answer::Inspected(Ok(Some(image)))) => {
-                self.step = Step::Asking(image);
-                Next::Call(Call::Containers)
+        match (
+            std::mem::replace(&mut self.step, RemovalStep::Begin),
+            answer,
+        ) {
+            (RemovalStep::Inspecting, Answer::Inspected(Ok(None))) => {
+                AfterRemoval::Finish(RemoveResult::Absent)
             }
-            (Step::Asking(_), Answer::Containers(Ok(_))) if around.unverified => Next::Again,
-            (Step::Asking(image), Answer::Containers(Ok(containers))) => {
+            (RemovalStep::Inspecting, Answer::Inspected(Ok(Some(image)))) => {
+                self.step = RemovalStep::Asking(image);
+                AfterRemoval::Call(Call::Containers)
+            }
+            (RemovalStep::Asking(_), Answer::Containers(Ok(_))) if around.unverified => {
+                AfterRemoval::Again
+            }
+            (RemovalStep::Asking(image), Answer::Containers(Ok(containers))) => {
                 let target = self.target(&image, &containers, around);
                 if !image.pinned {
                     return self.act(&image, target);
                 }
                 if around.facts.pins == Support::No || self.unpinned {
-                    return Next::Finish(target.err().unwrap_or_else(pinned));
+                    return AfterRemoval::Finish(target.err().unwrap_or_else(pinned));
                 }
-                self.step = Step::Owning(image, target);
-                Next::Call(Call::Pins)
+                self.step = RemovalStep::Owning(image, target);
+                AfterRemoval::Call(Call::Pins)
             }
-            (Step::Owning(image, target), Answer::Pins(Ok(ours))) => {
+            (RemovalStep::Owning(image, target), Answer::Pins(Ok(ours))) => {
                 self.owned(&image, target, ours.contains(&image.id))
             }
-            (Step::Unpinning(Some(result)), Answer::Pinned(Ok(()))) => Next::Finish(result),
+            (RemovalStep::Unpinning(Some(result)), Answer::Pinned(Ok(()))) => {
+                AfterRemoval::Finish(result)
+            }
             // Somebody may have come meanwhile.
-            (Step::Unpinning(None), Answer::Pinned(Ok(()))) => {
+            (RemovalStep::Unpinning(None), Answer::Pinned(Ok(()))) => {
                 self.unpinned = true;
-                self.step = Step::Looking;
-                Next::Call(Call::Inspect(self.runtime_name()))
+                self.step = RemovalStep::Inspecting;
+                AfterRemoval::Call(Call::Inspect(self.runtime_name()))
             }
-            (Step::Removing, Answer::Removed(Ok(()))) => {
-                self.step = Step::Verifying;
-                Next::Call(Call::Inspect(self.runtime_name()))
+            (RemovalStep::Removing, Answer::Removed(Ok(()))) => {
+                self.step = RemovalStep::Verifying;
+                AfterRemoval::Call(Call::Inspect(self.runtime_name()))
             }
-            (Step::Verifying, Answer::Inspected(Ok(None))) => Next::Finish(RemoveResult::Removed),
-            (Step::Verifying, Answer::Inspected(Ok(Some(_)))) => {
-                Next::Finish(failed("the runtime removed the image and still has it"))
+            (RemovalStep::Verifying, Answer::Inspected(Ok(None))) => {
+                AfterRemoval::Finish(RemoveResult::Removed)
+            }
+            (RemovalStep::Verifying, Answer::Inspected(Ok(Some(_)))) => {
+                AfterRemoval::Finish(failed("the runtime removed the image and still has it"))
             }
             (
                 _,
@@ -200,50 +217,55 @@ impl Removal {
                 | Answer::Pins(Err(error))
                 | Answer::Pinned(Err(error))
                 | Answer::Pulled(Err(error)),
-            ) => Next::Finish(refused(&error)),
-            (_, _) => Next::Finish(failed("the runtime answered another question")),
+            ) => AfterRemoval::Finish(refused(&error)),
+            (_, _) => AfterRemoval::Finish(failed("the runtime answered another question")),
         }
     }
 
-    fn act(&mut self, image: &Image, target: Result<String, RemoveResult>) -> Next {
+    fn act(&mut self, image: &Image, target: Result<String, RemoveResult>) -> AfterRemoval {
         match target {
             Ok(target) => {
                 let names = image.tags.iter().chain(&image.digests);
                 self.held = names.map(|name| normalized(name)).collect();
                 self.held.insert(self.items[self.at].normal().to_owned());
-                self.step = Step::Removing;
-                Next::Call(Call::Remove(target))
+                self.step = RemovalStep::Removing;
+                AfterRemoval::Call(Call::Remove(target))
             }
-            Err(kept) => Next::Finish(kept),
+            Err(kept) => AfterRemoval::Finish(kept),
         }
     }
 
     /// A pinned image, and whose pin it is.
-    fn owned(&mut self, image: &Image, target: Result<String, RemoveResult>, ours: bool) -> Next {
+    fn owned(
+        &mut self,
+        image: &Image,
+        target: Result<String, RemoveResult>,
+        ours: bool,
+    ) -> AfterRemoval {
         let only_the_pin = matches!(self.items[self.at], Item::Pin(_));
         if !ours {
-            return Next::Finish(if only_the_pin {
+            return AfterRemoval::Finish(if only_the_pin {
                 RemoveResult::Absent
             } else {
                 target.err().unwrap_or_else(pinned)
             });
         }
         let mut names = image.tags.iter().chain(&image.digests);
-        let wanted = names.any(|name| self.wanted.contains(&normalized(name)));
-        if only_the_pin || (self.unpin_ours && !wanted) {
-            self.step = Step::Unpinning(target.err());
-            return Next::Call(Call::Pin(image.id.clone(), false));
+        let desired = names.any(|name| self.desired.contains(&normalized(name)));
+        if only_the_pin || (self.unpin_ours && !desired) {
+            self.step = RemovalStep::Unpinning(target.err());
+            return AfterRemoval::Call(Call::Pin(image.id.clone(), false));
         }
-        Next::Finish(
+        AfterRemoval::Finish(
             target
                 .err()
                 .unwrap_or_else(|| kept(failure::PINNED, "an image cache pins it".to_owned())),
         )
     }
 
-    /// Somebody else has looked at an image since: it may have more names than it had.
+    /// Somebody else has inspected an image since: it may have more names than it had.
     pub fn saw(&mut self, newer: &Image) {
-        if let Step::Asking(image) | Step::Owning(image, _) = &mut self.step
+        if let RemovalStep::Asking(image) | RemovalStep::Owning(image, _) = &mut self.step
             && image.id == newer.id
         {
             image.clone_from(newer);
@@ -252,13 +274,13 @@ impl Removal {
 
     /// The runtime removes, or has removed, the name at hand.
     pub fn acting(&self) -> bool {
-        matches!(self.step, Step::Removing | Step::Verifying)
+        matches!(self.step, RemovalStep::Removing | RemovalStep::Verifying)
     }
 
     /// On to the next name.
     pub fn next(&mut self) {
         self.at += 1;
-        self.step = Step::Begin;
+        self.step = RemovalStep::Begin;
         self.call = None;
         self.unpinned = false;
         self.held.clear();
@@ -274,12 +296,12 @@ impl Removal {
         }
     }
 
-    /// What to remove, or why not; its pin is looked at apart.
+    /// What to remove, or why not; its pin is decided apart.
     fn target(
         &self,
         image: &Image,
         containers: &[Container],
-        around: &Circumstances<'_>,
+        around: &RemovalContext<'_>,
     ) -> Result<String, RemoveResult> {
         let normal = self.items[self.at].normal();
         if let Some(why) = self.protection(image, around) {
@@ -295,7 +317,7 @@ impl Removal {
                 classify::tidy(&format!("it is also {other}")),
             ))
         };
-        if self.wanted.contains(normal) {
+        if self.desired.contains(normal) {
             let why = "another image cache wants it".to_owned();
             return Err(kept(failure::SHARED_IMAGE, why));
         }
@@ -311,7 +333,7 @@ impl Removal {
     }
 
     /// Why it always stays.
-    fn protection(&self, image: &Image, around: &Circumstances<'_>) -> Option<String> {
+    fn protection(&self, image: &Image, around: &RemovalContext<'_>) -> Option<String> {
         let written = match &self.items[self.at] {
             Item::Name(name, _) => name,
             Item::Pin(id) => id,
@@ -334,10 +356,10 @@ impl Removal {
         &self,
         image: &Image,
         normal: &str,
-        around: &Circumstances<'_>,
+        around: &RemovalContext<'_>,
     ) -> Option<String> {
         let ours = |other: &str| {
-            let kept = self.wanted.contains(other) || (around.claimed)(other);
+            let kept = self.desired.contains(other) || (around.claimed)(other);
             let free = self.releasable.contains(other)
                 || self.items.iter().any(|item| item.normal() == other);
             other == normal || (free && !kept)
@@ -359,7 +381,7 @@ impl Removal {
             .iter()
             .map(|digest| normalized(digest))
             .find(|digest| {
-                self.wanted.contains(digest)
+                self.desired.contains(digest)
                     || (around.claimed)(digest)
                     || (around.facts.runtime != Runtime::Crio
                         && !known
@@ -393,41 +415,4 @@ fn uses(container: &Container, image: &Image) -> bool {
         bare(said) == bare(&image.id)
             || names.any(|name| name == said || normalized(name) == normalized(said))
     })
-}
-
-fn kept(reason: &str, message: String) -> RemoveResult {
-    RemoveResult::Kept {
-        reason: reason.to_owned(),
-        message,
-    }
-}
-
-fn pinned() -> RemoveResult {
-    kept(failure::PINNED, "somebody else pinned it".to_owned())
-}
-
-fn failed(message: &str) -> RemoveResult {
-    RemoveResult::Failed {
-        reason: failure::REMOVE_FAILED.to_owned(),
-        message: classify::tidy(message),
-    }
-}
-
-/// CRI-O and Docker say so themselves when a container came between our look and the removal.
-fn refused(error: &CallError) -> RemoveResult {
-    const IN_USE: [&str; 3] = [
-        "in use by a container",
-        "is using its referenced image",
-        "image is being used by",
-    ];
-    if IN_USE.iter().any(|words| error.message.contains(words)) {
-        return kept(failure::IN_USE, classify::tidy(&error.message));
-    }
-    if error.code == "Unavailable" {
-        return RemoveResult::Failed {
-            reason: failure::RUNTIME_UNAVAILABLE.to_owned(),
-            message: classify::tidy(&error.message),
-        };
-    }
-    failed(&error.message)
 }

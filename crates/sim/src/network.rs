@@ -111,7 +111,7 @@ impl World {
             }
             Work::Remove {
                 references,
-                wanted,
+                desired: wanted,
                 releasable,
                 unpin,
             } => {

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kubefledged_queue::{CallError, Container, Disk, Image, Runtime as Kind};
+use kubefledged_testkit::removal::{Effect, Removal, Target};
 
 use crate::registry::{Layer, Manifest, PAUSE, normalized};
 
@@ -276,46 +277,35 @@ impl Runtime {
         self.images[&id].tags.clone()
     }
 
-    /// `RemoveImage`, with the three behaviours that were seen.
+    /// `RemoveImage`.
     pub fn remove(&mut self, target: &str) -> Result<(), CallError> {
-        let bare = target.strip_prefix("sha256:").unwrap_or(target);
-        if self.kind == Kind::Crio && target != bare {
-            return Err(unknown(&format!(
-                "short-name {target:?} did not resolve to an alias and no unqualified-search registries are defined"
-            )));
+        let removal = match self.kind {
+            Kind::Containerd => Removal::Whole,
+            Kind::Crio => Removal::Name,
+            Kind::Docker => Removal::Id,
+        };
+        if let Some(refusal) = removal.refusal(target) {
+            return Err(unknown(&refusal));
         }
         let Some(id) = self.resolve(target) else {
             return Ok(());
         };
-        match self.kind {
-            // All names, in use or pinned, without a word.
-            Kind::Containerd => self.drop_image(&id),
-            Kind::Crio if bare == id => {
-                if self.used(&id) {
-                    return Err(in_use());
-                }
-                self.drop_image(&id);
-            }
-            // Only the name; a digest is none.
-            Kind::Crio => {
+        let effect = removal.effect(Target {
+            by_id: target.strip_prefix("sha256:").unwrap_or(target) == id,
+            last_name: self.images[&id].tags.len() <= 1,
+            used: self.used(&id),
+        });
+        match effect {
+            Effect::Image => self.drop_image(&id),
+            Effect::Name => {
                 let name = normalized(target);
-                let last = self.images[&id].tags.len() <= 1;
-                if last && self.used(&id) {
-                    return Err(in_use());
-                }
                 if let Some(held) = self.images.get_mut(&id) {
                     held.tags.remove(&name);
                 }
                 self.foreign.remove(&name);
             }
-            Kind::Docker => {
-                if self.used(&id) {
-                    return Err(unknown(
-                        "conflict: unable to delete (cannot be forced) - image is being used by running container",
-                    ));
-                }
-                self.drop_image(&id);
-            }
+            Effect::Nothing => {}
+            Effect::Refused(why) => return Err(unknown(&why)),
         }
         Ok(())
     }
@@ -365,10 +355,6 @@ pub fn away() -> CallError {
         code: "Unavailable".to_owned(),
         message: "tcp connect error: Connection refused (os error 111)".to_owned(),
     }
-}
-
-fn in_use() -> CallError {
-    unknown("image used by 4f2c: image is in use by a container")
 }
 
 #[cfg(test)]

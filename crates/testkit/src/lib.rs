@@ -5,6 +5,7 @@
 pub mod certificates;
 mod containerd;
 mod documented;
+pub mod removal;
 pub mod runtime;
 mod wait;
 

@@ -1,6 +1,9 @@
 //! A fake container runtime in this process. It serves CRI on a unix socket, keeps images in memory, and
 //! removes them in one of the three ways of real runtimes.
 
+mod services;
+mod state;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
@@ -17,34 +20,18 @@ use kubefledged_proto::containerd::{
     content::content_server::ContentServer, images::images_server::ImagesServer,
 };
 use kubefledged_proto::cri::{
-    AuthConfig, Container, Image, ImageSpec, ImageStatusRequest, ImageStatusResponse,
-    ListContainersRequest, ListContainersResponse, ListImagesRequest, ListImagesResponse,
-    PullImageRequest, PullImageResponse, RemoveImageRequest, RemoveImageResponse, StatusRequest,
-    StatusResponse, StreamContainersRequest, StreamContainersResponse, StreamImagesRequest,
-    StreamImagesResponse, VersionRequest, VersionResponse, image_service_server,
-    runtime_service_server,
+    Container, Image, ImageSpec, image_service_server, runtime_service_server,
 };
 use tokio::{net::UnixListener, sync::watch};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Request, Response, Status, transport::Server};
+use tonic::{Code, Status, transport::Server};
+
+pub use crate::removal::Removal;
 
 pub(crate) type Pages<T> = tokio_stream::Iter<std::vec::IntoIter<Result<T, Status>>>;
 
 static NEXT_DIRECTORY: AtomicU32 = AtomicU32::new(0);
-
-/// How a runtime removes images.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Removal {
-    /// containerd: removing any name or the id removes the image with all its names, even if it is in use.
-    Whole,
-    /// CRI-O: removing a tag removes only this tag, removing the id removes the image; `name@digest` does
-    /// nothing.
-    Name,
-    /// cri-dockerd: removing the id removes the image with all its names. A name is not found, which is not an
-    /// error. A pull continues when its caller goes away.
-    Id,
-}
 
 /// Support of containerd's own API, beside CRI on the same socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -380,290 +367,6 @@ impl Shared {
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl State {
-    /// Returns the image as CRI shows it.
-    fn seen(&self, at: usize, native: Native) -> Image {
-        let mut image = self.images[at].clone();
-        let label = self.labels.get(&image.id);
-        let label = label.and_then(|labels| labels.get("io.cri-containerd.pinned"));
-        image.pinned |= native == Native::WithPins && label.is_some_and(|value| value == "pinned");
-        image
-    }
-
-    pub(crate) fn find(&self, name: &str) -> Option<usize> {
-        let normal = normalized(name);
-        self.images.iter().position(|image| {
-            bare(&image.id) == bare(name)
-                || image.repo_tags.contains(&normal)
-                || image.repo_digests.contains(&normal)
-        })
-    }
-
-    fn add(&mut self, name: &str, removal: Removal) {
-        if self.find(name).is_some() {
-            return;
-        }
-        let normal = normalized(name);
-        let hex = match self.moved.get(&normal) {
-            Some(moves) => digest(&format!("{normal} {moves}")),
-            None => digest(&normal),
-        };
-        let (tags, digests) = if normal.contains('@') {
-            (Vec::new(), vec![normal])
-        } else {
-            let repository = normal
-                .rsplit_once(':')
-                .map_or(normal.as_str(), |(path, _)| path);
-            let manifest = format!("{repository}@sha256:{}", digest(&hex));
-            (vec![normal], vec![manifest])
-        };
-        self.images.push(Image {
-            id: match removal {
-                Removal::Name => hex,
-                Removal::Whole | Removal::Id => format!("sha256:{hex}"),
-            },
-            repo_tags: tags,
-            repo_digests: digests,
-            size: 4_323_737,
-            pinned: false,
-        });
-    }
-
-    /// Removes a moved tag from its previous image.
-    fn leave(&mut self, normal: &str) {
-        let id = self
-            .moved
-            .get(normal)
-            .map(|moves| digest(&format!("{normal} {moves}")));
-        for image in &mut self.images {
-            if id.as_ref().is_some_and(|id| bare(&image.id) != id) {
-                image.repo_tags.retain(|tag| tag != normal);
-            }
-        }
-    }
-
-    /// Checks the conditions of a successful pull.
-    fn refusal(&mut self, name: &str, auth: Option<&AuthConfig>) -> Option<Status> {
-        let normal = normalized(name);
-        if let Some(failures) = self.failing.get_mut(&normal)
-            && !failures.is_empty()
-        {
-            let (code, message) = failures.remove(0);
-            return Some(Status::new(code, message));
-        }
-        let login = self.private.get(&normal)?;
-        let given = auth.map(|auth| (auth.username.as_str(), auth.password.as_str()));
-        (given != Some((login.username.as_str(), login.password.as_str()))).then(|| {
-            Status::unknown(format!(
-                "failed to pull and unpack image \"{name}\": failed to resolve image: unexpected \
-                 status from HEAD request to http://registry.test/v2/: 401 Unauthorized"
-            ))
-        })
-    }
-
-    fn remove(&mut self, target: &str, removal: Removal) -> Result<(), Status> {
-        let by_id = !target.contains('/') && target.len() >= 64;
-        if removal == Removal::Name && target.starts_with("sha256:") {
-            return Err(Status::unknown(format!(
-                "short-name \"{target}\" did not resolve to an alias"
-            )));
-        }
-        let Some(at) = self.find(target) else {
-            return Ok(());
-        };
-        let normal = normalized(target);
-        let alone = self.images[at].repo_tags == [normal.as_str()];
-        let used = self
-            .containers
-            .iter()
-            .any(|c| bare(&c.image_ref) == bare(&self.images[at].id));
-        match removal {
-            Removal::Name if used && (alone || by_id) => Err(Status::unknown(
-                "image used by 0123: image is in use by a container",
-            )),
-            Removal::Name if !by_id => {
-                self.images[at].repo_tags.retain(|tag| *tag != normal);
-                Ok(())
-            }
-            Removal::Id if !by_id => Ok(()),
-            Removal::Id if used => Err(Status::unknown(
-                "Error response from daemon: conflict: unable to delete 0123 (cannot be forced) - \
-                 image is being used by running container 4567",
-            )),
-            Removal::Whole | Removal::Name | Removal::Id => {
-                let gone = self.images.remove(at);
-                self.labels.remove(&gone.id);
-                Ok(())
-            }
-        }
-    }
-}
-
-/// Records that a caller went away before the end of its pull.
-struct PullGuard<'a> {
-    shared: &'a Shared,
-    name: Option<String>,
-}
-
-impl Drop for PullGuard<'_> {
-    fn drop(&mut self) {
-        let Some(name) = self.name.take() else { return };
-        let mut state = self.shared.state();
-        if self.shared.removal == Removal::Id {
-            state.orphans.insert(normalized(&name));
-        }
-        state.calls.push(Call::PullCancelled(name));
-    }
-}
-
-#[tonic::async_trait]
-impl runtime_service_server::RuntimeService for Shared {
-    async fn version(
-        &self,
-        _: Request<VersionRequest>,
-    ) -> Result<Response<VersionResponse>, Status> {
-        let runtime_name = match self.removal {
-            Removal::Whole => "containerd",
-            Removal::Name => "cri-o",
-            Removal::Id => "docker",
-        };
-        Ok(Response::new(VersionResponse {
-            version: "0.1.0".to_owned(),
-            runtime_name: runtime_name.to_owned(),
-            runtime_version: "1.2.3".to_owned(),
-            runtime_api_version: "v1".to_owned(),
-        }))
-    }
-
-    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
-        let config = format!(r#"{{"sandboxImage":"{}"}}"#, self.state().sandbox_image);
-        Ok(Response::new(StatusResponse {
-            info: [("config".to_owned(), config)].into(),
-        }))
-    }
-
-    type StreamContainersStream = Pages<StreamContainersResponse>;
-
-    async fn stream_containers(
-        &self,
-        _: Request<StreamContainersRequest>,
-    ) -> Result<Response<Self::StreamContainersStream>, Status> {
-        let state = self.state();
-        if !state.streams {
-            return Err(Status::unimplemented("unknown method StreamContainers"));
-        }
-        let pages = state.containers.iter().map(|container| {
-            Ok(StreamContainersResponse {
-                containers: vec![container.clone()],
-            })
-        });
-        Ok(Response::new(tokio_stream::iter(pages.collect::<Vec<_>>())))
-    }
-
-    async fn list_containers(
-        &self,
-        _: Request<ListContainersRequest>,
-    ) -> Result<Response<ListContainersResponse>, Status> {
-        let containers = self.state().containers.clone();
-        Ok(Response::new(ListContainersResponse { containers }))
-    }
-}
-
-#[tonic::async_trait]
-impl image_service_server::ImageService for Shared {
-    async fn list_images(
-        &self,
-        _: Request<ListImagesRequest>,
-    ) -> Result<Response<ListImagesResponse>, Status> {
-        let mut state = self.state();
-        state.calls.push(Call::List);
-        let images = (0..state.images.len())
-            .map(|at| state.seen(at, self.native))
-            .collect();
-        Ok(Response::new(ListImagesResponse { images }))
-    }
-
-    type StreamImagesStream = Pages<StreamImagesResponse>;
-
-    async fn stream_images(
-        &self,
-        _: Request<StreamImagesRequest>,
-    ) -> Result<Response<Self::StreamImagesStream>, Status> {
-        let mut state = self.state();
-        if !state.streams {
-            return Err(Status::unimplemented("unknown method StreamImages"));
-        }
-        state.calls.push(Call::Stream);
-        let page = |at| {
-            Ok(StreamImagesResponse {
-                images: vec![state.seen(at, self.native)],
-            })
-        };
-        let pages: Vec<_> = (0..state.images.len()).map(page).collect();
-        Ok(Response::new(tokio_stream::iter(pages)))
-    }
-
-    async fn image_status(
-        &self,
-        request: Request<ImageStatusRequest>,
-    ) -> Result<Response<ImageStatusResponse>, Status> {
-        let name = named(request.into_inner().image);
-        let mut state = self.state();
-        let image = state.find(&name).map(|at| state.seen(at, self.native));
-        state.calls.push(Call::Status(name));
-        Ok(Response::new(ImageStatusResponse { image }))
-    }
-
-    async fn pull_image(
-        &self,
-        request: Request<PullImageRequest>,
-    ) -> Result<Response<PullImageResponse>, Status> {
-        let PullImageRequest { image, auth, .. } = request.into_inner();
-        let name = named(image);
-        self.state().calls.push(Call::Pull(name.clone()));
-        let mut guard = PullGuard {
-            shared: self,
-            name: Some(name.clone()),
-        };
-        let normal = normalized(&name);
-        let mut changed = self.changed.subscribe();
-        while self.state().held.contains(&normal) {
-            if changed.changed().await.is_err() {
-                break;
-            }
-        }
-        guard.name = None;
-        let mut state = self.state();
-        if let Some(status) = state.refusal(&name, auth.as_ref()) {
-            return Err(status);
-        }
-        state.leave(&normal);
-        state.add(&name, self.removal);
-        // An id or a digest: clients that compare it fail.
-        let reference = |at: usize| match self.removal {
-            Removal::Whole => state.images[at].id.clone(),
-            Removal::Name | Removal::Id => state.images[at].repo_digests[0].clone(),
-        };
-        let image_ref = state.find(&name).map(reference).unwrap_or_default();
-        Ok(Response::new(PullImageResponse { image_ref }))
-    }
-
-    async fn remove_image(
-        &self,
-        request: Request<RemoveImageRequest>,
-    ) -> Result<Response<RemoveImageResponse>, Status> {
-        let target = named(request.into_inner().image);
-        let mut state = self.state();
-        state.calls.push(Call::Remove(target.clone()));
-        state.remove(&target, self.removal)?;
-        Ok(Response::new(RemoveImageResponse {}))
-    }
-}
-
-fn named(spec: Option<ImageSpec>) -> String {
-    spec.map(|spec| spec.image).unwrap_or_default()
 }
 
 pub(crate) fn normalized(name: &str) -> String {

@@ -14,6 +14,8 @@ use kubefledged_api_types::{
 use kubefledged_image::ImageRef;
 use serde::Deserialize as _;
 
+use crate::size;
+
 /// Maximum number of mistakes in an answer. A list may have 4,096 invalid names.
 const MOST_VIOLATIONS: usize = 20;
 /// Maximum length of a quoted name. A name may have 1,024 characters, and more if no schema was checked.
@@ -66,10 +68,11 @@ pub fn judge(request: &AdmissionRequest<DynamicObject>) -> Verdict {
             };
         }
     };
-    let broken = match old.map(spec_of) {
+    let mut broken = match old.map(spec_of) {
         Some(Ok(old)) => new_violations(&old, &spec),
         Some(Err(_)) | None => violations(&spec),
     };
+    broken.extend(size::violation(object, old, &spec));
     Verdict {
         refusal: refusal(&broken),
         warnings: warnings(&spec),

@@ -14,3 +14,4 @@ pub mod certificate;
 pub mod handlers;
 pub mod metrics;
 pub mod server;
+mod size;

@@ -100,11 +100,11 @@ fn remove() -> impl Strategy<Value = Asked> {
         names(),
     );
     parts.prop_map(
-        |(authority, references, wanted, releasable, unpin_ours, unpin)| {
+        |(authority, references, desired, releasable, unpin_ours, unpin)| {
             let request = RemoveImagesRequest {
                 authority,
                 references,
-                wanted,
+                desired,
                 releasable,
                 unpin_ours,
                 unpin,

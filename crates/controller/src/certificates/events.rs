@@ -18,7 +18,7 @@ const LONGEST_WARNING: i64 = 14 * DAY;
 pub struct Expiry {
     recorder: Recorder,
     namespace: String,
-    told: BTreeMap<String, i64>,
+    announced: BTreeMap<String, i64>,
 }
 
 impl Expiry {
@@ -31,7 +31,7 @@ impl Expiry {
         Self {
             recorder: Recorder::new(client, reporter),
             namespace: namespace.to_owned(),
-            told: BTreeMap::new(),
+            announced: BTreeMap::new(),
         }
     }
 
@@ -43,11 +43,13 @@ impl Expiry {
         certificate: &Certificate,
         now: i64,
     ) {
-        let told = self.told.get(secret).copied();
-        if !is_about_to_end(certificate, now) || told.is_some_and(|told| now - told < DAY) {
+        let announced = self.announced.get(secret).copied();
+        if !is_about_to_end(certificate, now)
+            || announced.is_some_and(|announced| now - announced < DAY)
+        {
             return;
         }
-        self.told.insert(secret.to_owned(), now);
+        self.announced.insert(secret.to_owned(), now);
         let hours = (certificate.not_after - now) / 3600;
         tracing::warn!(
             secret,

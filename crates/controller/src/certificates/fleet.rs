@@ -34,7 +34,7 @@ pub struct Fleet {
     service: String,
     connector: Connector,
     expected: Expected,
-    told: (usize, usize, usize),
+    logged: (usize, usize, usize),
     /// By pod.
     confirmed: HashSet<Arc<str>>,
 }
@@ -53,7 +53,7 @@ impl Fleet {
             service,
             connector,
             expected: Expected::default(),
-            told: (0, 0, 0),
+            logged: (0, 0, 0),
             confirmed: HashSet::new(),
         }
     }
@@ -100,8 +100,8 @@ impl Fleet {
             }
         }
         let confirmed = self.confirmed.len();
-        if self.told != (confirmed, behind, silent) {
-            self.told = (confirmed, behind, silent);
+        if self.logged != (confirmed, behind, silent) {
+            self.logged = (confirmed, behind, silent);
             tracing::info!(confirmed, behind, silent, "a CA is being rotated");
         }
         Ok(behind)

@@ -14,11 +14,11 @@ use tonic::Status;
 
 use super::{Answers, Debug, rows, send};
 
-/// What was told last.
+/// What was sent last.
 pub struct Watch {
     only: Option<CacheKey>,
     until_settled: bool,
-    told: BTreeMap<CacheKey, CacheSummary>,
+    sent: BTreeMap<CacheKey, CacheSummary>,
     /// Pairs that were ready, and when.
     ready: Option<(i64, Instant)>,
 }
@@ -28,19 +28,24 @@ impl Watch {
         Self {
             only,
             until_settled,
-            told: BTreeMap::new(),
+            sent: BTreeMap::new(),
             ready: None,
         }
     }
 
     /// What is new since the last look, in messages of bounded size.
-    fn turn(&mut self, caches: &[CacheRow], wall: i64, now: Instant) -> Vec<WatchProgressResponse> {
+    fn changes(
+        &mut self,
+        caches: &[CacheRow],
+        wall: i64,
+        now: Instant,
+    ) -> Vec<WatchProgressResponse> {
         let mut changed = Vec::new();
         for row in caches {
             let summary = rows::summary(row);
-            if self.told.get(&row.key) != Some(&summary) {
+            if self.sent.get(&row.key) != Some(&summary) {
                 changed.push(summary.clone());
-                self.told.insert(row.key.clone(), summary);
+                self.sent.insert(row.key.clone(), summary);
             }
         }
         let ready: i64 = caches.iter().map(|row| row.images.ready).sum();
@@ -95,7 +100,7 @@ impl Debug {
                 _ = ticks.tick() => {}
             }
             let (caches, wall) = self.all_caches(watch.only.clone()).await?;
-            for message in watch.turn(&caches, wall, Instant::now()) {
+            for message in watch.changes(&caches, wall, Instant::now()) {
                 if !send(answers, message).await {
                     return Ok(());
                 }

@@ -11,9 +11,9 @@ use kubefledged_engine::{
     },
 };
 use kubefledged_proto::debug::{
-    Batch, CacheNodeImage, CacheSummary, Condition, GetCacheResponse, GetNodeResponse, ImageCounts,
-    NodeCache, NodeCounts, Operation, OwedImage, PlannedStep, Puller, Registry, State, WantedImage,
-    Work,
+    Batch, CacheNodeImage, CacheSummary, Condition, DesiredImage, GetCacheResponse,
+    GetNodeResponse, ImageCounts, NodeCache, NodeCounts, Operation, PendingRemoval, PlannedStep,
+    Puller, Registry, State, Work,
 };
 
 use super::words;
@@ -57,7 +57,7 @@ pub fn cache(detail: CacheDetail) -> GetCacheResponse {
         message: condition.message,
         last_transition_time: Some(timestamp(condition.last_transition_time)),
     });
-    let wanted = detail.desired.into_iter().map(|image| WantedImage {
+    let desired = detail.desired.into_iter().map(|image| DesiredImage {
         reference: image.reference.to_string(),
         list: count(image.list),
         registry: image.registry.to_string(),
@@ -68,7 +68,7 @@ pub fn cache(detail: CacheDetail) -> GetCacheResponse {
         .to_owned(),
         invalid: image.invalid.unwrap_or_default(),
     });
-    let owed = detail.pending.into_iter().map(|pending| OwedImage {
+    let pending = detail.pending.into_iter().map(|pending| PendingRemoval {
         reference: pending.reference.to_string(),
         gone_nodes: count(pending.removed),
         kept_nodes: count(pending.kept),
@@ -79,8 +79,8 @@ pub fn cache(detail: CacheDetail) -> GetCacheResponse {
     GetCacheResponse {
         summary: Some(summary(&detail.row)),
         conditions: conditions.collect(),
-        wanted: wanted.collect(),
-        owed: owed.collect(),
+        desired: desired.collect(),
+        pending_removals: pending.collect(),
         next_refresh: detail.next_refresh.and_then(duration),
         last_refresh_time: detail.row.refreshed.map(timestamp),
         purged: detail.purged,

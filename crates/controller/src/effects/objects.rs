@@ -21,6 +21,11 @@ const LIMIT: Duration = Duration::from_secs(10);
 const MOST_EVENTS: usize = 64;
 /// Back-offs before the second and the third attempt to publish an Event.
 const EVENT_RETRIES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
+/// What the API server says when etcd does not take an object.
+const TOO_LARGE: [&str; 2] = [
+    "request is too large",
+    "trying to send message larger than max",
+];
 /// Longest note of an Event in bytes: the API server refuses longer ones.
 const MAX_NOTE: usize = 1024;
 
@@ -71,7 +76,7 @@ impl Objects {
             }
             Err(error) => Err(error),
         };
-        if let Err(WriteError::Failed(error)) = &result {
+        if let Err(WriteError::Failed(error) | WriteError::TooLarge(error)) = &result {
             tracing::warn!(imagecache = %key, error, "cannot write the status, trying again");
         }
         Event::StatusWritten(key, result)
@@ -291,6 +296,11 @@ impl From<Refused> for WriteError {
         match refused.code {
             409 => Self::Conflict,
             404 => Self::Gone,
+            413 => Self::TooLarge(refused.message),
+            // etcd refuses a request of more than 1.5 MiB, and gRPC a message of more than 2 MiB, behind a 500.
+            500 if TOO_LARGE.iter().any(|text| refused.message.contains(text)) => {
+                Self::TooLarge(refused.message)
+            }
             _ => Self::Failed(refused.message),
         }
     }
@@ -299,6 +309,22 @@ impl From<Refused> for WriteError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_object_that_etcd_does_not_take_is_too_large() {
+        let of = |code, message: &str| {
+            let message = message.to_owned();
+            WriteError::from(Refused { code, message })
+        };
+        let large = |error| matches!(error, WriteError::TooLarge(_));
+        assert!(large(of(500, "etcdserver: request is too large")));
+        assert!(large(of(
+            500,
+            "rpc error: code = ResourceExhausted desc = trying to send message larger than max (2100000 vs. 2097152)"
+        )));
+        assert!(large(of(413, "Request entity too large: limit is 3145728")));
+        assert!(!large(of(500, "etcdserver: request timed out")));
+    }
 
     #[test]
     fn an_event_is_no_longer_than_the_api_server_accepts() {

@@ -1,46 +1,36 @@
 //! Calls to the pullers. The failure of one node does not affect another.
 
 use std::{
-    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use kubefledged_api_types::{names::failure, one_line};
-use kubefledged_contract::{MESSAGE_LIMIT, SEEN_TERM, SILENCE_LIMIT, controller as contract};
+use kubefledged_contract::{MESSAGE_LIMIT, SEEN_TERM, controller as contract};
 use kubefledged_engine::{
-    Batch, BatchEnd, CancelPulls, CredentialScope, Event, ImageOutcome, ImageResult, NodeName,
-    PullItem, Puller, SecretProblems, Work,
+    Batch, BatchEnd, CancelPulls, CredentialScope, Event, ImageOutcome, ImageResult, PullItem,
+    SecretProblems, Work,
 };
 use kubefledged_process::tls::Connector;
-use kubefledged_proto::puller::{
-    GetInfoRequest, GetInfoResponse, PullImagesRequest, RemoveImagesRequest,
-    puller_service_client::PullerServiceClient,
-};
+use kubefledged_proto::puller::{PullImagesRequest, RemoveImagesRequest};
 use prost::Message;
-use tokio::{
-    sync::{mpsc, watch},
-    time::timeout,
-};
-use tonic::{Code, Request, Response, Status, Streaming, transport::Channel};
+use tokio::sync::{mpsc, watch};
+use tonic::{Code, Status};
 
 use super::{
     checks::Sizes,
     claims::Claims,
     credentials::{Credentials, Resolved},
-    dial,
+    dialer::{Dialer, PullerClient, Target},
     dockercfg::MOST_LOGIN,
-    pool::{Borrowed, Dial, Pool},
+    limits::{answered, is_late, limited, next, within},
+    pool::{Borrowed, Pool},
 };
-use crate::metrics::{Connected, Metrics};
+use crate::metrics::Metrics;
 
-/// Time limit for a unary call, and for the first message of a stream.
-const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// Time limit of one piece of a check, and of a whole check: the engine counts a check of a minute as lost.
 const PIECE_LIMIT: Duration = Duration::from_secs(15);
 const CHECK_LIMIT: Duration = Duration::from_secs(50);
-
-type PullerClient = PullerServiceClient<Channel>;
 
 /// Calls to pullers. Clones share their state.
 #[derive(Clone)]
@@ -52,87 +42,6 @@ pub struct Pullers {
     /// The term that pullers are believed to have seen; the Lease is taken above it.
     raise_term: watch::Sender<u64>,
     sizes: Arc<Sizes>,
-}
-
-/// Connects, and verifies that the peer is the expected puller, because pod IPs are reused and endpoints
-/// are updated late.
-struct Dialer {
-    connector: Connector,
-    metrics: Metrics,
-}
-
-/// An open connection, and facts about its puller.
-#[derive(Clone)]
-struct Connection {
-    client: PullerClient,
-    parallel_pulls: u32,
-    _counted: Arc<Connected>,
-}
-
-/// The puller's pod that an endpoint names.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Target {
-    node: NodeName,
-    instance: Arc<str>,
-    address: SocketAddr,
-}
-
-impl Target {
-    fn new(node: &NodeName, puller: &Puller) -> Self {
-        Self {
-            node: node.clone(),
-            instance: puller.instance.clone(),
-            address: puller.address,
-        }
-    }
-}
-
-impl Dial for Dialer {
-    type Key = Target;
-    type Connection = Connection;
-
-    async fn dial(&self, target: &Target) -> Result<Connection, Arc<str>> {
-        let connected = self.connect(target).await;
-        let (client, info) = connected.inspect_err(|_| self.metrics.not_connected())?;
-        Ok(Connection {
-            client,
-            parallel_pulls: contract::parallel_pulls(&info),
-            _counted: self.metrics.connected(),
-        })
-    }
-}
-
-impl Dialer {
-    async fn connect(&self, target: &Target) -> Result<(PullerClient, GetInfoResponse), Arc<str>> {
-        let channel = dial::connect(self.connector.clone(), target.address)
-            .await
-            .map_err(|error| Arc::from(sentence(&error)))?;
-        let mut client = PullerServiceClient::new(channel)
-            .max_decoding_message_size(contract::largest_answer(0))
-            .max_encoding_message_size(MESSAGE_LIMIT);
-        let mut request = Request::new(GetInfoRequest {
-            node_name: target.node.to_string(),
-        });
-        request.set_timeout(dial::CONNECT_LIMIT);
-        let info = client
-            .get_info(request)
-            .await
-            .map_err(|status| Arc::from(format!("GetInfo failed: {}", status.message())))?
-            .into_inner();
-        verify(target, &info)?;
-        Ok((client, info))
-    }
-}
-
-fn verify(target: &Target, info: &GetInfoResponse) -> Result<(), Arc<str>> {
-    if *info.puller_instance == *target.instance {
-        return Ok(());
-    }
-    Err(format!(
-        "{} is the address of puller {} now, not of {}",
-        target.address, info.puller_instance, target.instance
-    )
-    .into())
 }
 
 impl Pullers {
@@ -230,12 +139,12 @@ impl Pullers {
             }
             Work::Remove {
                 references,
-                wanted,
+                desired,
                 releasable,
                 unpin,
             } => {
                 let request =
-                    contract::remove_request(batch, references, wanted, releasable, unpin);
+                    contract::remove_request(batch, references, desired, releasable, unpin);
                 remove(&mut client, batch, request, events).await
             }
             Work::Check { references } => {
@@ -377,7 +286,7 @@ impl Pullers {
 }
 
 /// Whether the credentials of a request are more than is sent: whoever writes a cache and its secrets
-/// is told, and its node has nothing to do with it.
+/// gets the reason, and its node has nothing to do with it.
 fn too_large(request: &PullImagesRequest) -> Option<String> {
     let sizes: Vec<usize> = request
         .credentials
@@ -466,51 +375,6 @@ async fn busy(batch: &Batch, status: &Status, events: &mpsc::Sender<Event>) -> B
     let outcomes = (0..images(&batch.work)).map(failed).collect();
     let _ = events.send(Event::Outcomes(batch.id, outcomes)).await;
     BatchEnd::Done
-}
-
-/// The call took longer than it may.
-fn is_late(status: &Status) -> bool {
-    matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled)
-}
-
-async fn within<T>(
-    limit: Duration,
-    call: impl Future<Output = Result<Response<T>, Status>>,
-) -> Result<T, Status> {
-    match timeout(limit, call).await {
-        Ok(response) => Ok(response?.into_inner()),
-        Err(_) => Err(Status::deadline_exceeded("the puller does not answer")),
-    }
-}
-
-/// Sends the time limit with the call, so that the puller stops when nobody waits any more.
-fn limited<T>(request: T) -> Request<T> {
-    let mut request = Request::new(request);
-    request.set_timeout(ANSWER_LIMIT);
-    request
-}
-
-async fn answered<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
-    within(ANSWER_LIMIT, call).await
-}
-
-/// Returns the next message. A stream without a message in time is an error.
-async fn next<T>(stream: &mut Streaming<T>) -> Result<Option<T>, Status> {
-    match timeout(SILENCE_LIMIT, stream.message()).await {
-        Ok(message) => message,
-        Err(_) => Err(Status::deadline_exceeded("the puller is silent")),
-    }
-}
-
-/// Returns an error with its sources, because the outermost only says "transport error".
-fn sentence(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -67,13 +67,13 @@ impl Input for Caches {
         })
     }
 
-    fn applied(&mut self, object: Self::Object, tell: &mut Vec<Event>) {
+    fn applied(&mut self, object: Self::Object, events: &mut Vec<Event>) {
         let Some(key) = self.key(&object) else { return };
-        tell.push(convert(key, object));
+        events.push(convert(key, object));
     }
 
-    fn deleted(&mut self, key: &CacheKey, tell: &mut Vec<Event>) {
-        tell.push(Event::CacheDeleted(key.clone()));
+    fn deleted(&mut self, key: &CacheKey, events: &mut Vec<Event>) {
+        events.push(Event::CacheDeleted(key.clone()));
     }
 }
 
@@ -150,17 +150,17 @@ mod tests {
         .unwrap()
     }
 
-    fn told(object: StoredCache) -> Event {
-        let mut tell = Vec::new();
-        Caches.applied(object, &mut tell);
-        assert_eq!(tell.len(), 1);
-        tell.remove(0)
+    fn converted(object: StoredCache) -> Event {
+        let mut events = Vec::new();
+        Caches.applied(object, &mut events);
+        assert_eq!(events.len(), 1);
+        events.remove(0)
     }
 
     #[test]
-    fn an_object_is_told_with_its_annotations_and_our_finalizer() {
+    fn an_object_is_sent_with_its_annotations_and_our_finalizer() {
         let spec = serde_json::json!({"cacheSpec": [{"images": ["a:1"]}]});
-        let Event::CacheApplied(cache) = told(stored(&spec, &Value::Null)) else {
+        let Event::CacheApplied(cache) = converted(stored(&spec, &Value::Null)) else {
             panic!("it is valid");
         };
         assert_eq!(
@@ -174,7 +174,7 @@ mod tests {
     fn an_invalid_spec_is_reported_with_its_reason_and_applied_names_are_kept() {
         let spec = serde_json::json!({"cacheSpec": "nonsense"});
         let status = serde_json::json!({"appliedImages": [{"name": "a:1"}]});
-        let Event::CacheInvalid(invalid) = told(stored(&spec, &status)) else {
+        let Event::CacheInvalid(invalid) = converted(stored(&spec, &status)) else {
             panic!("it is not valid");
         };
         assert!(
@@ -190,7 +190,7 @@ mod tests {
         let spec = serde_json::json!({"cacheSpec": []});
         let status = serde_json::json!({"failures": 7});
         assert!(matches!(
-            told(stored(&spec, &status)),
+            converted(stored(&spec, &status)),
             Event::CacheApplied(_)
         ));
     }

@@ -29,9 +29,9 @@ pub trait Input {
     /// Returns the key of an object.
     fn key(&self, object: &Self::Object) -> Option<Self::Key>;
     /// An object exists or has changed. Sends events only for changed facts.
-    fn applied(&mut self, object: Self::Object, tell: &mut Vec<Event>);
+    fn applied(&mut self, object: Self::Object, events: &mut Vec<Event>);
     /// An object was deleted.
-    fn deleted(&mut self, key: &Self::Key, tell: &mut Vec<Event>);
+    fn deleted(&mut self, key: &Self::Key, events: &mut Vec<Event>);
 }
 
 /// Watches until nobody receives events any more. The guard is ready after the first complete list.
@@ -48,11 +48,11 @@ pub async fn watch<I, K>(
 {
     let open = |config: watcher::Config| watcher(api.clone(), config).default_backoff().boxed();
     guard.set_pending("listing");
-    let mut teller = Teller::new(source, input, guard);
+    let mut converter = Converter::new(source, input, guard);
     let mut streams = true;
     let mut stream: BoxStream<'_, _> = open(config.clone().streaming_lists());
     loop {
-        let item = if streams && !teller.synced {
+        let item = if streams && !converter.synced {
             timeout(STREAM_LIMIT, stream.next()).await
         } else {
             Ok(stream.next().await)
@@ -62,7 +62,7 @@ pub async fn watch<I, K>(
             Ok(None) => false,
             Err(_) => true,
         };
-        if streams && !teller.synced && refused {
+        if streams && !converter.synced && refused {
             tracing::info!(
                 ?source,
                 "this API server streams no lists, asking for pages"
@@ -72,7 +72,7 @@ pub async fn watch<I, K>(
             continue;
         }
         let Ok(Some(item)) = item else { return };
-        for event in teller.turn(item) {
+        for event in converter.convert(item) {
             if events.send(event).await.is_err() {
                 return;
             }
@@ -91,7 +91,7 @@ fn no_streaming<K>(item: &Result<watcher::Event<K>, watcher::Error>) -> bool {
 }
 
 /// Converts the output of a watch to events.
-struct Teller<I: Input> {
+struct Converter<I: Input> {
     source: Source,
     input: I,
     guard: Guard,
@@ -101,7 +101,7 @@ struct Teller<I: Input> {
     synced: bool,
 }
 
-impl<I: Input> Teller<I> {
+impl<I: Input> Converter<I> {
     fn new(source: Source, input: I, guard: Guard) -> Self {
         Self {
             source,
@@ -113,10 +113,13 @@ impl<I: Input> Teller<I> {
         }
     }
 
-    fn turn(&mut self, item: Result<watcher::Event<I::Object>, watcher::Error>) -> Vec<Event> {
-        let mut tell = Vec::new();
+    fn convert(&mut self, item: Result<watcher::Event<I::Object>, watcher::Error>) -> Vec<Event> {
+        let mut events = Vec::new();
         match item {
-            Ok(watcher::Event::Init) => self.listed = Some(BTreeSet::new()),
+            Ok(watcher::Event::Init) => {
+                self.listed = Some(BTreeSet::new());
+                events.push(Event::Listing(self.source));
+            }
             Ok(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => {
                 if let Some(key) = self.input.key(&object) {
                     if let Some(listed) = &mut self.listed {
@@ -124,24 +127,24 @@ impl<I: Input> Teller<I> {
                     }
                     self.known.insert(key);
                 }
-                self.input.applied(object, &mut tell);
+                self.input.applied(object, &mut events);
             }
             Ok(watcher::Event::Delete(object)) => {
                 if let Some(key) = self.input.key(&object) {
                     self.known.remove(&key);
-                    self.input.deleted(&key, &mut tell);
+                    self.input.deleted(&key, &mut events);
                 }
             }
             Ok(watcher::Event::InitDone) => {
                 if let Some(listed) = self.listed.take() {
                     for key in self.known.difference(&listed) {
-                        self.input.deleted(key, &mut tell);
+                        self.input.deleted(key, &mut events);
                     }
                     self.known = listed;
                 }
                 self.synced = true;
                 self.guard.set_ready();
-                tell.push(Event::Synced(self.source));
+                events.push(Event::Synced(self.source));
             }
             Err(error) => {
                 tracing::warn!(source = ?self.source, %error, "watch broke, trying again");
@@ -150,7 +153,7 @@ impl<I: Input> Teller<I> {
                 }
             }
         }
-        tell
+        events
     }
 }
 
@@ -170,14 +173,14 @@ mod tests {
         fn key(&self, object: &&'static str) -> Option<&'static str> {
             Some(object)
         }
-        fn applied(&mut self, object: &'static str, tell: &mut Vec<Event>) {
-            tell.push(Event::NodeApplied(
+        fn applied(&mut self, object: &'static str, events: &mut Vec<Event>) {
+            events.push(Event::NodeApplied(
                 name(object),
                 kubefledged_engine::NodeFacts::default(),
             ));
         }
-        fn deleted(&mut self, key: &&'static str, tell: &mut Vec<Event>) {
-            tell.push(Event::NodeDeleted(name(key)));
+        fn deleted(&mut self, key: &&'static str, events: &mut Vec<Event>) {
+            events.push(Event::NodeDeleted(name(key)));
         }
     }
 
@@ -185,11 +188,17 @@ mod tests {
         kubefledged_engine::NodeName(name.into())
     }
 
-    fn turn(teller: &mut Teller<Names>, events: Vec<watcher::Event<&'static str>>) -> Vec<String> {
-        let told = events.into_iter().flat_map(|event| teller.turn(Ok(event)));
-        told.map(|event| match event {
+    fn converted(
+        converter: &mut Converter<Names>,
+        events: Vec<watcher::Event<&'static str>>,
+    ) -> Vec<String> {
+        let all = events
+            .into_iter()
+            .flat_map(|event| converter.convert(Ok(event)));
+        all.map(|event| match event {
             Event::NodeApplied(name, _) => format!("+{name}"),
             Event::NodeDeleted(name) => format!("-{name}"),
+            Event::Listing(_) => "listing".to_owned(),
             Event::Synced(_) => "synced".to_owned(),
             other => format!("{other:?}"),
         })
@@ -197,32 +206,32 @@ mod tests {
     }
 
     #[test]
-    fn what_vanished_while_the_watch_was_broken_is_told_as_deleted_after_the_new_list() {
+    fn what_vanished_while_the_watch_was_broken_is_sent_as_deleted_after_the_new_list() {
         use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
 
         let readiness = Readiness::default();
-        let mut teller = Teller::new(Source::Nodes, Names, readiness.register("nodes"));
-        let told = turn(&mut teller, vec![Init, InitApply("a"), InitApply("b")]);
-        assert_eq!(told, ["+a", "+b"]);
+        let mut converter = Converter::new(Source::Nodes, Names, readiness.register("nodes"));
+        let sent = converted(&mut converter, vec![Init, InitApply("a"), InitApply("b")]);
+        assert_eq!(sent, ["listing", "+a", "+b"]);
         assert!(!readiness.pending().is_empty());
-        assert_eq!(turn(&mut teller, vec![InitDone]), ["synced"]);
+        assert_eq!(converted(&mut converter, vec![InitDone]), ["synced"]);
         assert!(readiness.pending().is_empty());
-        let told = turn(&mut teller, vec![Apply("c"), Delete("a")]);
-        assert_eq!(told, ["+c", "-a"]);
+        let sent = converted(&mut converter, vec![Apply("c"), Delete("a")]);
+        assert_eq!(sent, ["+c", "-a"]);
         // A list that breaks half way counts for nothing.
-        let told = turn(
-            &mut teller,
+        let sent = converted(
+            &mut converter,
             vec![Init, InitApply("b"), Init, InitApply("c")],
         );
-        assert_eq!(told, ["+b", "+c"]);
-        assert_eq!(turn(&mut teller, vec![InitDone]), ["-b", "synced"]);
+        assert_eq!(sent, ["listing", "+b", "listing", "+c"]);
+        assert_eq!(converted(&mut converter, vec![InitDone]), ["-b", "synced"]);
     }
 
     #[test]
     fn a_list_that_cannot_be_had_is_named_by_readiness() {
         let readiness = Readiness::default();
-        let mut teller = Teller::new(Source::Nodes, Names, readiness.register("nodes"));
-        teller.turn(Err(watcher::Error::NoResourceVersion));
+        let mut converter = Converter::new(Source::Nodes, Names, readiness.register("nodes"));
+        converter.convert(Err(watcher::Error::NoResourceVersion));
         let pending = readiness.pending();
         assert!(pending[0].1.contains("resourceVersion"), "{pending:?}");
     }

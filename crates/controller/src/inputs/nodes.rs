@@ -82,20 +82,20 @@ impl Input for Nodes {
         Some(NodeName(object.metadata.name.as_deref()?.into()))
     }
 
-    fn applied(&mut self, object: LeanNode, tell: &mut Vec<Event>) {
+    fn applied(&mut self, object: LeanNode, events: &mut Vec<Event>) {
         let Some(name) = self.key(&object) else {
             return;
         };
         let facts = facts(object);
         if self.0.get(&name) != Some(&facts) {
             self.0.insert(name.clone(), facts.clone());
-            tell.push(Event::NodeApplied(name, facts));
+            events.push(Event::NodeApplied(name, facts));
         }
     }
 
-    fn deleted(&mut self, key: &NodeName, tell: &mut Vec<Event>) {
+    fn deleted(&mut self, key: &NodeName, events: &mut Vec<Event>) {
         self.0.remove(key);
-        tell.push(Event::NodeDeleted(key.clone()));
+        events.push(Event::NodeDeleted(key.clone()));
     }
 }
 
@@ -136,14 +136,14 @@ mod tests {
     #[test]
     fn a_heartbeat_tells_nothing_and_a_changed_fact_does() {
         let mut nodes = Nodes::default();
-        let mut tell = Vec::new();
-        nodes.applied(node("True", "1"), &mut tell);
-        assert_eq!(tell.len(), 1);
-        nodes.applied(node("True", "2"), &mut tell);
-        assert_eq!(tell.len(), 1);
-        nodes.applied(node("Unknown", "2"), &mut tell);
+        let mut events = Vec::new();
+        nodes.applied(node("True", "1"), &mut events);
+        assert_eq!(events.len(), 1);
+        nodes.applied(node("True", "2"), &mut events);
+        assert_eq!(events.len(), 1);
+        nodes.applied(node("Unknown", "2"), &mut events);
         assert!(
-            matches!(&tell[1], Event::NodeApplied(_, facts) if !facts.ready && facts.taints == ["a"])
+            matches!(&events[1], Event::NodeApplied(_, facts) if !facts.ready && facts.taints == ["a"])
         );
     }
 }

@@ -89,7 +89,7 @@ pub struct Pullers {
 #[derive(Debug, Default)]
 struct Known {
     ready: Vec<(Arc<str>, Puller)>,
-    told: Option<Puller>,
+    sent: Option<Puller>,
 }
 
 impl Input for Pullers {
@@ -100,14 +100,14 @@ impl Input for Pullers {
         object.metadata.name.as_deref().map(Arc::from)
     }
 
-    fn applied(&mut self, object: LeanSlice, tell: &mut Vec<Event>) {
+    fn applied(&mut self, object: LeanSlice, events: &mut Vec<Event>) {
         if let Some(slice) = self.key(&object) {
-            self.replace(&slice, ready(object), tell);
+            self.replace(&slice, ready(object), events);
         }
     }
 
-    fn deleted(&mut self, key: &Arc<str>, tell: &mut Vec<Event>) {
-        self.replace(key, Vec::new(), tell);
+    fn deleted(&mut self, key: &Arc<str>, events: &mut Vec<Event>) {
+        self.replace(key, Vec::new(), events);
         self.slices.remove(key);
     }
 }
@@ -115,7 +115,7 @@ impl Input for Pullers {
 impl Pullers {
     /// Updates only the nodes of this slice, because thousands of slices change while thousands of pullers are
     /// replaced.
-    fn replace(&mut self, slice: &Arc<str>, now: Vec<(NodeName, Puller)>, tell: &mut Vec<Event>) {
+    fn replace(&mut self, slice: &Arc<str>, now: Vec<(NodeName, Puller)>, events: &mut Vec<Event>) {
         let nodes: BTreeSet<NodeName> = now.iter().map(|(node, _)| node.clone()).collect();
         let before = self.slices.insert(slice.clone(), nodes.clone());
         let touched: BTreeSet<NodeName> = before.into_iter().flatten().chain(nodes).collect();
@@ -134,9 +134,9 @@ impl Pullers {
             };
             let chosen = known.choose();
             let gone = chosen.is_none();
-            if chosen != known.told {
-                known.told.clone_from(&chosen);
-                tell.push(Event::PullerChanged(node.clone(), chosen));
+            if chosen != known.sent {
+                known.sent.clone_from(&chosen);
+                events.push(Event::PullerChanged(node.clone(), chosen));
             }
             if gone {
                 self.nodes.remove(&node);
@@ -151,7 +151,7 @@ impl Known {
         let mut pullers = self.ready.iter().map(|(_, puller)| puller);
         let in_use = pullers
             .clone()
-            .find(|puller| self.told.as_ref() == Some(puller));
+            .find(|puller| self.sent.as_ref() == Some(puller));
         in_use.or_else(|| pullers.next()).cloned()
     }
 }
@@ -199,7 +199,7 @@ mod tests {
         .unwrap()
     }
 
-    fn tell(pullers: &mut Pullers, slice: LeanSlice) -> Vec<String> {
+    fn apply(pullers: &mut Pullers, slice: LeanSlice) -> Vec<String> {
         let mut events = Vec::new();
         pullers.applied(slice, &mut events);
         events
@@ -220,37 +220,37 @@ mod tests {
     fn only_differences_are_told_and_a_roll_out_moves_from_pod_to_pod() {
         let mut pullers = Pullers::default();
         assert_eq!(
-            tell(&mut pullers, slice("s", &[("n1", "a", true)])),
+            apply(&mut pullers, slice("s", &[("n1", "a", true)])),
             ["n1 a"]
         );
-        assert!(tell(&mut pullers, slice("t", &[("n1", "a", true)])).is_empty());
+        assert!(apply(&mut pullers, slice("t", &[("n1", "a", true)])).is_empty());
         assert!(
-            tell(
+            apply(
                 &mut pullers,
                 slice("s", &[("n1", "b", true), ("n1", "a", true)])
             )
             .is_empty()
         );
-        assert!(tell(&mut pullers, slice("t", &[])).is_empty());
+        assert!(apply(&mut pullers, slice("t", &[])).is_empty());
         assert_eq!(
-            tell(
+            apply(
                 &mut pullers,
                 slice("s", &[("n1", "b", true), ("n1", "a", false)])
             ),
             ["n1 b"]
         );
-        assert_eq!(tell(&mut pullers, slice("s", &[])), ["n1 none"]);
+        assert_eq!(apply(&mut pullers, slice("s", &[])), ["n1 none"]);
     }
 
     #[test]
     fn an_endpoint_that_moves_between_slices_is_never_gone() {
         let mut pullers = Pullers::default();
-        tell(
+        apply(
             &mut pullers,
             slice("s", &[("n1", "a", true), ("n2", "b", true)]),
         );
-        assert!(tell(&mut pullers, slice("t", &[("n2", "b", true)])).is_empty());
-        assert!(tell(&mut pullers, slice("s", &[("n1", "a", true)])).is_empty());
+        assert!(apply(&mut pullers, slice("t", &[("n2", "b", true)])).is_empty());
+        assert!(apply(&mut pullers, slice("s", &[("n1", "a", true)])).is_empty());
         let mut events = Vec::new();
         pullers.deleted(&"t".into(), &mut events);
         assert_eq!(events.len(), 1);

@@ -19,14 +19,17 @@ const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
 fn a_free_lease_is_taken_in_a_higher_term() {
-    assert_eq!(evaluate(None, "me", SECOND, 0), Verdict::Take { term: 1 });
+    assert_eq!(
+        evaluate(None, "me", SECOND, 0),
+        LeaseDecision::Take { term: 1 }
+    );
     assert_eq!(
         evaluate(Some(&held("", 4)), "me", SECOND, 0),
-        Verdict::Take { term: 5 }
+        LeaseDecision::Take { term: 5 }
     );
     assert_eq!(
         evaluate(Some(&held("you", 4)), "me", DURATION, 0),
-        Verdict::Take { term: 5 }
+        LeaseDecision::Take { term: 5 }
     );
 }
 
@@ -34,20 +37,23 @@ fn a_free_lease_is_taken_in_a_higher_term() {
 fn a_living_leader_is_left_alone_and_our_own_lease_is_renewed_in_its_term() {
     assert_eq!(
         evaluate(Some(&held("you", 4)), "me", SECOND, 9),
-        Verdict::Stand
+        LeaseDecision::Stand
     );
     assert_eq!(
         evaluate(Some(&held("me", 4)), "me", SECOND, 4),
-        Verdict::Renew { term: 4 }
+        LeaseDecision::Renew { term: 4 }
     );
 }
 
 #[test]
 fn a_deleted_lease_does_not_lock_the_fleet_out() {
-    assert_eq!(evaluate(None, "me", SECOND, 7), Verdict::Take { term: 8 });
+    assert_eq!(
+        evaluate(None, "me", SECOND, 7),
+        LeaseDecision::Take { term: 8 }
+    );
     assert_eq!(
         evaluate(Some(&held("me", 1)), "me", SECOND, 7),
-        Verdict::Renew { term: 8 }
+        LeaseDecision::Renew { term: 8 }
     );
 }
 
@@ -55,21 +61,21 @@ fn a_deleted_lease_does_not_lock_the_fleet_out() {
 fn a_term_beyond_all_counting_does_not_overflow() {
     assert_eq!(
         evaluate(None, "me", SECOND, u64::MAX),
-        Verdict::Take { term: 1 }
+        LeaseDecision::Take { term: 1 }
     );
     let most = u64::try_from(i32::MAX).unwrap();
     for holder in ["", "me"] {
         let verdict = evaluate(Some(&held(holder, most)), "me", SECOND, 5);
         let term = match verdict {
-            Verdict::Take { term } | Verdict::Renew { term } => term,
-            Verdict::Stand => 0,
+            LeaseDecision::Take { term } | LeaseDecision::Renew { term } => term,
+            LeaseDecision::Stand => 0,
         };
         assert_eq!(term, 6, "{holder}");
     }
     for seen in [HIGHEST_TERM, HIGHEST_TERM + 1, most] {
         assert_eq!(
             evaluate(None, "me", SECOND, seen),
-            Verdict::Take { term: 1 }
+            LeaseDecision::Take { term: 1 }
         );
     }
 }
@@ -149,13 +155,13 @@ impl Server {
             identity: name.to_owned(),
         };
         let (stand, standing) = watch::channel(None);
-        let (tell, events) = mpsc::channel(64);
+        let (sender, events) = mpsc::channel(64);
         let (raise, raised) = watch::channel(0);
         let acts = TaskTracker::new();
-        let told = Told {
+        let followers = Followers {
             holder: watch::channel(String::new()).0,
             standing: stand,
-            events: tell,
+            events: sender,
             acts: acts.clone(),
         };
         let shutdown = CancellationToken::new();
@@ -163,7 +169,7 @@ impl Server {
             cut,
             standing,
             events,
-            running: tokio::spawn(run(candidate, told, raised, shutdown.clone())),
+            running: tokio::spawn(run(candidate, followers, raised, shutdown.clone())),
             shutdown,
             raise,
             acts,
@@ -250,10 +256,10 @@ async fn a_server_that_is_away_for_a_moment_changes_nothing() {
     tokio::time::sleep(Duration::from_secs(4)).await;
     first.cut.store(false, Ordering::SeqCst);
     tokio::time::sleep(Duration::from_secs(30)).await;
-    let told: Vec<Event> = std::iter::from_fn(|| first.events.try_recv().ok()).collect();
+    let received: Vec<Event> = std::iter::from_fn(|| first.events.try_recv().ok()).collect();
     assert!(
-        matches!(&told[..], [Event::Leadership(Some(1)), ..]),
-        "{told:?}"
+        matches!(&received[..], [Event::Leadership(Some(1)), ..]),
+        "{received:?}"
     );
     assert!(first.standing.borrow().is_some());
 }

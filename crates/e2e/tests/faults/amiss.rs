@@ -9,7 +9,7 @@ use crate::{BACKEND, NAMESPACE, RETAINED, trial::Trial};
 
 impl Trial {
     /// What each node must hold of the test images.
-    fn desired(&self, node: &str) -> BTreeSet<String> {
+    pub fn desired(&self, node: &str) -> BTreeSet<String> {
         self.wanted
             .iter()
             .filter(|(name, _)| !self.purged.contains(*name))
@@ -54,7 +54,7 @@ impl Trial {
         Ok(amiss)
     }
 
-    fn amiss_in(&self, object: &Value) -> anyhow::Result<String> {
+    pub fn amiss_in(&self, object: &Value) -> anyhow::Result<String> {
         let mut amiss = String::new();
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         let status = &object["status"];

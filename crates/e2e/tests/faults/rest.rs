@@ -21,7 +21,7 @@ pub struct Holds {
 }
 
 impl Trial {
-    fn holds(&self, process: &Process) -> anyhow::Result<Holds> {
+    pub fn holds(&self, process: &Process) -> anyhow::Result<Holds> {
         let pid = &process.pid;
         let port = match process.component.as_str() {
             "controller" => "$3",
@@ -51,7 +51,7 @@ impl Trial {
         })
     }
 
-    fn tasks(&self, process: &Process) -> anyhow::Result<u64> {
+    pub fn tasks(&self, process: &Process) -> anyhow::Result<u64> {
         let port = match process.component.as_str() {
             "controller" => 8080,
             "webhook-server" => 8081,

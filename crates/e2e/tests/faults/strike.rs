@@ -130,7 +130,7 @@ impl Striker {
         }
     }
 
-    fn kill_runtime(&mut self, node: &str) {
+    pub fn kill_runtime(&mut self, node: &str) {
         let cluster = &self.view.cluster;
         let runtime = self
             .view
@@ -143,7 +143,7 @@ impl Striker {
         self.restart(node, program, 8);
     }
 
-    fn forget_the_past(&mut self) {
+    pub fn forget_the_past(&mut self) {
         self.signal("controller", "STOP", 9);
         for i in 0..5 {
             let label = format!("label ic --all -n {NAMESPACE} --overwrite forgotten={i}");
@@ -156,18 +156,18 @@ impl Striker {
     }
 
     /// Killed, and back after so many seconds at most.
-    fn restart(&mut self, node: &str, component: &str, most: usize) {
+    pub fn restart(&mut self, node: &str, component: &str, most: usize) {
         let seconds = self.dice.roll(most + 1).to_string();
         self.view.run(&["restart", node, component, &seconds]);
     }
 
-    fn freeze(&mut self, component: &str) {
+    pub fn freeze(&mut self, component: &str) {
         self.signal(component, "STOP", 9);
         self.dice.moment(20_000);
         self.signal(component, "CONT", 9);
     }
 
-    fn signal(&mut self, component: &str, signal: &str, most: usize) {
+    pub fn signal(&mut self, component: &str, signal: &str, most: usize) {
         let mut processes = self.view.processes(component);
         for _ in 0..most.min(processes.len()) {
             let at = self.dice.roll(processes.len());

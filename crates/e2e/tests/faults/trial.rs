@@ -47,7 +47,7 @@ impl Trial {
         }
     }
 
-    fn spec(name: &str, images: &BTreeSet<String>) -> Value {
+    pub fn spec(name: &str, images: &BTreeSet<String>) -> Value {
         let mut list = json!({"images": images});
         if name == BACKEND {
             list["nodeSelector"] = json!({"tier": "backend"});
@@ -57,7 +57,7 @@ impl Trial {
     }
 
     /// Each from one registry only: two names of one image would keep each other on a node.
-    fn some_images(&mut self) -> BTreeSet<String> {
+    pub fn some_images(&mut self) -> BTreeSet<String> {
         let count = 1 + self.dice.roll(3);
         let mut image = || match *self.dice.pick(&IMAGES) {
             name @ ("cache" | "extra") => faulty(name),
@@ -68,7 +68,7 @@ impl Trial {
 
     /// One thing that a user does. Where nodes are away nothing is deleted: what lies on them would
     /// stay, and that is as promised.
-    fn act(&mut self, may_delete: bool) {
+    pub fn act(&mut self, may_delete: bool) {
         let name = *self.dice.pick(&["one", "two", BACKEND, RETAINED]);
         let action = self.dice.roll(10);
         let known = self.wanted.contains_key(name);
@@ -82,7 +82,7 @@ impl Trial {
         }
     }
 
-    fn write(&mut self, name: &str) {
+    pub fn write(&mut self, name: &str) {
         let images = self.some_images();
         self.view.say(&format!("  {name} = {images:?}"));
         let spec = Self::spec(name, &images);
@@ -97,7 +97,7 @@ impl Trial {
     }
 
     /// A name is used again only after the old object has gone.
-    fn delete(&mut self, name: &str) {
+    pub fn delete(&mut self, name: &str) {
         self.view.say(&format!("  delete {name}"));
         let delete = format!("delete ic {name} -n {NAMESPACE} --wait=false --ignore-not-found");
         self.view.kubectl(&delete);
@@ -111,7 +111,7 @@ impl Trial {
         self.purged.remove(name);
     }
 
-    fn annotate(&mut self, name: &str, request: &str) {
+    pub fn annotate(&mut self, name: &str, request: &str) {
         self.tokens += 1;
         let token = format!("t{}", self.tokens);
         self.view.say(&format!("  {request} {name} ({token})"));
@@ -128,7 +128,7 @@ impl Trial {
         self.asked.insert(name.to_owned(), (field, token));
     }
 
-    fn until_handled(&mut self, name: &str) {
+    pub fn until_handled(&mut self, name: &str) {
         if let Some((field, token)) = self.asked.remove(name) {
             self.view.insist("a request is handled", || {
                 let object = self.view.cluster.object(NAMESPACE, name)?;
@@ -139,7 +139,7 @@ impl Trial {
     }
 
     /// Waits until all is as it should be, and says how long that took.
-    fn settle(&self) -> Duration {
+    pub fn settle(&self) -> Duration {
         let start = Instant::now();
         let mut last = String::new();
         let settled = self

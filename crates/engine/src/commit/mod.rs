@@ -83,8 +83,6 @@ pub struct Engine {
     pub(crate) model: Model,
     pub(crate) agenda: Agenda,
     pub(crate) transitions: TransitionBudget,
-    /// Images are swept when there are so many.
-    pub(crate) sweep_at: usize,
 }
 
 impl Engine {

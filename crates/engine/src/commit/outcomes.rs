@@ -145,7 +145,7 @@ impl Engine {
                     reference: &reference,
                     credentials: pull.credentials,
                 };
-                self.note_failure(&answered, failed);
+                self.note_failure(&answered, &failed);
             }
             // No cache desired it, or a later removal won. It is planned again if a cache desires it.
             _ => self.end_probe(image, pull.credentials, node),
@@ -153,7 +153,7 @@ impl Engine {
     }
 
     /// Remembers a failed attempt.
-    fn note_failure(&mut self, answered: &Answered, failed: FailedPull<'_>) {
+    fn note_failure(&mut self, answered: &Answered, failed: &FailedPull<'_>) {
         let (image, stamp) = (answered.image, answered.stamp);
         let seed = self.model.settings.seed;
         let node = &mut self.model.nodes[answered.node];
@@ -168,8 +168,8 @@ impl Engine {
             tries,
             not_before: wait.map(|wait| answered.now.after(wait)),
             class: failed.class,
-            reason: failed.reason.into(),
-            message: failed.message.into(),
+            reason: self.model.texts.share(&failed.reason),
+            message: self.model.texts.share_message(&failed.message),
         };
         node.attempts.insert(key, attempt);
         // A failed pull is an observation too; otherwise the image would be checked again.

@@ -77,7 +77,7 @@ impl Engine {
         };
         let work = Work::Remove {
             references: planned.references,
-            wanted: planned.wanted,
+            desired: planned.desired,
             releasable: planned.releasable,
             unpin: planned.unpin,
         };

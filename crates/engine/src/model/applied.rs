@@ -53,6 +53,20 @@ impl Applied {
         }
     }
 
+    /// Drops the names that `keep` lacks and that the API server does not have: nothing is pulled before its name
+    /// is recorded.
+    pub fn drop_unrecorded(&mut self, keep: &IdSet<ImageId>, written: &ImageCacheStatus) {
+        let written = names_of(written);
+        let pending = &mut self.pending;
+        self.names.retain(|image, name| {
+            let stays = keep.contains(*image) || written.contains(&**name);
+            if !stays {
+                pending.remove(image);
+            }
+            stays
+        });
+    }
+
     /// Lists every desired name, and ends its pending removal.
     pub fn apply(&mut self, desired: &Desired) {
         for desired in desired.all() {
@@ -73,8 +87,7 @@ impl Applied {
 
     /// Compares the names with those that the API server has.
     pub fn compare(&mut self, written: &ImageCacheStatus) {
-        let written = written.applied_images.iter();
-        let written: BTreeSet<&str> = written.map(|applied| applied.name.as_str()).collect();
+        let written = names_of(written);
         self.recorded = self.names.values().all(|name| written.contains(&**name));
     }
 
@@ -136,4 +149,10 @@ impl Applied {
         let mut pending = self.pending.values();
         pending.any(|pending| !pending.failed.is_empty())
     }
+}
+
+/// The names that a status lists.
+fn names_of(status: &ImageCacheStatus) -> BTreeSet<&str> {
+    let names = status.applied_images.iter();
+    names.map(|applied| applied.name.as_str()).collect()
 }

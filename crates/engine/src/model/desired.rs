@@ -357,7 +357,7 @@ mod tests {
         let node = NodeName("n".into());
         let facts = Facts::new(
             crate::vocabulary::NodeFacts::default(),
-            &mut super::super::facts::Texts::default(),
+            &mut super::super::texts::Texts::default(),
         );
         let mut names = Names::default();
         let image = names.images.intern("a:1", &mut names.registries);

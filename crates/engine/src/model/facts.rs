@@ -1,9 +1,10 @@
 //! The facts of a Node that decisions depend on, kept small, and whether the node is eligible.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use kubefledged_api_types::names::{EXCLUDE_LABEL, HOSTNAME_LABEL};
 
+use super::texts::Texts;
 use crate::vocabulary::{Ineligible, NodeFacts};
 
 /// Taints of nodes that will go soon or have no room for anything more.
@@ -97,29 +98,6 @@ fn linux_kubelet(facts: &NodeFacts) -> Result<(), Ineligible> {
     Ok(())
 }
 
-/// Texts of nodes, each kept once. Texts that no node has any more are dropped now and then, because an
-/// autoscaler adds nodes with new names all day.
-#[derive(Debug, Default)]
-pub struct Texts {
-    known: BTreeSet<Arc<str>>,
-    sweep_at: usize,
-}
-
-impl Texts {
-    fn share(&mut self, text: &str) -> Arc<str> {
-        if let Some(known) = self.known.get(text) {
-            return known.clone();
-        }
-        if self.known.len() >= self.sweep_at.max(1024) {
-            self.known.retain(|text| Arc::strong_count(text) > 1);
-            self.sweep_at = self.known.len() * 2;
-        }
-        let text: Arc<str> = text.into();
-        self.known.insert(text.clone());
-        text
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,19 +148,5 @@ mod tests {
             of(&[], |f| f.taints = other.map(str::to_owned).to_vec()),
             Ok(())
         );
-    }
-
-    #[test]
-    fn texts_of_deleted_nodes_are_dropped() {
-        let mut texts = Texts::default();
-        for name in 0..10_000 {
-            let labels = [("host".to_owned(), name.to_string())];
-            let facts = NodeFacts {
-                labels: labels.into(),
-                ..NodeFacts::default()
-            };
-            drop(Facts::new(facts, &mut texts));
-        }
-        assert!(texts.known.len() < 2100, "{}", texts.known.len());
     }
 }

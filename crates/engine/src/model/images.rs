@@ -120,8 +120,13 @@ impl Images {
         self.ids.len()
     }
 
+    /// All images with their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = (ImageId, &Image)> {
+        self.ids.values().map(|id| (*id, self.get(*id)))
+    }
+
     /// Frees the numbers of images that `named` lacks, and returns them.
-    pub fn sweep(&mut self, named: &IdSet<ImageId>) -> Vec<ImageId> {
+    pub fn sweep(&mut self, named: &IdSet<ImageId>) -> IdSet<ImageId> {
         let gone: Vec<ImageId> = self
             .ids
             .values()
@@ -132,7 +137,7 @@ impl Images {
             self.ids.remove(&self.rows[id.index()].name);
         }
         self.free.extend(&gone);
-        gone
+        gone.into_iter().collect()
     }
 
     /// Which image of its repository a runtime holds under this name; remembers its size. If the runtime
@@ -216,7 +221,7 @@ mod tests {
         let mut images = Images::default();
         let (a, b) = (intern(&mut images, "a:1"), intern(&mut images, "b:1"));
         let named = [b].into_iter().collect();
-        assert_eq!(images.sweep(&named), [a]);
+        assert!(images.sweep(&named).iter().eq([a]));
         assert_eq!(intern(&mut images, "c:1"), a);
         assert_eq!((images.len(), intern(&mut images, "b:1")), (2, b));
     }

@@ -91,11 +91,6 @@ impl Losses {
     pub fn retain(&mut self, keep: impl Fn(&ImageId) -> bool) {
         self.images.retain(|image, _| keep(image));
     }
-
-    /// Drops the losses of an image.
-    pub fn forget(&mut self, image: ImageId) {
-        self.images.remove(&image);
-    }
 }
 
 #[cfg(test)]

@@ -20,6 +20,8 @@ pub mod pending;
 pub mod registries;
 pub mod scopes;
 pub mod selector;
+pub mod sweep;
+pub mod texts;
 pub mod writer;
 
 use std::{collections::BTreeMap, ops};
@@ -31,11 +33,11 @@ use crate::{
 
 use cache::Cache;
 use clock::Clock;
-use facts::Texts;
 use in_flight::InFlight;
 use names::Names;
 use node::Node;
 use node_status::NodeStatus;
+use texts::Texts;
 
 /// A freshness probe: one node asks a registry whether an image is still the same, and the other nodes that
 /// hold the image wait for the answer.
@@ -247,7 +249,7 @@ pub struct Model {
     pub settings: Settings,
     /// Numbers of images, registries and credential scopes.
     pub names: Names,
-    /// Texts that nodes share.
+    /// Texts that many rows share.
     pub texts: Texts,
     /// Stamps and their times.
     pub clock: Clock,

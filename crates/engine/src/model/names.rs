@@ -11,4 +11,6 @@ pub struct Names {
     pub registries: Registries,
     /// Credential scopes.
     pub scopes: Scopes,
+    /// They are swept when there are so many.
+    pub(super) sweep_at: usize,
 }

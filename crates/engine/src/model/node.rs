@@ -263,12 +263,14 @@ impl Node {
         self.desired.clone_from(desired);
     }
 
-    /// Drops what is known of an image: its number will mean another image.
-    pub fn forget_image(&mut self, image: ImageId) {
-        self.observed.forget(image);
-        self.attempts.retain(|(failed, _), _| *failed != image);
-        self.losses.forget(image);
-        self.runtime.ids.remove(&image);
+    /// Drops what is known of images and credentials whose numbers will mean others.
+    pub fn forget_numbers(&mut self, images: &IdSet<ImageId>, scopes: &IdSet<ScopeId>) {
+        let keep = |image: &ImageId| !images.contains(*image);
+        self.observed.forget(images);
+        self.attempts
+            .retain(|(image, scope), _| keep(image) && !scopes.contains(*scope));
+        self.losses.retain(keep);
+        self.runtime.ids.retain(|image, _| keep(image));
     }
 
     /// Drops the failed attempts at an image, because it is present.

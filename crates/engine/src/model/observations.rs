@@ -107,12 +107,12 @@ impl Observations {
         self.present.intersect_with(desired);
     }
 
-    /// Drops the observation of an image: its number will mean another image.
-    pub fn forget(&mut self, image: ImageId) {
-        if let Ok(at) = self.all.binary_search_by_key(&image, |known| known.image) {
-            self.all.remove(at);
+    /// Drops the observations of images whose numbers will mean others.
+    pub fn forget(&mut self, images: &IdSet<ImageId>) {
+        self.all.retain(|known| !images.contains(known.image));
+        for image in images.iter() {
+            self.present.remove(image);
         }
-        self.present.remove(image);
     }
 
     /// Bytes on the heap.

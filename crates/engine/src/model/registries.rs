@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    ids::{Index, NodeIdx, RegistryId},
+    ids::{IdSet, Index, NodeIdx, RegistryId},
     vocabulary::Tick,
 };
 
@@ -162,11 +162,12 @@ impl Registry {
     }
 }
 
-/// All registries that were ever named. There are few.
+/// All registries in use. A number is used again after nothing uses its registry any more.
 #[derive(Debug, Default)]
 pub struct Registries {
     ids: BTreeMap<Arc<str>, RegistryId>,
     all: Vec<Registry>,
+    free: Vec<RegistryId>,
 }
 
 impl Registries {
@@ -175,11 +176,33 @@ impl Registries {
         if let Some(id) = self.ids.get(host) {
             return *id;
         }
-        let id = RegistryId::from_index(self.all.len());
         let host: Arc<str> = host.into();
-        self.ids.insert(host.clone(), id);
-        self.all.push(Registry::new(host));
+        let registry = Registry::new(host.clone());
+        let id = if let Some(id) = self.free.pop() {
+            self.all[id.index()] = registry;
+            id
+        } else {
+            self.all.push(registry);
+            RegistryId::from_index(self.all.len() - 1)
+        };
+        self.ids.insert(host, id);
         id
+    }
+
+    /// How many registries have a number.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Frees the numbers of registries that are not `used`, and returns them. A registry that asked for fewer
+    /// requests is kept until its budget has grown again, so that nobody resets it by an edit.
+    pub fn sweep(&mut self, used: &IdSet<RegistryId>, now: Tick) -> Vec<RegistryId> {
+        let unused =
+            |id: &RegistryId| !used.contains(*id) && self.get(*id).growth(START, now).0 >= START;
+        let gone: Vec<RegistryId> = self.ids.values().copied().filter(unused).collect();
+        self.ids.retain(|_, id| !gone.contains(id));
+        self.free.extend(&gone);
+        gone
     }
 
     /// A registry.

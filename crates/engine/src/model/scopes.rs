@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::backoff;
 use crate::{
-    ids::{Index, ScopeId},
+    ids::{IdSet, Index, ScopeId},
     vocabulary::{CredentialScope, Tick},
 };
 
@@ -34,11 +34,13 @@ struct Scope {
     outage: Option<Outage>,
 }
 
-/// All scopes that were ever named. There is one for each combination of secrets.
+/// All scopes in use: one for each combination of secrets. A number is used again after nothing uses its
+/// scope any more.
 #[derive(Debug, Default)]
 pub struct Scopes {
     ids: BTreeMap<CredentialScope, ScopeId>,
     all: Vec<Scope>,
+    free: Vec<ScopeId>,
 }
 
 impl Scopes {
@@ -47,13 +49,33 @@ impl Scopes {
         if let Some(id) = self.ids.get(&scope) {
             return *id;
         }
-        let id = ScopeId::from_index(self.all.len());
-        self.ids.insert(scope.clone(), id);
-        self.all.push(Scope {
-            scope,
+        let row = Scope {
+            scope: scope.clone(),
             outage: None,
-        });
+        };
+        let id = if let Some(id) = self.free.pop() {
+            self.all[id.index()] = row;
+            id
+        } else {
+            self.all.push(row);
+            ScopeId::from_index(self.all.len() - 1)
+        };
+        self.ids.insert(scope, id);
         id
+    }
+
+    /// How many scopes have a number.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Frees the numbers of scopes that are not `used`, and returns them.
+    pub fn sweep(&mut self, used: &IdSet<ScopeId>) -> IdSet<ScopeId> {
+        let unused = |id: &ScopeId| !used.contains(*id);
+        let gone: IdSet<ScopeId> = self.ids.values().copied().filter(unused).collect();
+        self.ids.retain(|_, id| used.contains(*id));
+        self.free.extend(gone.iter());
+        gone
     }
 
     /// The secrets of a scope.

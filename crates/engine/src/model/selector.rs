@@ -163,7 +163,7 @@ mod tests {
     use kubefledged_api_types::{NodeAffinity, NodeSelector};
 
     use super::*;
-    use crate::{model::facts::Texts, vocabulary::NodeFacts};
+    use crate::{model::texts::Texts, vocabulary::NodeFacts};
 
     /// Does a node n1 with these labels match these terms?
     fn matches(terms: &str, labels: &[(&str, &str)]) -> bool {

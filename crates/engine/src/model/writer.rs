@@ -1,9 +1,17 @@
 //! Writes to one `ImageCache` object: at most one of the status and one of the finalizer are in flight.
 
+use std::time::Duration;
+
 use kubefledged_api_types::ImageCacheStatus;
 
-use super::last_operation::{Announcement, Identity};
+use super::{
+    backoff,
+    last_operation::{Announcement, Identity},
+};
 use crate::vocabulary::Tick;
+
+/// Back-off before the whole status of an object that was too large is tried again.
+const OVERSIZE_RETRY: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
 
 /// What the status writer does.
 #[derive(Debug)]
@@ -42,9 +50,67 @@ pub struct StatusWriter {
     pub announced: Announcement,
     /// The operation that the last write tells of.
     pub sent: Identity,
+    /// Writes of the same operation so far, without the first.
+    pub repeats: u32,
+    /// The object is too large to be stored with everything that its status must say; `None`: it is not.
+    pub oversize: Option<Oversize>,
+    /// While a list is being received: the version of the object when the list began.
+    pub listed_over: Option<String>,
+}
+
+/// An object that is too large for the API server.
+#[derive(Clone, Copy, Debug)]
+pub struct Oversize {
+    /// How often it was refused.
+    tries: u32,
+    /// The whole status is tried again at this time, and before that only what has room.
+    pub retry_at: Tick,
+}
+
+impl Oversize {
+    /// Another refusal.
+    fn again(before: Option<Self>, now: Tick, spread: u64) -> Self {
+        let tries = before.map_or(0, |before| before.tries) + 1;
+        let (first, most) = OVERSIZE_RETRY;
+        Self {
+            tries,
+            retry_at: now.after(backoff::wait(first, most, tries, spread)),
+        }
+    }
 }
 
 impl StatusWriter {
+    /// Notes that the object was too large. What has room is written next, to say so.
+    pub fn too_large(&mut self, now: Tick, spread: u64) {
+        self.oversize = Some(Oversize::again(self.oversize, now, spread));
+    }
+
+    /// The object has another spec: the whole status may have room now.
+    pub fn try_whole(&mut self, now: Tick) {
+        if let Some(oversize) = &mut self.oversize {
+            oversize.retry_at = now;
+        }
+    }
+
+    /// Notes that a write was stored. If only a part of the status had room, the whole is tried again later; if the
+    /// whole had, that is said next.
+    pub fn after_oversize(&mut self, now: Tick) {
+        if let Some(oversize) = self.oversize {
+            self.unsaved = true;
+            if oversize.retry_at > now {
+                self.not_before = Some(oversize.retry_at);
+            } else {
+                self.oversize = None;
+            }
+        }
+    }
+
+    /// Has only a part of the status room now?
+    pub fn is_short(&self, now: Tick) -> bool {
+        self.oversize
+            .is_some_and(|oversize| oversize.retry_at > now)
+    }
+
     /// A writer of a status that was written before, perhaps by another leader.
     pub fn new(written: &ImageCacheStatus) -> Self {
         Self {
@@ -53,6 +119,9 @@ impl StatusWriter {
             unsaved: false,
             announced: Announcement::of(written),
             sent: Identity::of(written),
+            repeats: 0,
+            oversize: None,
+            listed_over: None,
         }
     }
 

@@ -100,10 +100,10 @@ fn cancels(view: &NodeView<'_>, context: &NodeContext) -> Vec<PlannedCancel> {
         let Task::Pull(pull) = &flight.task else {
             continue;
         };
-        let unwanted = pull.images.iter().enumerate().filter(|(_, image)| {
+        let undesired = pull.images.iter().enumerate().filter(|(_, image)| {
             image.open && !image.cancelled && !context.desired.contains(image.id)
         });
-        let (images, references): (Vec<_>, Vec<_>) = unwanted
+        let (images, references): (Vec<_>, Vec<_>) = undesired
             .map(|(at, image)| (at, image.reference.clone()))
             .unzip();
         if !images.is_empty() {

@@ -55,7 +55,7 @@ pub struct PlannedRemoval {
     /// Their names.
     pub references: Vec<Arc<str>>,
     /// Names that some cache desires on the node.
-    pub wanted: Vec<Arc<str>>,
+    pub desired: Vec<Arc<str>>,
     /// Names of ours that no cache desires any more.
     pub releasable: Vec<Arc<str>>,
     /// Ids from which our pin is removed.

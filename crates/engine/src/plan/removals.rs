@@ -78,7 +78,7 @@ impl<'m> NodeView<'m> {
         if due.is_empty() && unpin.is_empty() {
             return None;
         }
-        let (wanted, complete) = some_of(self.desired_there(context).map(|d| &d.reference));
+        let (desired, complete) = some_of(self.desired_there(context).map(|d| &d.reference));
         if !complete {
             // A check is due: most of these names will turn out to be absent.
             return None;
@@ -88,7 +88,7 @@ impl<'m> NodeView<'m> {
         Some(PlannedRemoval {
             images,
             references,
-            wanted,
+            desired,
             releasable,
             unpin,
         })

@@ -18,15 +18,14 @@ use crate::{
         operation::{Kind, Operation},
         pending,
     },
-    vocabulary::{CacheKey, CacheObject, Command, InvalidCache, Now, PullState, Severity, Tick},
+    vocabulary::{
+        CacheKey, CacheObject, Command, InvalidCache, Now, PullState, Severity, Source, Tick,
+    },
 };
-
-/// Images are not swept before there are so many.
-const MIN_SWEPT: usize = 256;
 
 impl Engine {
     pub(crate) fn cache_applied(&mut self, now: Now, object: CacheObject) {
-        let Some(at) = self.known(&object.key, &object.uid) else {
+        let Some(at) = self.known(&object.key, &object.uid, now.tick) else {
             self.take_up(now, object, None);
             return;
         };
@@ -34,7 +33,10 @@ impl Engine {
         let Some(cache) = self.model.caches.get_mut(at) else {
             return;
         };
-        if is_older(&object.resource_version, &cache.object.resource_version) {
+        let version = &object.resource_version;
+        let restored = cache.writer.listed_over.as_ref();
+        let restored = restored.is_some_and(|before| is_older(version, before));
+        if is_older(version, &cache.object.resource_version) && !restored {
             return;
         }
         if begun && !cache.deletion.is_released() && cache.led_by_another(&object) {
@@ -42,6 +44,9 @@ impl Engine {
         }
         let (held, recorded) = (cache.held(), cache.recorded());
         let deleting = cache.object.deleting != object.deleting;
+        if cache.object.generation != object.generation {
+            cache.writer.try_whole(now.tick);
+        }
         cache.object = object;
         cache.invalid = None;
         cache.writer.object_came();
@@ -56,10 +61,30 @@ impl Engine {
         }
     }
 
+    /// A list begins. A cache that it brings in an older version than we know now was set back; an older version
+    /// than a write of ours that is answered meanwhile is only late.
+    pub(crate) fn listing(&mut self, source: Source) {
+        if source == Source::Caches {
+            for (_, cache) in self.model.caches.iter_mut() {
+                cache.writer.listed_over = Some(cache.object.resource_version.clone());
+            }
+        }
+    }
+
+    /// A list is complete.
+    pub(crate) fn synced(&mut self, source: Source) {
+        self.model.leadership.synced(source);
+        if source == Source::Caches {
+            for (_, cache) in self.model.caches.iter_mut() {
+                cache.writer.listed_over = None;
+            }
+        }
+    }
+
     /// The last spec that could be parsed stays desired; nothing new is started.
     pub(crate) fn cache_invalid(&mut self, now: Now, invalid: InvalidCache) {
         let message = invalid.message.clone();
-        let known = self.known(&invalid.key, &invalid.uid);
+        let known = self.known(&invalid.key, &invalid.uid, now.tick);
         let Some((at, cache)) = known.and_then(|at| Some((at, self.model.caches.get_mut(at)?)))
         else {
             let object = CacheObject {
@@ -89,12 +114,12 @@ impl Engine {
     }
 
     /// The cache of this name, if it is still the same object.
-    fn known(&mut self, key: &CacheKey, uid: &str) -> Option<CacheIdx> {
+    fn known(&mut self, key: &CacheKey, uid: &str, now: Tick) -> Option<CacheIdx> {
         let at = self.model.caches.find(key)?;
         if self.model.caches.get(at)?.object.uid == uid {
             return Some(at);
         }
-        self.cache_deleted(key);
+        self.cache_deleted(key, now);
         None
     }
 
@@ -153,7 +178,7 @@ impl Engine {
         old
     }
 
-    pub(crate) fn cache_deleted(&mut self, key: &CacheKey) {
+    pub(crate) fn cache_deleted(&mut self, key: &CacheKey, now: Tick) {
         let Some((at, cache)) = self.model.caches.remove(key) else {
             return;
         };
@@ -171,30 +196,14 @@ impl Engine {
             node.epoch += 1;
         }
         self.touch_all_nodes();
-        self.sweep_images();
+        self.sweep_names(now);
     }
 
-    /// Forgets images that no cache names any more.
-    fn sweep_images(&mut self) {
-        let model = &mut self.model;
-        if model.names.images.len() < self.sweep_at.max(MIN_SWEPT) {
-            return;
+    /// Forgets names that nothing uses any more.
+    fn sweep_names(&mut self, now: Tick) {
+        for registry in self.model.sweep_names(now) {
+            self.agenda.timers.set(Timer::Registry(registry), None);
         }
-        let mut named = IdSet::with_capacity(model.names.images.len());
-        for cache in model.caches.values() {
-            named.union_with(&cache.desired.images);
-            named.extend(cache.applied.names.keys().copied());
-        }
-        for (_, flight) in model.in_flight.after(None) {
-            named.extend(flight.images());
-        }
-        for image in model.names.images.sweep(&named) {
-            for node in model.nodes.iter_mut() {
-                node.forget_image(image);
-            }
-            model.probes.retain(|(known, _), _| *known != image);
-        }
-        self.sweep_at = model.names.images.len() * 2;
     }
 
     /// Decides what begins.
@@ -258,7 +267,7 @@ impl Engine {
         }
         model.match_nodes(at);
         self.touch_cache(at);
-        self.sweep_images();
+        self.sweep_names(now.tick);
     }
 
     pub(crate) fn begin(&mut self, at: CacheIdx, kind: Kind, stamp: Stamp, now: Now) {

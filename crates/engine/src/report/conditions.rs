@@ -138,6 +138,10 @@ fn cause(model: &Model, cache: &Cache) -> (Degraded, String) {
     let counts = &cache.nodes.counts;
     let nodes = &counts.nodes;
     let flagged = |flag| counts.flagged(flag);
+    if cache.writer.oversize.is_some() {
+        let text = "the API server does not store an object of this size, so that the names of its images cannot be recorded and new ones are not pulled: split the lists over several ImageCaches, or use shorter names";
+        return (Degraded::StatusTooLarge, text.to_owned());
+    }
     let mut scopes = cache.desired.scopes.iter();
     if let Some(outage) = scopes.find_map(|scope| model.names.scopes.outage(*scope)) {
         return (Degraded::CredentialsUnavailable, outage.message.clone());

@@ -82,7 +82,7 @@ impl Engine {
                     cache.finalizer = FinalizerWrite::BackOff { again };
                 }
             }
-            Err(WriteError::Conflict | WriteError::Failed(_)) => {
+            Err(WriteError::Conflict | WriteError::Failed(_) | WriteError::TooLarge(_)) => {
                 let again = now.tick.after(WRITE_RETRY);
                 cache.finalizer = FinalizerWrite::BackOff { again };
             }

@@ -117,6 +117,10 @@ impl Cache {
         if kind.pulls() {
             self.history.purged = false;
             self.history.purge = None;
+            if self.writer.oversize.is_some() {
+                let written = &self.object.status;
+                self.applied.drop_unrecorded(&self.desired.images, written);
+            }
             self.applied.remove_others(&self.desired.images, now);
             self.applied.apply(&self.desired);
             self.history.covered = Some(self.desired.hash);

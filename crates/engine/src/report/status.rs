@@ -55,6 +55,14 @@ pub fn project(model: &Model, cache: &Cache, now: Now) -> ImageCacheStatus {
     status
 }
 
+/// Leaves out what has no room in an object that is too large: names stay as they are written, so that images whose
+/// names are not recorded are not pulled.
+pub fn shorten(status: &mut ImageCacheStatus, written: &ImageCacheStatus) {
+    status.applied_images.clone_from(&written.applied_images);
+    status.failures.clear();
+    status.failures_truncated = status.failure_count.is_some().then_some(true);
+}
+
 /// Stamp of the oldest observation that the counts rest on. A node that does not answer does not count.
 fn oldest_check(cache: &Cache) -> Option<Stamp> {
     let rows = cache.nodes.rows.iter();

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use kubefledged_api_types::names::PURGE_ANNOTATION;
+use kubefledged_api_types::{ImageCacheStatus, names::PURGE_ANNOTATION};
 
 use super::{WRITE_RETRY, events::announce, status, written};
 use crate::{
     commit::Engine,
     ids::{CacheIdx, IdSet},
     model::{
+        backoff,
         last_operation::Identity,
         writer::{StatusWrite, WriterState},
     },
@@ -17,6 +18,34 @@ use crate::{
 
 /// Progress is written at most this often; the begin and the end of an operation are written at once.
 const WRITE_INTERVAL: Duration = Duration::from_secs(1);
+/// Every write stores the whole object again: for each so many bytes of it progress waits a second more.
+const BYTES_PER_SECOND: usize = 16 << 10;
+/// The progress of an object of this size is written at doubling intervals during one operation.
+const LARGE: usize = 128 << 10;
+/// The longest of them.
+const MAX_INTERVAL: Duration = Duration::from_secs(1800);
+
+/// Time until the next write of progress, after so many repeated writes of an operation of an object of so many
+/// bytes.
+fn progress_interval(bytes: usize, repeats: u32) -> Duration {
+    let seconds = u64::try_from(bytes / BYTES_PER_SECOND).unwrap_or(u64::MAX);
+    let base = Duration::from_secs(seconds).max(WRITE_INTERVAL);
+    if bytes < LARGE {
+        return base;
+    }
+    base.saturating_mul(1 << repeats.min(16)).min(MAX_INTERVAL)
+}
+
+/// About how many bytes the API server stores for an object with this status: the names stand in the spec too.
+fn stored_bytes(status: &ImageCacheStatus) -> usize {
+    let names = status.applied_images.iter();
+    let names: usize = names.map(|image| 2 * image.name.len() + 24).sum();
+    let failures = status.failures.values().flatten();
+    names
+        + failures
+            .map(|failure| failure.message.len() + 64)
+            .sum::<usize>()
+}
 
 impl Engine {
     /// Writes the status if it is time and it differs from what is written.
@@ -37,7 +66,11 @@ impl Engine {
         let Some(cache) = self.model.caches.get(at) else {
             return;
         };
-        let desired = status::project(&self.model, cache, now);
+        let mut desired = status::project(&self.model, cache, now);
+        if cache.writer.is_short(now.tick) {
+            status::shorten(&mut desired, &cache.object.status);
+        }
+        let bytes = stored_bytes(&desired);
         let interval = self.model.settings.check_interval.as_secs();
         let interval = i64::try_from(interval).unwrap_or(i64::MAX);
         let differs = status::differs(&desired, &cache.object.status, interval);
@@ -47,12 +80,19 @@ impl Engine {
         let writer = &mut cache.writer;
         writer.unsaved = false;
         writer.state = WriterState::Ready;
-        writer.not_before = Some(now.tick.after(WRITE_INTERVAL));
+        let identity = Identity::of(&desired);
+        let repeats = if writer.sent == identity {
+            writer.repeats + 1
+        } else {
+            0
+        };
+        writer.not_before = Some(now.tick.after(progress_interval(bytes, repeats)));
         if !differs {
             return;
         }
+        writer.repeats = repeats;
         let over = cache.object.resource_version.clone();
-        writer.sent = Identity::of(&desired);
+        writer.sent = identity;
         writer.state = WriterState::InFlight(Box::new(StatusWrite {
             status: desired.clone(),
             over: over.clone(),
@@ -90,6 +130,7 @@ impl Engine {
         key: &CacheKey,
         result: Result<String, WriteError>,
     ) {
+        let seed = self.model.settings.seed;
         let Some(cache) = self.change_cache(key) else {
             return;
         };
@@ -101,6 +142,7 @@ impl Engine {
             Ok(version) => {
                 written(&mut cache.object, version);
                 cache.object.status = write.status;
+                cache.writer.after_oversize(now.tick);
                 cache.compare_names();
                 let changed = cache.recorded() != recorded;
                 let event = announce(cache);
@@ -121,6 +163,13 @@ impl Engine {
                 cache.writer.unsaved = true;
             }
             Err(WriteError::Gone) => cache.deletion = cache.deletion.release(),
+            Err(WriteError::TooLarge(_)) => {
+                let spread = backoff::hash(seed, &[key.name.as_bytes()]);
+                cache.writer.too_large(now.tick, spread);
+                cache.writer.state = WriterState::BackOff;
+                cache.writer.not_before = Some(now.tick.after(WRITE_RETRY));
+                cache.writer.unsaved = true;
+            }
             Err(WriteError::Failed(_)) => {
                 cache.writer.state = WriterState::BackOff;
                 cache.writer.not_before = Some(now.tick.after(WRITE_RETRY));
@@ -143,7 +192,10 @@ impl Engine {
         let Some(operation) = waiting.filter(|operation| operation.clearing.is_some()) else {
             return;
         };
-        if matches!(result, Err(WriteError::Failed(_) | WriteError::Conflict)) {
+        if matches!(
+            result,
+            Err(WriteError::Failed(_) | WriteError::TooLarge(_) | WriteError::Conflict)
+        ) {
             operation.clearing = Some(now.tick.after(WRITE_RETRY));
             return;
         }
@@ -161,5 +213,35 @@ impl Engine {
             *value = None;
             written(&mut cache.object, version);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_of_a_small_object_is_written_every_second_and_of_a_large_one_ever_less_often() {
+        let seconds = |bytes, repeats| progress_interval(bytes, repeats).as_secs();
+        assert_eq!((seconds(0, 0), seconds(5_000, 90)), (1, 1));
+        assert_eq!(seconds(100_000, 9), 6);
+        assert_eq!((seconds(800_000, 0), seconds(800_000, 1)), (48, 96));
+        assert_eq!(seconds(800_000, 40), 1800);
+    }
+
+    #[test]
+    fn an_hour_of_six_large_caches_stores_at_most_fifty_megabytes() {
+        // 20,000 names of 20 bytes, in the spec and in the status.
+        let bytes = 20_000 * (2 * 20 + 24);
+        assert!(bytes < 1_300_000);
+        let stored = 900_000_u64;
+        let (mut at, mut writes) = (Duration::ZERO, 0);
+        while at < Duration::from_secs(3600) {
+            at += progress_interval(bytes, writes);
+            writes += 1;
+        }
+        // And names before the first pull, the begin and the end.
+        let all = 6 * stored * u64::from(writes + 3);
+        assert!(all <= 50_000_000, "{all}");
     }
 }

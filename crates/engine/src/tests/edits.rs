@@ -4,14 +4,14 @@ use super::*;
 
 #[test]
 fn an_image_dropped_from_the_list_goes_from_the_nodes_and_an_added_one_comes() {
-    let mut world = World::new(&["n1", "n2"]);
-    world.create(spec(&[(&["r.test/a:1", "r.test/b:1"], &[])]));
-    world.lead();
-    world.edit(spec(&[(&["r.test/b:1", "r.test/c:1"], &[])]));
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
-    assert_eq!(world.held("n2"), ["r.test/b:1", "r.test/c:1"]);
-    world.wait(2);
-    let names: Vec<_> = world
+    let mut harness = Harness::new(&["n1", "n2"]);
+    harness.create(spec(&[(&["r.test/a:1", "r.test/b:1"], &[])]));
+    harness.lead();
+    harness.edit(spec(&[(&["r.test/b:1", "r.test/c:1"], &[])]));
+    assert_eq!(harness.reported(), ("Succeeded", "ImageCacheUpdate"));
+    assert_eq!(harness.held("n2"), ["r.test/b:1", "r.test/c:1"]);
+    harness.wait(2);
+    let names: Vec<_> = harness
         .status()
         .applied_images
         .iter()
@@ -21,68 +21,68 @@ fn an_image_dropped_from_the_list_goes_from_the_nodes_and_an_added_one_comes() {
 }
 
 #[test]
-fn an_image_that_another_cache_wants_stays_where_that_one_wants_it() {
-    let mut world = World::new(&["n1", "n2"]);
-    world.tell(Event::NodeApplied(node("n1"), facts(&[("tier", "x")])));
-    world.create(spec(&[(&["r.test/a:1", "r.test/b:1"], &[])]));
-    let mut other = world.objects[&key()].clone();
+fn an_image_that_another_cache_desires_stays_where_that_one_desires_it() {
+    let mut harness = Harness::new(&["n1", "n2"]);
+    harness.handle(Event::NodeApplied(node("n1"), facts(&[("tier", "x")])));
+    harness.create(spec(&[(&["r.test/a:1", "r.test/b:1"], &[])]));
+    let mut other = harness.objects[&key()].clone();
     other.key = CacheKey {
         namespace: "ns".into(),
         name: "other".into(),
     };
     other.uid = "v".into();
     other.spec = spec(&[(&["r.test/a:1"], &[("tier", "x")])]);
-    world.objects.insert(other.key.clone(), other.clone());
-    world.tell(Event::CacheApplied(Box::new(other)));
-    world.lead();
-    world.edit(spec(&[(&["r.test/b:1"], &[])]));
-    world.run();
-    assert_eq!(world.held("n1"), ["r.test/a:1", "r.test/b:1"]);
-    assert_eq!(world.held("n2"), ["r.test/b:1"]);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
+    harness.objects.insert(other.key.clone(), other.clone());
+    harness.handle(Event::CacheApplied(Box::new(other)));
+    harness.lead();
+    harness.edit(spec(&[(&["r.test/b:1"], &[])]));
+    harness.run();
+    assert_eq!(harness.held("n1"), ["r.test/a:1", "r.test/b:1"]);
+    assert_eq!(harness.held("n2"), ["r.test/b:1"]);
+    assert_eq!(harness.reported(), ("Succeeded", "ImageCacheUpdate"));
 }
 
 #[test]
-fn an_edit_during_a_pull_ends_what_it_no_longer_wants() {
-    let mut world = World::new(&["n1"]);
-    world.slow.insert("r.test/big:1".into());
-    world.create(spec(&[(&["r.test/big:1"], &[])]));
-    world.lead();
-    assert_eq!(world.told().0, "Processing");
-    world.edit(spec(&[(&["r.test/b:1"], &[])]));
-    world.run();
-    assert_eq!(world.count("cancel n1 r.test/big:1"), 1);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
-    assert_eq!(world.held("n1"), ["r.test/b:1"]);
+fn an_edit_during_a_pull_ends_what_it_no_longer_desires() {
+    let mut harness = Harness::new(&["n1"]);
+    harness.slow.insert("r.test/big:1".into());
+    harness.create(spec(&[(&["r.test/big:1"], &[])]));
+    harness.lead();
+    assert_eq!(harness.reported().0, "Processing");
+    harness.edit(spec(&[(&["r.test/b:1"], &[])]));
+    harness.run();
+    assert_eq!(harness.count("cancel n1 r.test/big:1"), 1);
+    assert_eq!(harness.reported(), ("Succeeded", "ImageCacheUpdate"));
+    assert_eq!(harness.held("n1"), ["r.test/b:1"]);
 }
 
 #[test]
 fn editing_a_selector_or_adding_a_list_changes_what_is_desired_where() {
-    let mut world = World::new(&[]);
-    world.join("n1", &[("tier", "x")]);
-    world.join("n2", &[("tier", "y")]);
-    world.create(spec(&[(&["r.test/a:1"], &[("tier", "x")])]));
-    world.lead();
-    world.edit(spec(&[
+    let mut harness = Harness::new(&[]);
+    harness.join("n1", &[("tier", "x")]);
+    harness.join("n2", &[("tier", "y")]);
+    harness.create(spec(&[(&["r.test/a:1"], &[("tier", "x")])]));
+    harness.lead();
+    harness.edit(spec(&[
         (&["r.test/a:1"], &[("tier", "y")]),
         (&["r.test/b:1"], &[]),
     ]));
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
+    assert_eq!(harness.reported(), ("Succeeded", "ImageCacheUpdate"));
     assert_eq!(
-        world.held("n1"),
+        harness.held("n1"),
         ["r.test/a:1", "r.test/b:1"],
         "nothing is removed from n1"
     );
-    assert_eq!(world.held("n2"), ["r.test/a:1", "r.test/b:1"]);
+    assert_eq!(harness.held("n2"), ["r.test/a:1", "r.test/b:1"]);
 }
 
 #[test]
-fn what_is_no_other_wish_makes_no_operation() {
-    let mut world = World::new(&["n1"]);
-    world.create(images(&["r.test/a:1"]));
-    world.lead();
-    world.log.clear();
-    world.change(|spec| {
+fn an_edit_that_changes_nothing_desired_begins_no_operation() {
+    let mut harness = Harness::new(&["n1"]);
+    harness.create(images(&["r.test/a:1"]));
+    harness.lead();
+    harness.log.clear();
+    harness.change(|spec| {
         spec.cache_spec[0].priority = Some(7);
         spec.cache_spec[0].pull_deadline = Some("1h".parse().unwrap());
         spec.refresh = Some(kubefledged_api_types::RefreshSpec {
@@ -92,99 +92,103 @@ fn what_is_no_other_wish_makes_no_operation() {
         spec.min_ready_nodes = "90%".parse().ok();
         spec.image_pull_secrets = vec![PullSecretReference { name: "s".into() }];
     });
-    world.wait(2);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"));
-    assert_eq!(world.status().observed_generation, Some(2));
-    assert!(world.log.is_empty(), "{:?}", world.log);
+    harness.wait(2);
+    assert_eq!(harness.reported(), ("Succeeded", "ImageCacheCreate"));
+    assert_eq!(harness.status().observed_generation, Some(2));
+    assert!(harness.log.is_empty(), "{:?}", harness.log);
 }
 
 #[test]
-fn the_last_edit_wins_and_what_it_still_wants_goes_on() {
-    let mut world = World::new(&["n1"]);
-    world
+fn the_last_edit_wins_and_what_it_still_desires_goes_on() {
+    let mut harness = Harness::new(&["n1"]);
+    harness
         .slow
         .extend(["r.test/a:1".into(), "r.test/b:1".into()]);
-    world.create(images(&["r.test/a:1", "r.test/b:1"]));
-    world.lead();
-    world.edit(images(&["r.test/b:1", "r.test/c:1"]));
-    world.edit(images(&["r.test/b:1"]));
-    assert_eq!(world.count("cancel n1 r.test/a:1"), 1);
-    assert_eq!(world.count("cancel n1 r.test/b:1"), 0);
-    world.slow.clear();
-    world.end_slow("r.test/b:1");
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
-    assert_eq!(world.held("n1"), ["r.test/b:1"]);
-    world.wait(2);
-    assert_eq!(world.status().applied_images.len(), 1);
+    harness.create(images(&["r.test/a:1", "r.test/b:1"]));
+    harness.lead();
+    harness.edit(images(&["r.test/b:1", "r.test/c:1"]));
+    harness.edit(images(&["r.test/b:1"]));
+    assert_eq!(harness.count("cancel n1 r.test/a:1"), 1);
+    assert_eq!(harness.count("cancel n1 r.test/b:1"), 0);
+    harness.slow.clear();
+    harness.end_slow("r.test/b:1");
+    assert_eq!(harness.reported(), ("Succeeded", "ImageCacheUpdate"));
+    assert_eq!(harness.held("n1"), ["r.test/b:1"]);
+    harness.wait(2);
+    assert_eq!(harness.status().applied_images.len(), 1);
 }
 
 #[test]
-fn two_caches_want_one_image_and_it_is_pulled_once() {
-    let mut world = World::new(&["n1", "n2"]);
-    world.create(images(&["r.test/a:1"]));
-    world.create_as("b", images(&["r.test/a:1"]));
-    world.lead();
-    assert_eq!(world.count("pull"), 2);
-    assert_eq!(world.objects[&named("b")].status.status, "Succeeded");
-    assert_eq!(world.told().0, "Succeeded");
+fn two_caches_desire_one_image_and_it_is_pulled_once() {
+    let mut harness = Harness::new(&["n1", "n2"]);
+    harness.create(images(&["r.test/a:1"]));
+    harness.create_as("b", images(&["r.test/a:1"]));
+    harness.lead();
+    assert_eq!(harness.count("pull"), 2);
+    assert_eq!(harness.objects[&named("b")].status.status, "Succeeded");
+    assert_eq!(harness.reported().0, "Succeeded");
 }
 
 #[test]
 fn deleting_a_cache_keeps_images_and_pulls_that_another_cache_desires() {
-    let mut world = World::new(&["n1"]);
-    world.slow.insert("r.test/a:1".into());
-    world.create(images(&["r.test/a:1"]));
-    world.lead();
-    world.create_as("b", images(&["r.test/a:1"]));
-    world.run();
-    world.delete();
-    assert_eq!(world.count("cancel"), 0);
-    world.end_slow("r.test/a:1");
-    assert_eq!(world.objects[&named("b")].status.status, "Succeeded");
+    let mut harness = Harness::new(&["n1"]);
+    harness.slow.insert("r.test/a:1".into());
+    harness.create(images(&["r.test/a:1"]));
+    harness.lead();
+    harness.create_as("b", images(&["r.test/a:1"]));
+    harness.run();
+    harness.delete();
+    assert_eq!(harness.count("cancel"), 0);
+    harness.end_slow("r.test/a:1");
+    assert_eq!(harness.objects[&named("b")].status.status, "Succeeded");
     assert_eq!(
-        (world.held("n1"), world.count("remove")),
+        (harness.held("n1"), harness.count("remove")),
         (vec!["r.test/a:1"], 0)
     );
 }
 
 #[test]
 fn a_wrong_secret_of_one_cache_does_not_keep_the_right_one_of_another_waiting() {
-    let mut world = World::new(&["n1"]);
-    world.broken.insert("r.test/a:1".into(), "Unauthorized");
-    world.create(images(&["r.test/a:1"]));
-    world.lead();
-    world.broken.clear();
+    let mut harness = Harness::new(&["n1"]);
+    harness.broken.insert("r.test/a:1".into(), "Unauthorized");
+    harness.create(images(&["r.test/a:1"]));
+    harness.lead();
+    harness.broken.clear();
     let mut right = images(&["r.test/a:1"]);
     right.image_pull_secrets = vec![PullSecretReference {
         name: "right".into(),
     }];
-    world.create_as("b", right);
-    world.run();
-    assert_eq!(world.held("n1"), ["r.test/a:1"]);
-    world.wait(2);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"), "it healed");
+    harness.create_as("b", right);
+    harness.run();
+    assert_eq!(harness.held("n1"), ["r.test/a:1"]);
+    harness.wait(2);
+    assert_eq!(
+        harness.reported(),
+        ("Succeeded", "ImageCacheCreate"),
+        "it healed"
+    );
 }
 
 #[test]
 fn an_edit_during_a_purge_waits_for_its_end_and_is_then_taken_up() {
-    let mut world = World::new(&["n1"]);
-    world.create(images(&["r.test/a:1"]));
-    world.lead();
-    world.writes_fail = true;
-    world.apply(|object| object.purge = Some(String::new()));
-    world.run();
-    world.change(|spec| spec.cache_spec[0].images = vec!["r.test/b:1".into()]);
+    let mut harness = Harness::new(&["n1"]);
+    harness.create(images(&["r.test/a:1"]));
+    harness.lead();
+    harness.writes_fail = true;
+    harness.apply(|object| object.purge = Some(String::new()));
+    harness.run();
+    harness.change(|spec| spec.cache_spec[0].images = vec!["r.test/b:1".into()]);
     assert_eq!(
-        world.held("n1"),
+        harness.held("n1"),
         ["r.test/a:1"],
         "nothing before the purge is written"
     );
-    world.writes_fail = false;
-    world.wait(3);
-    world.wait(3);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
-    assert_eq!(world.held("n1"), ["r.test/b:1"]);
-    let purges = world
+    harness.writes_fail = false;
+    harness.wait(3);
+    harness.wait(3);
+    assert_eq!(harness.reported(), ("Succeeded", "ImageCacheUpdate"));
+    assert_eq!(harness.held("n1"), ["r.test/b:1"]);
+    let purges = harness
         .statuses
         .iter()
         .filter(|(_, s)| s.reason == "ImageCachePurge");
@@ -196,71 +200,26 @@ fn an_edit_during_a_purge_waits_for_its_end_and_is_then_taken_up() {
 
 #[test]
 fn an_edit_while_nobody_leads_removes_what_was_applied() {
-    let mut world = World::new(&["n1"]);
-    world.create(images(&["r.test/a:1", "r.test/b:1"]));
-    world.lead();
-    world.tell(Event::Leadership(None));
-    world.change(|spec| spec.cache_spec[0].images = vec!["r.test/b:1".into()]);
-    assert_eq!(world.held("n1"), ["r.test/a:1", "r.test/b:1"]);
-    world.tell(Event::Leadership(Some(2)));
-    world.run();
-    assert_eq!(world.held("n1"), ["r.test/b:1"]);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
-}
-
-#[test]
-fn a_suspended_cache_starts_nothing_but_is_checked_and_keeps_its_images_desired() {
-    let mut world = World::new(&["n1"]);
-    let mut suspended = images(&["r.test/a:1"]);
-    suspended.suspend = true;
-    world.create(suspended);
-    world.create_as("b", images(&["r.test/a:1", "r.test/c:1"]));
-    world.lead();
-    world.is("Progressing", "False", "Suspended");
-    assert_eq!(world.told().0, "", "no operation has begun");
-    assert_eq!(world.count("event ImageCacheCreate"), 2, "of the other one");
-    world.apply_to(&named("b"), |object| {
-        object.spec = images(&["r.test/c:1"]);
-        object.generation += 1;
-    });
-    world.run();
-    assert_eq!(world.held("n1"), ["r.test/a:1", "r.test/c:1"]);
-    let checks = world.count("check");
-    world.wait(700);
-    assert!(world.count("check") > checks);
-    world.apply(|object| object.refresh = Some("t".into()));
-    world.run();
-    assert_eq!(world.status().last_handled_refresh, None);
-    world.change(|spec| spec.suspend = false);
-    world.wait(2);
-    assert_eq!(world.told().0, "Succeeded");
-    assert_eq!(world.status().last_handled_refresh.as_deref(), Some("t"));
-}
-
-#[test]
-fn suspending_lets_running_pulls_finish_and_the_operation_wait() {
-    let mut world = World::new(&["n1"]);
-    world.slow.insert("r.test/a:1".into());
-    world.create(images(&["r.test/a:1"]));
-    world.lead();
-    world.change(|spec| spec.suspend = true);
-    assert_eq!(world.count("cancel"), 0);
-    world.end_slow("r.test/a:1");
-    world.wait(2);
-    assert_eq!(world.told().0, "Processing");
-    world.is("Ready", "True", "AllImagesPresent");
-    world.change(|spec| spec.suspend = false);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"));
+    let mut harness = Harness::new(&["n1"]);
+    harness.create(images(&["r.test/a:1", "r.test/b:1"]));
+    harness.lead();
+    harness.handle(Event::Leadership(None));
+    harness.change(|spec| spec.cache_spec[0].images = vec!["r.test/b:1".into()]);
+    assert_eq!(harness.held("n1"), ["r.test/a:1", "r.test/b:1"]);
+    harness.handle(Event::Leadership(Some(2)));
+    harness.run();
+    assert_eq!(harness.held("n1"), ["r.test/b:1"]);
+    assert_eq!(harness.reported(), ("Succeeded", "ImageCacheUpdate"));
 }
 
 #[test]
 fn an_invalid_spec_is_reported_keeps_images_and_can_be_corrected() {
-    let mut world = World::new(&["n1"]);
-    world.create(images(&["r.test/a:1"]));
-    world.lead();
-    let object = world.objects[&key()].clone();
-    world.asked();
-    world.tell(Event::CacheInvalid(Box::new(InvalidCache {
+    let mut harness = Harness::new(&["n1"]);
+    harness.create(images(&["r.test/a:1"]));
+    harness.lead();
+    let object = harness.objects[&key()].clone();
+    harness.asked();
+    harness.handle(Event::CacheInvalid(Box::new(InvalidCache {
         key: key(),
         uid: object.uid.clone(),
         resource_version: object.resource_version.clone(),
@@ -270,101 +229,110 @@ fn an_invalid_spec_is_reported_keeps_images_and_can_be_corrected() {
         deleting: false,
         message: "spec: nonsense".into(),
     })));
-    world.run();
-    assert_eq!(world.told(), ("Failed", "CacheSpecValidationFailed"));
-    assert_eq!(world.status().message, "spec: nonsense");
-    assert_eq!(world.status().applied_images.len(), 1);
-    assert!(world.asked().is_empty());
-    world.apply(|object| object.generation = 3);
-    world.run();
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
+    harness.run();
+    assert_eq!(harness.reported(), ("Failed", "CacheSpecValidationFailed"));
+    assert_eq!(harness.status().message, "spec: nonsense");
+    assert_eq!(harness.status().applied_images.len(), 1);
+    assert!(harness.asked().is_empty());
+    harness.apply(|object| object.generation = 3);
+    harness.run();
+    assert_eq!(harness.reported(), ("Succeeded", "ImageCacheUpdate"));
 }
 
 /// However many names other caches want: a message has room for 8 MiB.
 #[test]
 fn a_removal_lists_only_desired_names_that_may_be_present() {
-    let mut world = World::new(&["n1"]);
-    world.broken.insert("r.test/b:1".into(), "ImagePullError");
-    world.create(images(&["r.test/a:1", "r.test/c:1"]));
-    world.create_as("other", images(&["r.test/b:1", "r.test/d:1"]));
-    world.lead();
-    world.edit(images(&["r.test/c:1"]));
-    let removals = world.batches.iter().filter_map(|batch| match &batch.work {
-        Work::Remove {
-            references, wanted, ..
-        } => Some((references, wanted)),
-        _ => None,
-    });
-    let [(references, wanted)] = removals.collect::<Vec<_>>()[..] else {
+    let mut harness = Harness::new(&["n1"]);
+    harness.broken.insert("r.test/b:1".into(), "ImagePullError");
+    harness.create(images(&["r.test/a:1", "r.test/c:1"]));
+    harness.create_as("other", images(&["r.test/b:1", "r.test/d:1"]));
+    harness.lead();
+    harness.edit(images(&["r.test/c:1"]));
+    let removals = harness
+        .batches
+        .iter()
+        .filter_map(|batch| match &batch.work {
+            Work::Remove {
+                references,
+                desired,
+                ..
+            } => Some((references, desired)),
+            _ => None,
+        });
+    let [(references, desired)] = removals.collect::<Vec<_>>()[..] else {
         panic!("one removal");
     };
     let texts = |names: &[std::sync::Arc<str>]| names.join(" ");
     assert_eq!(texts(references), "r.test/a:1");
-    assert_eq!(texts(wanted), "r.test/c:1 r.test/d:1");
+    assert_eq!(texts(desired), "r.test/c:1 r.test/d:1");
 }
 
 #[test]
 fn a_failed_removal_is_dropped_when_another_cache_desires_the_image() {
-    let mut world = World::new(&["n1"]);
-    world.create(images(&["r.test/a:1", "r.test/b:1"]));
-    world.lead();
-    world.stuck.insert("r.test/a:1".into());
-    world.edit(images(&["r.test/b:1"]));
-    world.is("Degraded", "True", "RemovalFailed");
-    assert_eq!(world.told(), ("Failed", "ImageCacheUpdate"));
-    world.create_as("b", images(&["r.test/a:1"]));
-    world.run();
-    world.wait(2);
-    world.is("Degraded", "False", "None");
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"), "it healed");
-    assert!(world.status().failures.is_empty());
+    let mut harness = Harness::new(&["n1"]);
+    harness.create(images(&["r.test/a:1", "r.test/b:1"]));
+    harness.lead();
+    harness.stuck.insert("r.test/a:1".into());
+    harness.edit(images(&["r.test/b:1"]));
+    harness.is("Degraded", "True", "RemovalFailed");
+    assert_eq!(harness.reported(), ("Failed", "ImageCacheUpdate"));
+    harness.create_as("b", images(&["r.test/a:1"]));
+    harness.run();
+    harness.wait(2);
+    harness.is("Degraded", "False", "None");
+    assert_eq!(
+        harness.reported(),
+        ("Succeeded", "ImageCacheUpdate"),
+        "it healed"
+    );
+    assert!(harness.status().failures.is_empty());
 }
 
 #[test]
 fn the_removal_of_a_name_dropped_without_a_leader_is_also_pending_on_silent_nodes() {
-    let mut world = World::new(&["n1"]);
-    world.create(images(&["r.test/a:1", "r.test/b:1"]));
-    world.lead();
-    world.tell(Event::Leadership(None));
-    world.change(|spec| spec.cache_spec[0].images = vec!["r.test/b:1".into()]);
-    world.deaf.insert("n1".into());
-    world.tell(Event::Leadership(Some(2)));
-    world.run();
-    world.wait(600);
-    let applied = &world.status().applied_images;
+    let mut harness = Harness::new(&["n1"]);
+    harness.create(images(&["r.test/a:1", "r.test/b:1"]));
+    harness.lead();
+    harness.handle(Event::Leadership(None));
+    harness.change(|spec| spec.cache_spec[0].images = vec!["r.test/b:1".into()]);
+    harness.unreachable.insert("n1".into());
+    harness.handle(Event::Leadership(Some(2)));
+    harness.run();
+    harness.wait(600);
+    let applied = &harness.status().applied_images;
     assert_eq!(applied.len(), 2, "{applied:?}");
     assert!(
         applied[0]
             .since
             .is_some_and(|since| since.0 > 1_700_000_000 - 10)
     );
-    world.deaf.clear();
-    world.wait(60);
-    assert_eq!(world.held("n1"), ["r.test/b:1"]);
-    world.wait(2);
-    assert_eq!(world.status().applied_images.len(), 1);
+    harness.unreachable.clear();
+    harness.wait(60);
+    assert_eq!(harness.held("n1"), ["r.test/b:1"]);
+    harness.wait(2);
+    assert_eq!(harness.status().applied_images.len(), 1);
 }
 
 #[test]
 fn a_recreated_cache_is_not_ready_because_of_old_observations() {
-    let mut world = World::new(&["n1"]);
-    world.slow.insert("r.test/a:1".into());
-    world.create(images(&["r.test/a:1"]));
-    world.lead();
-    let batch = world.batches.last().unwrap().id;
-    world.objects.clear();
-    world.tell(Event::CacheDeleted(key()));
+    let mut harness = Harness::new(&["n1"]);
+    harness.slow.insert("r.test/a:1".into());
+    harness.create(images(&["r.test/a:1"]));
+    harness.lead();
+    let batch = harness.batches.last().unwrap().id;
+    harness.objects.clear();
+    harness.handle(Event::CacheDeleted(key()));
     let pulled = ImageOutcome::new(0, ImageResult::Pulled);
     let mut out = Vec::new();
-    let now = world.now;
-    world.engine().poll(now, &mut out);
-    world.tell(Event::Outcomes(batch, vec![pulled]));
-    world.tell(Event::BatchEnded(batch, BatchEnd::Done));
-    world.run();
-    world.statuses.clear();
-    world.create(images(&["r.test/a:1"]));
-    world.run();
-    let ready = world
+    let now = harness.now;
+    harness.engine().poll(now, &mut out);
+    harness.handle(Event::Outcomes(batch, vec![pulled]));
+    harness.handle(Event::BatchEnded(batch, BatchEnd::Done));
+    harness.run();
+    harness.statuses.clear();
+    harness.create(images(&["r.test/a:1"]));
+    harness.run();
+    let ready = harness
         .statuses
         .iter()
         .flat_map(|(_, status)| &status.conditions);
@@ -373,75 +341,18 @@ fn a_recreated_cache_is_not_ready_because_of_old_observations() {
             .filter(|c| c.type_ == "Ready")
             .all(|c| c.status != "True")
     );
-    world.end_slow("r.test/a:1");
-    world.is("Ready", "True", "AllImagesPresent");
-}
-
-#[test]
-fn an_edit_made_while_suspended_is_an_update_also_under_a_new_leader() {
-    let mut world = World::new(&["n1"]);
-    world.create(images(&["r.test/a:1", "r.test/b:1"]));
-    world.lead();
-    world.change(|spec| {
-        spec.suspend = true;
-        spec.cache_spec[0].images = vec!["r.test/b:1".into(), "r.test/c:1".into()];
-    });
-    world.wait(2);
-    assert_eq!(world.status().observed_generation, Some(2));
-    world.change_leader();
-    world.wait(400);
-    assert_eq!(world.held("n1"), ["r.test/a:1", "r.test/b:1"]);
-    world.change(|spec| spec.suspend = false);
-    world.wait(2);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
-    assert_eq!(world.held("n1"), ["r.test/b:1", "r.test/c:1"]);
-}
-
-#[test]
-fn a_purged_cache_that_is_suspended_and_edited_stays_purged_until_it_goes_on() {
-    let mut world = World::new(&["n1"]);
-    world.create(images(&["r.test/a:1"]));
-    world.lead();
-    world.apply(|object| object.purge = Some(String::new()));
-    world.run();
-    world.change(|spec| {
-        spec.suspend = true;
-        spec.cache_spec[0].images = vec!["r.test/b:1".into()];
-    });
-    world.change_leader();
-    world.wait(400);
-    world.is("Ready", "False", "Purged");
-    assert!(world.held("n1").is_empty());
-    world.change(|spec| spec.suspend = false);
-    world.wait(2);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheUpdate"));
-    assert_eq!(world.held("n1"), ["r.test/b:1"]);
-}
-
-#[test]
-fn a_new_leader_runs_a_purge_that_was_requested_while_suspended() {
-    let mut world = World::new(&["n1"]);
-    let mut suspended = images(&["r.test/a:1"]);
-    suspended.suspend = true;
-    world.create(suspended);
-    world.lead();
-    world.apply(|object| object.purge = Some("t".into()));
-    world.run();
-    world.change_leader();
-    world.change(|spec| spec.suspend = false);
-    world.wait(2);
-    assert_eq!(world.told().1, "ImageCachePurge");
-    assert_eq!(world.status().last_handled_purge.as_deref(), Some("t"));
+    harness.end_slow("r.test/a:1");
+    harness.is("Ready", "True", "AllImagesPresent");
 }
 
 #[test]
 fn failures_with_secrets_that_no_cache_names_any_more_are_forgotten() {
-    let mut world = World::new(&["n1"]);
-    world.broken.insert("r.test/a:1".into(), "Unauthorized");
-    world.create(images(&["r.test/a:1"]));
-    world.lead();
-    let remembered = |world: &mut World| {
-        world
+    let mut harness = Harness::new(&["n1"]);
+    harness.broken.insert("r.test/a:1".into(), "Unauthorized");
+    harness.create(images(&["r.test/a:1"]));
+    harness.lead();
+    let remembered = |harness: &mut Harness| {
+        harness
             .engine()
             .model
             .nodes
@@ -452,13 +363,36 @@ fn failures_with_secrets_that_no_cache_names_any_more_are_forgotten() {
             .attempts
             .len()
     };
-    assert_eq!(remembered(&mut world), 1);
-    world.change(|spec| {
+    assert_eq!(remembered(&mut harness), 1);
+    harness.change(|spec| {
         spec.image_pull_secrets = vec![PullSecretReference { name: "s".into() }];
     });
-    assert_eq!(remembered(&mut world), 2);
-    world.wait(400);
-    assert_eq!(remembered(&mut world), 1);
-    world.change(|spec| spec.cache_spec[0].images = vec!["r.test/b:1".into()]);
-    assert_eq!(remembered(&mut world), 0);
+    assert_eq!(remembered(&mut harness), 2);
+    harness.wait(400);
+    assert_eq!(remembered(&mut harness), 1);
+    harness.change(|spec| spec.cache_spec[0].images = vec!["r.test/b:1".into()]);
+    assert_eq!(remembered(&mut harness), 0);
+}
+
+/// Resource versions of an etcd that was restored from a backup are older than those known before.
+#[test]
+fn what_a_new_list_brings_counts_also_where_it_is_older_but_not_an_older_event_of_the_watch() {
+    let mut harness = Harness::new(&["n1"]);
+    harness.create(images(&["r.test/a:1"]));
+    harness.lead();
+    harness.version += 1000;
+    harness.edit(images(&["r.test/a:1", "r.test/b:1"]));
+    assert_eq!(harness.held("n1"), ["r.test/a:1", "r.test/b:1"]);
+
+    harness.version -= 900;
+    harness.edit(images(&["r.test/c:1"]));
+    assert_eq!(harness.held("n1"), ["r.test/a:1", "r.test/b:1"], "late");
+
+    harness.handle(Event::Listing(Source::Caches));
+    harness.edit(images(&["r.test/c:1"]));
+    harness.handle(Event::Synced(Source::Caches));
+    harness.wait(5);
+    assert_eq!(harness.held("n1"), ["r.test/c:1"]);
+    harness.edit(images(&["r.test/d:1"]));
+    assert_eq!(harness.held("n1"), ["r.test/d:1"], "and edits after it");
 }

@@ -15,8 +15,8 @@ fn minutes(minutes: u64) -> GoDuration {
 }
 
 /// Policies of the images that were pulled, in order.
-fn policies(world: &World) -> Vec<(String, ImagePullPolicy)> {
-    let works = world.batches.iter().map(|batch| &batch.work);
+fn policies(harness: &Harness) -> Vec<(String, ImagePullPolicy)> {
+    let works = harness.batches.iter().map(|batch| &batch.work);
     let pulls = works.filter_map(|work| match work {
         Work::Pull { images, .. } => Some(images),
         _ => None,
@@ -33,7 +33,7 @@ fn the_policy_of_a_list_wins_over_latest_and_over_the_flag() {
         image_pull_policy: ImagePullPolicy::Always,
         ..Settings::default()
     };
-    let mut world = World::with(settings, &["n1"]);
+    let mut harness = Harness::with(settings, &["n1"]);
     let mut wanted = spec(&[
         (&["r.test/a"], &[]),
         (&["r.test/b:1"], &[]),
@@ -41,24 +41,27 @@ fn the_policy_of_a_list_wins_over_latest_and_over_the_flag() {
     ]);
     wanted.cache_spec[0].image_pull_policy = Some(ImagePullPolicy::IfNotPresent);
     wanted.cache_spec[1].image_pull_policy = Some(ImagePullPolicy::IfNotPresent);
-    world.create(wanted);
-    world.lead();
-    world.batches.clear();
-    world.apply(|object| object.refresh = Some("t".into()));
-    world.run();
+    harness.create(wanted);
+    harness.lead();
+    harness.batches.clear();
+    harness.apply(|object| object.refresh = Some("t".into()));
+    harness.run();
     let asked = ("r.test/c:1".to_owned(), ImagePullPolicy::Always);
-    assert_eq!(policies(&world), [asked], "the flag's alone");
+    assert_eq!(policies(&harness), [asked], "the flag's alone");
 }
 
 #[test]
 fn without_a_policy_no_tag_and_latest_are_always_pulled_and_other_tags_are_not() {
-    let mut world = World::new(&["n1"]);
-    world.create(images(&["r.test/a", "r.test/b:latest", "r.test/c:1"]));
-    world.lead();
-    world.batches.clear();
-    world.apply(|object| object.refresh = Some("t".into()));
-    world.run();
-    let names: Vec<String> = policies(&world).into_iter().map(|(name, _)| name).collect();
+    let mut harness = Harness::new(&["n1"]);
+    harness.create(images(&["r.test/a", "r.test/b:latest", "r.test/c:1"]));
+    harness.lead();
+    harness.batches.clear();
+    harness.apply(|object| object.refresh = Some("t".into()));
+    harness.run();
+    let names: Vec<String> = policies(&harness)
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect();
     assert_eq!(names, ["r.test/a", "r.test/b:latest"]);
 }
 
@@ -69,17 +72,20 @@ fn of_several_caches_the_longest_deadline_of_an_image_applies() {
             pull_deadline_binds: binds,
             ..Settings::default()
         };
-        let mut world = World::with(settings, &["n1"]);
+        let mut harness = Harness::with(settings, &["n1"]);
         for (at, list) in lists.iter().enumerate() {
             let mut wanted = images(&["r.test/a:1"]);
             wanted.cache_spec[0].pull_deadline = list.map(minutes);
-            world.create_as(&format!("c{at}"), wanted);
+            harness.create_as(&format!("c{at}"), wanted);
         }
-        world.lead();
-        let mut pulls = world.batches.iter().filter_map(|batch| match &batch.work {
-            Work::Pull { images, .. } => Some(images[0].clone()),
-            _ => None,
-        });
+        harness.lead();
+        let mut pulls = harness
+            .batches
+            .iter()
+            .filter_map(|batch| match &batch.work {
+                Work::Pull { images, .. } => Some(images[0].clone()),
+                _ => None,
+            });
         let item = pulls.next_back().unwrap();
         assert_eq!(item.fallback_deadline, Duration::from_secs(300));
         item.deadline.map(|deadline| deadline.as_secs() / 60)
@@ -92,12 +98,12 @@ fn of_several_caches_the_longest_deadline_of_an_image_applies() {
 
 #[test]
 fn the_more_urgent_list_is_pulled_first() {
-    let mut world = World::new(&["n1"]);
+    let mut harness = Harness::new(&["n1"]);
     let mut wanted = spec(&[(&["a.test/a:1"], &[]), (&["b.test/b:1"], &[])]);
     wanted.cache_spec[1].priority = Some(10);
-    world.create(wanted);
-    world.lead();
-    let pulls: Vec<String> = world.asked();
+    harness.create(wanted);
+    harness.lead();
+    let pulls: Vec<String> = harness.asked();
     let pulls: Vec<&String> = pulls.iter().filter(|l| l.starts_with("pull")).collect();
     assert_eq!(pulls, ["pull n1 b.test/b:1", "pull n1 a.test/a:1"]);
 }
@@ -105,49 +111,53 @@ fn the_more_urgent_list_is_pulled_first() {
 #[test]
 fn a_cache_pulls_on_no_more_nodes_at_a_time_than_it_allows() {
     for (most, at_a_time) in [("1", 1), ("2", 2), ("10%", 1), ("60%", 3), ("9", 5)] {
-        let mut world = World::new(&["n1", "n2", "n3", "n4", "n5"]);
-        world.slow.insert("r.test/big:1".into());
+        let mut harness = Harness::new(&["n1", "n2", "n3", "n4", "n5"]);
+        harness.slow.insert("r.test/big:1".into());
         let mut wanted = images(&["r.test/big:1"]);
         wanted.max_concurrent_nodes = most.parse().ok();
-        world.create(wanted);
-        world.lead();
-        assert_eq!(world.count("pull"), at_a_time, "{most}");
-        world.end_slow("r.test/big:1");
-        world.wait(2);
-        assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"), "{most}");
-        assert_eq!(world.count("pull"), 5, "{most}");
+        harness.create(wanted);
+        harness.lead();
+        assert_eq!(harness.count("pull"), at_a_time, "{most}");
+        harness.end_slow("r.test/big:1");
+        harness.wait(2);
+        assert_eq!(
+            harness.reported(),
+            ("Succeeded", "ImageCacheCreate"),
+            "{most}"
+        );
+        assert_eq!(harness.count("pull"), 5, "{most}");
     }
 }
 
 #[test]
 fn enough_nodes_make_it_ready_and_the_rest_shows_in_degraded() {
-    let mut world = World::new(&["n1", "n2", "n3", "n4"]);
-    world.deaf.insert("n4".into());
+    let mut harness = Harness::new(&["n1", "n2", "n3", "n4"]);
+    harness.unreachable.insert("n4".into());
     let mut wanted = images(&["r.test/a:1"]);
     wanted.min_ready_nodes = "75%".parse().ok();
-    world.create(wanted);
-    world.lead();
-    world.wait(130);
-    world.is("Ready", "True", "EnoughNodesReady");
-    world.is("Degraded", "True", "PullerUnavailable");
-    assert_eq!(world.status().ready, "3/4");
-    world.change(|spec| spec.min_ready_nodes = "4".parse().ok());
-    world.wait(2);
-    world.is("Ready", "False", "ImagesMissing");
-    world.change(|spec| spec.min_ready_nodes = "0".parse().ok());
-    world.wait(2);
-    world.is("Ready", "True", "EnoughNodesReady");
+    harness.create(wanted);
+    harness.lead();
+    harness.wait(130);
+    harness.is("Ready", "True", "EnoughNodesReady");
+    harness.is("Degraded", "True", "PullerUnavailable");
+    assert_eq!(harness.status().ready, "3/4");
+    harness.change(|spec| spec.min_ready_nodes = "4".parse().ok());
+    harness.wait(2);
+    harness.is("Ready", "False", "ImagesMissing");
+    harness.change(|spec| spec.min_ready_nodes = "0".parse().ok());
+    harness.wait(2);
+    harness.is("Ready", "True", "EnoughNodesReady");
 }
 
 #[test]
 fn a_service_account_and_the_secrets_say_whose_credentials_a_pull_uses() {
-    let mut world = World::new(&["n1"]);
+    let mut harness = Harness::new(&["n1"]);
     let mut wanted = images(&["r.test/a:1"]);
     wanted.image_pull_secrets = vec![PullSecretReference { name: "s".into() }];
     wanted.service_account_name = Some("robot".into());
-    world.create(wanted);
-    world.lead();
-    let scope = world.batches.iter().find_map(|batch| match &batch.work {
+    harness.create(wanted);
+    harness.lead();
+    let scope = harness.batches.iter().find_map(|batch| match &batch.work {
         Work::Pull { credentials, .. } => Some(credentials.clone()),
         _ => None,
     });
@@ -161,118 +171,118 @@ fn a_service_account_and_the_secrets_say_whose_credentials_a_pull_uses() {
 
 #[test]
 fn secrets_that_cannot_be_read_are_no_images_fault_until_the_grace_time_is_over() {
-    let mut world = World::new(&["n1"]);
-    world.no_secrets = true;
-    world.create(images(&["r.test/a:1"]));
-    world.lead();
-    world.wait(2);
-    world.is("Degraded", "True", "CredentialsUnavailable");
-    assert!(world.status().failures.is_empty());
-    assert_eq!(world.told().0, "Processing");
-    world.wait(200);
-    assert_eq!(world.told(), ("Failed", "ImageCacheCreate"));
-    let failure = &world.status().failures["r.test/a:1"][0];
+    let mut harness = Harness::new(&["n1"]);
+    harness.no_secrets = true;
+    harness.create(images(&["r.test/a:1"]));
+    harness.lead();
+    harness.wait(2);
+    harness.is("Degraded", "True", "CredentialsUnavailable");
+    assert!(harness.status().failures.is_empty());
+    assert_eq!(harness.reported().0, "Processing");
+    harness.wait(200);
+    assert_eq!(harness.reported(), ("Failed", "ImageCacheCreate"));
+    let failure = &harness.status().failures["r.test/a:1"][0];
     assert_eq!(failure.reason, "CredentialsUnavailable");
-    world.no_secrets = false;
-    world.wait(100);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"));
-    world.is("Degraded", "False", "None");
+    harness.no_secrets = false;
+    harness.wait(100);
+    assert_eq!(harness.reported(), ("Succeeded", "ImageCacheCreate"));
+    harness.is("Degraded", "False", "None");
 }
 
 #[test]
 fn a_pinned_cache_has_its_finalizer_before_anything_is_pulled_and_pins_what_it_wants() {
-    let mut world = World::new(&["n1"]);
-    world.create(pinned(&["r.test/a:1"]));
-    world.lead();
-    let asked = world.asked();
+    let mut harness = Harness::new(&["n1"]);
+    harness.create(pinned(&["r.test/a:1"]));
+    harness.lead();
+    let asked = harness.asked();
     assert_eq!(asked[0], "finalizer a true", "{asked:?}");
-    assert_eq!(world.pins["n1"].len(), 1);
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheCreate"));
-    world.is("Degraded", "False", "None");
+    assert_eq!(harness.pins["n1"].len(), 1);
+    assert_eq!(harness.reported(), ("Succeeded", "ImageCacheCreate"));
+    harness.is("Degraded", "False", "None");
     // Two caches want it, and one of them pinned.
-    world.create_as("b", images(&["r.test/a:1"]));
-    world.run();
-    assert_eq!(world.pins["n1"].len(), 1);
-    world.change(|spec| spec.retention = None);
-    world.wait(2);
-    assert!(world.pins["n1"].is_empty());
-    assert!(!world.objects[&key()].finalizer);
-    assert_eq!(world.held("n1"), ["r.test/a:1"]);
+    harness.create_as("b", images(&["r.test/a:1"]));
+    harness.run();
+    assert_eq!(harness.pins["n1"].len(), 1);
+    harness.change(|spec| spec.retention = None);
+    harness.wait(2);
+    assert!(harness.pins["n1"].is_empty());
+    assert!(!harness.objects[&key()].finalizer);
+    assert_eq!(harness.held("n1"), ["r.test/a:1"]);
 }
 
 #[test]
 fn a_purge_removes_a_pin_before_any_check_reported_it() {
-    let mut world = World::new(&["n1"]);
-    world.create(pinned(&["r.test/a:1"]));
-    world.create_as("b", images(&["r.test/a:1"]));
-    world.lead();
-    assert_eq!(world.pins["n1"].len(), 1);
-    world.asked();
-    world.apply(|object| object.purge = Some(String::new()));
-    world.run();
-    assert!(world.pins["n1"].is_empty());
-    assert_eq!(world.count("check"), 0, "nothing had to be looked at");
-    assert_eq!(world.held("n1"), ["r.test/a:1"]);
+    let mut harness = Harness::new(&["n1"]);
+    harness.create(pinned(&["r.test/a:1"]));
+    harness.create_as("b", images(&["r.test/a:1"]));
+    harness.lead();
+    assert_eq!(harness.pins["n1"].len(), 1);
+    harness.asked();
+    harness.apply(|object| object.purge = Some(String::new()));
+    harness.run();
+    assert!(harness.pins["n1"].is_empty());
+    assert_eq!(harness.count("check"), 0, "nothing had to be looked at");
+    assert_eq!(harness.held("n1"), ["r.test/a:1"]);
 }
 
 #[test]
 fn where_images_cannot_be_pinned_the_cache_says_so_and_is_ready() {
-    let mut world = World::new(&["n1"]);
-    world.unpinnable = true;
-    world.create(pinned(&["r.test/a:1"]));
-    world.lead();
-    world.is("Degraded", "True", "RetentionUnsupported");
-    world.is("Ready", "True", "AllImagesPresent");
+    let mut harness = Harness::new(&["n1"]);
+    harness.unpinnable = true;
+    harness.create(pinned(&["r.test/a:1"]));
+    harness.lead();
+    harness.is("Degraded", "True", "RetentionUnsupported");
+    harness.is("Ready", "True", "AllImagesPresent");
 }
 
 #[test]
 fn nothing_new_is_pinned_above_the_watermark() {
-    let mut world = World::new(&["n1"]);
-    world.disk_full = true;
-    world.create(pinned(&["r.test/a:1"]));
-    world.lead();
-    assert!(world.pins.get("n1").is_none_or(BTreeSet::is_empty));
-    world.is("Degraded", "True", "DiskPressure");
-    world.disk_full = false;
-    world.wait(400);
-    assert_eq!(world.pins["n1"].len(), 1);
+    let mut harness = Harness::new(&["n1"]);
+    harness.disk_full = true;
+    harness.create(pinned(&["r.test/a:1"]));
+    harness.lead();
+    assert!(harness.pins.get("n1").is_none_or(BTreeSet::is_empty));
+    harness.is("Degraded", "True", "DiskPressure");
+    harness.disk_full = false;
+    harness.wait(400);
+    assert_eq!(harness.pins["n1"].len(), 1);
 }
 
 #[test]
 fn a_tag_that_moved_is_on_all_nodes_after_a_refresh_and_one_node_asks_first() {
-    let mut world = World::new(&["n1", "n2", "n3"]);
-    world.create(always(&["r.test/a:1"]));
-    world.lead();
-    world.asked();
-    world.apply(|object| object.refresh = Some("1".into()));
-    world.run();
-    assert_eq!(world.count("pull"), 1, "the same as before: one question");
-    world.moved.insert("r.test/a:1".into(), 2);
-    world.asked();
-    world.apply(|object| object.refresh = Some("2".into()));
-    world.run();
-    assert_eq!(world.told(), ("Succeeded", "ImageCacheRefresh"));
-    assert_eq!(world.count("pull"), 3);
+    let mut harness = Harness::new(&["n1", "n2", "n3"]);
+    harness.create(always(&["r.test/a:1"]));
+    harness.lead();
+    harness.asked();
+    harness.apply(|object| object.refresh = Some("1".into()));
+    harness.run();
+    assert_eq!(harness.count("pull"), 1, "the same as before: one question");
+    harness.moved.insert("r.test/a:1".into(), 2);
+    harness.asked();
+    harness.apply(|object| object.refresh = Some("2".into()));
+    harness.run();
+    assert_eq!(harness.reported(), ("Succeeded", "ImageCacheRefresh"));
+    assert_eq!(harness.count("pull"), 3);
     for node in ["n1", "n2", "n3"] {
-        assert_eq!(world.held[node]["r.test/a:1"], 2);
+        assert_eq!(harness.held[node]["r.test/a:1"], 2);
     }
 }
 
 #[test]
 fn an_unknown_pin_is_kept_while_an_image_that_must_be_pinned_is_pulled() {
-    let mut world = World::new(&["n1"]);
-    world.create(pinned(&["r.test/a:1"]));
-    world.lead();
-    // Its puller has pinned it, and is still looking whether that took effect.
-    world.slow.insert("r.test/b:1".into());
-    world.change(|spec| spec.cache_spec[0].images.push("r.test/b:1".into()));
-    let pins = world.pins.entry("n1".into()).or_default();
+    let mut harness = Harness::new(&["n1"]);
+    harness.create(pinned(&["r.test/a:1"]));
+    harness.lead();
+    // Its puller has pinned it, and still checks whether that took effect.
+    harness.slow.insert("r.test/b:1".into());
+    harness.change(|spec| spec.cache_spec[0].images.push("r.test/b:1".into()));
+    let pins = harness.pins.entry("n1".into()).or_default();
     pins.insert(id("r.test/b:1", 1));
-    world.create_as("other", images(&["r.test/c:1"]));
-    world.run();
-    world.wait(2);
-    assert_eq!(world.count("unpin"), 0, "{:#?}", world.log);
-    world.end_slow("r.test/b:1");
-    assert_eq!(world.count("unpin"), 0, "{:#?}", world.log);
-    assert_eq!(world.pins["n1"].len(), 2);
+    harness.create_as("other", images(&["r.test/c:1"]));
+    harness.run();
+    harness.wait(2);
+    assert_eq!(harness.count("unpin"), 0, "{:#?}", harness.log);
+    harness.end_slow("r.test/b:1");
+    assert_eq!(harness.count("unpin"), 0, "{:#?}", harness.log);
+    assert_eq!(harness.pins["n1"].len(), 2);
 }

@@ -1,6 +1,7 @@
-//! Whole stories told to the engine by hand. A small world answers its commands: writes succeed,
+//! Whole stories, fed to the engine event by event. A small harness answers its commands: writes succeed,
 //! nodes hold what was pulled to them.
 
+mod answers;
 mod deletion;
 mod edits;
 mod fields;
@@ -9,6 +10,7 @@ mod limits;
 mod nodes;
 mod operations;
 mod refresh;
+mod suspend;
 mod truth;
 mod view;
 
@@ -28,9 +30,9 @@ use super::*;
 #[derive(Default)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "switches of the world, not one state"
+    reason = "switches of the harness, not one state"
 )]
-struct World {
+struct Harness {
     engine: Option<Engine>,
     now: Now,
     version: u64,
@@ -48,7 +50,7 @@ struct World {
     disk_full: bool,
     /// Pulls that a puller runs at a time; 0: it does not say.
     parallel: u32,
-    /// Images that cannot be pulled, and the word for it.
+    /// Images that cannot be pulled, and the reason.
     broken: BTreeMap<String, &'static str>,
     /// Names that cannot be removed.
     stuck: BTreeSet<String>,
@@ -57,7 +59,7 @@ struct World {
     /// Images whose pulls do not end.
     slow: BTreeSet<String>,
     /// Nodes whose puller cannot be reached.
-    deaf: BTreeSet<String>,
+    unreachable: BTreeSet<String>,
     /// The API server does not answer for secrets.
     no_secrets: bool,
     /// Everything the engine asked for.
@@ -66,10 +68,14 @@ struct World {
     statuses: Vec<(CacheKey, ImageCacheStatus)>,
     /// Images of pulls that have not ended, by batch and index.
     open: BTreeMap<BatchId, BTreeMap<usize, String>>,
-    /// The watch tells of a write before the write is answered.
+    /// The watch brings a write before the write is answered.
     watch_is_faster: bool,
     /// Writes of the status are not answered with success.
     writes_fail: bool,
+    /// A status with more names than this is too large for the API server.
+    most_names: Option<usize>,
+    /// How many were.
+    refused_writes: usize,
 }
 
 fn key() -> CacheKey {
@@ -139,13 +145,13 @@ fn id(name: &str, version: u32) -> String {
     format!("sha256:{name}-{version}")
 }
 
-impl World {
+impl Harness {
     fn new(nodes: &[&str]) -> Self {
         Self::with(Settings::default(), nodes)
     }
 
     fn with(settings: Settings, nodes: &[&str]) -> Self {
-        let mut world = Self {
+        let mut harness = Self {
             engine: Some(Engine::new(settings)),
             now: Now {
                 tick: Tick(1000),
@@ -155,11 +161,11 @@ impl World {
             ..Self::default()
         };
         for name in nodes {
-            world.join(name, &[]);
+            harness.join(name, &[]);
         }
-        world.tell(Event::Synced(Source::Nodes));
-        world.tell(Event::Synced(Source::Pullers));
-        world
+        harness.handle(Event::Synced(Source::Nodes));
+        harness.handle(Event::Synced(Source::Pullers));
+        harness
     }
 
     fn engine(&mut self) -> &mut Engine {
@@ -167,21 +173,21 @@ impl World {
     }
 
     fn lead(&mut self) {
-        self.tell(Event::Synced(Source::Caches));
-        self.tell(Event::Leadership(Some(1)));
+        self.handle(Event::Synced(Source::Caches));
+        self.handle(Event::Leadership(Some(1)));
         self.run();
     }
 
     /// Another leader, that knows what the API server knows.
     fn change_leader(&mut self) {
-        self.tell(Event::Leadership(None));
+        self.handle(Event::Leadership(None));
         self.run();
-        self.tell(Event::Leadership(Some(2)));
+        self.handle(Event::Leadership(Some(2)));
         self.run();
     }
 
     fn join(&mut self, name: &str, labels: &[(&str, &str)]) {
-        self.tell(Event::NodeApplied(node(name), facts(labels)));
+        self.handle(Event::NodeApplied(node(name), facts(labels)));
         self.puller(name);
     }
 
@@ -190,10 +196,10 @@ impl World {
             instance: format!("pod-{name}").into(),
             address: ([10, 0, 0, 1], 7443).into(),
         };
-        self.tell(Event::PullerChanged(node(name), Some(puller)));
+        self.handle(Event::PullerChanged(node(name), Some(puller)));
     }
 
-    fn tell(&mut self, event: Event) {
+    fn handle(&mut self, event: Event) {
         let now = self.now;
         self.engine().handle(now, event);
     }
@@ -219,7 +225,7 @@ impl World {
         change(object);
         object.resource_version = version;
         let object = object.clone();
-        self.tell(Event::CacheApplied(Box::new(object)));
+        self.handle(Event::CacheApplied(Box::new(object)));
     }
 
     fn apply(&mut self, change: impl FnOnce(&mut CacheObject)) {
@@ -257,14 +263,14 @@ impl World {
             self.apply(|object| object.deleting = true);
         } else {
             self.objects.remove(&key());
-            self.tell(Event::CacheDeleted(key()));
+            self.handle(Event::CacheDeleted(key()));
         }
         self.run();
     }
 
     fn wait(&mut self, seconds: u64) {
         let until = self.now.tick.0 + seconds * 1000;
-        // As a clock does: every alarm at its time.
+        // As a clock does: every timer at its time.
         while let Some(next) = self.engine().next_wakeup().filter(|at| at.0 <= until) {
             self.go_to(next.0.max(self.now.tick.0));
             self.run();
@@ -290,7 +296,7 @@ impl World {
                 let next = self.engine().next_wakeup();
                 assert!(
                     next.is_none_or(|at| at > now.tick),
-                    "an alarm that rings for ever"
+                    "a timer that fires for ever"
                 );
                 return;
             };
@@ -300,301 +306,6 @@ impl World {
             "the engine does not come to rest: {:#?}",
             &self.log[self.log.len().saturating_sub(20)..]
         );
-    }
-
-    fn carry_out(&mut self, command: Command) {
-        match command {
-            Command::StartBatch(batch) => {
-                self.batch(&batch);
-                self.batches.push(*batch);
-            }
-            Command::CancelPulls(cancel) => self.cancel(&cancel),
-            Command::WriteStatus {
-                key,
-                status,
-                resource_version,
-            } => self.write(key, *status, &resource_version),
-            Command::ClearAnnotation {
-                key,
-                annotation,
-                value,
-            } => self.clear(key, annotation, &value),
-            Command::SetFinalizer { key, present, .. } => self.finalize(key, present),
-            Command::EmitEvent {
-                reason, message, ..
-            } => self.log.push(format!("event {reason}: {message}")),
-            Command::NodeTransition {
-                node, transition, ..
-            } => {
-                let text = match transition {
-                    NodeTransition::Warm { .. } => "warm".to_owned(),
-                    NodeTransition::Stuck { image, reason, .. } => {
-                        format!("stuck: {image} {reason}")
-                    }
-                };
-                self.log.push(format!("event {node} {text}"));
-            }
-            Command::RaiseTerm { seen_term } => self.log.push(format!("raise {seen_term}")),
-        }
-    }
-
-    fn cancel(&mut self, cancel: &CancelPulls) {
-        let names = cancel.references.join(" ");
-        self.log.push(format!("cancel {} {names}", cancel.node));
-        let asked = self.open.get(&cancel.batch).cloned().unwrap_or_default();
-        let outcomes = asked
-            .iter()
-            .filter(|(_, name)| cancel.references.iter().any(|r| **r == ***name))
-            .map(|(index, _)| ImageOutcome::new(*index, ImageResult::Cancelled))
-            .collect();
-        self.answer(cancel.batch, outcomes);
-    }
-
-    /// Outcomes of a pull; with the last one the batch ends.
-    fn answer(&mut self, batch: BatchId, outcomes: Vec<ImageOutcome>) {
-        let Some(open) = self.open.get_mut(&batch) else {
-            return;
-        };
-        open.retain(|index, _| !outcomes.iter().any(|outcome| outcome.index == *index));
-        let ended = open.is_empty();
-        self.tell(Event::Outcomes(batch, outcomes));
-        if ended {
-            self.open.remove(&batch);
-            self.tell(Event::BatchEnded(batch, BatchEnd::Done));
-        }
-    }
-
-    fn write(&mut self, key: CacheKey, status: ImageCacheStatus, over: &str) {
-        if self.writes_fail {
-            let error = WriteError::Failed("as planned".to_owned());
-            self.tell(Event::StatusWritten(key, Err(error)));
-            return;
-        }
-        let Some(object) = self.objects.get_mut(&key) else {
-            self.tell(Event::StatusWritten(key, Err(WriteError::Gone)));
-            return;
-        };
-        if object.resource_version != over {
-            self.tell(Event::StatusWritten(key, Err(WriteError::Conflict)));
-            return;
-        }
-        self.version += 1;
-        object.resource_version = self.version.to_string();
-        object.status = status.clone();
-        self.statuses.push((key.clone(), status));
-        let version = object.resource_version.clone();
-        if self.watch_is_faster {
-            let object = object.clone();
-            self.tell(Event::CacheApplied(Box::new(object)));
-        }
-        self.tell(Event::StatusWritten(key, Ok(version)));
-    }
-
-    fn clear(&mut self, key: CacheKey, annotation: &str, value: &str) {
-        self.log.push(format!("clear {annotation} {value:?}"));
-        self.version += 1;
-        let version = self.version.to_string();
-        let object = self.objects.get_mut(&key).unwrap();
-        let stands = if annotation.contains("purge") {
-            &mut object.purge
-        } else {
-            &mut object.refresh
-        };
-        if stands.as_deref() != Some(value) {
-            self.tell(Event::AnnotationCleared(key, Ok(None)));
-            return;
-        }
-        *stands = None;
-        object.resource_version.clone_from(&version);
-        self.tell(Event::AnnotationCleared(key, Ok(Some(version))));
-    }
-
-    fn finalize(&mut self, key: CacheKey, present: bool) {
-        self.log.push(format!("finalizer {} {present}", key.name));
-        self.version += 1;
-        let object = self.objects.get_mut(&key).unwrap();
-        object.finalizer = present;
-        object.resource_version = self.version.to_string();
-        let version = Ok(Some(object.resource_version.clone()));
-        let gone = object.deleting && !present;
-        self.tell(Event::FinalizerWritten(key.clone(), version));
-        if gone {
-            self.objects.remove(&key);
-            self.tell(Event::CacheDeleted(key));
-        }
-    }
-
-    fn batch(&mut self, batch: &Batch) {
-        let node = batch.node.to_string();
-        let names: Vec<String> = match &batch.work {
-            Work::Pull { images, .. } => images.iter().map(|i| i.reference.to_string()).collect(),
-            Work::Remove { references, .. } | Work::Check { references } => {
-                references.iter().map(ToString::to_string).collect()
-            }
-        };
-        let verb = match &batch.work {
-            Work::Pull { .. } => "pull",
-            Work::Remove { .. } => "remove",
-            Work::Check { .. } => "check",
-        };
-        self.log.push(format!("{verb} {node} {}", names.join(" ")));
-        if self.deaf.contains(&node) {
-            self.tell(Event::BatchEnded(batch.id, BatchEnd::Unreachable));
-            return;
-        }
-        if self.no_secrets && verb == "pull" {
-            let end = BatchEnd::CredentialsFailed("secrets is forbidden".to_owned());
-            self.tell(Event::BatchEnded(batch.id, end));
-            return;
-        }
-        let outcomes: Vec<ImageOutcome> = match &batch.work {
-            Work::Pull { images, .. } => {
-                let pulls = images.iter().enumerate();
-                pulls
-                    .filter_map(|(index, item)| self.pull(&node, index, item))
-                    .collect()
-            }
-            Work::Check { .. } => {
-                let checks = names.iter().enumerate();
-                checks
-                    .map(|(index, name)| self.check(&node, index, name))
-                    .collect()
-            }
-            Work::Remove { unpin, .. } => {
-                let mut outcomes = self.remove(&node, &names);
-                for id in unpin {
-                    self.log.push(format!("unpin {node} {id}"));
-                    let result = if self.pins_unknown {
-                        failed("RuntimeUnavailable")
-                    } else {
-                        self.pins.entry(node.clone()).or_default().remove(&**id);
-                        ImageResult::Removed
-                    };
-                    outcomes.push(ImageOutcome::new(outcomes.len(), result));
-                }
-                outcomes
-            }
-        };
-        if verb == "check" {
-            let pins = self.pins.get(&node).into_iter().flatten();
-            let report = CheckReport {
-                pinned_by_us: pins
-                    .filter(|_| !self.pins_unknown)
-                    .map(|id| id.as_str().into())
-                    .collect(),
-                pins_unknown: self.pins_unknown,
-                can_pin: Some(!self.unpinnable),
-                highest_term: 0,
-                disk: Some(Disk {
-                    capacity: 100,
-                    available: if self.disk_full { 5 } else { 50 },
-                    watermark_percent: 80,
-                }),
-                parallel_pulls: self.parallel,
-            };
-            self.tell(Event::Checked(batch.id, report));
-        }
-        if verb == "pull" {
-            let open = names.into_iter().enumerate().collect();
-            self.open.insert(batch.id, open);
-            self.answer(batch.id, outcomes);
-            return;
-        }
-        self.tell(Event::Outcomes(batch.id, outcomes));
-        self.tell(Event::BatchEnded(batch.id, BatchEnd::Done));
-    }
-
-    fn observe(&self, node: &str, name: &str) -> Option<ObservedImage> {
-        let version = *self.held.get(node)?.get(name)?;
-        let id = id(name, version);
-        let repository = name
-            .rsplit_once(':')
-            .map_or(name, |(repository, _)| repository);
-        Some(ObservedImage {
-            pinned: self.pins.get(node).is_some_and(|pins| pins.contains(&id)),
-            repo_digests: vec![format!("{repository}@sha256:{name}-{version}")],
-            image_id: id,
-            size: 1000 + u64::from(version),
-        })
-    }
-
-    fn check(&self, node: &str, index: usize, name: &str) -> ImageOutcome {
-        let observed = self.observe(node, name);
-        let result = match &observed {
-            Some(_) => ImageResult::Present,
-            None => ImageResult::Absent,
-        };
-        ImageOutcome {
-            observed,
-            ..ImageOutcome::new(index, result)
-        }
-    }
-
-    fn pull(&mut self, node: &str, index: usize, item: &PullItem) -> Option<ImageOutcome> {
-        let name = item.reference.to_string();
-        if self.slow.contains(&name) {
-            return None;
-        }
-        let held = self.held.entry(node.to_owned()).or_default();
-        let asks = item.policy == ImagePullPolicy::Always || !held.contains_key(&name);
-        let mut result = ImageResult::Present;
-        if asks {
-            if let Some(reason) = self.broken.get(&name) {
-                return Some(ImageOutcome::new(index, failed(reason)));
-            }
-            held.insert(name.clone(), self.moved.get(&name).copied().unwrap_or(1));
-            result = ImageResult::Pulled;
-        }
-        let mut pin = PinResult::NotAsked;
-        if item.retention == Pin::On {
-            let id = id(&name, held[&name]);
-            pin = PinResult::Pinned;
-            self.pins.entry(node.to_owned()).or_default().insert(id);
-        }
-        Some(ImageOutcome {
-            observed: self.observe(node, &name),
-            pin,
-            ..ImageOutcome::new(index, result)
-        })
-    }
-
-    fn remove(&mut self, node: &str, names: &[String]) -> Vec<ImageOutcome> {
-        let held = self.held.entry(node.to_owned()).or_default();
-        let remove = |(index, name): (usize, &String)| {
-            let result = if self.stuck.contains(name) {
-                failed("ErrImageRemove")
-            } else if self.in_use.contains(name) {
-                ImageResult::Kept(KeptReason::InUse)
-            } else if held.remove(name).is_some() {
-                ImageResult::Removed
-            } else {
-                ImageResult::Absent
-            };
-            ImageOutcome::new(index, result)
-        };
-        names.iter().enumerate().map(remove).collect()
-    }
-
-    /// A pull that was slow ends now.
-    fn end_slow(&mut self, name: &str) {
-        self.slow.remove(name);
-        let batches = std::mem::take(&mut self.batches);
-        for batch in &batches {
-            let (Work::Pull { images, .. }, Some(open)) = (&batch.work, self.open.get(&batch.id))
-            else {
-                continue;
-            };
-            let mut indexes: Vec<usize> = open.keys().copied().collect();
-            indexes.retain(|index| &*images[*index].reference == name);
-            let node = batch.node.to_string();
-            let pulls = indexes.into_iter();
-            let outcomes = pulls
-                .filter_map(|index| self.pull(&node, index, &images[index]))
-                .collect();
-            self.answer(batch.id, outcomes);
-        }
-        self.batches = batches;
-        self.run();
     }
 
     fn status(&self) -> &ImageCacheStatus {
@@ -615,7 +326,7 @@ impl World {
         );
     }
 
-    fn told(&self) -> (&str, &str) {
+    fn reported(&self) -> (&str, &str) {
         (&self.status().status, &self.status().reason)
     }
 

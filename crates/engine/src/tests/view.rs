@@ -3,7 +3,7 @@
 use super::*;
 use crate::view::{BatchKind, PairQuery, PairRow, PlanQuery, PlanStep};
 
-fn pairs(world: &World, change: impl FnOnce(&mut PairQuery)) -> Vec<PairRow> {
+fn pairs(harness: &Harness, change: impl FnOnce(&mut PairQuery)) -> Vec<PairRow> {
     let mut query = PairQuery {
         cache: key(),
         node: None,
@@ -11,11 +11,11 @@ fn pairs(world: &World, change: impl FnOnce(&mut PairQuery)) -> Vec<PairRow> {
         states: Vec::new(),
     };
     change(&mut query);
-    let engine = world.engine.as_ref().unwrap();
+    let engine = harness.engine.as_ref().unwrap();
     let (mut rows, mut after) = (Vec::new(), None);
     loop {
         let page = engine
-            .view_pairs(world.now, &query, after.as_ref())
+            .view_pairs(harness.now, &query, after.as_ref())
             .unwrap();
         rows.extend(page.rows);
         after = page.next;
@@ -25,11 +25,11 @@ fn pairs(world: &World, change: impl FnOnce(&mut PairQuery)) -> Vec<PairRow> {
     }
 }
 
-fn plan(world: &World, query: &PlanQuery) -> Vec<(String, String, PlanStep)> {
-    let engine = world.engine.as_ref().unwrap();
+fn plan(harness: &Harness, query: &PlanQuery) -> Vec<(String, String, PlanStep)> {
+    let engine = harness.engine.as_ref().unwrap();
     let (mut rows, mut after) = (Vec::new(), None);
     loop {
-        let page = engine.explain(world.now, query, after.as_ref());
+        let page = engine.explain(harness.now, query, after.as_ref());
         rows.extend(
             page.rows
                 .into_iter()
@@ -44,12 +44,12 @@ fn plan(world: &World, query: &PlanQuery) -> Vec<(String, String, PlanStep)> {
 
 #[test]
 fn every_pair_shows_its_state_and_the_cause() {
-    let mut world = World::new(&["n1", "n2"]);
-    world.broken.insert("b:1".into(), "Unauthorized");
-    world.slow.insert("c:1".into());
-    world.create(images(&["a:1", "b:1", "c:1", "UPPER/x"]));
-    world.lead();
-    let rows = pairs(&world, |query| query.node = Some(node("n2")));
+    let mut harness = Harness::new(&["n1", "n2"]);
+    harness.broken.insert("b:1".into(), "Unauthorized");
+    harness.slow.insert("c:1".into());
+    harness.create(images(&["a:1", "b:1", "c:1", "UPPER/x"]));
+    harness.lead();
+    let rows = pairs(&harness, |query| query.node = Some(node("n2")));
     let states: Vec<_> = rows
         .iter()
         .map(|row| (&*row.reference, row.state))
@@ -74,8 +74,8 @@ fn every_pair_shows_its_state_and_the_cause() {
     assert_eq!(failed.attempts, 1);
     assert!(matches!(failed.plan, Err(PullBlock::BackOff(_))));
     // It fails again: since the first time.
-    world.wait(60);
-    let again = pairs(&world, |query| query.states = vec![PullState::Failed]);
+    harness.wait(60);
+    let again = pairs(&harness, |query| query.states = vec![PullState::Failed]);
     let names: Vec<_> = again
         .iter()
         .map(|row| (row.node.to_string(), &*row.reference))
@@ -91,10 +91,10 @@ fn every_pair_shows_its_state_and_the_cause() {
     );
     assert!(again[2].attempts > 1);
     assert_eq!(again[2].since, failed.since);
-    let one = pairs(&world, |query| query.image = Some("a:1".into()));
+    let one = pairs(&harness, |query| query.image = Some("a:1".into()));
     assert_eq!(one.len(), 2);
-    let now = world.now;
-    let batches = world
+    let now = harness.now;
+    let batches = harness
         .engine()
         .view_batches(now, Some(&node("n1")), None, None, 10);
     assert_eq!(batches.rows.len(), 1);
@@ -110,48 +110,48 @@ fn every_pair_shows_its_state_and_the_cause() {
 fn pages_show_every_pair_once() {
     let names: Vec<String> = (0..130).map(|n| format!("n{n:03}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let mut world = World::new(&names);
+    let mut harness = Harness::new(&names);
     let wanted: Vec<String> = (0..30).map(|image| format!("a:{image}")).collect();
     let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
-    world.create(images(&wanted));
-    world.lead();
-    let rows = pairs(&world, |_| {});
+    harness.create(images(&wanted));
+    harness.lead();
+    let rows = pairs(&harness, |_| {});
     let distinct: BTreeSet<_> = rows
         .iter()
         .map(|row| (row.node.clone(), row.reference.clone()))
         .collect();
     assert_eq!((rows.len(), distinct.len()), (130 * 30, 130 * 30));
-    let engine = world.engine.as_ref().unwrap();
+    let engine = harness.engine.as_ref().unwrap();
     let query = PairQuery {
         cache: key(),
         node: None,
         image: None,
         states: vec![PullState::Failed],
     };
-    let page = engine.view_pairs(world.now, &query, None).unwrap();
+    let page = engine.view_pairs(harness.now, &query, None).unwrap();
     assert!(
         page.rows.is_empty() && page.next.is_some(),
         "a page is bounded though it is empty"
     );
     let steps = plan(
-        &world,
+        &harness,
         &PlanQuery {
             all: true,
             ..PlanQuery::default()
         },
     );
     assert_eq!(steps.len(), 130 * 30);
-    assert_eq!(plan(&world, &PlanQuery::default()), []);
+    assert_eq!(plan(&harness, &PlanQuery::default()), []);
 }
 
 #[test]
 fn caches_are_shown_in_pages_and_by_namespace() {
-    let mut world = World::new(&["n1"]);
+    let mut harness = Harness::new(&["n1"]);
     for name in ["a", "b", "c"] {
-        world.create_as(name, images(&["i:1"]));
+        harness.create_as(name, images(&["i:1"]));
     }
-    world.lead();
-    let engine = world.engine.as_ref().unwrap();
+    harness.lead();
+    let engine = harness.engine.as_ref().unwrap();
     let first = engine.view_caches(Some("ns"), None, 2);
     assert_eq!(first.rows.len(), 2);
     let rest = engine.view_caches(Some("ns"), first.next.as_ref(), 2);
@@ -162,19 +162,19 @@ fn caches_are_shown_in_pages_and_by_namespace() {
 
 #[test]
 fn an_image_that_a_purge_leaves_is_shown_with_its_reason() {
-    let mut world = World::new(&["n1"]);
-    world.create(images(&["a:1", "b:1"]));
-    world.lead();
-    world.in_use.insert("a:1".into());
-    world.apply(|object| object.purge = Some("now".into()));
-    world.run();
-    let steps = plan(&world, &PlanQuery::default());
+    let mut harness = Harness::new(&["n1"]);
+    harness.create(images(&["a:1", "b:1"]));
+    harness.lead();
+    harness.in_use.insert("a:1".into());
+    harness.apply(|object| object.purge = Some("now".into()));
+    harness.run();
+    let steps = plan(&harness, &PlanQuery::default());
     let [(_, reference, PlanStep::Remove(Err(RemovalBlock::Kept(why, _))))] = &steps[..] else {
         panic!("{steps:?}");
     };
     assert_eq!((&**reference, *why), ("a:1", KeptReason::InUse));
-    let now = world.now;
-    let detail = world.engine().view_cache(now, &key()).unwrap();
+    let now = harness.now;
+    let detail = harness.engine().view_cache(now, &key()).unwrap();
     assert!(detail.purged && detail.pending.len() == 1);
     let pending = &detail.pending[0];
     assert_eq!((pending.removed, pending.kept, pending.failed), (0, 1, 0));
@@ -183,12 +183,12 @@ fn an_image_that_a_purge_leaves_is_shown_with_its_reason() {
 
 #[test]
 fn a_node_shows_why_it_is_not_eligible_and_which_image_it_lacks() {
-    let mut world = World::new(&["n1"]);
-    world.broken.insert("b:1".into(), "ImageNotFound");
-    world.create(images(&["a:1", "b:1"]));
-    world.lead();
-    let now = world.now;
-    let detail = world.engine().view_node(now, &node("n1")).unwrap();
+    let mut harness = Harness::new(&["n1"]);
+    harness.broken.insert("b:1".into(), "ImageNotFound");
+    harness.create(images(&["a:1", "b:1"]));
+    harness.lead();
+    let now = harness.now;
+    let detail = harness.engine().view_node(now, &node("n1")).unwrap();
     assert_eq!(detail.eligibility, Ok(()));
     assert!(detail.checked.is_some() && detail.silent.is_none());
     let cache = &detail.caches[0];
@@ -198,10 +198,10 @@ fn a_node_shows_why_it_is_not_eligible_and_which_image_it_lacks() {
     assert_eq!(&*failure.reason, "ImageNotFound");
     let mut cordoned = facts(&[]);
     cordoned.unschedulable = true;
-    world.tell(Event::NodeApplied(node("n1"), cordoned));
-    world.run();
-    let detail = world.engine().view_node(now, &node("n1")).unwrap();
+    harness.handle(Event::NodeApplied(node("n1"), cordoned));
+    harness.run();
+    let detail = harness.engine().view_node(now, &node("n1")).unwrap();
     assert_eq!(detail.eligibility, Err(Ineligible::Cordoned));
     assert_eq!(detail.caches[0].state, PullState::NotDesired);
-    assert!(world.engine().view_node(now, &node("n2")).is_none());
+    assert!(harness.engine().view_node(now, &node("n2")).is_none());
 }

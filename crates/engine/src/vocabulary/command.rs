@@ -107,7 +107,7 @@ pub enum Work {
         /// At most 512 names.
         references: Vec<Arc<str>>,
         /// Names that some cache desires on this node now.
-        wanted: Vec<Arc<str>>,
+        desired: Vec<Arc<str>>,
         /// Names of ours that no cache desires any more.
         releasable: Vec<Arc<str>>,
         /// Ids of images from which our pin is removed. The images stay.

@@ -19,6 +19,9 @@ pub enum Event {
     NodeDeleted(NodeName),
     /// The ready puller of a node is now this one; `None`: the node has none.
     PullerChanged(NodeName, Option<Puller>),
+    /// A source begins to deliver everything anew, because its watch broke. What the list brings replaces what
+    /// was known, also where it is older: etcd may have been restored from a backup.
+    Listing(Source),
     /// A source has delivered everything that existed when it began.
     Synced(Source),
     /// This process leads in this term; `None`: it stands by.
@@ -68,6 +71,8 @@ pub enum WriteError {
     Conflict,
     /// The object is gone.
     Gone,
+    /// The object would be larger than the API server stores.
+    TooLarge(String),
     /// Any other error. The engine tries again.
     Failed(String),
 }

@@ -50,7 +50,7 @@ pub struct Provider {
 pub struct Skipped {
     /// Which one, why, and what to do.
     pub why: String,
-    /// The images that it was meant for; none: it cannot be told.
+    /// The images that it was meant for; none: that is not known.
     images: Vec<Pattern>,
 }
 

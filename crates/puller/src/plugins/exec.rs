@@ -19,9 +19,9 @@ use super::{Logins, cache::KeyType, config::Provider, program};
 const LIMIT: Duration = Duration::from_secs(60);
 /// An answer holds a few passwords; what is longer is none.
 const MOST_ANSWER: u64 = 1 << 20;
-/// Of what a plugin says on its standard error, the end is told.
+/// Of what a plugin says on its standard error, the end is quoted.
 const MOST_COMPLAINT: u64 = 16 << 10;
-const TOLD: usize = 300;
+const QUOTED: usize = 300;
 /// For what a plugin said before it ended to arrive.
 const REMAINDER: Duration = Duration::from_secs(1);
 
@@ -109,7 +109,7 @@ fn start(provider: &Provider) -> anyhow::Result<Group> {
 ///
 /// # Errors
 /// It cannot run, takes more than a minute, fails, or answers something else; what it wrote to its
-/// standard error is told, what it answered is not.
+/// standard error is quoted, what it answered is not.
 pub async fn ask(provider: &Provider, image: &ImageRef) -> anyhow::Result<Answer> {
     let question = serde_json::to_vec(&Request {
         api_version: &provider.api_version,
@@ -211,7 +211,7 @@ fn understand(answer: &[u8], asked: &str) -> anyhow::Result<Answer> {
 fn tail(complaint: &[u8]) -> String {
     let text = String::from_utf8_lossy(complaint);
     let text = one_line(&text, usize::MAX);
-    let skip = text.chars().count().saturating_sub(TOLD);
+    let skip = text.chars().count().saturating_sub(QUOTED);
     text.chars().skip(skip).collect()
 }
 
@@ -295,7 +295,7 @@ mod tests {
     #[test]
     fn of_a_long_complaint_the_end_is_told() {
         assert_eq!(tail(b" cannot log in\n"), "cannot log in");
-        let told = tail("ä".repeat(5000).as_bytes());
-        assert_eq!(told.chars().count(), TOLD);
+        let quoted = tail("ä".repeat(5000).as_bytes());
+        assert_eq!(quoted.chars().count(), QUOTED);
     }
 }

@@ -17,9 +17,9 @@ enum Says {
     Has(&'static str),
     /// A name stands between.
     Both(&'static str, &'static str),
-    /// The HTTP status, wherever it is told.
+    /// The HTTP status, wherever the text has it.
     Status(u16, u16),
-    /// What a proxy answers when it is asked for a connection: Go tells its phrase without its
+    /// What a proxy answers when it is asked for a connection: Go reports its phrase without its
     /// number.
     Proxy,
 }
@@ -37,7 +37,7 @@ const REFUSALS: [&str; 6] = [
 
 type Row = (&'static [Says], &'static str, Remedy);
 
-/// What fits first holds. The order is part of the table: what a registry says is told inside what
+/// What fits first holds. The order is part of the table: what a registry says stands inside what
 /// the runtime says about it, and "not found" ends half of all messages.
 const TABLE: &[Row] = &[
     (
@@ -130,6 +130,8 @@ const TABLE: &[Row] = &[
             Is("too many requests"),
             Has("pull rate limit"),
             Has("rate limit exceeded"),
+            // Google Artifact Registry, whose code CRI-O passes on as "unknown".
+            Has("quota exceeded for quota metric"),
         ],
         failure::RATE_LIMITED,
         Remedy::None,
@@ -179,7 +181,7 @@ const TABLE: &[Row] = &[
             // Names of errors of a registry, which containerd and CRI-O put before its words.
             Is("unauthorized"),
             Is("denied"),
-            // Their default words, which CRI-O tells without the names.
+            // Their default words, which CRI-O passes on without the names.
             Begins("authentication required"),
             Begins("requested access to the resource is denied"),
             // What others say.

@@ -38,15 +38,15 @@ impl Text {
     }
 
     /// Whether a segment is as asked.
-    pub fn any(&self, wanted: impl Fn(&str) -> bool) -> bool {
-        self.segments.iter().any(|segment| wanted(segment))
+    pub fn any(&self, matches: impl Fn(&str) -> bool) -> bool {
+        self.segments.iter().any(|segment| matches(segment))
     }
 
     /// Whether a segment is as asked that follows one that is as asked.
-    pub fn follows(&self, before: impl Fn(&str) -> bool, wanted: impl Fn(&str) -> bool) -> bool {
+    pub fn follows(&self, before: impl Fn(&str) -> bool, matches: impl Fn(&str) -> bool) -> bool {
         self.segments
             .windows(2)
-            .any(|two| before(&two[0]) && wanted(&two[1]))
+            .any(|two| before(&two[0]) && matches(&two[1]))
     }
 
     /// The HTTP status that it quotes.
@@ -99,7 +99,7 @@ fn without_urls(text: &str) -> String {
             .trim_end_matches([':', ',', ')', ']', '.'])
             .len();
         let url = &word[begin..end.max(begin)];
-        // A repository has no colon: it cannot look like the blob of a digest.
+        // A repository has no colon: it cannot be taken for the blob of a digest.
         let kind = if url.contains("/blobs/sha") {
             BLOB_URL
         } else {
@@ -112,7 +112,7 @@ fn without_urls(text: &str) -> String {
     plain
 }
 
-/// CRI-O tells first what every mirror answered; the registry's own answer follows.
+/// CRI-O first reports what every mirror answered; the registry's own answer follows.
 fn after_mirrors(text: &str) -> &str {
     if !text.contains("(mirrors also failed: [") {
         return text;

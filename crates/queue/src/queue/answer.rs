@@ -4,9 +4,9 @@ use super::{Caller, Queue};
 use crate::{
     Answer, Authority, Call, CallId, Command, PinResult, PullResult, RemoveOutcome, RemoveResult,
     StreamId, Support, Tick,
-    intent::Wish,
-    removal::{self, Circumstances},
-    task::{self, State, Task, TaskKey},
+    intent::Intent,
+    removal::{self, RemovalContext},
+    task::{AfterCall, State, Task, TaskKey},
 };
 
 impl Queue {
@@ -33,7 +33,7 @@ impl Queue {
         let around = self.around(full.as_deref());
         let answered = self.tasks.change(key, |task| {
             let next = task.answered(answer, now, around);
-            if let task::Next::Wait(at) = next {
+            if let AfterCall::Wait(at) = next {
                 task.state = State::Waiting(at);
             }
             (next, task.learnt.take())
@@ -42,7 +42,7 @@ impl Queue {
             return;
         };
         if learnt == Some(Support::No) && !self.pin_stands(key) {
-            // Somebody took it off before we looked: nothing is known of this runtime.
+            // Somebody took it off before the inspection: nothing is known of this runtime.
             let why = "the pin was taken off at once by a newer request".to_owned();
             self.tasks
                 .change(key, |task| task.pin = PinResult::Failed(why));
@@ -50,30 +50,30 @@ impl Queue {
             self.facts.pins = learnt.unwrap_or(self.facts.pins);
         }
         match next {
-            task::Next::Call(Call::Pin(id, true), _) if !self.note_pin(key, &id, now) => {
+            AfterCall::Call(Call::Pin(id, true), _) if !self.note_pin(key, &id, now) => {
                 let result = self.tasks.get(key).map(Task::done);
                 self.finish(key, result.unwrap_or(PullResult::Present), now);
             }
-            task::Next::Call(call, phase) => self.call_for(key, call, phase),
-            task::Next::Wait(_) => {}
-            task::Next::Finish(result) => self.finish(key, result, now),
+            AfterCall::Call(call, phase) => self.call_for(key, call, phase),
+            AfterCall::Wait(_) => {}
+            AfterCall::Finish(result) => self.finish(key, result, now),
         }
     }
 
-    /// Notes the wish to pin an id. False: whoever was in charge later has taken the pin off, and
+    /// Notes the request to pin an id. False: whoever was in charge later has taken the pin off, and
     /// nobody may be left who would take off another.
     fn note_pin(&mut self, key: &TaskKey, id: &str, now: Tick) -> bool {
         let newest = self.newest(key);
-        newest.is_none_or(|newest| self.intents.note(id, newest, Wish::Pull, now))
+        newest.is_none_or(|newest| self.intents.note(id, newest, Intent::Pull, now))
     }
 
-    /// Is the wish to pin its image still the newest?
+    /// Is the request to pin its image still the newest?
     fn pin_stands(&self, key: &TaskKey) -> bool {
         let image = self.tasks.get(key).and_then(|task| task.image.as_ref());
         let newest = self.newest(key);
         newest
             .zip(image)
-            .is_none_or(|(newest, image)| self.intents.stands(&image.id, newest, Wish::Pull))
+            .is_none_or(|(newest, image)| self.intents.stands(&image.id, newest, Intent::Pull))
     }
 
     /// The newest of its requests.
@@ -100,9 +100,9 @@ impl Queue {
             let mut open = tasks.of(name).filter(|(_, task)| !task.finished());
             open.next().is_some()
                 || ending.values().any(|known| known == name)
-                || !intents.stands(name, authority, Wish::Remove)
+                || !intents.stands(name, authority, Intent::Remove)
         };
-        let around = Circumstances {
+        let around = RemovalContext {
             unverified,
             facts: &self.facts,
             protected: &self.settings.protected_images,
@@ -110,18 +110,20 @@ impl Queue {
             claimed: &claimed,
         };
         match removal.answered(answer, &around) {
-            removal::Next::Finish(result) => self.removed(result),
-            removal::Next::Call(call) => self.call_for_removal(call),
-            removal::Next::Again => {}
+            removal::AfterRemoval::Finish(result) => self.removed(result),
+            removal::AfterRemoval::Call(call) => self.call_for_removal(call),
+            removal::AfterRemoval::Again => {}
         }
     }
 
-    /// Looked at again before each step, so also right before the runtime removes. What it has
+    /// Asked again before each step, so also right before the runtime removes. What it has
     /// removed is removed.
     fn removal_stands(&self) -> bool {
         self.removals.front().is_some_and(|removal| {
             let normal = removal.items[removal.at].normal();
-            let stands = self.intents.stands(normal, removal.authority, Wish::Remove);
+            let stands = self
+                .intents
+                .stands(normal, removal.authority, Intent::Remove);
             removal.acting() || (stands && removal.stream.is_some())
         })
     }
@@ -134,10 +136,10 @@ impl Queue {
         removal.next();
         let stream = removal.stream;
         self.replies.append(&mut self.after_removal);
-        self.tell_removed(stream, RemoveOutcome { index, result });
+        self.reply_removed(stream, RemoveOutcome { index, result });
     }
 
-    fn tell_removed(&mut self, stream: Option<StreamId>, outcome: RemoveOutcome) {
+    fn reply_removed(&mut self, stream: Option<StreamId>, outcome: RemoveOutcome) {
         let Some(stream) = stream else { return };
         if let Some(open) = self.open.get_mut(&stream) {
             *open = open.saturating_sub(1);

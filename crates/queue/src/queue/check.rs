@@ -139,7 +139,7 @@ impl Queue {
         }
     }
 
-    /// The disk was looked at: some checks waited for that alone.
+    /// The disk was observed: some checks waited for that alone.
     pub(super) fn finish_checks(&mut self) {
         let ids: Vec<u64> = self.checks.keys().copied().collect();
         for id in ids {

@@ -1,4 +1,4 @@
-//! Tasks by what they wait for: with ten thousand of them, one answer of the runtime costs no look at
+//! Tasks by what they wait for: with ten thousand of them, one answer of the runtime costs no pass over
 //! all of them.
 
 use std::{
@@ -35,9 +35,9 @@ impl Turn {
 #[derive(Debug, Default)]
 pub(super) struct Tasks {
     all: BTreeMap<TaskKey, Task>,
-    /// They want to know whether the image is there.
-    looks: BTreeMap<Rank, TaskKey>,
-    /// They want a slot: by priority, then by whose turn it is, the oldest first.
+    /// They wait for an inspection: is the image there?
+    inspections: BTreeMap<Rank, TaskKey>,
+    /// They wait for a slot: by priority, then by whose turn it is, the oldest first.
     slots: BTreeMap<Reverse<i32>, BTreeMap<Turn, BTreeMap<u64, TaskKey>>>,
     /// They have had one, or the runtime works for them, or did and is asked again.
     active: BTreeSet<TaskKey>,
@@ -75,7 +75,7 @@ impl Tasks {
 
     /// Out of all that it waits for.
     fn leave(&mut self, key: &TaskKey, rank: Rank, turn: &Turn) {
-        self.looks.remove(&rank);
+        self.inspections.remove(&rank);
         self.active.remove(key);
         let (priority, age) = rank;
         let Some(turns) = self.slots.get_mut(&priority) else {
@@ -92,14 +92,14 @@ impl Tasks {
         }
     }
 
-    /// The end of a task was told to somebody.
+    /// Somebody got the outcome of a task.
     pub fn hear(&mut self, key: &TaskKey) {
         if let Some(task) = self.all.get_mut(key) {
             task.heard = true;
         }
     }
 
-    /// Changes what no index knows: who wants a task.
+    /// Changes what no index knows: who waits for a task.
     pub fn interests(&mut self) -> impl Iterator<Item = (&TaskKey, &mut Task)> {
         self.all.iter_mut()
     }
@@ -112,7 +112,7 @@ impl Tasks {
         match task.state {
             State::Finished(_, until) => self.ended.push_back((until, key.clone())),
             State::Waiting(_) if task.wants_look() => {
-                self.looks.insert(rank, key.clone());
+                self.inspections.insert(rank, key.clone());
             }
             State::Waiting(_) => {
                 let (priority, age) = rank;
@@ -147,14 +147,14 @@ impl Tasks {
             .filter_map(|key| self.all.get_key_value(key))
     }
 
-    /// Those that want to know whether the image is there, the first to be served first.
-    pub fn looks(&self) -> impl Iterator<Item = (&TaskKey, &Task)> {
-        self.looks
+    /// Those that wait for an inspection, the first to be served first.
+    pub fn inspections(&self) -> impl Iterator<Item = (&TaskKey, &Task)> {
+        self.inspections
             .values()
             .filter_map(|key| self.all.get_key_value(key))
     }
 
-    /// Those that want a slot, a priority after the other, the highest first; in each by turn, the oldest
+    /// Those that wait for a slot, one priority after the other, the highest first; in each by turn, the oldest
     /// first.
     pub fn slots(
         &self,
@@ -170,7 +170,7 @@ impl Tasks {
 
     /// Some have not ended.
     pub fn any_open(&self) -> bool {
-        !(self.looks.is_empty() && self.slots.is_empty() && self.active.is_empty())
+        !(self.inspections.is_empty() && self.slots.is_empty() && self.active.is_empty())
     }
 
     pub fn len(&self) -> usize {

@@ -7,13 +7,13 @@ use kubefledged_api_types::names::failure;
 use super::{Caller, MEMORY, Queue, index::Turn, outcome};
 use crate::{
     Call, CallId, Command, PullResult, RemoveResult, Tick,
-    intent::Wish,
+    intent::Intent,
     removal::{self, Removal},
-    task::{self, Circumstances, Phase, State, Task, TaskKey},
+    task::{self, Phase, State, Task, TaskContext, TaskKey},
 };
 
-/// Looks at a time. They cost the runtime next to nothing and contact no registry, so that what is
-/// present is told at once, however long pulls take.
+/// Inspections at a time. They cost the runtime next to nothing and contact no registry, so that what is
+/// present is reported at once, however long pulls take.
 const MOST_LOOKS: usize = 16;
 
 /// Turns that are remembered; beyond that all begin anew.
@@ -56,28 +56,28 @@ impl Queue {
         if self.interests_end.is_none_or(|end| end > now) {
             return;
         }
-        let mut told = Vec::new();
+        let mut replies = Vec::new();
         let mut next: Option<Tick> = None;
         for (_, task) in self.tasks.interests() {
             for interest in task.expire(now) {
                 let outcome = outcome(task, &interest, PullResult::Cancelled, now);
-                told.push((interest.stream, outcome));
+                replies.push((interest.stream, outcome));
             }
             let ends = task.interests.iter().filter_map(|known| known.until);
             next = next.into_iter().chain(ends).min();
         }
         self.interests_end = next;
         self.interests_left = true;
-        self.tell(told);
+        self.reply(replies);
     }
 
-    /// Tasks that nobody wants, or that took too long.
+    /// Tasks that no request waits for, or that took too long.
     pub(super) fn end_tasks(&mut self, now: Tick) {
         if std::mem::take(&mut self.interests_left) {
             let open = self.tasks.iter().filter(|(_, task)| !task.finished());
-            let unwanted = open.filter(|(_, task)| task.interests.is_empty());
-            let unwanted: Vec<TaskKey> = unwanted.map(|(key, _)| key.clone()).collect();
-            for key in unwanted {
+            let undesired = open.filter(|(_, task)| task.interests.is_empty());
+            let undesired: Vec<TaskKey> = undesired.map(|(key, _)| key.clone()).collect();
+            for key in undesired {
                 self.abandon_call(&key);
                 self.tasks.remove(&key);
             }
@@ -96,7 +96,7 @@ impl Queue {
     }
 
     /// A pull is ended, and its place stays taken until the runtime has let go of it. The answer to
-    /// a look interests nobody any more.
+    /// an inspection interests nobody any more.
     pub(super) fn abandon_call(&mut self, key: &TaskKey) {
         let Some(task) = self.tasks.get(key) else {
             return;
@@ -118,19 +118,19 @@ impl Queue {
         if self.tasks.get(key).is_some_and(|task| task.attempts > 0) {
             self.registries.heard(key.registry(), &result);
         }
-        let told = self.tasks.change(key, |task| {
+        let replies = self.tasks.change(key, |task| {
             let interests = std::mem::take(&mut task.interests);
             task.heard = interests.iter().any(|known| known.stream.is_some());
-            let told = interests
+            let replies = interests
                 .iter()
                 .map(|known| (known.stream, outcome(task, known, result.clone(), now)));
-            let told = told.collect();
+            let replies = replies.collect();
             task.state = State::Finished(result, now.after(MEMORY));
-            told
+            replies
         });
-        self.tell(told.unwrap_or_default());
+        self.reply(replies.unwrap_or_default());
         if there {
-            // Others who want the image, with other credentials or another token, may have it now.
+            // Other requests for the image, with other credentials or another token, may have it now.
             let others = self
                 .tasks
                 .of(&key.image)
@@ -166,8 +166,8 @@ impl Queue {
         self.ending.values().any(|name| is(name))
     }
 
-    pub(super) fn around<'a>(&self, full: Option<&'a str>) -> Circumstances<'a> {
-        Circumstances {
+    pub(super) fn around<'a>(&self, full: Option<&'a str>) -> TaskContext<'a> {
+        TaskContext {
             pins: self.facts.pins,
             full,
             providers: self.settings.credential_providers,
@@ -192,7 +192,7 @@ impl Queue {
             }
         }
         for key in self.next_looks(now, free) {
-            if let Some((call, phase)) = self.tasks.get(&key).map(Task::look) {
+            if let Some((call, phase)) = self.tasks.get(&key).map(Task::inspect) {
                 self.call_for(&key, call, phase);
             }
         }
@@ -201,10 +201,10 @@ impl Queue {
     fn next_looks(&self, now: Tick, most: usize) -> Vec<TaskKey> {
         let busy = self.busy();
         let awaited = self.disk.awaited();
-        let looks = self.tasks.looks().filter(|(key, task)| {
+        let inspections = self.tasks.inspections().filter(|(key, task)| {
             task.due(now) && !busy.contains(&*key.image) && !(awaited && task.pins())
         });
-        looks.take(most).map(|(key, _)| key.clone()).collect()
+        inspections.take(most).map(|(key, _)| key.clone()).collect()
     }
 
     /// The next pull, if a slot is free. Slots are for pulls that run. One more serves tasks never
@@ -255,7 +255,7 @@ impl Queue {
     /// Something is about to begin for which it matters how full the disk is.
     pub(super) fn disk_matters(&self, now: Tick) -> bool {
         self.tasks
-            .looks()
+            .inspections()
             .next()
             .is_some_and(|(_, task)| task.pins())
             || self.next_pull(now).is_some()
@@ -297,7 +297,10 @@ impl Queue {
                 continue;
             }
             let normal = removal.items[removal.at].normal();
-            if !self.intents.stands(normal, removal.authority, Wish::Remove) {
+            if !self
+                .intents
+                .stands(normal, removal.authority, Intent::Remove)
+            {
                 self.removed(RemoveResult::Superseded);
                 continue;
             }
@@ -315,9 +318,9 @@ impl Queue {
                 return;
             };
             match removal.begin(&self.facts) {
-                removal::Next::Finish(result) => self.removed(result),
-                removal::Next::Call(call) => return self.call_for_removal(call),
-                removal::Next::Again => return,
+                removal::AfterRemoval::Finish(result) => self.removed(result),
+                removal::AfterRemoval::Call(call) => return self.call_for_removal(call),
+                removal::AfterRemoval::Again => return,
             }
         }
     }

@@ -37,7 +37,7 @@ pub enum PullState {
     /// For a slot, or for a pause to end.
     Waiting,
     /// The runtime is asked whether the image is there.
-    Looking,
+    Inspecting,
     /// The node's credential providers are asked.
     Credentials,
     /// The runtime pulls.
@@ -105,11 +105,11 @@ fn row(key: &TaskKey, task: &Task, now: Tick) -> PullRow {
         state: match &task.state {
             State::Waiting(_) => PullState::Waiting,
             State::Calling(_, phase) => match phase {
-                Phase::Look => PullState::Looking,
+                Phase::Inspect => PullState::Inspecting,
                 Phase::Credentials => PullState::Credentials,
                 Phase::Pull => PullState::Pulling,
                 Phase::Verify => PullState::Verifying,
-                Phase::Keep(_) => PullState::Pinning,
+                Phase::Pin(_) => PullState::Pinning,
             },
             State::Finished(result, _) => PullState::Finished(result.clone()),
         },

@@ -1,4 +1,4 @@
-//! What is looked at while pulls run: the disk, and the bytes that arrive.
+//! What is observed while pulls run: the disk, and the bytes that arrive.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -6,23 +6,23 @@ use kubefledged_api_types::names::failure;
 
 use super::{Caller, Queue};
 use crate::{
-    Answer, Bytes, Call, CallId, Disk, Tick, keep,
+    Answer, Bytes, Call, CallId, Disk, Tick, pins,
     task::{self, TaskKey},
 };
 
-/// How long a look at the disk holds. A pull fills it, and the kubelet frees it.
+/// How long an observation of the disk holds. A pull fills it, and the kubelet frees it.
 const DISK_AGE: Duration = Duration::from_secs(5);
 
 /// What is known of the disk.
 #[derive(Debug, Default)]
-pub(super) struct DiskLook {
+pub(super) struct DiskObservation {
     call: Option<CallId>,
     /// The last answer, and when it came. An answer without figures: it cannot be seen.
     seen: Option<(Option<Disk>, Tick)>,
 }
 
-impl DiskLook {
-    /// It is being looked at.
+impl DiskObservation {
+    /// The answer is awaited.
     pub fn awaited(&self) -> bool {
         self.call.is_some()
     }
@@ -56,7 +56,7 @@ impl Queue {
 
     /// Why nothing is pulled or pinned now.
     pub(super) fn full(&self) -> Option<String> {
-        keep::full(self.disk.known()?, self.settings.disk_watermark?)
+        pins::full(self.disk.known()?, self.settings.disk_watermark?)
     }
 
     pub(super) fn disk_answered(&mut self, answer: &Answer, now: Tick) {
@@ -64,7 +64,7 @@ impl Queue {
             Answer::Disk(Ok(disk)) => Some(*disk),
             _ => None,
         };
-        self.disk = DiskLook {
+        self.disk = DiskObservation {
             call: None,
             seen: Some((disk, now)),
         };
@@ -73,9 +73,9 @@ impl Queue {
 
     // === bytes
 
-    /// One look for all pulls, when the first of them is due.
+    /// One observation for all pulls, when the first of them is due.
     pub(super) fn look_at_bytes(&mut self, now: Tick) {
-        if !self.facts.progress || self.looking_at_bytes {
+        if !self.facts.progress || self.bytes_awaited {
             return;
         }
         let pulls = || {
@@ -85,13 +85,13 @@ impl Queue {
         };
         if pulls().any(|(.., at)| at <= now) {
             let names = pulls().map(|(_, task, _)| task.name.clone()).collect();
-            self.looking_at_bytes = true;
+            self.bytes_awaited = true;
             self.call(Caller::Progress, Call::Progress(names));
         }
     }
 
     pub(super) fn bytes_answered(&mut self, answer: Answer, now: Tick) {
-        self.looking_at_bytes = false;
+        self.bytes_awaited = false;
         let seen = match answer {
             Answer::Progress(Ok(seen)) => seen,
             _ => BTreeMap::new(),
@@ -115,7 +115,7 @@ impl Queue {
         }
         for (key, bytes) in stalled {
             self.abandon_call(&key);
-            let why = keep::stalled(bytes, limit);
+            let why = pins::stalled(bytes, limit);
             self.finish(&key, task::failed(failure::NO_PROGRESS, &why), now);
         }
     }

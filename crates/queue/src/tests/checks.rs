@@ -37,7 +37,7 @@ fn a_check_answers_by_index_what_is_there_what_is_on_its_way_and_what_failed() {
 fn a_check_of_many_images_does_not_flood_the_runtime() {
     let mut node = Node::new();
     let names: Vec<String> = (0..100).map(|i| format!("r.test/i{i}:1")).collect();
-    node.tell(Event::Check(StreamId(1), names));
+    node.handle(Event::Check(StreamId(1), names));
     assert_eq!(node.calls.len(), 16);
     node.run();
     assert_eq!(node.checked.len(), 100);
@@ -47,14 +47,14 @@ fn a_check_of_many_images_does_not_flood_the_runtime() {
 #[test]
 fn a_check_says_when_the_runtime_does_not_say_which_pins_are_ours() {
     let mut node = Node::containerd(Settings::default()).pinned("r.test/a:1", true);
-    node.pins_told = Err(error("Unavailable", "connection refused"));
+    node.pins_answer = Err(error("Unavailable", "connection refused"));
     node.check(&["r.test/a:1"]);
     node.run();
     assert_eq!(
         (node.report.pins_unknown, node.report.pinned_by_us.len()),
         (true, 0)
     );
-    node.pins_told = Ok(());
+    node.pins_answer = Ok(());
     node.check(&["r.test/a:1"]);
     node.run();
     assert_eq!(

@@ -5,14 +5,14 @@ use super::*;
 fn of(cache: &str, name: &str) -> PullRequest {
     PullRequest {
         cache: cache.to_owned(),
-        ..want(name)
+        ..request(name)
     }
 }
 
 impl Node {
     fn pull_of(&mut self, stream: u64, cache: &str, names: &[String]) {
         let images = names.iter().map(|name| of(cache, name)).collect();
-        self.tell(Event::Pull(StreamId(stream), authority(1, stream), images));
+        self.handle(Event::Pull(StreamId(stream), authority(1, stream), images));
     }
 
     /// Answers whatever is asked, except pulls from this host.
@@ -49,7 +49,7 @@ fn an_image_of_another_cache_does_not_wait_for_a_silent_registry() {
                 ..of("ns/big", &name)
             });
         let event = Event::Pull(StreamId(1), authority(1, 1), images.collect());
-        node.tell(event);
+        node.handle(event);
         node.answer_all_but("silent.test");
         assert_eq!(node.pulls_of("silent.test"), slots);
         node.pull_of(2, "ns/small", &names("r.test", 3));
@@ -74,7 +74,7 @@ fn caches_and_registries_take_turns_within_a_priority() {
         .iter()
         .rposition(|line| line.contains("small"))
         .unwrap();
-    // Some looks of the large one came first; from then on every second pull is the small one's.
+    // Some inspections for the large one came first; from then on every second pull is the small one's.
     assert!(small < 20, "{pulls:?}");
 }
 

@@ -1,33 +1,32 @@
-//! Stories and a property, played against a runtime of a few lines.
+//! Requests to a queue whose runtime calls are answered by a model of a few lines.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
-use proptest::prelude::*;
-
 use super::*;
 
 mod checks;
 mod fair;
+mod outcomes;
 mod pins;
 mod pulls;
 mod removals;
 mod room;
 mod watch;
 
-/// Answers calls when told to.
+/// Answers calls when a test asks for it.
 struct Node {
     queue: Queue,
     now: Tick,
     images: BTreeMap<String, Image>,
     containers: Vec<Container>,
     broken: BTreeMap<String, CallError>,
-    /// Whether images can be looked at.
-    looks: Result<(), CallError>,
+    /// The answer to inspections.
+    inspections: Result<(), CallError>,
     /// Whether the runtime says which pins are ours.
-    pins_told: Result<(), CallError>,
+    pins_answer: Result<(), CallError>,
     calls: Vec<(CallId, Call)>,
     cancelled: BTreeSet<CallId>,
     log: Vec<String>,
@@ -57,7 +56,7 @@ fn authority(term: u64, seq: u64) -> Authority {
     }
 }
 
-fn want(name: &str) -> PullRequest {
+fn request(name: &str) -> PullRequest {
     PullRequest {
         reference: name.to_owned(),
         freshness: "t".to_owned(),
@@ -69,7 +68,7 @@ fn always(name: &str, token: &str) -> PullRequest {
     PullRequest {
         policy: Policy::Always,
         freshness: token.to_owned(),
-        ..want(name)
+        ..request(name)
     }
 }
 
@@ -123,12 +122,12 @@ impl Node {
         self
     }
 
-    fn unpin(&mut self, stream: u64, names: &[&str], wanted: &[&str], unpin: &[&str]) {
-        self.tell(Event::Remove {
+    fn unpin(&mut self, stream: u64, names: &[&str], desired: &[&str], unpin: &[&str]) {
+        self.handle(Event::Remove {
             stream: StreamId(stream),
             authority: authority(1, stream),
             references: texts(names),
-            wanted: texts(wanted),
+            desired: texts(desired),
             releasable: Vec::new(),
             unpin_ours: true,
             unpin: texts(unpin),
@@ -137,7 +136,7 @@ impl Node {
     }
 
     fn facts(&mut self, facts: RuntimeFacts) {
-        self.tell(Event::Runtime(facts));
+        self.handle(Event::Runtime(facts));
     }
 
     fn set(settings: Settings) -> Self {
@@ -147,8 +146,8 @@ impl Node {
             images: BTreeMap::new(),
             containers: Vec::new(),
             broken: BTreeMap::new(),
-            looks: Ok(()),
-            pins_told: Ok(()),
+            inspections: Ok(()),
+            pins_answer: Ok(()),
             calls: Vec::new(),
             cancelled: BTreeSet::new(),
             log: Vec::new(),
@@ -181,7 +180,7 @@ impl Node {
         self.images.get_mut(name).unwrap()
     }
 
-    fn tell(&mut self, event: Event) {
+    fn handle(&mut self, event: Event) {
         self.queue.handle(self.now, event);
         self.poll();
     }
@@ -258,7 +257,7 @@ impl Node {
             Call::Inspect(name) => {
                 let by_id = self.images.values().find(|image| image.id == name);
                 let image = self.images.get(&name).or(by_id);
-                Answer::Inspected(self.looks.clone().map(|()| image.cloned()))
+                Answer::Inspected(self.inspections.clone().map(|()| image.cloned()))
             }
             Call::Pull(..) if cancelled => {
                 Answer::Pulled(Err(error("Cancelled", "context canceled")))
@@ -281,8 +280,8 @@ impl Node {
             }
             Call::FsInfo => Answer::Disk(self.disk.clone()),
             Call::Pins => {
-                let told = self.pins_told.clone();
-                Answer::Pins(told.map(|()| self.ours.iter().cloned().collect()))
+                let answer = self.pins_answer.clone();
+                Answer::Pins(answer.map(|()| self.ours.iter().cloned().collect()))
             }
             Call::Pin(id, on) => {
                 self.pin(&id, on);
@@ -294,7 +293,7 @@ impl Node {
                 Answer::Credentials(given, trouble)
             }
         };
-        self.tell(Event::Answered(id, answer));
+        self.handle(Event::Answered(id, answer));
     }
 
     fn pin(&mut self, id: &str, on: bool) {
@@ -334,7 +333,7 @@ impl Node {
     /// Ends a batch's interest in these names; none: in all of it.
     fn cancel(&mut self, authority: Authority, batch: u64, names: &[&str]) {
         let cancels = vec![(batch, texts(names))];
-        self.tell(Event::Cancel(StreamId(9), authority, cancels));
+        self.handle(Event::Cancel(StreamId(9), authority, cancels));
     }
 
     fn remove(&mut self, stream: u64, authority: Authority, names: &[&str]) {
@@ -346,14 +345,14 @@ impl Node {
         stream: u64,
         authority: Authority,
         names: &[&str],
-        wanted: &[&str],
+        desired: &[&str],
         releasable: &[&str],
     ) {
-        self.tell(Event::Remove {
+        self.handle(Event::Remove {
             stream: StreamId(stream),
             authority,
             references: texts(names),
-            wanted: texts(wanted),
+            desired: texts(desired),
             releasable: texts(releasable),
             unpin_ours: false,
             unpin: Vec::new(),
@@ -361,16 +360,16 @@ impl Node {
     }
 
     fn pull(&mut self, stream: u64, authority: Authority, names: &[&str]) {
-        let images = names.iter().map(|name| want(name)).collect();
-        self.tell(Event::Pull(StreamId(stream), authority, images));
+        let images = names.iter().map(|name| request(name)).collect();
+        self.handle(Event::Pull(StreamId(stream), authority, images));
     }
 
     fn pull_this(&mut self, stream: u64, authority: Authority, request: PullRequest) {
-        self.tell(Event::Pull(StreamId(stream), authority, vec![request]));
+        self.handle(Event::Pull(StreamId(stream), authority, vec![request]));
     }
 
     fn check(&mut self, names: &[&str]) -> Vec<Checked> {
-        self.tell(Event::Check(StreamId(5000), texts(names)));
+        self.handle(Event::Check(StreamId(5000), texts(names)));
         for name in names {
             self.answer(&format!("Inspect({name:?}"));
         }
@@ -405,92 +404,6 @@ impl Node {
 fn pinned(name: &str) -> PullRequest {
     PullRequest {
         retention: Retention::Pinned,
-        ..want(name)
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
-
-    /// Whatever is asked, in whatever order the runtime answers and whatever it says: every request
-    /// whose stream is open ends with one outcome per image, the invariants hold after each step,
-    /// and an hour later nothing is left over.
-    #[test]
-    fn every_image_of_every_request_has_one_outcome(
-        steps in proptest::collection::vec((0_u8..11, 0_usize..5, 0_usize..8), 1..80)
-    ) {
-        let mut node = Node::containerd(Settings {
-            disk_watermark: Some(80),
-            credential_providers: true,
-            ..Settings::default()
-        });
-        node.provided = (vec![CredentialId(8)], None);
-        let mut asked: BTreeMap<u64, usize> = BTreeMap::new();
-        for (seq, (kind, image, pick)) in (1_u64..).zip(steps) {
-            let names: Vec<String> = (0..=image).map(|i| format!("r.test/i{i}:1")).collect();
-            let names: Vec<&str> = names.iter().map(String::as_str).collect();
-            let stream = (pick as u64).min(seq);
-            match kind {
-                0 | 1 => {
-                    node.pull(seq, authority(1, seq), &names);
-                    asked.insert(seq, names.len());
-                }
-                2 => {
-                    node.remove(seq, authority(1, seq), &names);
-                    asked.insert(seq, names.len());
-                }
-                3 => {
-                    let cancel = vec![(stream, Vec::new())];
-                    node.tell(Event::Cancel(StreamId(1000 + seq), authority(1, seq), cancel));
-                }
-                4 => {
-                    node.tell(Event::Closed(StreamId(stream)));
-                    asked.remove(&stream);
-                }
-                5 => node.wait(pick as u64 * 4),
-                6 => {
-                    let error = match pick {
-                        0..=2 => error("Unavailable", "gone"),
-                        3..=4 => error("Cancelled", "context canceled"),
-                        _ => error("Unknown", "401 Unauthorized"),
-                    };
-                    node.broken.insert(format!("r.test/i{image}:1"), error);
-                }
-                7 => {
-                    let retention = [Retention::Leave, Retention::Pinned][pick % 2];
-                    let images = names.iter().map(|name| PullRequest {
-                        retention,
-                        ..always(name, &pick.to_string())
-                    });
-                    node.tell(Event::Pull(StreamId(seq), authority(1, seq), images.collect()));
-                    asked.insert(seq, names.len());
-                }
-                8 => {
-                    let available = if pick == 0 { 1 } else { 90 };
-                    node.disk = Ok(Disk { capacity: 100, available });
-                    node.pins_work = pick != 1;
-                    let bytes = Bytes { done: pick as u64, total: 9, active: pick > 3 };
-                    node.bytes.insert(format!("r.test/i{image}:1"), bytes);
-                }
-                _ => if !node.calls.is_empty() {
-                    let at = pick % node.calls.len();
-                    node.answer_one(at);
-                },
-            }
-        }
-        node.run();
-        while node.queue.depth() != (0, 0) {
-            node.wait(1);
-            node.run();
-        }
-        for (stream, count) in asked {
-            let pulled = node.pulled.get(&stream).map_or(0, Vec::len);
-            let removed = node.removed.get(&stream).map_or(0, Vec::len);
-            prop_assert_eq!(pulled + removed, count);
-            prop_assert_eq!(node.done.iter().filter(|done| **done == stream).count(), 1);
-        }
-        node.wait(3601);
-        prop_assert_eq!(node.queue.remembers(), 0);
-        prop_assert_eq!(node.queue.next_wakeup(), None);
+        ..request(name)
     }
 }

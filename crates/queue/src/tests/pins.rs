@@ -38,11 +38,11 @@ fn a_pin_that_somebody_takes_off_before_it_is_seen_says_nothing_of_the_runtime()
     node.pull_this(1, authority(1, 1), pinned("r.test/a:1"));
     node.answer("Inspect");
     node.answer("Pin");
-    node.tell(Event::Remove {
+    node.handle(Event::Remove {
         stream: StreamId(2),
         authority: authority(1, 2),
         references: Vec::new(),
-        wanted: Vec::new(),
+        desired: Vec::new(),
         releasable: Vec::new(),
         unpin_ours: true,
         unpin: texts(&["sha256:r.test/a:1"]),
@@ -86,7 +86,7 @@ fn a_tag_that_moved_unpins_the_image_it_left_unless_that_has_another_name() {
         let id = std::mem::replace(&mut old.id, "sha256:old".to_owned());
         node.ours = [old.id.clone()].into();
         node.images.insert("old".to_owned(), old);
-        // What the look before the pull saw.
+        // What the inspection before the pull saw.
         node.held("old").id = id.clone();
         node.ours = [id].into();
         node.answer("Pull");
@@ -114,12 +114,12 @@ fn an_image_that_we_pinned_is_removed_when_our_pin_may_go_and_one_of_others_neve
 
 #[test]
 fn what_is_kept_loses_our_pin_too_unless_somebody_wants_it() {
-    for (wanted, left) in [(vec![], 0), (vec!["r.test/a:1"], 1)] {
+    for (desired, left) in [(vec![], 0), (vec!["r.test/a:1"], 1)] {
         let mut node = Node::containerd(Settings::default()).pinned("r.test/a:1", true);
         node.containers.push(Container {
             image: vec!["sha256:r.test/a:1".to_owned()],
         });
-        node.unpin(1, &["r.test/a:1"], &wanted, &[]);
+        node.unpin(1, &["r.test/a:1"], &desired, &[]);
         assert_eq!(node.removal(1), "InUse");
         assert_eq!(node.ours.len(), left);
     }

@@ -42,9 +42,9 @@ fn the_next_credential_is_tried_when_one_is_refused_and_none_is_burnt_when_the_r
     );
     let with = |name: &str| PullRequest {
         credentials: vec![CredentialId(1), CredentialId(7)],
-        ..want(name)
+        ..request(name)
     };
-    node.tell(Event::Pull(
+    node.handle(Event::Pull(
         StreamId(1),
         authority(1, 1),
         vec![with("r.test/a:1"), with("r.test/b:1")],
@@ -65,7 +65,7 @@ fn the_next_credential_is_tried_when_one_is_refused_and_none_is_burnt_when_the_r
 fn the_same_request_attaches_after_a_broken_stream_and_the_runtime_pulls_once() {
     let mut node = Node::new();
     node.pull(1, authority(1, 1), &["r.test/a:1"]);
-    node.tell(Event::Closed(StreamId(1)));
+    node.handle(Event::Closed(StreamId(1)));
     node.pull(2, authority(1, 2), &["r.test/a:1"]);
     node.run();
     assert!(!node.pulled.contains_key(&1));
@@ -115,9 +115,9 @@ fn a_pull_beyond_its_deadline_ends_and_says_so() {
     let mut node = Node::new();
     let request = PullRequest {
         deadline: Some(Duration::from_secs(10)),
-        ..want("r.test/a:1")
+        ..request("r.test/a:1")
     };
-    node.tell(Event::Pull(StreamId(1), authority(1, 1), vec![request]));
+    node.handle(Event::Pull(StreamId(1), authority(1, 1), vec![request]));
     node.answer_one(0);
     assert_eq!(node.queue.next_wakeup(), Some(Tick(10_001)));
     node.now = Tick(10_001);
@@ -181,7 +181,7 @@ fn a_higher_priority_goes_first_and_then_the_older() {
     node.pull(1, authority(1, 1), &names);
     let urgent = PullRequest {
         priority: 5,
-        ..want("r.test/e:1")
+        ..request("r.test/e:1")
     };
     for _ in names {
         node.answer("Inspect");
@@ -227,12 +227,12 @@ fn a_runtime_that_is_away_is_asked_again_at_most_three_times() {
 #[test]
 fn a_look_that_failed_before_its_pull_had_a_slot_is_repeated() {
     let mut node = Node::new();
-    node.looks = Err(error("Unavailable", "no such file"));
+    node.inspections = Err(error("Unavailable", "no such file"));
     node.pull(1, authority(1, 1), &["r.test/a:1"]);
     node.run();
     assert_eq!((node.count("Inspect"), node.count("Pull")), (1, 0));
     assert!(node.queue.next_wakeup().is_some(), "nobody else wakes it");
-    node.looks = Ok(());
+    node.inspections = Ok(());
     node.wait(5);
     node.run();
     assert_eq!(*node.result(1), PullResult::Pulled);
@@ -258,7 +258,7 @@ fn a_failure_that_nobody_heard_of_is_told_once() {
     node.broken
         .insert("r.test/a:1".into(), error("NotFound", "a: not found"));
     node.pull(1, authority(1, 1), &["r.test/a:1"]);
-    node.tell(Event::Closed(StreamId(1)));
+    node.handle(Event::Closed(StreamId(1)));
     node.run();
     node.pull(2, authority(1, 2), &["r.test/a:1"]);
     assert_eq!(node.failure(2), "ImageNotFound");
@@ -306,7 +306,7 @@ fn another_credential_for_the_same_image_waits_and_then_needs_no_pull() {
     let other = PullRequest {
         credential_hash: 9,
         credentials: vec![CredentialId(9)],
-        ..want("r.test/a:1")
+        ..request("r.test/a:1")
     };
     node.pull_this(2, authority(1, 2), other);
     assert!(node.queue.needs(CredentialId(9)));
@@ -321,7 +321,7 @@ fn whoever_asks_again_after_a_broken_stream_can_cancel() {
     let mut node = Node::new();
     node.pull(1, authority(1, 1), &["r.test/a:1"]);
     node.answer("Inspect");
-    node.tell(Event::Closed(StreamId(1)));
+    node.handle(Event::Closed(StreamId(1)));
     node.pull(2, authority(1, 2), &["r.test/a:1"]);
     assert_eq!(node.attached[&2], 1);
     node.cancel(authority(1, 3), 2, &[]);
@@ -370,7 +370,7 @@ fn the_nodes_own_credentials_are_asked_for_when_those_of_the_request_are_used_up
     node.provided = (vec![CredentialId(7)], None);
     let with = PullRequest {
         credentials: vec![CredentialId(1)],
-        ..want("r.test/a:1")
+        ..request("r.test/a:1")
     };
     node.pull_this(1, authority(1, 1), with);
     node.run();
@@ -382,7 +382,7 @@ fn the_nodes_own_credentials_are_asked_for_when_those_of_the_request_are_used_up
         .collect();
     assert_eq!(calls, ["Inspect", "Pull", "Credentials", "Pull", "Inspect"]);
 
-    // Anonymously only when there are none at all, and then why there are none is told.
+    // Anonymously only when there are none at all, and then why there are none is in the message.
     let mut node = Node::set(settings);
     node.broken
         .insert("r.test/a:1".into(), error("Unknown", "401 Unauthorized"));

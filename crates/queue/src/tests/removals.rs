@@ -87,11 +87,11 @@ fn two_names_of_one_image_go_together_when_nobody_wants_either() {
         .unwrap()
         .tags
         .push("r.test/b:1".to_owned());
-    node.tell(Event::Remove {
+    node.handle(Event::Remove {
         stream: StreamId(1),
         authority: authority(1, 1),
         references: vec!["r.test/a:1".to_owned()],
-        wanted: Vec::new(),
+        desired: Vec::new(),
         releasable: vec!["r.test/a:1".to_owned(), "r.test/b:1".to_owned()],
         unpin_ours: false,
         unpin: Vec::new(),
@@ -144,7 +144,7 @@ fn a_pull_that_is_ended_while_a_removal_looks_keeps_the_image_until_the_runtime_
     assert_eq!(node.count("Remove"), 0);
 }
 
-/// `r.test/a:1` is being removed, and was looked at, while a cache's `r.test/b:1` is pulled.
+/// `r.test/a:1` is being removed, and was inspected, while a cache's `r.test/b:1` is pulled.
 fn removing_beside_a_pull() -> Node {
     let mut node = Node::new();
     node.hold("r.test/a:1");
@@ -258,13 +258,13 @@ fn no_pull_of_another_name_begins_while_the_runtime_removes_the_image() {
 #[test]
 fn a_name_that_a_cache_wants_stays_also_by_its_digest() {
     let digest = format!("r.test/a@sha256:{}", "0".repeat(64));
-    for wanted in ["r.test/a:1", digest.as_str()] {
+    for desired in ["r.test/a:1", digest.as_str()] {
         let mut node = Node::new();
         node.hold("r.test/a:1");
         node.held("r.test/a:1").digests.push(digest.clone());
-        node.remove_with(1, authority(1, 1), &["r.test/a:1"], &[wanted], &[]);
+        node.remove_with(1, authority(1, 1), &["r.test/a:1"], &[desired], &[]);
         node.run();
-        assert_eq!(node.removal(1), "SharedImage", "{wanted}");
+        assert_eq!(node.removal(1), "SharedImage", "{desired}");
         assert_eq!(node.count("Remove"), 0);
     }
 }
@@ -304,7 +304,7 @@ fn what_is_left_of_a_removal_ends_with_its_stream() {
     node.hold("r.test/a:1");
     node.hold("r.test/b:1");
     node.remove(1, authority(1, 1), &["r.test/a:1", "r.test/b:1"]);
-    node.tell(Event::Closed(StreamId(1)));
+    node.handle(Event::Closed(StreamId(1)));
     node.run();
     assert_eq!(node.images.len(), 2);
     assert_eq!(node.count("Remove"), 0);

@@ -32,14 +32,14 @@ fn what_has_ended_makes_room_for_new_requests() {
     assert!(node.overloaded.is_empty());
 }
 
-/// What is only named takes no task: a busy node has many wishes, and its removals go on.
+/// What is only named takes no task: a busy node has many intents, and its removals go on.
 #[test]
-fn a_removal_beside_fifty_thousand_wanted_names_has_room() {
+fn a_removal_beside_fifty_thousand_desired_names_has_room() {
     let mut node = Node::new();
     node.hold("r.test/a:1");
-    let wanted: Vec<String> = (0..50_000).map(|i| format!("r.test/w{i}:1")).collect();
-    let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
-    node.remove_with(1, authority(1, 1), &["r.test/a:1"], &wanted, &[]);
+    let names: Vec<String> = (0..50_000).map(|i| format!("r.test/w{i}:1")).collect();
+    let desired: Vec<&str> = names.iter().map(String::as_str).collect();
+    node.remove_with(1, authority(1, 1), &["r.test/a:1"], &desired, &[]);
     node.run();
     assert!(node.overloaded.is_empty());
     assert_eq!(node.removed[&1][0].result, RemoveResult::Removed);
@@ -56,7 +56,7 @@ fn a_node_whose_queue_is_full_is_looked_at() {
     node.pull(1, authority(1, 1), &names);
     node.pull(2, authority(1, 2), &["r.test/more:1"]);
     assert_eq!(node.overloaded, [2]);
-    node.tell(Event::Check(StreamId(3), texts(&["r.test/a:1"])));
+    node.handle(Event::Check(StreamId(3), texts(&["r.test/a:1"])));
     node.answer("Pins");
     while node.checked.is_empty() {
         node.answer("Inspect");

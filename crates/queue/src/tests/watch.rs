@@ -18,7 +18,7 @@ fn guarded(percent_free: u64) -> Node {
 fn above_the_watermark_nothing_is_pulled_or_pinned_and_the_figures_are_told() {
     let mut node = guarded(20);
     node.hold("r.test/here:1");
-    node.pull_this(1, authority(1, 1), want("r.test/a:1"));
+    node.pull_this(1, authority(1, 1), request("r.test/a:1"));
     node.pull_this(2, authority(1, 2), pinned("r.test/here:1"));
     node.run();
     let PullResult::Failed { reason, message } = node.result(1) else {
@@ -67,7 +67,7 @@ fn a_disk_that_cannot_be_seen_stops_nothing_and_a_check_says_so() {
     assert_eq!(node.report.watermark, 80);
 }
 
-/// Lets a pull go on for so long, with so many bytes there, and answers looks at them.
+/// Lets a pull go on for so long, with so many bytes there, and answers observations of them.
 fn go_on(node: &mut Node, seconds: u64, bytes: Option<Bytes>) {
     node.bytes.clear();
     if let Some(bytes) = bytes {
@@ -113,7 +113,7 @@ fn the_fallback_deadline_holds_where_no_byte_is_seen() {
         let mut node = Node::containerd(Settings::default());
         let request = PullRequest {
             fallback_deadline: Some(Duration::from_secs(300)),
-            ..want("r.test/a:1")
+            ..request("r.test/a:1")
         };
         node.pull_this(1, authority(1, 1), request);
         node.answer("Inspect");

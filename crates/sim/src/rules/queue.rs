@@ -43,7 +43,7 @@ impl World {
                 stream,
                 authority,
                 references,
-                wanted,
+                desired: wanted,
                 releasable,
                 ..
             } if authority.term >= seen.term => {

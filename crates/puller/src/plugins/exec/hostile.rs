@@ -84,7 +84,7 @@ proptest! {
 
     #[test]
     fn what_a_provider_complains_of_can_be_shown(complaint in proptest::collection::vec(any::<u8>(), 0..2000)) {
-        let told = tail(&complaint);
-        prop_assert!(told.chars().count() <= TOLD && !told.contains(char::is_control), "{told:?}");
+        let quoted = tail(&complaint);
+        prop_assert!(quoted.chars().count() <= QUOTED && !quoted.contains(char::is_control), "{quoted:?}");
     }
 }

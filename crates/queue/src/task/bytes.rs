@@ -1,0 +1,91 @@
+//! The bytes of a pull as the runtime reports them: they end a pull that makes no progress.
+
+use std::time::Duration;
+
+use super::Task;
+use crate::{Bytes, Tick};
+
+/// In milliseconds; the shortest limit of a runtime in use is ten seconds.
+const STOOD_STILL: u64 = 8_000;
+/// Longest and shortest time between two observations of the bytes of a pull, for its no-progress limit.
+const WATCH: Duration = Duration::from_secs(10);
+const OFTEN: Duration = Duration::from_secs(1);
+/// Bytes per second that count as progress.
+const SLOWEST: u64 = 512;
+
+/// The bytes of a pull as they were seen.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Watch {
+    /// When they are observed again.
+    next: Tick,
+    /// None: they could not be seen.
+    bytes: Option<Bytes>,
+    /// When enough had arrived, or nothing was being fetched.
+    moved: Tick,
+    /// How many were there then.
+    mark: u64,
+}
+
+impl Task {
+    /// How far its pull is, where that can be seen.
+    pub fn bytes(&self) -> Option<Bytes> {
+        self.watch?.bytes
+    }
+
+    pub(super) fn watch_from(&mut self, now: Tick) {
+        self.watch = Some(Watch {
+            next: now.after(self.often()),
+            bytes: self.watch.and_then(|watch| watch.bytes),
+            moved: now,
+            mark: 0,
+        });
+    }
+
+    /// Time between two observations of its bytes: none is longer than the limit.
+    fn often(&self) -> Duration {
+        self.no_progress.clamp(OFTEN, WATCH)
+    }
+
+    /// When its bytes are due to be observed.
+    pub fn watch_at(&self) -> Option<Tick> {
+        self.pulling()?;
+        self.watch.map(|watch| watch.next)
+    }
+
+    /// Takes in an observation of its bytes. Returns for how long too few bytes have arrived although a
+    /// layer is being fetched: none is while layers are unpacked. Within the no-progress limit there must be
+    /// as many bytes as at [`SLOWEST`], or a tenth of a small image: a registry that sends a byte a minute
+    /// makes no progress.
+    pub fn saw(&mut self, bytes: Option<Bytes>, now: Tick) -> Duration {
+        let (often, limit) = (self.often(), self.no_progress);
+        let Some(watch) = &mut self.watch else {
+            return Duration::ZERO;
+        };
+        let total = |bytes: Option<Bytes>| bytes.map(|bytes| bytes.total);
+        let same_total = |bytes: &Bytes| total(watch.bytes) == Some(bytes.total);
+        let fetching = bytes.filter(|bytes| bytes.active && same_total(bytes));
+        if let Some(Bytes { done, total, .. }) = fetching {
+            let enough = (SLOWEST * limit.as_secs()).min(total / 10).max(1);
+            if done >= watch.mark.saturating_add(enough) {
+                (watch.moved, watch.mark) = (now, done);
+            }
+            // A layer begins anew.
+            watch.mark = watch.mark.min(done);
+        } else {
+            watch.moved = now;
+            watch.mark = bytes.map_or(watch.mark, |bytes| bytes.done);
+        }
+        watch.bytes = bytes.or(watch.bytes);
+        watch.next = now.after(often);
+        Duration::from_millis(now.0.saturating_sub(watch.moved.0))
+    }
+
+    /// Whether bytes were awaited and none arrived: then the runtime gave up by itself, and would do
+    /// so again.
+    pub(super) fn stood_still(&self, now: Tick) -> bool {
+        self.watch.is_some_and(|watch| {
+            let waits = watch.bytes.is_some_and(|bytes| bytes.active);
+            waits && now.0.saturating_sub(watch.moved.0) >= STOOD_STILL
+        })
+    }
+}

@@ -113,18 +113,31 @@ build_all() {
 }
 
 # build_cached BIN FUNCTION: FUNCTION fills a directory, which becomes BIN when it is done, so that an interrupted build leaves nothing
-# half done.
+# half done. Several builds of one key can run at once, of clusters that share a cache and not a /var/lib: all but the first wait and
+# take what it made. The lock belongs to the key, so that builds of other tools go on.
 build_cached() {
-    local tmp
+    local target=${1%/bin} lock
     [[ ! -d $1 ]] || return 0
     mkdir -p "$CACHE"
-    rm -rf "$CACHE"/building.*
-    tmp=$(mktemp -d "$CACHE/building.XXXXXX")
-    mkdir "$tmp/bin"
-    "$2" "$tmp/bin"
-    rm -rf "${1%/bin}"
-    mv "$tmp" "${1%/bin}"
-    say "built $1"
+    exec {lock}>"$target.lock"
+    flock --nonblock "$lock" || {
+        say "another build of ${target##*/} is running: waiting for its result"
+        flock "$lock"
+    }
+    if [[ ! -d $1 ]]; then build_locked "$target" "$2"; else say "the other build made $1"; fi
+    exec {lock}>&-
+}
+
+# build_locked TARGET FUNCTION: what is half built under this key was interrupted, because whoever holds the lock is alone.
+build_locked() {
+    local half
+    rm -rf "$CACHE/building.${1##*/}".*
+    half=$(mktemp -d "$CACHE/building.${1##*/}.XXXXXX")
+    mkdir "$half/bin"
+    "$2" "$half/bin"
+    rm -rf "$1"
+    mv "$half" "$1"
+    say "built $1/bin"
 }
 
 # build MODULE OUTPUT LDFLAGS PACKAGE...; -buildvcs=false, or the pause image would get another digest with every commit.

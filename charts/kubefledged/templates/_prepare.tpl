@@ -1,15 +1,39 @@
 {{/* Runs before anything is rendered. Helm does not promise an order, so every file begins with
-     `kubefledged.prepare`. The first call refuses values that cannot work and translates
-     kube-fledged's values in place; the other files see the result. Messages are added to
+     `kubefledged.prepare`. The first call completes the values, refuses those that cannot work and
+     translates kube-fledged's values in place; the other files see the result. Messages are added to
      .Values.notes, for NOTES.txt. */}}
 
 {{- define "kubefledged.prepare" -}}
 {{- if not (hasKey .Values "notes") }}
 {{- $_ := set .Values "notes" list }}
+{{- $defaults := .Files.Get "files/defaults.yaml" | fromYaml }}
+{{- include "kubefledged.complete" (dict "values" .Values "defaults" $defaults) }}
 {{- include "kubefledged.translate" . }}
 {{- include "kubefledged.refuse" . }}
 {{- if .Values.preflight.enabled }}
 {{- include "kubefledged.preflight" . }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Adds the defaults of values that do not exist: `helm upgrade --reuse-values` takes all values of
+     the version before, which lacks those that are new in this one. Null removes a default of
+     Kubernetes' own shapes, of a list and of priorityClassName, so these stay as they are. */}}
+{{- define "kubefledged.complete" -}}
+{{- $values := .values }}
+{{- $shapes := list "resources" "podSecurityContext" "securityContext" "nodeSelector" "updateStrategy" "labels" }}
+{{- range $key, $default := .defaults }}
+{{- $now := get $values $key }}
+{{- if kindIs "map" $default }}
+{{- if has $key $shapes }}
+{{- else if kindIs "map" $now }}
+{{- include "kubefledged.complete" (dict "values" $now "defaults" $default) }}
+{{- else if empty $now }}
+{{- $_ := set $values $key (deepCopy $default) }}
+{{- end }}
+{{- else if kindIs "slice" $default }}
+{{- else if and (or (not (hasKey $values $key)) (kindIs "invalid" $now)) (ne $key "priorityClassName") }}
+{{- $_ := set $values $key $default }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -35,7 +35,7 @@ func (f fault) String() string {
 	return text
 }
 
-var numeric = []string{"status", "slow", "delay", "truncate", "reset"}
+var numeric = []string{"status", "slow", "drip", "delay", "truncate", "reset"}
 
 func parse(form url.Values) (fault, error) {
 	f := fault{kind: "off", left: -1}
@@ -79,7 +79,7 @@ func (f fault) checked() (fault, error) {
 	switch {
 	case slices.Contains(numeric, f.kind):
 		number, err := strconv.Atoi(f.value)
-		if err != nil || number < 0 || f.kind == "slow" && number == 0 || f.kind == "status" && http.StatusText(number) == "" {
+		if err != nil || number < 0 || (f.kind == "slow" || f.kind == "drip") && number == 0 || f.kind == "status" && http.StatusText(number) == "" {
 			return f, fmt.Errorf("%s takes a number, not %q", f.kind, f.value)
 		}
 		f.number = number

@@ -24,6 +24,7 @@ kinds:
                     what=denied|missing|throttled
   login=REGISTRY    ask for a login; pass user demo:demo on and refuse all others in those words
   slow=KIB          at most so many KiB per second
+  drip=SECONDS      one byte of the body, and the next one so much later
   delay=SECONDS     answer so much later
   truncate=BYTES    cut a body after so many bytes, as a connection that ends
   reset=BYTES       the same with a TCP reset; 0: before any answer

@@ -241,23 +241,24 @@ func (s *spoiler) Write(data []byte) (int, error) {
 			data[len(data)-1] ^= 1
 		}
 	case "slow":
-		return s.drip(data)
+		return s.pieces(data, max(1, s.fault.number*1024/10), 100*time.Millisecond)
+	case "drip":
+		return s.pieces(data, 1, time.Duration(s.fault.number)*time.Second)
 	}
 	n, err := s.ResponseWriter.Write(data)
 	s.sent += n
 	return n, err
 }
 
-// drip writes ten times a second.
-func (s *spoiler) drip(data []byte) (int, error) {
-	step := max(1, s.fault.number*1024/10)
+// pieces writes so many bytes at a time, and waits after each.
+func (s *spoiler) pieces(data []byte, step int, pause time.Duration) (int, error) {
 	for start := 0; start < len(data); start += step {
 		n, err := s.ResponseWriter.Write(data[start:min(start+step, len(data))])
 		if err != nil {
 			return start + n, err
 		}
 		s.flush()
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(pause)
 	}
 	return len(data), nil
 }

@@ -76,7 +76,9 @@ fn at_once(shells: Vec<Command>) -> Vec<Output> {
             shell.stdout(piped()).stderr(piped()).spawn().unwrap()
         })
         .collect();
-    let ended = started.into_iter().map(|child| child.wait_with_output());
+    let ended = started
+        .into_iter()
+        .map(std::process::Child::wait_with_output);
     ended.map(Result::unwrap).collect()
 }
 

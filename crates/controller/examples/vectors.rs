@@ -92,8 +92,9 @@ fn logins(secrets: Vec<serde_json::Value>, image: &str) -> anyhow::Result<Answer
     for secret in secrets {
         let secret: PullSecret = serde_json::from_value(secret).context("this is no Secret")?;
         match secret.add_to(&mut keyring) {
-            Ok(None) => {}
-            Ok(Some(why)) => answer.passed_over.push(why.to_owned()),
+            Ok(reasons) => answer
+                .passed_over
+                .extend(reasons.into_iter().map(str::to_owned)),
             Err(_) => answer.malformed += 1,
         }
     }

@@ -134,6 +134,11 @@ pub struct RunArgs {
     #[arg(long, default_value_t = 512, help_heading = "Limits", value_parser = value_parser!(u32).range(1..=65536))]
     pub max_registry_pulls: u32,
 
+    /// Maximum number of image names in all ImageCaches of one namespace (1 to 10000000); the controller does not
+    /// take up an ImageCache with which there would be more
+    #[arg(long, default_value_t = 100_000, help_heading = "Limits", value_parser = value_parser!(u32).range(1..=10_000_000))]
+    pub max_images_per_namespace: u32,
+
     /// Port of /livez, /readyz and /metrics (plain HTTP)
     #[arg(long, default_value_t = 8080, help_heading = "Probes and metrics")]
     pub http_port: u16,
@@ -277,6 +282,8 @@ impl RunArgs {
             puller_grace: self.puller_grace.0,
             purge_deadline: self.purge_deadline.0,
             max_registry_pulls: self.max_registry_pulls,
+            max_namespace_images: usize::try_from(self.max_images_per_namespace)
+                .unwrap_or(usize::MAX),
             ..Settings::default()
         }
     }

@@ -19,7 +19,7 @@ impl Engine {
     pub fn handle(&mut self, now: Now, event: Event) {
         match event {
             Event::CacheApplied(object) => self.cache_applied(now, *object),
-            Event::CacheDeleted(key) => self.cache_deleted(&key, now.tick),
+            Event::CacheDeleted(key) => self.cache_gone(now, &key),
             Event::CacheInvalid(invalid) => self.cache_invalid(now, *invalid),
             Event::NodeApplied(name, facts) => self.node_applied(name, facts),
             Event::NodeDeleted(name) => self.node_deleted(&name),

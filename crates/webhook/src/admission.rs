@@ -54,7 +54,7 @@ impl Verdict {
 ///
 /// A request that does not change the spec of an `ImageCache` is allowed. The webhook's configuration
 /// keeps such requests away, but an edited configuration must not block a cluster.
-pub fn judge(request: &AdmissionRequest<DynamicObject>) -> Verdict {
+pub fn judge(request: &AdmissionRequest<DynamicObject>, most_images: usize) -> Verdict {
     let Some((object, old)) = written(request) else {
         return Verdict::default();
     };
@@ -73,10 +73,22 @@ pub fn judge(request: &AdmissionRequest<DynamicObject>) -> Verdict {
         Some(Err(_)) | None => violations(&spec),
     };
     broken.extend(size::violation(object, old, &spec));
+    broken.extend(too_many(&spec, most_images));
     Verdict {
         refusal: refusal(&broken),
         warnings: warnings(&spec),
     }
+}
+
+/// The controller would not take up an object that alone names more images than its namespace may.
+fn too_many(spec: &ImageCacheSpec, most: usize) -> Option<Violation> {
+    let count: usize = spec.cache_spec.iter().map(|list| list.images.len()).sum();
+    (count > most).then(|| Violation {
+        field: "spec.cacheSpec".to_owned(),
+        message: format!(
+            "{count} images, and {most} are allowed in all ImageCaches of a namespace (--max-images-per-namespace)"
+        ),
+    })
 }
 
 /// Returns the new object and, on UPDATE, the old one. Returns `None` if there is nothing to decide.
@@ -223,11 +235,11 @@ mod tests {
     }
 
     fn create(object: &Value) -> Verdict {
-        judge(&request("CREATE", &Value::Null, object))
+        judge(&request("CREATE", &Value::Null, object), 100_000)
     }
 
     fn update(old: &Value, new: &Value) -> Verdict {
-        judge(&request("UPDATE", old, new))
+        judge(&request("UPDATE", old, new), 100_000)
     }
 
     #[test]
@@ -293,11 +305,11 @@ mod tests {
     #[test]
     fn other_operations_and_kinds_are_none_of_our_business() {
         let deletion = request("DELETE", &images(&[&[]]), &Value::Null);
-        assert_eq!(judge(&deletion), Verdict::default());
+        assert_eq!(judge(&deletion, 100_000), Verdict::default());
         let mut pod = request("CREATE", &Value::Null, &json!({"metadata": {}, "spec": {}}));
         pod.kind.group = String::new();
         pod.kind.kind = "Pod".to_owned();
-        assert_eq!(judge(&pod), Verdict::default());
+        assert_eq!(judge(&pod, 100_000), Verdict::default());
     }
 
     #[test]
@@ -410,7 +422,7 @@ mod tests {
     #[test]
     fn a_refusal_goes_back_as_forbidden_with_the_uid_of_the_request() {
         let request = request("CREATE", &Value::Null, &images(&[&[]]));
-        let response = judge(&request).into_response(&request);
+        let response = judge(&request, 100_000).into_response(&request);
         assert!(!response.allowed);
         assert_eq!(response.uid, "u1");
         assert_eq!(response.result.code, 403);
@@ -419,5 +431,14 @@ mod tests {
             "spec.cacheSpec[0].images: No images specified within image list"
         );
         assert_eq!(response.warnings, None);
+    }
+
+    #[test]
+    fn more_images_than_a_namespace_may_name_are_refused_with_the_numbers() {
+        let object = json!({"cacheSpec": [{"images": ["a:1", "b:1"]}, {"images": ["a:1"]}]});
+        let of = |most| judge(&request("CREATE", &Value::Null, &object), most).refusal;
+        assert_eq!(of(3), None);
+        let why = of(2).unwrap();
+        assert!(why.contains("3 images, and 2 are allowed"), "{why}");
     }
 }

@@ -25,6 +25,8 @@ use crate::{
 pub struct Config {
     /// Names of the Secret with the certificate and of the webhook's configuration.
     pub names: Names,
+    /// Maximum number of image names in one `ImageCache`.
+    pub most_images: usize,
     /// Port for the API server. 0 takes a free one.
     pub listen_port: u16,
     /// Port of probes and metrics. 0 takes a free one.
@@ -113,7 +115,7 @@ impl Bound {
             tls_listener,
             http_listener,
         } = self;
-        let router = handlers::router(readiness.clone(), metrics);
+        let router = handlers::router(readiness.clone(), metrics, config.most_images);
         let stop_serving = CancellationToken::new();
         let delay = async {
             shutdown.cancelled().await;

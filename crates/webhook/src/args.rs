@@ -25,6 +25,10 @@ pub struct Args {
     /// Port for the API server (TLS); 0 takes a free one
     #[arg(long, default_value_t = 10250)]
     pub listen_port: u16,
+    /// Maximum number of image names in one ImageCache: as many as the controller allows for all ImageCaches of a
+    /// namespace
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub max_images_per_namespace: u32,
     /// Time for which the webhook still serves after SIGTERM (Go duration), until API servers stop
     /// sending requests to it
     #[arg(long, default_value = "5s")]
@@ -68,6 +72,7 @@ impl From<Args> for Config {
             tls_secret_name,
             webhook_configuration,
             listen_port,
+            max_images_per_namespace,
             shutdown_delay,
             admin: AdminArgs { http_port },
             log: _,
@@ -76,6 +81,7 @@ impl From<Args> for Config {
             key_file: _,
         } = args;
         Self {
+            most_images: usize::try_from(max_images_per_namespace).unwrap_or(usize::MAX),
             names: Names {
                 namespace,
                 secret: tls_secret_name,

@@ -36,7 +36,7 @@ const LINES: (u32, u32) = (1, 20);
 /// See [`LINES`].
 const QUIET: Duration = Duration::from_secs(10);
 /// Returns the routes of the TLS port.
-pub fn router(readiness: Readiness, metrics: Metrics) -> Router {
+pub fn router(readiness: Readiness, metrics: Metrics, most_images: usize) -> Router {
     Router::new()
         .route(VALIDATE_PATH, post(validate))
         .route("/readyz", get(readyz))
@@ -47,6 +47,7 @@ pub fn router(readiness: Readiness, metrics: Metrics) -> Router {
             bodies: Places::new(body::BODIES),
             malformed: Pace::new(LINES.0, QUIET),
             refused: Pace::new(LINES.1, QUIET),
+            most_images,
         }))
 }
 
@@ -56,6 +57,7 @@ struct Shared {
     bodies: Places,
     malformed: Pace,
     refused: Pace,
+    most_images: usize,
 }
 async fn validate(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
@@ -80,7 +82,7 @@ fn judge(shared: &Shared, body: &[u8]) -> Response {
             return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response();
         }
     };
-    let verdict = admission::judge(&request);
+    let verdict = admission::judge(&request, shared.most_images);
     let result = if let Some(refusal) = &verdict.refusal {
         if let Some(unlogged) = shared.refused.due(tokio::time::Instant::now()) {
             let namespace = request.namespace.as_deref().unwrap_or_default();

@@ -149,6 +149,7 @@ fn every_body_is_answered_in_sentences_that_can_be_shown() {
     let router = router(
         Readiness::default(),
         Metrics::register(&mut Registry::default()),
+        100_000,
     );
     proptest!(|(body in body())| {
         let (status, answer) = ask(&runtime, &router, body);

@@ -118,6 +118,7 @@ impl Process {
 
     fn start_with(client: Client, permits: Arc<Semaphore>) -> Self {
         let config = Config {
+            most_images: 100_000,
             names: Names {
                 namespace: "kube-fledged".to_owned(),
                 secret: SECRET.to_owned(),

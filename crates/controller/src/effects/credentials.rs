@@ -183,8 +183,11 @@ impl Reader {
             match found {
                 Found::Object(secret) => {
                     // The kubelet would not pull at all because of one bad Secret.
-                    if let Ok(Some(why)) | Err(why) = secret.add_to(&mut resolved.keyring) {
-                        resolved.unusable.push((name, why.to_owned()));
+                    let added = secret.add_to(&mut resolved.keyring);
+                    let reasons = added.unwrap_or_else(|why| [why].into());
+                    if !reasons.is_empty() {
+                        let reasons: Vec<_> = reasons.into_iter().collect();
+                        resolved.unusable.push((name, reasons.join("; ")));
                     }
                 }
                 Found::Nothing => resolved.missing.push(name),

@@ -2,7 +2,7 @@
 
 mod json;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::{
     Engine as _, alphabet,
@@ -45,27 +45,27 @@ pub struct PullSecret {
 }
 
 impl PullSecret {
-    /// Adds the entries of a Secret of one of the two docker types. The answer says why an entry was
-    /// passed over, if one was: the others count.
+    /// Adds the entries of a Secret of one of the two docker types. The answer says why entries were
+    /// passed over, each reason once: the others count.
     ///
     /// # Errors
     /// It cannot be read; none of its entries counts, as in the kubelet.
     pub fn add_to(
         &self,
         keyring: &mut Keyring<Credential>,
-    ) -> Result<Option<&'static str>, &'static str> {
+    ) -> Result<BTreeSet<&'static str>, &'static str> {
         let mut logins = Vec::new();
         // The order within one key is kept, across keys it is the keyring's.
         for (registry, entry) in self.auths()? {
             logins.push((registry, entry.unwrap_or_default().login()?));
         }
-        let mut passed_over = None;
+        let mut passed_over = BTreeSet::new();
         for (registry, login) in logins {
             let added = login.map(|login| keyring.add(&registry, login));
             match added {
                 Ok(true) => {}
-                Ok(false) => passed_over = Some("a key is no address of a registry"),
-                Err(why) => passed_over = Some(why),
+                Ok(false) => drop(passed_over.insert("a key is no address of a registry")),
+                Err(why) => drop(passed_over.insert(why)),
             }
         }
         Ok(passed_over)
@@ -341,7 +341,7 @@ mod tests {
                 r#"{{"auths":{{"{key}":{entry},"r.test":{{"auth":"dTpw"}}}}}}"#
             ));
             let mut keyring = Keyring::default();
-            assert_eq!(json.add_to(&mut keyring), Ok(Some(why)));
+            assert_eq!(json.add_to(&mut keyring), Ok([why].into()));
             assert_eq!(users(&json, "r.test/a:1").unwrap(), ["u:p"]);
         }
     }

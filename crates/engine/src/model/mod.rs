@@ -28,7 +28,7 @@ use std::{collections::BTreeMap, ops};
 
 use crate::{
     ids::{CacheIdx, ImageId, Index, NodeIdx, ScopeId, SetIdx, Stamp},
-    vocabulary::{CacheKey, NodeName, Now, Settings, Source},
+    vocabulary::{CacheKey, CacheObject, NodeName, Now, Settings, Source},
 };
 
 use cache::Cache;
@@ -263,6 +263,8 @@ pub struct Model {
     pub in_flight: InFlight,
     /// Freshness probes, by image and credentials.
     pub probes: BTreeMap<(ImageId, ScopeId), Probe>,
+    /// Objects with which their namespace would name too many images. They wait for room.
+    pub refused: BTreeMap<CacheKey, CacheObject>,
     /// Images that vanished from nodes since the process began.
     pub lost: u64,
 }

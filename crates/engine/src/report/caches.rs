@@ -25,6 +25,17 @@ use crate::{
 
 impl Engine {
     pub(crate) fn cache_applied(&mut self, now: Now, object: CacheObject) {
+        let namespace = object.key.namespace.clone();
+        self.apply_cache(now, object);
+        self.retry_refused(now, &namespace);
+    }
+
+    pub(super) fn apply_cache(&mut self, now: Now, object: CacheObject) {
+        if let Some(message) = self.refusal(&object) {
+            self.refuse(now, object, message);
+            return;
+        }
+        self.model.refused.remove(&object.key);
         let Some(at) = self.known(&object.key, &object.uid, now.tick) else {
             self.take_up(now, object, None);
             return;
@@ -176,6 +187,12 @@ impl Engine {
         self.agenda.caches.insert(at);
         self.touch_cache(at);
         old
+    }
+
+    pub(crate) fn cache_gone(&mut self, now: Now, key: &CacheKey) {
+        self.model.refused.remove(key);
+        self.cache_deleted(key, now.tick);
+        self.retry_refused(now, &key.namespace);
     }
 
     pub(crate) fn cache_deleted(&mut self, key: &CacheKey, now: Tick) {

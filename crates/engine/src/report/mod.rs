@@ -7,6 +7,7 @@ mod deletion;
 mod events;
 mod failures;
 mod operations;
+mod quota;
 mod refresh;
 mod secrets;
 pub mod status;

@@ -221,3 +221,31 @@ fn an_object_that_the_api_server_does_not_store_says_so_pulls_nothing_new_and_he
     harness.is("Degraded", "False", "None");
     harness.is("Ready", "True", "AllImagesPresent");
 }
+
+#[test]
+fn a_namespace_that_names_too_many_images_hears_so_and_goes_on_when_there_is_room() {
+    let settings = Settings {
+        max_namespace_images: 3,
+        ..Settings::default()
+    };
+    let mut harness = Harness::with(settings, &["n1"]);
+    harness.create(images(&["r.test/a:1", "r.test/b:1"]));
+    harness.create_as("more", images(&["r.test/c:1", "r.test/d:1"]));
+    harness.lead();
+    assert_eq!(harness.held("n1"), ["r.test/a:1", "r.test/b:1"]);
+    let refused = &harness.objects[&named("more")].status;
+    assert_eq!(refused.reason, "CacheSpecValidationFailed");
+    let why = &refused.message;
+    assert!(
+        why.contains("namespace ns would name 4 images, and 3 are allowed"),
+        "{why}"
+    );
+
+    harness.edit(images(&["r.test/a:1"]));
+    harness.wait(5);
+    assert_eq!(harness.objects[&named("more")].status.status, "Succeeded");
+    assert_eq!(
+        harness.held("n1"),
+        ["r.test/a:1", "r.test/c:1", "r.test/d:1"]
+    );
+}

@@ -22,6 +22,8 @@ pub struct Settings {
     pub purge_deadline: Duration,
     /// Most pulls from one registry that run at a time.
     pub max_registry_pulls: u32,
+    /// Most image names of all caches of one namespace; further caches are not taken up.
+    pub max_namespace_images: usize,
     /// Spreads work over time that would otherwise begin at the same moment.
     pub seed: u64,
 }
@@ -37,6 +39,7 @@ impl Default for Settings {
             puller_grace: Duration::from_secs(2 * 60),
             purge_deadline: Duration::from_secs(10 * 60),
             max_registry_pulls: 512,
+            max_namespace_images: 100_000,
             seed: 0,
         }
     }

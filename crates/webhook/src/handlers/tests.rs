@@ -45,7 +45,7 @@ fn review_of(operation: &str, images: &[&str], old: &Value) -> String {
 
 async fn call(request: Request<Body>) -> (StatusCode, String) {
     let metrics = Metrics::register(&mut Registry::default());
-    let router = router(Readiness::default(), metrics);
+    let router = router(Readiness::default(), metrics, 100_000);
     let response = router.oneshot(request).await.unwrap();
     let status = response.status();
     let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
@@ -197,6 +197,7 @@ async fn a_body_that_does_not_come_is_given_up_and_holds_up_nobody() {
     let router = router(
         Readiness::default(),
         Metrics::register(&mut Registry::default()),
+        100_000,
     );
     let from = |address: [u8; 4], body: Body| {
         let mut request = Request::post(VALIDATE_PATH).body(body).unwrap();
@@ -241,7 +242,11 @@ async fn only_posts_and_only_known_paths_are_answered() {
 async fn readyz_waits_for_what_is_pending() {
     let readiness = Readiness::default();
     let _guard = readiness.register("certificate");
-    let router = router(readiness, Metrics::register(&mut Registry::default()));
+    let router = router(
+        readiness,
+        Metrics::register(&mut Registry::default()),
+        100_000,
+    );
     let request = Request::get("/readyz").body(Body::empty()).unwrap();
     let response = router.oneshot(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -251,7 +256,11 @@ async fn readyz_waits_for_what_is_pending() {
 async fn requests_are_counted_by_what_came_of_them() {
     let mut registry = kubefledged_process::metrics::registry("1");
     kubefledged_process::tls::Failures::register(&mut registry).example();
-    let router = router(Readiness::default(), Metrics::register(&mut registry));
+    let router = router(
+        Readiness::default(),
+        Metrics::register(&mut registry),
+        100_000,
+    );
     for body in [
         review(&["a:1"]),
         review(&["a:1"]),

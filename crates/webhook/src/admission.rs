@@ -435,7 +435,11 @@ mod tests {
 
     #[test]
     fn more_images_than_a_namespace_may_name_are_refused_with_the_numbers() {
-        let object = json!({"cacheSpec": [{"images": ["a:1", "b:1"]}, {"images": ["a:1"]}]});
+        let lists = json!([{"images": ["a:1", "b:1"]}, {"images": ["a:1"]}]);
+        let object = json!({
+            "apiVersion": "kubefledged.io/v1alpha2", "kind": "ImageCache",
+            "metadata": {"name": "a", "namespace": "n"}, "spec": {"cacheSpec": lists},
+        });
         let of = |most| judge(&request("CREATE", &Value::Null, &object), most).refusal;
         assert_eq!(of(3), None);
         let why = of(2).unwrap();

@@ -31,6 +31,12 @@ impl Turn {
     }
 }
 
+/// The turn under which a task waits for a slot; `None`: it waits for none.
+fn slot_turn(key: &TaskKey, task: &Task) -> Option<Turn> {
+    let waits = matches!(task.state, State::Waiting(_)) && !task.wants_look();
+    waits.then(|| Turn::of(key, task))
+}
+
 /// All tasks.
 #[derive(Debug, Default)]
 pub(super) struct Tasks {
@@ -59,26 +65,26 @@ impl Tasks {
 
     pub fn remove(&mut self, key: &TaskKey) -> Option<Task> {
         let task = self.all.remove(key)?;
-        self.leave(key, task.rank(), &Turn::of(key, &task));
+        self.leave(key, task.rank(), slot_turn(key, &task).as_ref());
         Some(task)
     }
 
     /// The only way to change a task: what it waits for may be something else afterwards.
     pub fn change<T>(&mut self, key: &TaskKey, change: impl FnOnce(&mut Task) -> T) -> Option<T> {
         let task = self.all.get_mut(key)?;
-        let (rank, turn) = (task.rank(), Turn::of(key, task));
+        let (rank, turn) = (task.rank(), slot_turn(key, task));
         let result = change(task);
-        self.leave(key, rank, &turn);
+        self.leave(key, rank, turn.as_ref());
         self.index(key);
         Some(result)
     }
 
     /// Out of all that it waits for.
-    fn leave(&mut self, key: &TaskKey, rank: Rank, turn: &Turn) {
+    fn leave(&mut self, key: &TaskKey, rank: Rank, turn: Option<&Turn>) {
         self.inspections.remove(&rank);
         self.active.remove(key);
         let (priority, age) = rank;
-        let Some(turns) = self.slots.get_mut(&priority) else {
+        let Some((turn, turns)) = turn.zip(self.slots.get_mut(&priority)) else {
             return;
         };
         if let Some(tasks) = turns.get_mut(turn)
@@ -166,6 +172,11 @@ impl Tasks {
                 (turn, keys.filter_map(|key| self.all.get_key_value(key)))
             })
         })
+    }
+
+    /// Some wait for a slot.
+    pub fn any_waits_for_slot(&self) -> bool {
+        !self.slots.is_empty()
     }
 
     /// Some have not ended.

@@ -1,6 +1,6 @@
 //! What ends and what runs next.
 
-use std::collections::BTreeSet;
+use std::{cell::OnceCell, collections::BTreeSet};
 
 use kubefledged_api_types::names::failure;
 
@@ -212,34 +212,35 @@ impl Queue {
     /// registry of which nothing runs, whatever holds the others.
     fn next_pull(&self, now: Tick) -> Option<(TaskKey, Turn)> {
         let most = self.settings.max_parallel_pulls.max(1);
-        let slots = self.tasks.active();
-        let slots = || slots.clone().filter(|(_, task)| task.holds_slot());
-        let taken = slots().count() + self.ending.len();
-        if taken > most {
+        let slots = self.tasks.active().filter(|(_, task)| task.holds_slot());
+        let slots: Vec<(&TaskKey, &Task)> = slots.collect();
+        let taken = slots.len() + self.ending.len();
+        if taken > most || !self.tasks.any_waits_for_slot() {
             return None;
         }
         let extra = taken == most;
-        let long = slots().filter_map(|(_, task)| task.long_at());
+        let long = slots.iter().filter_map(|(_, task)| task.long_at());
         let long = long.into_iter().any(|at| at <= now);
         let ending = || self.ending.values().map(|image| task::registry(image));
         let of_registry = |registry: &str| {
-            let pulls = slots().filter(|(key, _)| key.registry() == registry);
+            let pulls = slots.iter().filter(|(key, _)| key.registry() == registry);
             pulls.count() + ending().filter(|ended| *ended == registry).count()
         };
-        let busy = self.busy();
+        let busy = OnceCell::new();
+        let is_busy = |image: &str| busy.get_or_init(|| self.busy()).contains(image);
         for turns in self.tasks.slots() {
             let candidates = turns.filter_map(|(turn, tasks)| {
                 let held = of_registry(&turn.registry);
                 if held > 0 && self.registries.on_probation(&turn.registry) {
                     return None;
                 }
-                let other = held == 0 && !slots().any(|(_, task)| task.cache == turn.cache);
+                let other = held == 0 && !slots.iter().any(|(_, task)| task.cache == turn.cache);
                 if extra && !other && !long {
                     return None;
                 }
                 let (key, task) = { tasks }.find(|(key, task)| {
                     let fits = !extra || task.started.is_none();
-                    task.due(now) && fits && !busy.contains(&*key.image)
+                    task.due(now) && fits && !is_busy(&key.image)
                 })?;
                 let last = held + 1 >= most && most > 1;
                 let served = self.served.get(turn).copied();

@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context as _;
 use serde_json::Value;
 
-use crate::Cluster;
+use crate::{Cluster, demo};
 
 /// The repository.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
@@ -75,6 +75,56 @@ impl Cluster {
         Ok(said.lines().map(ToOwned::to_owned).collect())
     }
 
+    /// Waits until this alone is left of ours. Owned objects go a moment after their owner.
+    pub fn until_left(&self, expected: &[&str]) -> anyhow::Result<()> {
+        let mut left = Vec::new();
+        for _ in 0..30 {
+            left = self.ours()?;
+            if left == expected {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        anyhow::bail!("{left:?} is left instead of {expected:?}")
+    }
+
+    /// Nodes whose runtime pins, and whether it does so with this image.
+    pub fn pins(&self, image: &str) -> anyhow::Result<Vec<(String, bool)>> {
+        let mut pins = Vec::new();
+        for node in self.nodes()? {
+            if self.runtime(&node)?.starts_with("containerd://2") {
+                let pinned = self.pinned(&node)?.contains(image);
+                pins.push((node, pinned));
+            }
+        }
+        anyhow::ensure!(!pins.is_empty(), "a node with containerd 2 is needed");
+        Ok(pins)
+    }
+
+    /// An `ImageCache` team-a/pinned of the image web, to be pinned and purged: it has the finalizer, and a
+    /// pin wherever that is possible.
+    pub fn pinned_cache(&self) -> anyhow::Result<()> {
+        self.clean("team-a")?;
+        let spec = serde_json::json!({
+            "cacheSpec": [{"images": [demo("web")]}],
+            "retention": "Pinned",
+            "deletionPolicy": "Purge",
+        });
+        self.create("team-a", "pinned", &spec)?;
+        let status = self.ended("team-a", "pinned", "ImageCacheCreate")?;
+        anyhow::ensure!(status["status"] == "Succeeded", "{status}");
+        let finalizers = self.finalizers()?;
+        anyhow::ensure!(finalizers == r#"["kubefledged.io/purge"]"#, "{finalizers}");
+        let pins = self.pins(&demo("web"))?;
+        anyhow::ensure!(pins.iter().all(|(_, pinned)| *pinned), "{pins:?}");
+        Ok(())
+    }
+
+    /// Of the object of [`Cluster::pinned_cache`].
+    pub fn finalizers(&self) -> anyhow::Result<String> {
+        self.shell("kubectl get ic pinned -n team-a -o jsonpath='{.metadata.finalizers}'")
+    }
+
     /// Waits until a shell command succeeds and says something.
     pub fn eventually(&self, limit: Duration, command: &str) -> anyhow::Result<String> {
         self.until(limit, command, || {
@@ -107,6 +157,22 @@ impl Variant {
         // JSON is YAML.
         std::fs::write(variant.definition(), definition.to_string())?;
         Ok(variant)
+    }
+
+    /// Takes a block of values away, with the template that reads it: a chart from before there was this
+    /// block.
+    pub fn without(self, block: &str, template: &str) -> anyhow::Result<Self> {
+        for file in ["values.yaml", "files/defaults.yaml"] {
+            let path = self.0.join(file);
+            let text = std::fs::read_to_string(&path)?;
+            let mut values = kubefledged_chart::parse(&text)?.pop().unwrap_or_default();
+            let removed = values.as_object_mut().and_then(|map| map.remove(block));
+            removed.with_context(|| format!("{file} has no {block}"))?;
+            std::fs::write(path, values.to_string())?;
+        }
+        std::fs::remove_file(self.0.join("templates").join(template))
+            .context("no such template")?;
+        Ok(self)
     }
 
     /// The chart's directory.

@@ -93,70 +93,19 @@ fn the_api_server_takes_every_manifest() {
     cluster.bare().unwrap();
 }
 
-/// What an uninstall leaves of us, with the object of [`pinned_cache`].
+/// What an uninstall leaves of us, with the object of [`Cluster::pinned_cache`].
 const KEPT: [&str; 3] = [
     "customresourcedefinition.apiextensions.k8s.io/imagecaches.kubefledged.io",
     "imagecache.kubefledged.io/pinned",
     "namespace/kube-fledged",
 ];
 
-/// Owned objects go a moment after their owner.
-fn until_left(cluster: &Cluster, expected: &[&str]) {
-    let mut left = Vec::new();
-    for _ in 0..30 {
-        left = cluster.ours().unwrap();
-        if left == expected {
-            return;
-        }
-        std::thread::sleep(Duration::from_secs(1));
-    }
-    assert_eq!(left, expected);
-}
-
-/// Nodes whose runtime pins, and whether it does so with this image.
-fn pins(cluster: &Cluster, image: &str) -> Vec<(String, bool)> {
-    let mut pins = Vec::new();
-    for node in cluster.nodes().unwrap() {
-        let runtime = cluster.runtime(&node).unwrap();
-        if runtime.starts_with("containerd://2") {
-            let pinned = cluster.pinned(&node).unwrap().contains(image);
-            pins.push((node, pinned));
-        }
-    }
-    assert!(!pins.is_empty(), "a node with containerd 2 is needed");
-    pins
-}
-
-/// Pinned and to be purged: it has the finalizer, and a pin wherever that is possible.
-fn pinned_cache(cluster: &Cluster) {
-    cluster.clean("team-a").unwrap();
-    let spec = json!({
-        "cacheSpec": [{"images": [demo("web")]}],
-        "retention": "Pinned",
-        "deletionPolicy": "Purge",
-    });
-    cluster.create("team-a", "pinned", &spec).unwrap();
-    let status = cluster
-        .ended("team-a", "pinned", "ImageCacheCreate")
-        .unwrap();
-    assert_eq!(status["status"], "Succeeded", "{status}");
-    assert_eq!(finalizers(cluster), r#"["kubefledged.io/purge"]"#);
-    let pinned = pins(cluster, &demo("web"));
-    assert!(pinned.iter().all(|(_, pinned)| *pinned), "{pinned:?}");
-}
-
-fn finalizers(cluster: &Cluster) -> String {
-    cluster
-        .shell("kubectl get ic pinned -n team-a -o jsonpath='{.metadata.finalizers}'")
-        .unwrap()
-}
-
 #[test]
 #[ignore = "make test-install"]
 fn an_uninstall_leaves_the_definition_and_the_objects_and_nothing_else() {
     let cluster = bare();
     cluster.install_chart("").unwrap();
-    pinned_cache(&cluster);
+    cluster.pinned_cache().unwrap();
     let tested = cluster
         .shell("helm test kubefledged -n kube-fledged")
         .unwrap();
@@ -165,9 +114,9 @@ fn an_uninstall_leaves_the_definition_and_the_objects_and_nothing_else() {
         .shell("helm uninstall kubefledged -n kube-fledged --wait --timeout 120s")
         .unwrap();
 
-    until_left(&cluster, &KEPT);
-    assert_eq!(finalizers(&cluster), "");
-    let pinned = pins(&cluster, &demo("web"));
+    cluster.until_left(&KEPT).unwrap();
+    assert_eq!(cluster.finalizers().unwrap(), "");
+    let pinned = cluster.pins(&demo("web")).unwrap();
     assert!(pinned.iter().all(|(_, pinned)| !pinned), "{pinned:?}");
     // Nobody is left to hold it.
     cluster
@@ -181,10 +130,10 @@ fn an_uninstall_leaves_the_definition_and_the_objects_and_nothing_else() {
 fn an_uninstall_whose_job_cannot_run_deletes_nothing_and_the_guide_helps() {
     let cluster = bare();
     cluster.install_chart("").unwrap();
-    pinned_cache(&cluster);
+    cluster.pinned_cache().unwrap();
     // The Job's image is the controller's, and no node can pull this one.
     cluster
-        .shell("helm upgrade kubefledged charts/kubefledged -n kube-fledged --reuse-values --set controller.image.tag=none")
+        .shell("helm upgrade kubefledged charts/kubefledged -n kube-fledged --reset-then-reuse-values --set controller.image.tag=none")
         .unwrap();
     let failed = cluster
         .shell("helm uninstall kubefledged -n kube-fledged --timeout 15s")
@@ -201,8 +150,8 @@ fn an_uninstall_whose_job_cannot_run_deletes_nothing_and_the_guide_helps() {
     let blocks = shell_blocks("docs/install.md").unwrap();
     let by_hand = blocks.iter().find(|block| block.contains("--no-hooks"));
     cluster.shell(by_hand.unwrap()).unwrap();
-    until_left(&cluster, &KEPT);
-    assert_eq!(finalizers(&cluster), "");
+    cluster.until_left(&KEPT).unwrap();
+    assert_eq!(cluster.finalizers().unwrap(), "");
     cluster
         .shell("kubectl delete ic pinned -n team-a --timeout=10s")
         .unwrap();
@@ -219,12 +168,12 @@ fn without_helm_what_was_applied_goes_without_a_rest() {
         .shell("kubectl get daemonset kubefledged-puller -n kube-fledged -o json | sed s/--disk-watermark=80/--disk-watermark=100/ | kubectl apply -f -
                 kubectl rollout status daemonset/kubefledged-puller -n kube-fledged --timeout=60s")
         .unwrap();
-    pinned_cache(&cluster);
+    cluster.pinned_cache().unwrap();
     // As often as one likes.
     cluster.shell("make update").unwrap();
     cluster.shell("make remove-kubefledged").unwrap();
-    until_left(&cluster, &[]);
-    let pinned = pins(&cluster, &demo("web"));
+    cluster.until_left(&[]).unwrap();
+    let pinned = cluster.pins(&demo("web")).unwrap();
     assert!(pinned.iter().all(|(_, pinned)| !pinned), "{pinned:?}");
     let held = cluster.images("2").unwrap();
     assert!(held.contains(&demo("web")), "images stay: {held:?}");
@@ -253,7 +202,7 @@ fn an_upgrade_brings_another_definition_a_rollback_the_first_and_objects_stay() 
     })
     .unwrap();
     let upgrade = format!(
-        "helm upgrade kubefledged {} -n kube-fledged --reuse-values --set controller.checkInterval=7m --wait --timeout 120s",
+        "helm upgrade kubefledged {} -n kube-fledged --reset-then-reuse-values --set controller.checkInterval=7m --wait --timeout 120s",
         newer.chart()
     );
     cluster.shell(&upgrade).unwrap();

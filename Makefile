@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package sbom test-dashboard test-install test-runtimes test-faults sim sim-mutations fuzz soak \
+.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package sbom test-dashboard test-install test-runtimes test-faults test-abuse sim sim-mutations fuzz soak \
 	bench-engine bench-queue bench-guard bench-real bench-real-big bench-real-install bench-fleet bench-inside \
 	deploy-using-yaml remove-kubefledged update down test-vectors
 
@@ -121,12 +121,17 @@ test-dashboard: setup ## Run the dashboard's queries in a Prometheus that scrape
 test-install: images ## Test installing, upgrading, moving over and uninstalling, on a local cluster of its own
 	export CLUSTER_NAME=install; trap '$(CLUSTER) down' EXIT; \
 	$(CLUSTER) down; $(CLUSTER) up --runtime containerd,containerd2; hack/default-images; \
-	$(CARGO) test --locked --no-fail-fast --target $(TARGET) --package kubefledged-e2e --test install --test migrate -- --test-threads=1 --ignored --nocapture
+	$(CARGO) test --locked --no-fail-fast --target $(TARGET) --package kubefledged-e2e --test install --test upgrade --test gitops --test migrate -- --test-threads=1 --ignored --nocapture
 
 test-faults: images ## Test with real faults, in a cluster of its own with three nodes: FAULTS_SECONDS=600, FAULTS_SEED=...
 	export CLUSTER_NAME=faults; trap '$(CLUSTER) down' EXIT; \
 	$(CLUSTER) down; $(CLUSTER) up --runtime containerd,containerd2,crio --disk 2G; hack/install --set puller.diskWatermark=80 --set controller.checkInterval=1m; \
 	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test faults --test hostile -- --test-threads=1 --include-ignored --nocapture
+
+test-abuse: images ## Attack the ports, as a tenant, as a node and as a registry, in a cluster of its own with three nodes
+	export CLUSTER_NAME=abuse; trap '$(CLUSTER) down' EXIT; \
+	$(CLUSTER) down; $(CLUSTER) up 3; hack/install; \
+	$(CARGO) test --locked --no-fail-fast --target $(TARGET) --package kubefledged-e2e --test abuse -- --test-threads=1 --ignored --nocapture
 
 package: ## Package the chart and its manifests as dist/kubefledged-VERSION.{tgz,yaml}, with the digests of dist/*.digest
 	hack/package

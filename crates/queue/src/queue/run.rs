@@ -209,16 +209,14 @@ impl Queue {
 
     /// The next pull, if a slot is free. Slots are for pulls that run. One more serves tasks never
     /// tried, beside a long pull: a pull of 10 GB does not delay one of 5 MB; and it serves a cache and a
-    /// registry of which nothing runs, whatever holds the others.
+    /// registry of which nothing runs, whatever holds the others. If one registry holds that one too, which
+    /// perhaps never answers, there is another one for the latter.
     fn next_pull(&self, now: Tick) -> Option<(TaskKey, Turn)> {
         let most = self.settings.max_parallel_pulls.max(1);
         let slots = self.tasks.active();
         let slots = || slots.clone().filter(|(_, task)| task.holds_slot());
         let taken = slots().count() + self.ending.len();
-        if taken > most {
-            return None;
-        }
-        let extra = taken == most;
+        let extra = taken >= most;
         let long = slots().filter_map(|(_, task)| task.long_at());
         let long = long.into_iter().any(|at| at <= now);
         let ending = || self.ending.values().map(|image| task::registry(image));
@@ -226,6 +224,11 @@ impl Queue {
             let pulls = slots().filter(|(key, _)| key.registry() == registry);
             pulls.count() + ending().filter(|ended| *ended == registry).count()
         };
+        let registries = slots().map(|(key, _)| key.registry()).chain(ending());
+        let one_registry = registries.collect::<BTreeSet<_>>().len() == 1;
+        if taken > most + usize::from(one_registry) {
+            return None;
+        }
         let busy = self.busy();
         for turns in self.tasks.slots() {
             let candidates = turns.filter_map(|(turn, tasks)| {
@@ -234,7 +237,7 @@ impl Queue {
                     return None;
                 }
                 let other = held == 0 && !slots().any(|(_, task)| task.cache == turn.cache);
-                if extra && !other && !long {
+                if extra && !other && (!long || taken > most) {
                     return None;
                 }
                 let (key, task) = { tasks }.find(|(key, task)| {

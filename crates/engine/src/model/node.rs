@@ -16,6 +16,9 @@ use crate::{
 const DEFAULT_PARALLEL_PULLS: u32 = 2;
 /// Back-off after calls that failed.
 const CALL_RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// For how long after the next call was due a puller that did not answer counts as silent: a call takes at
+/// most a minute, and a node on which nothing is desired is not called.
+const SILENCE_HOLDS: Duration = Duration::from_secs(120);
 /// Back-off after reports without pins.
 const REPORT_RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
 
@@ -203,9 +206,14 @@ impl Node {
 
     /// Has its puller been silent for longer than the grace time?
     pub fn unreachable(&self, now: Tick, grace: Duration) -> bool {
-        self.contact
-            .silent_since
-            .is_some_and(|since| since.after(grace) <= now)
+        let silent = self.contact.silent_since;
+        silent.is_some_and(|since| since.after(grace) <= now) && !self.silence_is_old(now)
+    }
+
+    /// Has nobody called its puller for so long that its silence then says nothing of today?
+    fn silence_is_old(&self, now: Tick) -> bool {
+        let due = self.contact.not_before.filter(|_| self.puller.is_some());
+        due.is_some_and(|due| due.after(SILENCE_HOLDS) < now)
     }
 
     /// Is there a puller to call, and a Node?
@@ -219,6 +227,9 @@ impl Node {
         let spread = self.spread(seed, &failures.to_le_bytes());
         let (first, most) = CALL_RETRY;
         let wait = backoff::wait(first, most, failures, spread);
+        if self.silence_is_old(now) {
+            self.contact.silent_since = None;
+        }
         self.contact.failures = failures;
         self.contact.silent_since.get_or_insert(now);
         self.contact.not_before = Some(now.after(wait));

@@ -201,6 +201,25 @@ fn a_node_that_does_not_answer_is_called_with_back_off_and_takes_no_pull_budget(
 }
 
 #[test]
+fn a_node_that_nobody_called_for_long_gets_the_whole_grace_time_again() {
+    let mut harness = Harness::new(&["n1", "n2"]);
+    harness.create(images(&["r.test/a:1"]));
+    harness.lead();
+    harness.unreachable.insert("n2".into());
+    harness.change(|spec| spec.cache_spec[0].images = vec!["r.test/b:1".into()]);
+    harness.wait(30);
+    // Nothing is desired on the node, and nobody asks whether it answers again.
+    harness.delete();
+    harness.wait(600);
+    harness.create(images(&["r.test/a:1"]));
+    harness.wait(60);
+    let nodes = harness.status().nodes.unwrap();
+    assert_eq!((nodes.pending, nodes.unreachable), (1, 0));
+    harness.wait(65);
+    assert_eq!(harness.status().nodes.unwrap().unreachable, 1);
+}
+
+#[test]
 fn a_node_that_was_not_ready_gets_the_whole_grace_time_for_its_puller() {
     let mut harness = Harness::new(&["n1"]);
     let away = NodeFacts {

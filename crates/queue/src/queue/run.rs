@@ -209,16 +209,17 @@ impl Queue {
 
     /// The next pull, if a slot is free. Slots are for pulls that run. One more serves tasks never
     /// tried, beside a long pull: a pull of 10 GB does not delay one of 5 MB; and it serves a cache and a
-    /// registry of which nothing runs, whatever holds the others.
+    /// registry of which nothing runs, whatever holds the others. If one registry holds that one too, which
+    /// perhaps never answers, there is another one for the latter.
     fn next_pull(&self, now: Tick) -> Option<(TaskKey, Turn)> {
         let most = self.settings.max_parallel_pulls.max(1);
         let slots = self.tasks.active().filter(|(_, task)| task.holds_slot());
         let slots: Vec<(&TaskKey, &Task)> = slots.collect();
         let taken = slots.len() + self.ending.len();
-        if taken > most || !self.tasks.any_waits_for_slot() {
+        if taken > most + 1 || !self.tasks.any_waits_for_slot() {
             return None;
         }
-        let extra = taken == most;
+        let extra = taken >= most;
         let long = slots.iter().filter_map(|(_, task)| task.long_at());
         let long = long.into_iter().any(|at| at <= now);
         let ending = || self.ending.values().map(|image| task::registry(image));
@@ -226,6 +227,10 @@ impl Queue {
             let pulls = slots.iter().filter(|(key, _)| key.registry() == registry);
             pulls.count() + ending().filter(|ended| *ended == registry).count()
         };
+        let registries = slots.iter().map(|(key, _)| key.registry());
+        if taken > most && registries.chain(ending()).collect::<BTreeSet<_>>().len() > 1 {
+            return None;
+        }
         let busy = OnceCell::new();
         let is_busy = |image: &str| busy.get_or_init(|| self.busy()).contains(image);
         for turns in self.tasks.slots() {
@@ -235,7 +240,7 @@ impl Queue {
                     return None;
                 }
                 let other = held == 0 && !slots.iter().any(|(_, task)| task.cache == turn.cache);
-                if extra && !other && !long {
+                if extra && !other && (!long || taken > most) {
                     return None;
                 }
                 let (key, task) = { tasks }.find(|(key, task)| {

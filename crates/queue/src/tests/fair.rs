@@ -106,3 +106,21 @@ fn a_registry_that_failed_three_times_has_one_pull_at_a_time_until_it_answers() 
     node.answer_all_but("r.test");
     assert_eq!(node.pulls_of("r.test"), 2, "it answers");
 }
+
+#[test]
+fn a_silent_registry_that_also_has_the_place_beside_long_pulls_holds_up_no_other_cache() {
+    let mut node = Node::new();
+    node.pull_of(1, "ns/big", &names("silent.test", 60));
+    node.answer_all_but("silent.test");
+    node.wait(21);
+    node.answer_all_but("silent.test");
+    assert_eq!(
+        node.pulls_of("silent.test"),
+        3,
+        "the third beside long ones"
+    );
+    node.pull_of(2, "ns/small", &names("r.test", 3));
+    node.answer_all_but("silent.test");
+    assert_eq!(node.pulled[&2].len(), 3);
+    assert_eq!(node.pulls_of("silent.test"), 3);
+}

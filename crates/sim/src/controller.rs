@@ -234,8 +234,6 @@ impl World {
             Command::SetFinalizer { key, uid, present } => {
                 self.write(who, Write::Finalizer(key, uid, present));
             }
-            // Whether a puller is believed is decided when it answers.
-            Command::RaiseTerm { .. } => {}
         }
     }
 }

@@ -77,6 +77,7 @@ impl World {
             Action::Pause(who, wait) => {
                 let until = self.now + wait;
                 self.controllers[who].paused_until = until;
+                self.controllers[who].disturbed = until;
             }
             Action::Skew(who, seconds) => self.controllers[who].skew = seconds,
             Action::Trouble(trouble, lasts) => self.begin(trouble, lasts),
@@ -171,7 +172,7 @@ impl World {
     fn join_as(&mut self, node: usize, flavor: Flavor) {
         if node == self.nodes.len() {
             let pause = self.registries.manifest(PAUSE);
-            let machine = Node::new(node, Runtime::new(flavor, &pause));
+            let machine = Node::new(node, Runtime::new(flavor, &pause), self.script.room);
             self.nodes.push(machine);
         }
         if self.nodes.get(node).is_some_and(|n| n.facts.is_none()) {
@@ -287,6 +288,7 @@ impl World {
             return;
         }
         self.troubles.push(trouble);
+        self.disturb(trouble);
         self.after(lasts, Event::Over(trouble));
         match trouble {
             Trouble::WatchBroken(who, source) => self.break_watch(who, source),
@@ -306,6 +308,7 @@ impl World {
             return;
         };
         self.troubles.swap_remove(at);
+        self.disturb(trouble);
         self.note(|| format!("over {trouble:?}"));
         if matches!(
             trouble,
@@ -319,7 +322,9 @@ impl World {
     pub fn calm_down(&mut self) {
         self.calm = true;
         self.note(|| "calm".to_owned());
-        self.troubles.clear();
+        for trouble in std::mem::take(&mut self.troubles) {
+            self.disturb(trouble);
+        }
         for who in 0..2 {
             self.controllers[who].skew = 0;
         }

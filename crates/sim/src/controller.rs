@@ -1,5 +1,6 @@
 //! A controller: a real engine and the process around it.
 
+mod claims;
 mod lease;
 mod watches;
 mod writes;
@@ -7,11 +8,11 @@ mod writes;
 use kubefledged_api_types::Timestamp;
 use kubefledged_engine::{Command, Engine, Event as EngineEvent, Now, Settings, Tick};
 
-use self::watches::Watch;
 pub use self::writes::Write;
+use self::{claims::Claims, watches::Watch};
 use crate::{
     api::Lease,
-    network::Side,
+    network::{Checks, Side},
     rules::View,
     script::SourceKey,
     world::{Event, World},
@@ -35,12 +36,18 @@ pub struct Controller {
     pub skew: i64,
     /// It stands still until then.
     pub paused_until: u64,
+    /// When it last began, went on, or heard anew of pullers.
+    pub disturbed: u64,
     /// What it was told and what it asked for.
     pub view: View,
     term: Option<u64>,
     renewed: u64,
     observed: Option<(Lease, u64)>,
     seen_term: u64,
+    /// What pullers said of terms.
+    pub claims: Claims,
+    /// Checks that are asked in pieces.
+    pub checks: Checks,
     watches: [Watch; 3],
     wake: Option<u64>,
 }
@@ -76,6 +83,7 @@ impl World {
             life: old.life + 1,
             engine: Some(Engine::new(settings)),
             started: self.now,
+            disturbed: self.now,
             skew: old.skew,
             ..Controller::default()
         };
@@ -225,12 +233,6 @@ impl World {
             }
             Command::SetFinalizer { key, uid, present } => {
                 self.write(who, Write::Finalizer(key, uid, present));
-            }
-            Command::RaiseTerm { seen_term } => {
-                let controller = &mut self.controllers[who];
-                controller.seen_term = controller.seen_term.max(seen_term);
-                let life = controller.life;
-                self.after(1, Event::Lease(who, life));
             }
         }
     }

@@ -1,15 +1,19 @@
 //! Calls from controllers to pullers, as encoded messages over a network that loses, delays and
 //! repeats them.
 
+mod checks;
+mod replies;
+mod rogue;
+
+pub use checks::Checks;
+
 use kubefledged_contract::{MESSAGE_LIMIT, SILENCE_LIMIT, controller as contract};
 use kubefledged_engine::{
     Batch, BatchEnd, BatchId, CancelPulls, CredentialScope, Event as EngineEvent, SecretProblems,
     Work,
 };
 use kubefledged_image::credentials::Keyring;
-use kubefledged_proto::puller::{
-    CheckImagesResponse, Credential, PullImagesResponse, RemoveImagesResponse,
-};
+use kubefledged_proto::puller::Credential;
 use kubefledged_queue::StreamId;
 use prost::Message as _;
 
@@ -49,6 +53,12 @@ pub struct Link {
     pub life: u32,
     /// For which batch.
     pub batch: BatchId,
+    /// In which term.
+    pub term: u64,
+    /// Of its batch.
+    pub images: usize,
+    /// Outcomes that may still come.
+    pub open: usize,
     /// What for.
     pub purpose: Purpose,
     /// To which node.
@@ -64,6 +74,38 @@ pub struct Link {
     /// The puller knows that nobody listens.
     pub closed: bool,
     last: u64,
+}
+
+/// A process of a puller.
+#[derive(Clone, Copy, Debug)]
+pub struct To {
+    /// On which node.
+    pub node: usize,
+    /// Which of the node's processes.
+    pub incarnation: u32,
+}
+
+/// What a call is about.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent {
+    /// For which batch.
+    pub batch: BatchId,
+    /// In which term.
+    pub term: u64,
+    /// Of its batch.
+    pub images: usize,
+    /// What for.
+    pub purpose: Purpose,
+}
+
+impl Link {
+    /// Where it goes.
+    pub fn to(&self) -> To {
+        To {
+            node: self.node,
+            incarnation: self.incarnation,
+        }
+    }
 }
 
 /// What a puller sends back.
@@ -120,9 +162,9 @@ impl World {
                 let request = contract::remove_request(batch, all, wanted, releasable, some, unpin);
                 (Purpose::Remove, request.encode_to_vec())
             }
-            Work::Check { references } => {
-                let request = contract::check_request(batch, references);
-                (Purpose::Check, request.encode_to_vec())
+            Work::Check { .. } => {
+                let piece = self.first_piece(who, batch, node);
+                (Purpose::Check, piece.encode_to_vec())
             }
         };
         self.note(|| {
@@ -142,7 +184,13 @@ impl World {
             return self.end_batch(who, batch.id, BatchEnd::Unreachable, 10);
         };
         let incarnation = process.incarnation;
-        self.send(who, batch.id, purpose, node, incarnation, bytes);
+        let sent = Sent {
+            batch: batch.id,
+            term: batch.term,
+            images: images(&batch.work),
+            purpose,
+        };
+        self.send(who, sent, To { node, incarnation }, bytes);
     }
 
     /// The end of interests becomes a call.
@@ -155,25 +203,32 @@ impl World {
             && process.puller.address == cancel.puller.address
         {
             let incarnation = process.incarnation;
-            self.send(who, cancel.batch, Purpose::Cancel, node, incarnation, bytes);
+            let sent = Sent {
+                batch: cancel.batch,
+                term: cancel.term,
+                images: 0,
+                purpose: Purpose::Cancel,
+            };
+            self.send(who, sent, To { node, incarnation }, bytes);
         }
     }
 
-    fn send(
-        &mut self,
-        who: usize,
-        batch: BatchId,
-        purpose: Purpose,
-        node: usize,
-        incarnation: u32,
-        bytes: Vec<u8>,
-    ) {
+    fn send(&mut self, who: usize, sent: Sent, To { node, incarnation }: To, bytes: Vec<u8>) {
+        let Sent {
+            batch,
+            term,
+            images,
+            purpose,
+        } = sent;
         self.absorb_bytes(&bytes);
         let life = self.controllers[who].life;
         let link = |listens| Link {
             who,
             life,
             batch,
+            term,
+            images,
+            open: images,
             purpose,
             node,
             incarnation,
@@ -185,7 +240,11 @@ impl World {
         };
         let id = self.number();
         self.links.insert(id, link(true));
-        self.after(silence(), Event::Silence(id));
+        let patience = match purpose {
+            Purpose::Check => checks::PIECE_LIMIT,
+            _ => silence(),
+        };
+        self.after(patience, Event::Silence(id));
         if self.hits(Trouble::CallsLost(node), 40) {
             return;
         }
@@ -244,160 +303,20 @@ impl World {
     }
 
     fn end_batch(&mut self, who: usize, batch: BatchId, end: BatchEnd, wait: u64) {
+        self.controllers[who].checks.forget(batch);
         let life = self.controllers[who].life;
         let event = EngineEvent::BatchEnded(batch, end);
         self.after(wait, Event::Tell(who, life, Box::new(event)));
     }
-
-    // === what comes back
-
-    /// A puller sends something to a caller.
-    pub fn reply(&mut self, id: u64, reply: Reply) {
-        let Some(node) = self.links.get(&id).map(|link| link.node) else {
-            return;
-        };
-        if self.hits(Trouble::StreamsBreak(node), 20) {
-            return self.break_links_by(Side::Network, &[id]);
-        }
-        let latency = self.rng.between(1, 15);
-        let Some(link) = self.links.get_mut(&id).filter(|link| !link.broken) else {
-            return;
-        };
-        // Messages of one stream stay in order.
-        link.last = (self.now + latency).max(link.last + 1);
-        let at = link.last;
-        self.at(at, Event::Reply(id, reply));
-    }
-
-    /// It arrives.
-    pub fn reply_arrives(&mut self, id: u64, reply: Reply) {
-        let Some(link) = self
-            .links
-            .get(&id)
-            .filter(|link| link.listens && !link.broken)
-        else {
-            return;
-        };
-        let (who, life, batch, purpose) = (link.who, link.life, link.batch, link.purpose);
-        if !self.awake(who, life, || Event::Reply(id, reply.clone())) {
-            return;
-        }
-        if purpose == Purpose::Cancel {
-            self.links.remove(&id);
-            return;
-        }
-        let mut events = Vec::new();
-        let mut over = purpose == Purpose::Check;
-        match reply {
-            Reply::Message(bytes) => {
-                match decoded(purpose, batch, &bytes) {
-                    Ok(told) => events.extend(told),
-                    Err(error) => self.broken("messages decode", error.to_string()),
-                }
-                if over {
-                    events.push(EngineEvent::BatchEnded(batch, BatchEnd::Done));
-                }
-            }
-            Reply::Done => {
-                over = true;
-                events.push(EngineEvent::BatchEnded(batch, BatchEnd::Done));
-            }
-            Reply::Overloaded => {
-                over = true;
-                events.push(EngineEvent::BatchEnded(batch, BatchEnd::Lost));
-            }
-            Reply::Refused(seen_term) => {
-                over = true;
-                let end = BatchEnd::Refused { seen_term };
-                events.push(EngineEvent::BatchEnded(batch, end));
-            }
-        }
-        if over {
-            self.links.remove(&id);
-        }
-        for event in events {
-            self.engine_told(who, event);
-        }
-    }
-
-    /// A call whose request has not arrived, or a look that is not answered, is given up.
-    pub fn silence(&mut self, id: u64) {
-        let arrived = |link: &Link| link.stream.is_some() && link.purpose != Purpose::Check;
-        if self.links.get(&id).is_some_and(|link| !arrived(link)) {
-            self.lost(id);
-        }
-    }
-
-    /// The caller knows that it will hear nothing more.
-    pub fn lost(&mut self, id: u64) {
-        let Some(link) = self.links.get(&id).filter(|link| link.listens) else {
-            return;
-        };
-        let (who, life) = (link.who, link.life);
-        if !self.awake(who, life, || Event::Lost(id)) {
-            return;
-        }
-        let Some(link) = self.links.get_mut(&id) else {
-            return;
-        };
-        link.listens = false;
-        let batch = link.batch;
-        let cancel = link.purpose == Purpose::Cancel;
-        let arrived = link.stream.is_some();
-        if link.closed {
-            self.links.remove(&id);
-        } else if arrived {
-            let wait = self.rng.below(5_000);
-            self.after(wait, Event::Closed(id));
-        }
-        if !cancel {
-            self.engine_told(who, EngineEvent::BatchEnded(batch, BatchEnd::Lost));
-        }
-    }
-
-    /// Streams break.
-    pub fn break_links(&mut self, side: Side, which: impl Fn(&Link) -> bool) {
-        let chosen = self.links.iter().filter(|(_, link)| which(link));
-        let ids: Vec<u64> = chosen.map(|(id, _)| *id).collect();
-        self.break_links_by(side, &ids);
-    }
-
-    fn break_links_by(&mut self, side: Side, ids: &[u64]) {
-        for id in ids {
-            let Some(link) = self.links.get_mut(id) else {
-                continue;
-            };
-            link.broken = true;
-            if side == Side::Client {
-                link.listens = false;
-            } else {
-                let most = if side == Side::Server { 50 } else { silence() };
-                let wait = self.rng.between(1, most);
-                self.after(wait, Event::Lost(*id));
-            }
-            if side != Side::Server {
-                let wait = self.rng.between(1, 60_000);
-                self.after(wait, Event::Closed(*id));
-            }
-        }
-    }
 }
 
-fn decoded(
-    purpose: Purpose,
-    batch: BatchId,
-    bytes: &[u8],
-) -> Result<Vec<EngineEvent>, prost::DecodeError> {
-    let outcomes = match purpose {
-        Purpose::Pull => contract::pulled(PullImagesResponse::decode(bytes)?),
-        Purpose::Remove => contract::removed(RemoveImagesResponse::decode(bytes)?),
-        Purpose::Check => {
-            let (outcomes, report) = contract::checked(CheckImagesResponse::decode(bytes)?);
-            let outcomes = EngineEvent::Outcomes(batch, outcomes);
-            return Ok(vec![outcomes, EngineEvent::Checked(batch, report)]);
-        }
-        Purpose::Cancel => None,
-    };
-    let told = outcomes.map(|outcomes| EngineEvent::Outcomes(batch, outcomes));
-    Ok(told.into_iter().collect())
+/// Images that a batch is about.
+fn images(work: &Work) -> usize {
+    match work {
+        Work::Pull { images, .. } => images.len(),
+        Work::Remove {
+            references, unpin, ..
+        } => references.len() + unpin.len(),
+        Work::Check { references } => references.len(),
+    }
 }

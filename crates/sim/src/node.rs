@@ -14,6 +14,7 @@ use kubefledged_queue::{
 
 use crate::{
     registry::{Manifest, PAUSE},
+    rules::Waiting,
     runtime::Runtime,
 };
 
@@ -34,6 +35,12 @@ pub struct Node {
     pub incarnation: u32,
     /// It left the cluster with a disk that kept its images.
     pub left: bool,
+    /// Requests that its queue has room for.
+    pub room: usize,
+    /// Until then its runtime is busy with inspections, one after the other.
+    pub inspects_until: u64,
+    /// When it was last harder to reach than usual, or its puller began.
+    pub disturbed: u64,
 }
 
 /// A running puller.
@@ -85,6 +92,10 @@ pub enum Plan {
     Fail(CallError),
     /// It does not end.
     Hang,
+    /// It does not end: the registry accepted it and does not answer.
+    Silent,
+    /// It does not end in a day: the registry sends next to nothing.
+    Drip,
     /// The runtime says that it went well, and nothing happened.
     Pretend,
 }
@@ -102,6 +113,8 @@ pub struct Seen {
     pub removals: BTreeMap<StreamId, Removal>,
     /// Ids that containers used at the last look.
     pub used: BTreeSet<String>,
+    /// Pulls that have no outcome yet.
+    pub waiting: Waiting,
     /// Images as last looked at, by bare id.
     pub images: BTreeMap<String, Image>,
 }
@@ -119,7 +132,7 @@ pub struct Removal {
 
 impl Node {
     /// A machine with an empty disk.
-    pub fn new(index: usize, runtime: Runtime) -> Self {
+    pub fn new(index: usize, runtime: Runtime, room: usize) -> Self {
         Self {
             name: NodeName(format!("n{index}").into()),
             facts: None,
@@ -128,6 +141,9 @@ impl Node {
             pod: 0,
             incarnation: 0,
             left: false,
+            room,
+            inspects_until: 0,
+            disturbed: 0,
         }
     }
 
@@ -144,9 +160,11 @@ impl Node {
     /// A new process of the puller, with nothing in its memory.
     pub fn start(&mut self, index: usize, now: u64) {
         self.incarnation += 1;
+        self.disturbed = now;
         let settings = Settings {
             runtime: self.runtime.kind,
             disk_watermark: Some(80),
+            most_open: self.room,
             ..Settings::default()
         };
         let more = self.runtime.flavor.has_more();

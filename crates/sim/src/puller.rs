@@ -124,7 +124,7 @@ impl World {
                         self.at(at, Event::QueueWake(node, incarnation, at));
                     }
                 }
-                return;
+                return self.check_fair(node);
             }
             for command in out {
                 self.queue_asks(node, command);
@@ -146,6 +146,9 @@ impl World {
             }
             Command::Pulled(stream, outcomes) => {
                 self.note(|| format!("n{node} stream {} {outcomes:?}", stream.0));
+                if let Some(process) = &mut self.nodes[node].process {
+                    process.seen.waiting.told(stream, &outcomes);
+                }
                 let message = contract::pulled(outcomes).encode_to_vec();
                 self.reply_on(node, stream, Reply::Message(message));
             }
@@ -155,6 +158,7 @@ impl World {
                 self.reply_on(node, stream, Reply::Message(message));
             }
             Command::Overloaded(stream) => {
+                self.check_overloaded(node, stream);
                 self.reply_on(node, stream, Reply::Overloaded);
                 self.end_stream(node, stream);
             }
@@ -192,6 +196,7 @@ impl World {
         if let Some(process) = &mut self.nodes[node].process {
             process.streams.remove(&stream);
             process.seen.removals.remove(&stream);
+            process.seen.waiting.ended(stream);
             process.seen.replaced.remove(&stream);
         }
     }

@@ -2,7 +2,10 @@
 //! blamed for what nobody told it.
 
 mod engine;
+mod fair;
 mod queue;
+
+pub use fair::Waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 

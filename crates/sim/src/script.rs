@@ -26,6 +26,8 @@ pub struct Script {
     pub seed: u64,
     /// Nodes that are there from the start, by their runtime.
     pub nodes: Vec<Flavor>,
+    /// Images for which the queue of a puller has room.
+    pub room: usize,
     /// `--max-registry-pulls`
     pub registry_pulls: u32,
     /// In order of time.
@@ -153,6 +155,25 @@ pub enum Trouble {
     RateLimited(usize),
     /// A registry does not have a name.
     NameUnknown(usize),
+    /// A registry accepts pulls and never answers.
+    RegistrySilent(usize),
+    /// A registry sends less than counts as progress.
+    RegistryDrips(usize),
+    /// The runtime of a node inspects one image after the other, and takes seconds for each.
+    InspectionsSlow(usize),
+    /// A node lies.
+    Rogue(usize, Lie),
+}
+
+/// What a rogue node tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lie {
+    /// That it has seen the next term.
+    NextTerm,
+    /// That it has seen the last term that there can be.
+    LastTerm,
+    /// More outcomes than it was asked for.
+    TooMany,
 }
 
 /// [`Source`] with an order.
@@ -212,7 +233,9 @@ impl Action {
                 | T::PullsCancelled(n)
                 | T::PullsStall(n)
                 | T::ContainersStart(n)
-                | T::DiskFull(n),
+                | T::DiskFull(n)
+                | T::InspectionsSlow(n)
+                | T::Rogue(n, _),
                 _,
             ) => Some(*n),
             _ => None,
@@ -222,10 +245,10 @@ impl Action {
 
 impl fmt::Display for Script {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (nodes, pulls) = (&self.nodes, self.registry_pulls);
+        let (nodes, pulls, room) = (&self.nodes, self.registry_pulls, self.room);
         writeln!(
             f,
-            "seed {}, nodes {nodes:?}, {pulls} pulls per registry",
+            "seed {}, nodes {nodes:?}, {pulls} pulls per registry, room for {room} images",
             self.seed
         )?;
         for step in &self.steps {

@@ -56,6 +56,8 @@ pub enum Event {
     Silence(u64),
     /// The puller learns that nobody listens.
     Closed(u64),
+    /// It is seen whether somebody waits in vain in this process of a node.
+    Fair(usize, u32),
     /// The queue wakes.
     QueueWake(usize, u32, u64),
     /// The runtime has done what it was asked to.
@@ -116,6 +118,10 @@ pub struct World {
     pub links: BTreeMap<u64, Link>,
     /// Names of objects that are gone: their images may stay.
     pub left: BTreeSet<String>,
+    /// The highest term in which somebody led.
+    pub highest_term: u64,
+    /// The highest term that was believed of a puller beside which no other answered.
+    pub only_claim: u64,
     /// The bad day is over.
     pub calm: bool,
     /// The first broken rule.
@@ -134,7 +140,8 @@ impl World {
         let registries = Registries::default();
         let pause = registries.manifest(PAUSE);
         let nodes = script.nodes.iter().enumerate();
-        let nodes = nodes.map(|(index, flavor)| Node::new(index, Runtime::new(*flavor, &pause)));
+        let nodes = nodes
+            .map(|(index, flavor)| Node::new(index, Runtime::new(*flavor, &pause), script.room));
         let mut world = Self {
             nodes: nodes.collect(),
             now: 0,
@@ -145,6 +152,8 @@ impl World {
             controllers: vec![Controller::default(), Controller::default()],
             links: BTreeMap::new(),
             left: BTreeSet::new(),
+            highest_term: 0,
+            only_claim: 0,
             calm: false,
             failure: None,
             heap: BTreeMap::new(),
@@ -220,6 +229,12 @@ impl World {
             Event::Lost(link) => self.lost(link),
             Event::Silence(link) => self.silence(link),
             Event::Closed(link) => self.closed(link),
+            Event::Fair(node, incarnation) => {
+                let process = self.nodes[node].process.as_ref();
+                if process.is_some_and(|process| process.incarnation == incarnation) {
+                    self.check_fair(node);
+                }
+            }
             Event::QueueWake(node, incarnation, at) => self.queue_wakes(node, incarnation, at),
             Event::Done(node, incarnation, call) => self.call_done(node, incarnation, call),
             Event::Limit(node, incarnation, call) => self.call_limit(node, incarnation, call),

@@ -36,11 +36,6 @@ pub struct Effects {
 
 impl driver::Effects for Effects {
     fn carry_out(&self, command: Command) {
-        // Whether the puller is believed was decided when it answered.
-        if let Command::RaiseTerm { seen_term } = command {
-            tracing::debug!(seen_term, "a puller has seen a later term");
-            return;
-        }
         // The command was decided before leadership ended. The engine knows that it ended and forgets it.
         let Some(term) = self.standing.borrow().clone() else {
             return;
@@ -68,10 +63,9 @@ fn answer_if_lost(command: &Command) -> Option<Event> {
             Event::AnnotationCleared(key.clone(), Err(failed()))
         }
         Command::SetFinalizer { key, .. } => Event::FinalizerWritten(key.clone(), Err(failed())),
-        Command::CancelPulls(_)
-        | Command::EmitEvent { .. }
-        | Command::NodeTransition { .. }
-        | Command::RaiseTerm { .. } => return None,
+        Command::CancelPulls(_) | Command::EmitEvent { .. } | Command::NodeTransition { .. } => {
+            return None;
+        }
     })
 }
 
@@ -128,7 +122,6 @@ impl Effects {
                     transition,
                     emit,
                 } => return objects.node_transition(node, transition, emit).await,
-                Command::RaiseTerm { .. } => return,
             };
             let _ = events.send(answer).await;
         }

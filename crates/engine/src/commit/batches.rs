@@ -173,9 +173,9 @@ impl Engine {
                 }
             }
             BatchEnd::Lost | BatchEnd::Unreachable => node.call_failed(now.tick, seed),
-            BatchEnd::Refused { seen_term } => {
+            // Whoever calls the pullers decides whether the term must rise.
+            BatchEnd::Refused { .. } => {
                 node.contact.not_before = Some(now.tick.after(REFUSED_PAUSE));
-                self.agenda.outbox.push(Command::RaiseTerm { seen_term });
             }
             BatchEnd::CredentialsFailed(message) => {
                 if let Task::Pull(pull) = flight.task {

@@ -14,7 +14,7 @@ use crate::{
     },
     plan::pins::bare_id,
     vocabulary::{
-        BatchId, CheckReport, Command, FailureClass, ImageOutcome, ImageResult, Now, ObservedImage,
+        BatchId, CheckReport, FailureClass, ImageOutcome, ImageResult, Now, ObservedImage,
         PinResult, Tick,
     },
 };
@@ -283,12 +283,6 @@ impl Engine {
             return;
         };
         let (idx, stamp) = (flight.node, flight.stamp);
-        let term = self.model.leadership.term;
-        if term.is_some_and(|term| report.highest_term > term) {
-            self.agenda.outbox.push(Command::RaiseTerm {
-                seen_term: report.highest_term,
-            });
-        }
         let seed = self.model.settings.seed;
         self.model.nodes[idx].report(report, stamp, now, seed);
         self.touch_node(idx);

@@ -35,7 +35,6 @@ impl Harness {
                 };
                 self.log.push(format!("event {node} {text}"));
             }
-            Command::RaiseTerm { seen_term } => self.log.push(format!("raise {seen_term}")),
         }
     }
 

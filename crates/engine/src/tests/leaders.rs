@@ -79,7 +79,7 @@ fn every_call_carries_the_term_and_a_number_that_rises() {
 }
 
 #[test]
-fn a_leader_that_a_puller_refuses_leads_in_a_later_term_and_blames_no_image() {
+fn a_leader_that_a_puller_refuses_blames_no_image_and_goes_on_in_a_later_term() {
     let mut harness = Harness::new(&["n1"]);
     harness.slow.insert("r.test/a:1".into());
     harness.create(images(&["r.test/a:1"]));
@@ -87,7 +87,6 @@ fn a_leader_that_a_puller_refuses_leads_in_a_later_term_and_blames_no_image() {
     let batch = harness.batches.last().unwrap().id;
     harness.handle(Event::BatchEnded(batch, BatchEnd::Refused { seen_term: 7 }));
     harness.run();
-    assert_eq!(harness.count("raise 7"), 1);
     assert!(harness.status().failures.is_empty());
     harness.slow.clear();
     harness.handle(Event::Leadership(Some(8)));

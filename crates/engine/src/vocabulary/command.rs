@@ -66,11 +66,6 @@ pub enum Command {
         /// Whether to emit a Kubernetes Event too. False where many nodes change at once.
         emit: bool,
     },
-    /// A puller has seen this term: lead in a later one.
-    RaiseTerm {
-        /// The puller's term.
-        seen_term: u64,
-    },
 }
 
 /// One call to one node.

@@ -32,6 +32,7 @@ impl World {
         }
         match self.evaluate(who, life) {
             Some(term) => {
+                self.check_term(who, term);
                 self.api.lease = Some(Lease {
                     holder: Some((who, life)),
                     term,
@@ -40,10 +41,25 @@ impl World {
                 self.controllers[who].renewed = self.now;
                 if self.controllers[who].term != Some(term) {
                     self.controllers[who].term = Some(term);
+                    self.controllers[who].disturbed = self.now;
                     self.engine_told(who, EngineEvent::Leadership(Some(term)));
                 }
             }
             None => self.stand_down(who),
+        }
+    }
+
+    /// The puller of a node has seen this term: the Lease is taken above it, if it is believed.
+    pub fn term_claimed(&mut self, who: usize, node: usize, claimed: u64, term: u64) {
+        let now = self.now;
+        let controller = &mut self.controllers[who];
+        if let Some(seen) = controller.claims.heard(node, claimed, term, now)
+            && seen > controller.seen_term
+        {
+            controller.seen_term = seen;
+            let life = controller.life;
+            self.check_claim(who, node, seen);
+            self.after(1, Event::Lease(who, life));
         }
     }
 

@@ -102,6 +102,7 @@ impl World {
             return;
         }
         watch.broken = false;
+        controller.disturbed = self.now;
         let old = if self.is(Trouble::ListsStale) {
             30_000
         } else {

@@ -21,6 +21,8 @@ const LOOK_LIMIT: u64 = 30_000;
 const REMOVE_LIMIT: u64 = 120_000;
 /// How long a megabyte takes to come, in ms.
 const MS_A_MB: u64 = 100;
+/// Bytes per second of a registry that drips.
+const DRIP: u64 = 100;
 
 impl World {
     /// A call begins.
@@ -33,6 +35,12 @@ impl World {
                 2_000
             });
         }
+        if self.is(Trouble::InspectionsSlow(node)) && matches!(call, Call::Inspect(_)) {
+            // One after the other.
+            let until = &mut self.nodes[node].inspects_until;
+            *until = self.now.max(*until) + self.rng.between(1_500, 4_000);
+            takes = *until - self.now;
+        }
         let limit = match &call {
             Call::Pull(..) => None,
             Call::Remove(_) => Some(REMOVE_LIMIT),
@@ -42,7 +50,10 @@ impl World {
             return;
         };
         let incarnation = process.incarnation;
-        let hangs = matches!(plan, Plan::Hang);
+        let hangs = matches!(plan, Plan::Hang | Plan::Silent | Plan::Drip);
+        if let Call::Pull(name, _) = &call {
+            process.seen.waiting.begun(&normalized(name));
+        }
         let running = Running {
             call,
             plan,
@@ -74,6 +85,9 @@ impl World {
         let Call::Pull(name, credential) = call else {
             return (Plan::Succeed(None), quick);
         };
+        if let Some(stuck) = self.stuck(name) {
+            return (stuck, 0);
+        }
         if let Some(refusal) = self.refusal(node, name, credential.as_ref()) {
             return (Plan::Fail(refusal), self.rng.between(50, 2_000));
         }
@@ -94,6 +108,16 @@ impl World {
             return (Plan::Pretend, takes);
         }
         (Plan::Succeed(Some(manifest)), takes)
+    }
+
+    /// Whether the registry of a name leaves pulls without an end.
+    fn stuck(&self, name: &str) -> Option<Plan> {
+        let from = host(name);
+        let at = HOSTS.iter().position(|host| *host == from)?;
+        if self.is(Trouble::RegistrySilent(at)) {
+            return Some(Plan::Silent);
+        }
+        self.is(Trouble::RegistryDrips(at)).then_some(Plan::Drip)
     }
 
     /// What speaks against a pull, in the words of the runtime.
@@ -209,7 +233,7 @@ impl World {
         let manifest = match &running.plan {
             Plan::Fail(error) => return failed(&running.call, error.clone()),
             Plan::Pretend => return Answer::Pulled(Ok(())),
-            Plan::Hang => return failed(&running.call, away()),
+            Plan::Hang | Plan::Silent | Plan::Drip => return failed(&running.call, away()),
             Plan::Succeed(manifest) => manifest,
         };
         match &running.call {
@@ -248,7 +272,8 @@ impl World {
         }
     }
 
-    /// How far the pulls of these names are. A pull that hangs stands at half.
+    /// How far the pulls of these names are. A pull that hangs stands at half; of one that has no answer,
+    /// nothing is to be seen.
     fn bytes(&self, node: usize, names: &[String]) -> BTreeMap<String, Bytes> {
         let calls = self.nodes[node]
             .process
@@ -256,15 +281,16 @@ impl World {
             .flat_map(|p| p.calls.values());
         let pulls = calls.filter_map(|running| match &running.call {
             Call::Pull(name, _) if names.contains(name) => {
-                let hangs = matches!(running.plan, Plan::Hang);
-                let done = if hangs {
-                    running.takes / 2
-                } else {
-                    self.now - running.since
+                let went = self.now - running.since;
+                let (done, total) = match &running.plan {
+                    Plan::Silent => return None,
+                    Plan::Drip => (went * DRIP / 1_000, 20 << 20),
+                    Plan::Hang => (running.takes / 2, running.takes),
+                    _ => (went, running.takes),
                 };
                 let bytes = Bytes {
                     done,
-                    total: running.takes,
+                    total,
                     active: true,
                 };
                 Some((name.clone(), bytes))

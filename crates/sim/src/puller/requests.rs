@@ -68,6 +68,7 @@ impl World {
             && let Some(process) = process.filter(|p| p.incarnation == incarnation)
         {
             process.streams.remove(&stream);
+            process.seen.waiting.ended(stream);
             self.queue_told(node, QueueEvent::Closed(stream));
         }
     }

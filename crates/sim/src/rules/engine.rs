@@ -177,6 +177,7 @@ impl World {
                 self.broken("counts add up", format!("{key} {counts:?}"));
             }
         }
+        self.check_reach(who, key, status);
         let lie = self.false_ready(who, key, status);
         if let Some(lie) = lie {
             self.broken("Ready is true only of what was seen", lie);

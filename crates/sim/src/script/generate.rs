@@ -8,12 +8,17 @@ use kubefledged_api_types::{
     PullSecretReference, RefreshSpec, Retention,
 };
 
-use super::{Action, CACHES, DAY, ROBOT, Script, SourceKey, Step, Trouble, ZONES};
+use super::{Action, CACHES, DAY, Lie, ROBOT, Script, SourceKey, Step, Trouble, ZONES};
 use crate::{
     registry::{HOSTS, NAMES},
     rng::Rng,
     runtime::Flavor,
 };
+
+/// Images for which a queue has room, and on some days.
+const ROOM: usize = 16_384;
+/// One request fits, and not all of them at a time.
+const SMALL_ROOM: usize = 12;
 
 /// Classes of what can happen. A day has some of them only: a mixture of everything hides what a
 /// few of them together do.
@@ -47,11 +52,13 @@ impl Script {
         day.users();
         day.machines();
         day.troubles();
+        day.lasting_troubles();
         let mut steps = day.steps;
         steps.sort_by_key(|step| step.at);
         Self {
             seed,
             nodes,
+            room: if classes.has(45) { SMALL_ROOM } else { ROOM },
             registry_pulls,
             steps,
         }
@@ -246,6 +253,26 @@ impl Day {
                 let lasts = self.rng.between(1_000, 240_000);
                 self.push(Action::Trouble(trouble, lasts));
             }
+        }
+    }
+
+    /// Troubles that show only after minutes. A node that lies is one node: two are believed.
+    fn lasting_troubles(&mut self) {
+        for class in 41..45 {
+            if !self.classes.has(class) {
+                continue;
+            }
+            let lie = *self.rng.pick(&[Lie::NextTerm, Lie::LastTerm, Lie::TooMany]);
+            let trouble = match class {
+                41 => Trouble::RegistrySilent(self.rng.index(HOSTS.len())),
+                42 => Trouble::RegistryDrips(self.rng.index(HOSTS.len())),
+                43 => Trouble::InspectionsSlow(self.node()),
+                _ => Trouble::Rogue(0, lie),
+            };
+            let at = self.rng.below(DAY / 2);
+            let lasts = self.rng.between(60_000, DAY / 2);
+            let action = Action::Trouble(trouble, lasts);
+            self.steps.push(Step { at, action });
         }
     }
 

@@ -71,6 +71,7 @@ pub fn main(cli: Cli) -> anyhow::Result<()> {
 pub struct Bound {
     args: RunArgs,
     client: Client,
+    lease: Client,
     http: TcpListener,
     debug: Option<TcpListener>,
 }
@@ -82,6 +83,9 @@ pub async fn build(args: RunArgs) -> anyhow::Result<Bound> {
         .context("cannot find the API server: run in a pod, or set KUBECONFIG")?;
     // Everything here that asks has its own back-off, which knows what is still worth asking.
     config.default_retry = false;
+    // The Lease has connections of its own: whatever else is read, leadership must not wait for it.
+    let lease = Client::try_from(config.clone());
+    let lease = lease.context("cannot make a client for the API server")?;
     let client = Client::try_from(config).context("cannot make a client for the API server")?;
     let http = net::bind(args.http_port).context("cannot listen on --http-port")?;
     let debug = args.debug_address.bind().await;
@@ -89,6 +93,7 @@ pub async fn build(args: RunArgs) -> anyhow::Result<Bound> {
     Ok(Bound {
         args,
         client,
+        lease,
         http,
         debug,
     })
@@ -132,7 +137,7 @@ impl Bound {
             events: events.clone(),
             acts: acts.clone(),
         };
-        let candidate = candidate(&args, &client);
+        let candidate = candidate(&args, &self.lease);
         let election = lease::run(candidate, followers, raised, shutdown.clone());
         let releasing = tokio::spawn(begun(election, passed, shutdown.clone()));
 

@@ -114,8 +114,15 @@ impl Engine {
     /// Another leader may have acted: objects are taken up anew, and nodes are checked anew.
     fn begin_term(&mut self, now: Now) {
         self.reset(now);
-        for cache in self.model.caches.take() {
-            self.take_up(now, cache.object, cache.invalid);
+        self.model.refused.clear();
+        let mut caches: Vec<_> = self.model.caches.take().collect();
+        // What has images on nodes keeps its room in the quota of its namespace.
+        caches.sort_by_key(|cache| cache.object.status.applied_images.is_empty());
+        for cache in caches {
+            match cache.invalid {
+                Some(message) => self.take_up(now, cache.object, Some(message)),
+                None => self.cache_applied(now, cache.object),
+            }
         }
         self.touch_all_nodes();
     }

@@ -1,5 +1,6 @@
 //! One removal: name by name, and each name only if nothing speaks against it.
 
+mod names;
 mod results;
 
 use std::collections::BTreeSet;
@@ -11,6 +12,7 @@ use crate::{
     Answer, Authority, Call, CallId, Container, Image, RemoveResult, Runtime, RuntimeFacts,
     StreamId, Support, classify,
 };
+use names::{bare, repository, uses};
 use results::{failed, kept, pinned, refused};
 
 /// Where the current name stands.
@@ -72,6 +74,8 @@ pub struct Removal {
     unpinned: bool,
     /// The one at hand goes only if we pulled it, and we did not.
     not_pulled: bool,
+    /// Those of `only_pulled` that we did pull, as far as they were asked about.
+    pulled: BTreeSet<String>,
 }
 
 /// What else decides about a name.
@@ -137,6 +141,7 @@ impl Removal {
             held: BTreeSet::new(),
             unpinned: false,
             not_pulled: false,
+            pulled: BTreeSet::new(),
         }
     }
 
@@ -178,11 +183,7 @@ impl Removal {
                 AfterRemoval::Finish(RemoveResult::Absent)
             }
             (RemovalStep::Inspecting, Answer::Inspected(Ok(Some(image)))) => self.found(image),
-            (RemovalStep::Tracing(image), Answer::Traced(Ok(ours))) => {
-                self.not_pulled = !ours;
-                self.step = RemovalStep::Asking(image);
-                AfterRemoval::Call(Call::Containers)
-            }
+            (RemovalStep::Tracing(image), Answer::Traced(Ok(ours))) => self.traced(image, ours),
             (RemovalStep::Asking(_), Answer::Containers(Ok(_))) if around.unverified => {
                 AfterRemoval::Again
             }
@@ -236,6 +237,17 @@ impl Removal {
         if self.only_pulled.contains(self.items[self.at].normal()) {
             self.step = RemovalStep::Tracing(image);
             return AfterRemoval::Call(Call::Trace(self.runtime_name()));
+        }
+        self.step = RemovalStep::Asking(image);
+        AfterRemoval::Call(Call::Containers)
+    }
+
+    /// Whether we pulled it is known: who uses it?
+    fn traced(&mut self, image: Image, ours: bool) -> AfterRemoval {
+        self.not_pulled = !ours;
+        if ours {
+            let normal = self.items[self.at].normal().to_owned();
+            self.pulled.insert(normal);
         }
         self.step = RemovalStep::Asking(image);
         AfterRemoval::Call(Call::Containers)
@@ -385,7 +397,9 @@ impl Removal {
         around: &RemovalContext<'_>,
     ) -> Option<String> {
         let ours = |other: &str| {
-            let kept = self.desired.contains(other) || (around.claimed)(other);
+            let kept = self.desired.contains(other)
+                || (around.claimed)(other)
+                || (self.only_pulled.contains(other) && !self.pulled.contains(other));
             let free = self.releasable.contains(other)
                 || self.items.iter().any(|item| item.normal() == other);
             other == normal || (free && !kept)
@@ -415,30 +429,4 @@ impl Removal {
                             .any(|name| repository(name) == repository(digest)))
             })
     }
-}
-
-/// A normalized name without tag and digest.
-fn repository(name: &str) -> &str {
-    let name = name.split_once('@').map_or(name, |(name, _)| name);
-    let path = name.rfind('/').map_or(0, |slash| slash + 1);
-    name[path..]
-        .find(':')
-        .map_or(name, |colon| &name[..path + colon])
-}
-
-fn bare(id: &str) -> &str {
-    id.strip_prefix("sha256:").unwrap_or(id)
-}
-
-fn uses(container: &Container, image: &Image) -> bool {
-    let mut said = container.image.iter().filter(|said| !said.is_empty());
-    said.any(|said| {
-        // cri-dockerd writes docker://id and docker-pullable://name@digest.
-        let said = said
-            .split_once("://")
-            .map_or(said.as_str(), |(_, said)| said);
-        let mut names = image.tags.iter().chain(&image.digests);
-        bare(said) == bare(&image.id)
-            || names.any(|name| name == said || normalized(name) == normalized(said))
-    })
 }

@@ -23,6 +23,7 @@ use kube::core::{
 };
 use kubefledged_api_types::one_line;
 use kubefledged_process::{Readiness, log::Pace, places::Places};
+use tokio::time::timeout;
 
 use crate::{admission, metrics::Metrics};
 
@@ -59,10 +60,15 @@ struct Shared {
     refused: Pace,
     most_images: usize,
 }
-async fn validate(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+async fn validate(State(shared): State<Arc<Shared>>, mut request: Request) -> Response {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
     let peer = peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |ConnectInfo(peer)| peer.ip());
-    let place = shared.bodies.wait(peer).await;
+    // Nothing of the head is needed, and whoever waits must keep as little as possible.
+    drop(std::mem::take(request.headers_mut()));
+    let Ok(place) = timeout(body::PLACE, shared.bodies.wait(peer)).await else {
+        let why = "too many requests at once: send it again\n";
+        return (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
+    };
     match body::read(request, &place).await {
         Ok(body) => judge(&shared, &body),
         Err(response) => response,

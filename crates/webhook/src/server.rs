@@ -23,14 +23,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// Connections at a time. An API server keeps one or two.
 const CONNECTIONS: Limits = Limits {
     all: 64,
-    per_peer: 32,
+    per_peer: 16,
 };
 /// Longest wait for the head of a request.
 const HEAD: Duration = Duration::from_secs(5);
 /// Largest head of a request, in bytes.
-const MOST_HEAD: u32 = 32 << 10;
-/// Requests at a time on one connection.
-const STREAMS: u32 = 32;
+const MOST_HEAD: u32 = 8 << 10;
+/// Requests at a time on one connection. An API server with more to ask opens another one.
+const STREAMS: u32 = 16;
 /// Bytes of bodies that a connection may send before we read them.
 const WINDOW: u32 = 64 << 10;
 /// An open connection is asked so often whether its peer is still there, which must answer as fast.

@@ -20,7 +20,10 @@ use kubefledged_engine::CredentialScope;
 use kubefledged_image::credentials::Keyring;
 use kubefledged_proto::puller::Credential;
 use serde::{Deserialize, de::DeserializeOwned};
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
 use zeroize::Zeroizing;
 
 use super::dockercfg::PullSecret;
@@ -29,7 +32,9 @@ use super::dockercfg::PullSecret;
 const FRESH: Duration = Duration::from_secs(60);
 /// Time limit of one look-up with all its secrets.
 const LIMIT: Duration = Duration::from_secs(10);
-/// Maximum number of secrets of one scope that are read at the same time.
+/// A look-up that failed is not repeated earlier.
+const AGAIN: Duration = Duration::from_secs(2);
+/// Maximum number of secrets that are read at the same time, of all namespaces together.
 const AT_A_TIME: usize = 8;
 
 /// The content of the secrets of a scope.
@@ -70,7 +75,10 @@ impl Credentials {
     /// Reads with this client. `service_account` is used for scopes that name none.
     pub fn new(client: Client, service_account: Option<Arc<str>>) -> Self {
         Self {
-            reader: Reader { client },
+            reader: Reader {
+                client,
+                reads: Arc::new(Semaphore::new(AT_A_TIME)),
+            },
             service_account,
             lookups: Arc::default(),
         }
@@ -92,8 +100,8 @@ impl Credentials {
     fn lookup(&self, scope: CredentialScope) -> Lookup {
         let mut lookups = lock(&self.lookups);
         lookups.forget_old();
-        if let Some((_, lookup)) = lookups.0.get(&scope)
-            && !matches!(lookup.peek(), Some(Err(_)))
+        if let Some((begun, lookup)) = lookups.0.get(&scope)
+            && (!matches!(lookup.peek(), Some(Err(_))) || begun.elapsed() < AGAIN)
         {
             return lookup.clone();
         }
@@ -137,6 +145,8 @@ async fn forget(lookups: Weak<Mutex<Lookups>>) {
 #[derive(Clone)]
 struct Reader {
     client: Client,
+    /// Secrets that are read at the same time, of all scopes together.
+    reads: Arc<Semaphore>,
 }
 
 /// The part of a `ServiceAccount` that is read.
@@ -170,6 +180,7 @@ impl Reader {
         let mut seen = BTreeSet::new();
         names.retain(|name| seen.insert(name.clone()));
         let reads = names.into_iter().map(|name| async move {
+            let _read = self.reads.acquire().await;
             let found = self
                 .get::<Secret, PullSecret>(&scope.namespace, &name)
                 .await?;

@@ -144,6 +144,8 @@ impl<'m> NodeView<'m> {
     ) -> impl Iterator<Item = &'m Arc<str>> + 'a {
         let caches = self.model.caches.values();
         caches
+            // An image that we may not have pulled goes only when it is asked about itself.
+            .filter(|cache| !cache.desired.only_pulled)
             .flat_map(|cache| &cache.applied.pending)
             .filter(|(image, pending)| {
                 !context.desired.contains(**image) && !pending.done.contains(self.idx)

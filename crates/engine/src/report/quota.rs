@@ -13,7 +13,8 @@ impl Engine {
     pub(super) fn refusal(&self, object: &CacheObject) -> Option<String> {
         let most = self.model.settings.max_namespace_images;
         let own = names(object);
-        if object.deleting || own == 0 {
+        // Before a term begins nothing is taken up, and then those with images on nodes come first.
+        if object.deleting || own == 0 || !self.model.leadership.begun {
             return None;
         }
         let known = self.model.caches.find(&object.key);

@@ -249,3 +249,33 @@ fn a_namespace_that_names_too_many_images_hears_so_and_goes_on_when_there_is_roo
         ["r.test/a:1", "r.test/c:1", "r.test/d:1"]
     );
 }
+
+#[test]
+fn a_new_leader_does_not_give_the_room_of_a_cache_with_images_to_one_that_was_refused() {
+    let settings = Settings {
+        max_namespace_images: 3,
+        ..Settings::default()
+    };
+    let mut harness = Harness::with(settings.clone(), &["n1"]);
+    harness.create_as("zz", images(&["r.test/a:1", "r.test/b:1"]));
+    harness.lead();
+    harness.create_as("aa", images(&["r.test/c:1", "r.test/d:1"]));
+    harness.run();
+    assert_eq!(harness.objects[&named("aa")].status.status, "Failed");
+
+    // Another process, which hears of the objects in the order of their names.
+    harness.engine = Some(Engine::new(settings));
+    harness.join("n1", &[]);
+    harness.handle(Event::Synced(Source::Nodes));
+    harness.handle(Event::Synced(Source::Pullers));
+    for object in harness.objects.clone().into_values() {
+        harness.handle(Event::CacheApplied(Box::new(object)));
+    }
+    harness.handle(Event::Synced(Source::Caches));
+    harness.handle(Event::Leadership(Some(2)));
+    harness.run();
+    harness.wait(5);
+    assert_eq!(harness.objects[&named("zz")].status.status, "Succeeded");
+    assert_eq!(harness.objects[&named("aa")].status.status, "Failed");
+    assert_eq!(harness.held("n1"), ["r.test/a:1", "r.test/b:1"]);
+}

@@ -386,3 +386,26 @@ fn our_pin_is_taken_off_an_image_that_stays_because_we_did_not_pull_it() {
     assert_eq!(node.removal(1), "NotPulled");
     assert!(node.ours.is_empty());
 }
+
+#[test]
+fn a_preloaded_name_of_an_image_that_we_pulled_under_another_name_stays() {
+    let mut node = Node::new();
+    node.hold("r.test/loaded:1");
+    node.held("r.test/loaded:1").tags = texts(&["r.test/loaded:1", "r.test/alias:1"]);
+    node.marked.insert("r.test/alias:1".to_owned());
+    let image = node.held("r.test/loaded:1").clone();
+    node.images.insert("r.test/alias:1".to_owned(), image);
+    remove_only_pulled(&mut node, 1, &["r.test/loaded:1", "r.test/alias:1"], false);
+    let reasons: Vec<_> = node.removed[&1].iter().map(|o| &o.result).collect();
+    assert!(
+        reasons
+            .iter()
+            .all(|result| matches!(result, RemoveResult::Kept { .. })),
+        "{reasons:?}"
+    );
+    assert!(node.images.contains_key("r.test/loaded:1"));
+
+    node.marked.insert("r.test/loaded:1".to_owned());
+    remove_only_pulled(&mut node, 2, &["r.test/loaded:1", "r.test/alias:1"], false);
+    assert!(node.images.is_empty(), "both are ours now");
+}

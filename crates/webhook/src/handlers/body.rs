@@ -20,6 +20,8 @@ pub const BODIES: Limits = Limits {
     all: 4,
     per_peer: 4,
 };
+/// Longest wait for a place among [`BODIES`].
+pub const PLACE: Duration = Duration::from_secs(2);
 /// Longest wait for the whole of a body. API servers have it at hand.
 pub const BODY: Duration = Duration::from_secs(2);
 /// Memory that the values of a body may take, in bytes, as [`cost`] counts them.

@@ -1,0 +1,30 @@
+//! Names and ids of images, as runtimes write them.
+
+use super::normalized;
+use crate::{Container, Image};
+
+/// A normalized name without tag and digest.
+pub fn repository(name: &str) -> &str {
+    let name = name.split_once('@').map_or(name, |(name, _)| name);
+    let path = name.rfind('/').map_or(0, |slash| slash + 1);
+    name[path..]
+        .find(':')
+        .map_or(name, |colon| &name[..path + colon])
+}
+
+pub fn bare(id: &str) -> &str {
+    id.strip_prefix("sha256:").unwrap_or(id)
+}
+
+pub fn uses(container: &Container, image: &Image) -> bool {
+    let mut said = container.image.iter().filter(|said| !said.is_empty());
+    said.any(|said| {
+        // cri-dockerd writes docker://id and docker-pullable://name@digest.
+        let said = said
+            .split_once("://")
+            .map_or(said.as_str(), |(_, said)| said);
+        let mut names = image.tags.iter().chain(&image.digests);
+        bare(said) == bare(&image.id)
+            || names.any(|name| name == said || normalized(name) == normalized(said))
+    })
+}

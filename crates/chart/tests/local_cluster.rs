@@ -5,7 +5,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Child, Command, Output},
 };
 
 use kubefledged_chart::file;
@@ -76,9 +76,7 @@ fn at_once(shells: Vec<Command>) -> Vec<Output> {
             shell.stdout(piped()).stderr(piped()).spawn().unwrap()
         })
         .collect();
-    let ended = started
-        .into_iter()
-        .map(std::process::Child::wait_with_output);
+    let ended = started.into_iter().map(Child::wait_with_output);
     ended.map(Result::unwrap).collect()
 }
 

@@ -35,7 +35,7 @@ pub fn layers(ingests: impl Iterator<Item = (String, i64)>) -> Active {
 pub fn filter(name: &str, names: &[String]) -> Option<String> {
     let repository = |name: &str| {
         let image = ImageRef::parse(name).ok()?;
-        Some((image.registry().to_owned(), image.repository().to_owned()))
+        Some((hostname(image.registry()), image.repository().to_owned()))
     };
     let ours = repository(name)?;
     let others = names.iter().filter(|other| *other != name);
@@ -50,6 +50,18 @@ pub fn filter(name: &str, names: &[String]) -> Option<String> {
     // path holds anything that a regular expression would read otherwise, but dots.
     let path = path.replace('.', "[.]");
     Some(format!("labels.\"{SOURCE}{host}\"~=\"(^|,){path}(,|$)\""))
+}
+
+/// A registry's host as containerd writes it into labels: without port and brackets, as Go's `url.Hostname`.
+fn hostname(registry: &str) -> String {
+    let address = registry
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once(']'));
+    let host = match address {
+        Some((address, _)) => address,
+        None => registry.split(':').next().unwrap_or(registry),
+    };
+    host.to_owned()
 }
 
 /// A manifest that has arrived.
@@ -214,7 +226,7 @@ mod tests {
         let names = ["r.test:5000/a.b/c:1".to_owned(), "busybox:1".to_owned()];
         assert_eq!(
             filter(&names[0], &names).unwrap(),
-            "labels.\"containerd.io/distribution.source.r.test:5000\"~=\"(^|,)a[.]b/c(,|$)\""
+            "labels.\"containerd.io/distribution.source.r.test\"~=\"(^|,)a[.]b/c(,|$)\""
         );
         assert_eq!(
             filter(&names[1], &names).unwrap(),
@@ -222,6 +234,10 @@ mod tests {
         );
         let same = ["r.test/a:1".to_owned(), "r.test/a:2".to_owned()];
         assert_eq!(filter(&same[0], &same), None);
+        // containerd's label has no port: two registries of one host look alike.
+        let ports = ["r.test:1/a:1".to_owned(), "r.test:2/a:1".to_owned()];
+        assert_eq!(filter(&ports[0], &ports), None);
+        assert_eq!(hostname("[fd00::1]:5000"), "fd00::1");
     }
 
     #[test]

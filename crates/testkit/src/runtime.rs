@@ -251,7 +251,9 @@ impl FakeRuntime {
         let Ok(image) = ImageRef::parse(name) else {
             return;
         };
-        let source = format!("containerd.io/distribution.source.{}", image.registry());
+        // containerd writes the host without its port.
+        let host = image.registry().split(':').next().unwrap_or_default();
+        let source = format!("containerd.io/distribution.source.{host}");
         let labels = [
             (source, image.repository().to_owned()),
             ("containerd.io/gc.ref.content.l.0".to_owned(), layer.clone()),

@@ -218,14 +218,13 @@ async fn a_body_that_does_not_come_is_given_up_and_holds_up_nobody() {
         "{:?}",
         began.elapsed()
     );
-    let mut seen = std::collections::BTreeMap::new();
+    // One gave way; the others had two seconds, for their body or for a place.
     for task in held {
-        let status = task.await.unwrap().unwrap().status();
-        *seen.entry(status.as_u16()).or_insert(0) += 1;
+        let status = task.await.unwrap().unwrap().status().as_u16();
+        assert!(matches!(status, 408 | 503), "{status}");
     }
-    // One gave way; the others had their two seconds, four at a time.
-    assert_eq!(seen, [(408, 19), (503, 1)].into());
-    assert!(began.elapsed() <= 5 * BODY, "{:?}", began.elapsed());
+    let longest = BODY + body::PLACE + Duration::from_millis(10);
+    assert!(began.elapsed() <= longest, "{:?}", began.elapsed());
 }
 
 #[tokio::test]

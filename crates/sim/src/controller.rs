@@ -44,6 +44,8 @@ pub struct Controller {
     renewed: u64,
     observed: Option<(Lease, u64)>,
     seen_term: u64,
+    /// When the term rose towards it last.
+    risen: Option<u64>,
     /// What pullers said of terms.
     pub claims: Claims,
     /// Checks that are asked in pieces.

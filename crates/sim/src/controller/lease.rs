@@ -12,6 +12,9 @@ use crate::{
 const DURATION: u64 = 10_000;
 /// A leader that cannot renew for so long stands down.
 const RENEW_LIMIT: u64 = 7_000;
+/// A term rises towards what pullers claim by so much at most, and once in so long.
+const RISE: u64 = 1_000;
+const RISE_PAUSE: u64 = 60_000;
 /// Between looks at the Lease.
 pub const RETRY: u64 = 2_000;
 
@@ -56,10 +59,9 @@ impl World {
         if let Some(seen) = controller.claims.heard(node, claimed, term, now)
             && seen > controller.seen_term
         {
+            // The next look at the Lease takes it: there is one for each controller, and each makes the next.
             controller.seen_term = seen;
-            let life = controller.life;
             self.check_claim(who, node, seen);
-            self.after(1, Event::Lease(who, life));
         }
     }
 
@@ -68,7 +70,11 @@ impl World {
         let now = self.now;
         let controller = &mut self.controllers[who];
         let last = controller.observed.map_or(0, |(known, _)| known.term);
-        let seen = controller.seen_term.max(last);
+        let mut seen = last;
+        if controller.seen_term > last && controller.risen.is_none_or(|at| at + RISE_PAUSE <= now) {
+            seen = controller.seen_term.min(last + RISE);
+            controller.risen = Some(now);
+        }
         let Some(lease) = self.api.lease else {
             return Some(seen + 1);
         };

@@ -4,8 +4,10 @@
 
 #![deny(missing_docs)]
 
+pub mod checks;
 pub mod controller;
 pub mod puller;
+pub mod terms;
 
 use std::time::Duration;
 

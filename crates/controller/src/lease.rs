@@ -15,6 +15,7 @@ use kube::{
     Api,
     api::{ObjectMeta, PostParams},
 };
+use kubefledged_contract::terms::{RISE, Rises, sane};
 use kubefledged_engine::Event;
 use tokio::{
     sync::{mpsc, watch},
@@ -34,15 +35,6 @@ const WATCH: Duration = Duration::from_secs(1);
 const READ_LIMIT: Duration = Duration::from_secs(5);
 /// Time limit for tasks in flight to end, and again for releasing the Lease, before the process ends.
 const RELEASE_LIMIT: Duration = Duration::from_secs(1);
-
-/// The highest term that is believed and written. The Lease counts to 2147483647; whatever says more than
-/// this was edited by hand or is a lie, and counts as no term.
-pub const HIGHEST_TERM: u64 = 2_000_000_000;
-/// A term rises by so much at a time because pullers claim a higher one, or because the Lease that we
-/// hold says so.
-pub const RISE: u64 = 1_000;
-/// Between two rises because pullers claim a higher term.
-const RISE_PAUSE: Duration = Duration::from_secs(60);
 
 /// One term of leadership.
 #[derive(Clone, Debug)]
@@ -114,29 +106,6 @@ pub fn evaluate(
     LeaseDecision::Stand
 }
 
-/// The term, or 0 where it is above [`HIGHEST_TERM`].
-fn sane(term: u64) -> u64 {
-    if term <= HIGHEST_TERM { term } else { 0 }
-}
-
-/// Lets the term rise towards what pullers claim: by [`RISE`] at most, and once in [`RISE_PAUSE`].
-#[derive(Debug, Default)]
-struct Rises {
-    last: Option<Instant>,
-}
-
-impl Rises {
-    /// The highest term to lead above: `base`, or more where pullers `claim` more and it is time.
-    fn towards(&self, claim: u64, base: u64, now: Instant) -> u64 {
-        let claim = sane(claim);
-        let early = self.last.is_some_and(|last| now < last + RISE_PAUSE);
-        if claim <= base || early {
-            return base;
-        }
-        claim.min(base + RISE)
-    }
-}
-
 /// A candidate for leadership.
 pub struct Candidate {
     /// Leases of the namespace.
@@ -195,7 +164,7 @@ struct Election {
     observed: Option<(Held, Instant)>,
     /// Our term, and since when it is certain: the time before the request that won or renewed it was sent.
     leading: Option<(u64, Instant)>,
-    rises: Rises,
+    rises: Rises<Instant>,
 }
 
 impl Election {
@@ -223,7 +192,7 @@ impl Election {
         match round {
             Ok(Ok(Round::Leads(term))) => {
                 if seen_term > own {
-                    self.rises.last = Some(asked);
+                    self.rises.rose(asked);
                 }
                 if self.leading.is_none_or(|(led, _)| led != term) {
                     self.followers.lead(term, &self.candidate.identity).await;

@@ -11,8 +11,8 @@ use std::{
 
 use kubefledged_proto::puller::Credential;
 use kubefledged_queue::{
-    Answer, Call, CallId, Command, CredentialId, Event, PullOutcome, PullResult, PullRow, Queue,
-    RemoveOutcome, RemoveResult, Report, StreamId, Support, Tick, Totals,
+    Answer, Call, CallError, CallId, Command, CredentialId, Event, PullOutcome, PullResult,
+    PullRow, Queue, RemoveOutcome, RemoveResult, Report, StreamId, Support, Tick, Totals,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -280,7 +280,12 @@ impl Driver {
         let unknown = self.unknown.clone();
         tokio::spawn(async move {
             let limit = limit(&call);
-            let failed = |code, message| node.failed(&call, code, message);
+            let failed = |code: &str, message: &str| {
+                call.failed(CallError {
+                    code: code.to_owned(),
+                    message: message.to_owned(),
+                })
+            };
             let input = tokio::select! {
                 input = node.carry_out(id, call.clone(), credential) => input,
                 // Dropping the call cancels it in the runtime.

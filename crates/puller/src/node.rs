@@ -117,27 +117,6 @@ impl Node {
             }),
         }
     }
-
-    /// Returns the answer to a call that failed on our side.
-    pub fn failed(&self, call: &Call, code: &str, message: &str) -> Answer {
-        let error = CallError {
-            code: code.to_owned(),
-            message: message.to_owned(),
-        };
-        match call {
-            Call::Inspect(_) => Answer::Inspected(Err(error)),
-            Call::Pull(..) => Answer::Pulled(Err(error)),
-            Call::Containers => Answer::Containers(Err(error)),
-            Call::Remove(_) => Answer::Removed(Err(error)),
-            Call::Credentials(_) => Answer::Credentials(Vec::new(), Some(error.message)),
-            Call::FsInfo => Answer::Disk(Err(error)),
-            Call::Pins => Answer::Pins(Err(error)),
-            Call::Mark(_) => Answer::Marked(Err(error)),
-            Call::Trace(_) => Answer::Traced(Err(error)),
-            Call::Pin(..) => Answer::Pinned(Err(error)),
-            Call::Progress(_) => Answer::Progress(Err(error)),
-        }
-    }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]

@@ -249,6 +249,25 @@ pub enum Call {
     Progress(Vec<String>),
 }
 
+impl Call {
+    /// The answer to a call that failed.
+    pub fn failed(&self, error: CallError) -> Answer {
+        match self {
+            Self::Inspect(_) => Answer::Inspected(Err(error)),
+            Self::Pull(..) => Answer::Pulled(Err(error)),
+            Self::Containers => Answer::Containers(Err(error)),
+            Self::Remove(_) => Answer::Removed(Err(error)),
+            Self::Credentials(_) => Answer::Credentials(Vec::new(), Some(error.message)),
+            Self::FsInfo => Answer::Disk(Err(error)),
+            Self::Pins => Answer::Pins(Err(error)),
+            Self::Mark(_) => Answer::Marked(Err(error)),
+            Self::Trace(_) => Answer::Traced(Err(error)),
+            Self::Pin(..) => Answer::Pinned(Err(error)),
+            Self::Progress(_) => Answer::Progress(Err(error)),
+        }
+    }
+}
+
 /// What became of a pull.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PullResult {

@@ -1,15 +1,17 @@
 //! A controller: a real engine and the process around it.
 
-mod claims;
 mod lease;
 mod watches;
 mod writes;
 
+use std::{collections::BTreeMap, time::Duration};
+
 use kubefledged_api_types::Timestamp;
+use kubefledged_contract::terms::{Claims, Rises};
 use kubefledged_engine::{Command, Engine, Event as EngineEvent, Now, Settings, Tick};
 
+use self::watches::Watch;
 pub use self::writes::Write;
-use self::{claims::Claims, watches::Watch};
 use crate::{
     api::Lease,
     network::{Checks, Side},
@@ -44,10 +46,10 @@ pub struct Controller {
     renewed: u64,
     observed: Option<(Lease, u64)>,
     seen_term: u64,
-    /// When the term rose towards it last.
-    risen: Option<u64>,
-    /// What pullers said of terms.
-    pub claims: Claims,
+    rises: Rises<Duration>,
+    claims: Claims<usize, Duration>,
+    /// When the puller of each node last said anything of terms.
+    pub heard: BTreeMap<usize, u64>,
     /// Checks that are asked in pieces.
     pub checks: Checks,
     watches: [Watch; 3],

@@ -7,7 +7,9 @@ mod rogue;
 
 pub use checks::Checks;
 
-use kubefledged_contract::{MESSAGE_LIMIT, SILENCE_LIMIT, controller as contract};
+use kubefledged_contract::{
+    MESSAGE_LIMIT, SILENCE_LIMIT, checks::PIECE_LIMIT, controller as contract,
+};
 use kubefledged_engine::{
     Batch, BatchEnd, BatchId, CancelPulls, CredentialScope, Event as EngineEvent, SecretProblems,
     Work,
@@ -241,7 +243,7 @@ impl World {
         let id = self.number();
         self.links.insert(id, link(true));
         let patience = match purpose {
-            Purpose::Check => checks::PIECE_LIMIT,
+            Purpose::Check => PIECE_LIMIT.as_secs() * 1_000,
             _ => silence(),
         };
         self.after(patience, Event::Silence(id));

@@ -1,6 +1,5 @@
 //! Carries out the engine's commands. Each command runs in its own task and answers by events.
 
-mod checks;
 mod claims;
 pub mod credentials;
 pub(crate) mod dial;

@@ -1,15 +1,19 @@
 //! Calls to the pullers. The failure of one node does not affect another.
 
 use std::{
-    sync::Arc,
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use kubefledged_api_types::{names::failure, one_line};
-use kubefledged_contract::{MESSAGE_LIMIT, SEEN_TERM, controller as contract};
+use kubefledged_contract::{
+    MESSAGE_LIMIT, SEEN_TERM,
+    checks::{self, PIECE_LIMIT, PieceSizes},
+    controller as contract,
+};
 use kubefledged_engine::{
-    Batch, BatchEnd, CancelPulls, CredentialScope, Event, ImageOutcome, ImageResult, PullItem,
-    SecretProblems, Work,
+    Batch, BatchEnd, CancelPulls, CredentialScope, Event, ImageOutcome, ImageResult, NodeName,
+    PullItem, SecretProblems, Work,
 };
 use kubefledged_process::tls::Connector;
 use kubefledged_proto::puller::{PullImagesRequest, RemoveImagesRequest};
@@ -18,7 +22,6 @@ use tokio::sync::{mpsc, watch};
 use tonic::{Code, Status};
 
 use super::{
-    checks::Sizes,
     claims::Claims,
     credentials::{Credentials, Resolved},
     dialer::{Dialer, PullerClient, Target},
@@ -27,10 +30,6 @@ use super::{
     pool::{Borrowed, Pool},
 };
 use crate::metrics::Metrics;
-
-/// Time limit of one piece of a check, and of a whole check: the engine counts a check of a minute as lost.
-const PIECE_LIMIT: Duration = Duration::from_secs(15);
-const CHECK_LIMIT: Duration = Duration::from_secs(50);
 
 /// Calls to pullers. Clones share their state.
 #[derive(Clone)]
@@ -41,7 +40,8 @@ pub struct Pullers {
     claims: Arc<Claims>,
     /// The term that pullers are believed to have seen; the Lease is taken above it.
     raise_term: watch::Sender<u64>,
-    sizes: Arc<Sizes>,
+    /// How many images each node is asked about at a time.
+    sizes: Arc<Mutex<PieceSizes<NodeName>>>,
 }
 
 impl Pullers {
@@ -213,16 +213,16 @@ impl Pullers {
         let began = Instant::now();
         let mut done = 0;
         loop {
-            let size = self.sizes.of(&batch.node);
+            let size = self.sizes().of(&batch.node);
             let piece = &references[done..(done + size).min(references.len())];
             let request = contract::check_request(batch, piece);
             let asked = Instant::now();
             let answer = within(PIECE_LIMIT, client.check_images(request)).await;
-            let time_left = began.elapsed() + PIECE_LIMIT <= CHECK_LIMIT;
+            let time_left = checks::has_time(began.elapsed());
             let response = match answer {
                 Ok(response) => response,
                 Err(status) if is_late(&status) => {
-                    let smaller = self.sizes.late(&batch.node, piece.len());
+                    let smaller = self.sizes().late(&batch.node, piece.len());
                     tracing::debug!(node = %batch.node, images = piece.len(), "a check takes long");
                     if smaller && time_left {
                         continue;
@@ -236,7 +236,7 @@ impl Pullers {
                 }
                 Err(status) => return Err(status),
             };
-            self.sizes
+            self.sizes()
                 .answered(&batch.node, piece.len(), asked.elapsed());
             let (mut outcomes, mut report) = contract::checked(response);
             let mut open = piece.len();
@@ -255,6 +255,10 @@ impl Pullers {
                 return Ok(BatchEnd::Done);
             }
         }
+    }
+
+    fn sizes(&self) -> MutexGuard<'_, PieceSizes<NodeName>> {
+        self.sizes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The puller has seen this term: ours rises if it is believed.
@@ -279,7 +283,7 @@ impl Pullers {
             if seen_term > batch.term {
                 self.heard(batch, seen_term);
             }
-            return BatchEnd::Refused { seen_term };
+            return BatchEnd::Refused;
         }
         // The next call connects and verifies the peer again.
         self.pool.discard(borrowed);

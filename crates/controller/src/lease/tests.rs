@@ -3,6 +3,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
+use kubefledged_contract::terms::HIGHEST_TERM;
 use serde_json::{Value, json};
 
 use super::*;
@@ -78,18 +79,6 @@ fn a_term_beyond_all_counting_does_not_overflow() {
             LeaseDecision::Take { term: 1 }
         );
     }
-}
-
-#[test]
-fn pullers_raise_the_term_by_a_bounded_step_and_once_a_minute() {
-    let mut rises = Rises::default();
-    let now = Instant::now();
-    assert_eq!(rises.towards(7, 3, now), 7);
-    assert_eq!(rises.towards(500_000, 3, now), 3 + RISE);
-    assert_eq!(rises.towards(u64::MAX, 3, now), 3, "it cannot be");
-    rises.last = Some(now);
-    assert_eq!(rises.towards(7, 3, now + RISE_PAUSE / 2), 3);
-    assert_eq!(rises.towards(7, 3, now + RISE_PAUSE), 7);
 }
 
 /// An API server that holds one Lease.

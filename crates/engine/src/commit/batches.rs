@@ -174,7 +174,7 @@ impl Engine {
             }
             BatchEnd::Lost | BatchEnd::Unreachable => node.call_failed(now.tick, seed),
             // Whoever calls the pullers decides whether the term must rise.
-            BatchEnd::Refused { .. } => {
+            BatchEnd::Refused => {
                 node.contact.not_before = Some(now.tick.after(REFUSED_PAUSE));
             }
             BatchEnd::CredentialsFailed(message) => {

@@ -85,7 +85,7 @@ fn a_leader_that_a_puller_refuses_blames_no_image_and_goes_on_in_a_later_term() 
     harness.create(images(&["r.test/a:1"]));
     harness.lead();
     let batch = harness.batches.last().unwrap().id;
-    harness.handle(Event::BatchEnded(batch, BatchEnd::Refused { seen_term: 7 }));
+    harness.handle(Event::BatchEnded(batch, BatchEnd::Refused));
     harness.run();
     assert!(harness.status().failures.is_empty());
     harness.slow.clear();

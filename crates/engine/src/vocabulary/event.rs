@@ -85,10 +85,7 @@ pub enum BatchEnd {
     /// The stream broke; the puller may go on working.
     Lost,
     /// The puller knows a later leader.
-    Refused {
-        /// The later leader's term.
-        seen_term: u64,
-    },
+    Refused,
     /// There was no connection.
     Unreachable,
     /// The API server did not answer for a Secret. No image is to blame.

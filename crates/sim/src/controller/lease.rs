@@ -1,5 +1,7 @@
 //! Which controller leads: the Lease, and the terms that it counts.
 
+use std::time::Duration;
+
 use kubefledged_engine::Event as EngineEvent;
 
 use crate::{
@@ -12,9 +14,6 @@ use crate::{
 const DURATION: u64 = 10_000;
 /// A leader that cannot renew for so long stands down.
 const RENEW_LIMIT: u64 = 7_000;
-/// A term rises towards what pullers claim by so much at most, and once in so long.
-const RISE: u64 = 1_000;
-const RISE_PAUSE: u64 = 60_000;
 /// Between looks at the Lease.
 pub const RETRY: u64 = 2_000;
 
@@ -56,7 +55,9 @@ impl World {
     pub fn term_claimed(&mut self, who: usize, node: usize, claimed: u64, term: u64) {
         let now = self.now;
         let controller = &mut self.controllers[who];
-        if let Some(seen) = controller.claims.heard(node, claimed, term, now)
+        controller.heard.insert(node, now);
+        let now = Duration::from_millis(now);
+        if let Some(seen) = controller.claims.heard(&node, claimed, term, now)
             && seen > controller.seen_term
         {
             // The next look at the Lease takes it: there is one for each controller, and each makes the next.
@@ -70,10 +71,10 @@ impl World {
         let now = self.now;
         let controller = &mut self.controllers[who];
         let last = controller.observed.map_or(0, |(known, _)| known.term);
-        let mut seen = last;
-        if controller.seen_term > last && controller.risen.is_none_or(|at| at + RISE_PAUSE <= now) {
-            seen = controller.seen_term.min(last + RISE);
-            controller.risen = Some(now);
+        let time = Duration::from_millis(now);
+        let seen = controller.rises.towards(controller.seen_term, last, time);
+        if seen > last {
+            controller.rises.rose(time);
         }
         let Some(lease) = self.api.lease else {
             return Some(seen + 1);

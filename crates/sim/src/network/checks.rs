@@ -1,9 +1,12 @@
-//! Checks are asked in pieces as large as the node answers in time, as the controller's `effects/pullers.rs`
-//! and `effects/checks.rs` do it.
+//! Checks are asked in pieces as large as the node answers in time, as the controller's `effects/pullers.rs` does
+//! it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use kubefledged_contract::controller as contract;
+use kubefledged_contract::{
+    checks::{PieceSizes, has_time},
+    controller as contract,
+};
 use kubefledged_engine::{
     Batch, BatchEnd, BatchId, CheckReport, Event as EngineEvent, ImageOutcome, Work,
 };
@@ -13,23 +16,11 @@ use prost::Message as _;
 use super::{Purpose, Sent, To};
 use crate::world::World;
 
-/// Time limit of one piece of a check, in ms.
-pub const PIECE_LIMIT: u64 = 15_000;
-/// Of a whole check, in ms.
-const CHECK_LIMIT: u64 = 50_000;
-/// Images of a piece, at first and at most.
-const MOST: usize = 512;
-/// A late answer makes the next piece smaller by so much.
-const LESS: usize = 8;
-/// An answer that is faster than this makes the next piece twice as large, in ms.
-const FAST: u64 = 3_000;
-
 /// The checks of one controller.
 #[derive(Debug, Default)]
 pub struct Checks {
     running: BTreeMap<BatchId, Check>,
-    /// Of nodes that are asked about fewer images than [`MOST`].
-    sizes: BTreeMap<usize, usize>,
+    sizes: PieceSizes<usize>,
 }
 
 #[derive(Debug)]
@@ -52,7 +43,7 @@ impl Check {
     }
 
     fn has_time(&self, now: u64) -> bool {
-        now - self.began + PIECE_LIMIT <= CHECK_LIMIT
+        has_time(Duration::from_millis(now - self.began))
     }
 
     fn next(&mut self, size: usize, now: u64) -> CheckImagesRequest {
@@ -67,10 +58,6 @@ impl Check {
 }
 
 impl Checks {
-    fn size(&self, node: usize) -> usize {
-        self.sizes.get(&node).copied().unwrap_or(MOST)
-    }
-
     /// The batch has ended otherwise.
     pub fn forget(&mut self, batch: BatchId) {
         self.running.remove(&batch);
@@ -82,7 +69,7 @@ impl World {
     pub fn first_piece(&mut self, who: usize, batch: &Batch, node: usize) -> CheckImagesRequest {
         let now = self.now;
         let checks = &mut self.controllers[who].checks;
-        let size = checks.size(node);
+        let size = checks.sizes.of(&node);
         let mut check = Check {
             batch: batch.clone(),
             began: now,
@@ -98,7 +85,7 @@ impl World {
     fn next_piece(&mut self, who: usize, batch: BatchId, to: To) {
         let now = self.now;
         let checks = &mut self.controllers[who].checks;
-        let size = checks.size(to.node);
+        let size = checks.sizes.of(&to.node);
         let Some(check) = checks.running.get_mut(&batch) else {
             return;
         };
@@ -137,15 +124,8 @@ impl World {
         for outcome in &mut outcomes {
             outcome.index = outcome.index.saturating_add(check.done);
         }
-        if let Some(size) = sizes.get_mut(&to.node)
-            && now - check.since < FAST
-            && check.asked >= *size
-        {
-            *size *= 2;
-            if *size >= MOST {
-                sizes.remove(&to.node);
-            }
-        }
+        let took = Duration::from_millis(now - check.since);
+        sizes.answered(&to.node, check.asked, took);
         check.done += check.asked;
         let over = check.done >= check.references() || !check.has_time(now);
         if over {
@@ -175,10 +155,7 @@ impl World {
         let Some(check) = running.get(&batch) else {
             return self.lost(id);
         };
-        let smaller = check.asked > 1;
-        if smaller {
-            sizes.insert(to.node, (check.asked / LESS).max(1));
-        }
+        let smaller = sizes.late(&to.node, check.asked);
         let (again, done) = (smaller && check.has_time(now), check.done > 0);
         if again {
             self.hang_up(id);

@@ -68,7 +68,7 @@ impl World {
                 if seen_term > term {
                     self.term_claimed(who, node, seen_term, term);
                 }
-                self.given_up(id, BatchEnd::Refused { seen_term });
+                self.given_up(id, BatchEnd::Refused);
             }
         }
     }

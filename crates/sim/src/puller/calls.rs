@@ -189,7 +189,7 @@ impl World {
             let percent = (self.now - running.since) * 100 / running.takes.max(1);
             self.nodes[node].runtime.break_off(manifest, percent);
         }
-        let answer = failed(&running.call, error);
+        let answer = running.call.failed(error);
         self.answer(node, id, answer);
     }
 
@@ -199,12 +199,12 @@ impl World {
             return;
         };
         if self.nodes[node].runtime.away_until > self.now {
-            let answer = failed(&running.call, away());
+            let answer = running.call.failed(away());
             return self.answer(node, id, answer);
         }
         let mut answer = self.effect(node, &running);
         if self.hits(Trouble::EffectsUntold(node), 30) {
-            answer = failed(&running.call, away());
+            answer = running.call.failed(away());
         }
         self.answer(node, id, answer);
     }
@@ -231,9 +231,9 @@ impl World {
         let full = self.is(Trouble::DiskFull(node));
         let runtime = &mut self.nodes[node].runtime;
         let manifest = match &running.plan {
-            Plan::Fail(error) => return failed(&running.call, error.clone()),
+            Plan::Fail(error) => return running.call.failed(error.clone()),
             Plan::Pretend => return Answer::Pulled(Ok(())),
-            Plan::Hang | Plan::Silent | Plan::Drip => return failed(&running.call, away()),
+            Plan::Hang | Plan::Silent | Plan::Drip => return running.call.failed(away()),
             Plan::Succeed(manifest) => manifest,
         };
         match &running.call {
@@ -311,21 +311,5 @@ impl World {
         for id in calls {
             self.after(1, Event::Done(node, incarnation, id));
         }
-    }
-}
-
-fn failed(call: &Call, error: CallError) -> Answer {
-    match call {
-        Call::Inspect(_) => Answer::Inspected(Err(error)),
-        Call::Pull(..) => Answer::Pulled(Err(error)),
-        Call::Containers => Answer::Containers(Err(error)),
-        Call::Remove(_) => Answer::Removed(Err(error)),
-        Call::Credentials(_) => Answer::Credentials(Vec::new(), Some(error.message)),
-        Call::FsInfo => Answer::Disk(Err(error)),
-        Call::Pins => Answer::Pins(Err(error)),
-        Call::Mark(_) => Answer::Marked(Err(error)),
-        Call::Trace(_) => Answer::Traced(Err(error)),
-        Call::Pin(..) => Answer::Pinned(Err(error)),
-        Call::Progress(_) => Answer::Progress(Err(error)),
     }
 }

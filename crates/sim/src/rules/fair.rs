@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kubefledged_api_types::{ImageCacheStatus, names::failure};
+use kubefledged_contract::terms::CLAIM_AGE;
 use kubefledged_engine::CacheKey;
 use kubefledged_queue::{Call, PullOutcome, PullRequest, StreamId};
 
@@ -231,7 +232,9 @@ impl World {
 
     /// What a puller claims of terms is believed. Without another puller that answers, one is enough.
     pub fn check_claim(&mut self, who: usize, node: usize, believed: u64) {
-        if !self.controllers[who].claims.others_answer(node, self.now) {
+        let age = u64::try_from(CLAIM_AGE.as_millis()).unwrap_or(u64::MAX);
+        let mut heard = self.controllers[who].heard.iter();
+        if !heard.any(|(other, at)| *other != node && self.now - at < age) {
             self.only_claim = self.only_claim.max(believed);
         }
     }

@@ -1,13 +1,12 @@
-//! How many images a node is asked about in one call: as many as it answers in time.
+//! How many images a node is asked about in one call of a check: as many as it answers in time. Pure, like
+//! [`terms`](crate::terms).
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
-use kubefledged_engine::NodeName;
-
+/// Time limit of one piece of a check.
+pub const PIECE_LIMIT: Duration = Duration::from_secs(15);
+/// Time limit of a whole check: the engine counts a check of a minute as lost.
+pub const CHECK_LIMIT: Duration = Duration::from_secs(50);
 /// At first, and at most: the engine asks about so many at a time.
 const MOST: usize = 512;
 /// A late answer makes the next question smaller by so much.
@@ -15,42 +14,48 @@ const LESS: usize = 8;
 /// An answer that is faster than this makes the next question twice as large.
 const FAST: Duration = Duration::from_secs(3);
 
-/// Of the nodes that are asked about fewer images than [`MOST`].
-#[derive(Debug, Default)]
-pub struct Sizes(Mutex<HashMap<NodeName, usize>>);
+/// Sizes of the nodes that are asked about fewer images than [`MOST`].
+#[derive(Debug)]
+pub struct PieceSizes<N>(BTreeMap<N, usize>);
 
-impl Sizes {
-    fn slow(&self) -> MutexGuard<'_, HashMap<NodeName, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl<N> Default for PieceSizes<N> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
     }
+}
 
+impl<N: Clone + Ord> PieceSizes<N> {
     /// Images to ask about in the next call.
-    pub fn of(&self, node: &NodeName) -> usize {
-        self.slow().get(node).copied().unwrap_or(MOST)
+    pub fn of(&self, node: &N) -> usize {
+        self.0.get(node).copied().unwrap_or(MOST)
     }
 
     /// A call about so many was not answered in time. False: it can be no smaller.
-    pub fn late(&self, node: &NodeName, asked: usize) -> bool {
+    pub fn late(&mut self, node: &N, asked: usize) -> bool {
         if asked <= 1 {
             return false;
         }
-        self.slow().insert(node.clone(), (asked / LESS).max(1));
+        self.0.insert(node.clone(), (asked / LESS).max(1));
         true
     }
 
     /// A call about so many was answered.
-    pub fn answered(&self, node: &NodeName, asked: usize, took: Duration) {
-        let mut slow = self.slow();
-        if let Some(size) = slow.get_mut(node)
+    pub fn answered(&mut self, node: &N, asked: usize, took: Duration) {
+        if let Some(size) = self.0.get_mut(node)
             && took < FAST
             && asked >= *size
         {
             *size *= 2;
             if *size >= MOST {
-                slow.remove(node);
+                self.0.remove(node);
             }
         }
     }
+}
+
+/// Has a check that takes so long already time for another piece?
+pub fn has_time(took: Duration) -> bool {
+    took + PIECE_LIMIT <= CHECK_LIMIT
 }
 
 #[cfg(test)]
@@ -59,8 +64,8 @@ mod tests {
 
     #[test]
     fn a_slow_node_is_asked_about_less_until_it_is_fast_again() {
-        let sizes = Sizes::default();
-        let node = NodeName("n1".into());
+        let mut sizes = PieceSizes::default();
+        let node = "n1";
         assert_eq!(sizes.of(&node), MOST);
         assert!(sizes.late(&node, 512));
         assert!(sizes.late(&node, 64));
@@ -74,7 +79,7 @@ mod tests {
             sizes.answered(&node, asked, Duration::ZERO);
         }
         assert_eq!(sizes.of(&node), MOST);
-        assert!(sizes.slow().is_empty());
+        assert!(sizes.0.is_empty());
         assert!(!sizes.late(&node, 1));
     }
 }

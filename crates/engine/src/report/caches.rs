@@ -182,7 +182,7 @@ impl Engine {
         let old = model.caches.set(at, cache);
         model.match_nodes(at);
         if resumed {
-            self.enlist(at);
+            self.enlist(at, now.tick);
         }
         self.agenda.caches.insert(at);
         self.touch_cache(at);
@@ -293,14 +293,15 @@ impl Engine {
         };
         cache.begin(kind, stamp, now.wall);
         cache.bad_secrets.clear();
-        self.enlist(at);
+        self.enlist(at, now.tick);
         self.touch_cache(at);
     }
 
     /// Sets the nodes of an operation: eligible ones that a list selects, and, if names are pending removal, those
-    /// whose puller answers.
-    pub(crate) fn enlist(&mut self, at: CacheIdx) {
+    /// whose puller answers or may do so within the grace time. A new leader may come before any puller.
+    pub(crate) fn enlist(&mut self, at: CacheIdx, now: Tick) {
         let model = &mut self.model;
+        let grace = model.settings.puller_grace;
         let Some(cache) = model.caches.get_mut(at) else {
             return;
         };
@@ -310,7 +311,8 @@ impl Engine {
             if node.eligibility().is_ok() && !cache.set(idx).is_empty() {
                 pulls.insert(idx);
             }
-            if node.callable() && !cache.applied.pending.is_empty() {
+            let awaited = node.runs_puller() && !node.unreachable(now, grace);
+            if (node.callable() || awaited) && !cache.applied.pending.is_empty() {
                 removes.insert(idx);
             }
         }

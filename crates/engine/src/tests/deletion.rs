@@ -70,6 +70,41 @@ fn a_deletion_waits_for_no_node_whose_puller_does_not_answer() {
 }
 
 #[test]
+fn a_deletion_that_a_new_leader_finds_before_any_puller_is_ready_waits_for_them() {
+    let nodes = ["n1", "n2"];
+    let mut harness = Harness::new(&nodes);
+    harness.create(purged_at_the_end());
+    harness.lead();
+    let object = harness.objects[&key()].clone();
+    let mut next = Harness {
+        engine: Some(Engine::new(Settings::default())),
+        held: std::mem::take(&mut harness.held),
+        ..Harness::default()
+    };
+    for name in nodes {
+        next.handle(Event::NodeApplied(node(name), facts(&[])));
+    }
+    next.apply(|new| {
+        *new = CacheObject {
+            deleting: true,
+            ..object
+        }
+    });
+    next.handle(Event::Synced(Source::Nodes));
+    next.handle(Event::Synced(Source::Pullers));
+    next.lead();
+    next.wait(30);
+    assert_eq!(next.objects.len(), 1, "{:?}", next.log);
+    next.puller("n1");
+    next.wait(150);
+    assert!(next.objects.is_empty(), "n2 never gets one");
+    assert!(next.held("n1").is_empty());
+    assert_eq!(next.held("n2"), ["r.test/a:1"]);
+    let left = next.log.iter().find(|l| l.starts_with("event ImagesLeft"));
+    assert!(left.is_some_and(|line| line.contains("n2")), "{left:?}");
+}
+
+#[test]
 fn setting_retain_frees_an_object_that_is_being_deleted() {
     let mut harness = Harness::new(&["n1"]);
     harness.create(purged_at_the_end());

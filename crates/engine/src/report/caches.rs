@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use kubefledged_api_types::DeletionPolicy;
+
 use super::{
     ANSWER_LIMIT,
     events::{announce, event, removals_dropped},
@@ -17,6 +19,7 @@ use crate::{
         node_status::{Flags, NodeStatus},
         operation::{Kind, Operation},
         pending,
+        writer::FinalizerWrite,
     },
     vocabulary::{
         CacheKey, CacheObject, Command, InvalidCache, Now, PullState, Severity, Source, Tick,
@@ -204,8 +207,10 @@ impl Engine {
         let Some(cache) = cache else {
             return;
         };
-        let pending = !cache.applied.pending.is_empty() && !cache.deletion.is_released();
-        if self.model.leadership.begun && pending {
+        // The watch may bring the deletion before the answer about the finalizer whose removal made it.
+        let purged = cache.deletion.policy() == Some(DeletionPolicy::Purge);
+        let released = cache.deletion.is_released() || purged && cache.finalizer != FinalizerWrite::Idle;
+        if self.model.leadership.begun && !cache.applied.pending.is_empty() && !released {
             self.agenda.outbox.push(removals_dropped(&cache));
         }
         // Its pulls are cancelled where no other cache desires them.

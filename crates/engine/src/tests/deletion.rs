@@ -191,6 +191,31 @@ fn deleting_an_object_drops_pending_removals_and_emits_an_event() {
 }
 
 #[test]
+fn a_deletion_seen_before_the_answer_about_its_finalizer_is_no_dropped_removal() {
+    let mut harness = Harness::new(&["n1", "n2"]);
+    harness.watch_is_faster = true;
+    harness.create(purged_at_the_end());
+    harness.lead();
+    harness.delete();
+    assert!(harness.objects.is_empty() && harness.held("n1").is_empty());
+    assert_eq!(harness.count("event RemovalDropped"), 0);
+}
+
+#[test]
+fn images_that_a_deletion_leaves_are_told_once() {
+    let mut harness = Harness::new(&["n1", "n2"]);
+    harness.watch_is_faster = true;
+    harness.create(purged_at_the_end());
+    harness.lead();
+    harness.stuck.insert("r.test/a:1".into());
+    harness.delete();
+    harness.wait(610);
+    assert!(harness.objects.is_empty());
+    assert_eq!(harness.count("event ImagesLeft"), 1);
+    assert_eq!(harness.count("event RemovalDropped"), 0);
+}
+
+#[test]
 fn a_deletion_waits_until_the_runtime_reports_its_pins() {
     let mut harness = Harness::new(&["n1"]);
     harness.create(pinned(&["r.test/a:1"]));

@@ -3,16 +3,19 @@
 use super::{Engine, timers::Timer};
 use crate::{
     ids::{CacheIdx, Index, NodeIdx},
-    model::{facts::Facts, node::Instance, node_status::NodeStatus},
-    vocabulary::{NodeFacts, NodeName, Now, Puller},
+    model::{facts::Facts, node::Instance, node_status::NodeStatus, selector::PullerSelector},
+    vocabulary::{NodeFacts, NodeName, Now, Placement, Puller},
 };
 
 impl Engine {
     pub(crate) fn node_applied(&mut self, name: NodeName, facts: NodeFacts) {
         let idx = self.model.claim_node(name);
-        let facts = Facts::new(facts, &mut self.model.texts);
+        let mut facts = Facts::new(facts, &mut self.model.texts);
         let node = &mut self.model.nodes[idx];
-        if node.eligibility().is_err() && facts.eligible.is_ok() {
+        if let (Some(placement), Some(name)) = (&self.model.placement, &node.name) {
+            facts.selected = placement.matches(name, &facts);
+        }
+        if node.eligibility().is_err() && facts.eligible.is_ok() && facts.selected {
             // The grace time of its puller begins now.
             node.contact.silent_since = None;
         }
@@ -24,6 +27,24 @@ impl Engine {
         }
         node.facts = Some(facts);
         self.touch_node(idx);
+    }
+
+    /// Other nodes get pullers from now on.
+    pub(crate) fn pullers_placed(&mut self, placement: Option<&Placement>) {
+        self.model.placement = placement.map(PullerSelector::new);
+        for node in self.model.nodes.iter_mut() {
+            let Some((facts, name)) = node.facts.as_mut().zip(node.name.as_ref()) else {
+                continue;
+            };
+            let placement = self.model.placement.as_ref();
+            let selected = placement.is_none_or(|placement| placement.matches(name, facts));
+            if selected && !facts.selected {
+                // The grace time of its puller begins now.
+                node.contact.silent_since = None;
+            }
+            facts.selected = selected;
+        }
+        self.touch_all_nodes();
     }
 
     pub(crate) fn node_deleted(&mut self, name: &NodeName) {

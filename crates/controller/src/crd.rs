@@ -46,6 +46,7 @@ mod tests {
                 "Status",
                 "Ready",
                 "Failed",
+                "Unreachable",
                 "Reason",
                 "Age",
                 "Message",

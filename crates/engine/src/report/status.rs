@@ -27,6 +27,7 @@ pub fn project(model: &Model, cache: &Cache, now: Now) -> ImageCacheStatus {
         applied_images: cache.applied.status(),
         ..ImageCacheStatus::default()
     };
+    status.lists_without_nodes = cache.desired.unmatched().collect();
     if cache.nodes.first_round {
         // What was written stays until the first round is complete.
         status.nodes = previous.nodes;
@@ -37,7 +38,9 @@ pub fn project(model: &Model, cache: &Cache, now: Now) -> ImageCacheStatus {
         status.failure_count = previous.failure_count;
         status.failures_truncated = previous.failures_truncated;
         status.conditions.clone_from(&previous.conditions);
-        if previous.conditions.is_empty() {
+        // What was written tells of another spec if the object was edited while nobody led.
+        let edited = previous.observed_generation != Some(cache.object.generation);
+        if previous.conditions.is_empty() || edited {
             status.conditions = conditions::unknown(cache, now.wall);
         }
         return status;
@@ -50,8 +53,8 @@ pub fn project(model: &Model, cache: &Cache, now: Now) -> ImageCacheStatus {
     });
     status.ready = format!("{}/{}", counts.nodes.ready, counts.nodes.desired);
     status.last_check_time = oldest_check(cache).and_then(|stamp| model.clock.at(stamp));
-    failures::list(model, cache, now.tick, &mut status);
-    status.conditions = conditions::all(model, cache, now.wall);
+    let causes = failures::list(model, cache, now.tick, &mut status);
+    status.conditions = conditions::all(model, cache, &causes, now.wall);
     status
 }
 

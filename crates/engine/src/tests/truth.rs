@@ -48,7 +48,7 @@ fn conditions_are_there_from_first_sight_and_carry_the_generation() {
     harness.lead();
     let first = &harness.statuses[0].1;
     let types: Vec<&str> = first.conditions.iter().map(|c| c.type_.as_str()).collect();
-    assert_eq!(types, ["Ready", "Progressing", "Degraded"]);
+    assert_eq!(types, ["Ready", "Progressing", "Degraded", "Reconciling"]);
     let ready = &first.conditions[0];
     assert_eq!(
         (&*ready.status, &*ready.reason),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kubefledged_api_types::{
-    conditions::{DEGRADED, PROGRESSING, READY},
+    conditions::{DEGRADED, PROGRESSING, READY, RECONCILING, STALLED},
     status::ImageCounts,
 };
 
@@ -142,6 +142,9 @@ fn row(cache: &Cache) -> CacheRow {
             ready: holds(READY),
             progressing: holds(PROGRESSING),
             degraded: holds(DEGRADED),
+            reconciling: holds(RECONCILING),
+            stalled: holds(STALLED),
         },
+        lists_without_nodes: cache.desired.unmatched().count(),
     }
 }

@@ -29,6 +29,7 @@ use crate::{GoDuration, ImageCacheStatus, NodeAffinity, NodeShare};
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
     printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.message","priority":1}"#,
     printcolumn = r#"{"name":"Images","type":"integer","jsonPath":".status.images.ready","priority":1,"description":"Pairs of node and image that are present"}"#,
+    printcolumn = r#"{"name":"Size","type":"string","jsonPath":".status.images.size","priority":1,"description":"What the images take on their nodes"}"#,
     printcolumn = r#"{"name":"Last-Refresh","type":"date","jsonPath":".status.lastRefreshTime","priority":1}"#
 )]
 #[serde(rename_all = "camelCase")]

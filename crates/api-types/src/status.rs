@@ -135,13 +135,19 @@ pub struct NodeCounts {
 }
 
 /// Number of pairs of node and image in each state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(default)]
 pub struct ImageCounts {
     /// Pairs of eligible node and desired image.
     pub desired: i64,
     /// Desired pairs whose image was present at the node's last check.
     pub ready: i64,
+    /// Bytes that these images take on their nodes, as their container runtimes count them. An image with several
+    /// names counts once on each node; layers that images share count for each image.
+    pub bytes: i64,
+    /// The same for people, such as "12.4 GB".
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub size: String,
     /// Pairs whose image was to be removed and was kept, by cause.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kept: Option<KeptCounts>,

@@ -51,6 +51,7 @@ mod tests {
                 "Age",
                 "Message",
                 "Images",
+                "Size",
                 "Last-Refresh"
             ]
         );

@@ -1,6 +1,7 @@
-// Package status computes what tools that know no ImageCache make of one: kstatus (Flux, Helm 4, kpt) and Argo CD.
-// The objects of docs/argocd/testdata are recorded by a test of the engine, one for each state.
-package status
+// What tools that know no ImageCache make of one: kstatus (Flux, Helm 4, kpt) and Argo CD. A test of the engine records
+// the objects of docs/argocd/testdata, one for each state.
+
+package main
 
 import (
 	"flag"

@@ -202,6 +202,16 @@ fn caches(rows: &[CacheRow], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result
     let help =
         "1 if the condition is True in the status of the ImageCache that was written last, else 0.";
     gauges(encoder, ("imagecache_condition", None, help), conditions)?;
+    let bytes = rows.iter().map(|row| {
+        let [namespace, imagecache, _] = of(row, "", "");
+        ([namespace, imagecache], row.images.bytes)
+    });
+    let help = "Bytes that the images of an ImageCache take on their nodes, as the container runtimes count them.";
+    gauges(
+        encoder,
+        ("imagecache_image", Some(Unit::Bytes), help),
+        bytes,
+    )?;
     let unmatched = rows.iter().map(|row| {
         let [namespace, imagecache, _] = of(row, "", "");
         let count = i64::try_from(row.lists_without_nodes).unwrap_or(i64::MAX);

@@ -74,6 +74,8 @@ pub struct NodeStatus {
     pub present: u32,
     /// How many of them failed.
     pub failing: u32,
+    /// Bytes that the desired images take there, as far as their sizes are known.
+    pub bytes: u64,
     /// Stamp of the oldest observation of a desired image; `None`: some image was never observed.
     pub checked: Option<Stamp>,
     /// What it was computed from.
@@ -90,7 +92,7 @@ impl NodeStatus {
 }
 
 /// Sums over the statuses of all nodes of a cache.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Counts {
     /// `status.nodes`
     pub nodes: NodeCounts,
@@ -132,6 +134,7 @@ impl Counts {
         nodes.desired += sign;
         self.images.desired += sign * i64::from(status.desired);
         self.images.ready += sign * i64::from(status.present);
+        self.images.bytes += sign * i64::try_from(status.bytes).unwrap_or(0);
         self.failing += sign * i64::from(status.failing);
     }
 }

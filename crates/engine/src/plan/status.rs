@@ -85,6 +85,8 @@ impl Assessor<'_, '_> {
         }
         status.desired = count(set.desired.len());
         status.present = count(node.observed.count_present(&set.images));
+        let images = set.desired.iter().map(|desired| desired.image);
+        status.bytes = node.observed.size(images);
         status.checked = self.oldest_check(set);
         let sums = self.sums(cache, set, status);
         status.done &= unreachable || !sums.open;

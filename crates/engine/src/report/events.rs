@@ -101,7 +101,12 @@ fn numbers(status: &ImageCacheStatus) -> String {
     let images = images.filter(|image| image.since.is_none()).count();
     let took = status.start_time.zip(status.completion_time);
     let took = took.map(|(start, end)| format!("{} s", end.0 - start.0));
-    let held = (nodes > 0).then(|| [plural(nodes, "node"), plural(images, "image")]);
+    let size = status.images.as_ref().filter(|images| images.bytes > 0);
+    let held = (nodes > 0).then(|| {
+        let counts = [plural(nodes, "node"), plural(images, "image")];
+        let size = size.map(|images| images.size.clone());
+        counts.into_iter().chain(size)
+    });
     let parts: Vec<String> = held.into_iter().flatten().chain(took).collect();
     parts.join(", ")
 }

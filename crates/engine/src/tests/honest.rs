@@ -194,7 +194,7 @@ fn kept_images_are_counted_only_while_they_are_there() {
     harness.in_use.insert("r.test/b:1".into());
     harness.edit(images(&["r.test/a:1"]));
     harness.wait(2);
-    let kept = |harness: &Harness| harness.status().images.unwrap().kept;
+    let kept = |harness: &Harness| harness.status().images.as_ref().unwrap().kept;
     assert_eq!(kept(&harness).unwrap().in_use, 2);
     harness.in_use.clear();
     harness.held.get_mut("n1").unwrap().remove("r.test/b:1");
@@ -245,6 +245,9 @@ fn a_success_says_how_much_was_pulled() {
         .filter(|line| line.contains("succesfully to respective nodes"))
         .collect();
     assert_eq!(ended.len(), 1);
-    assert!(ended[0].contains("nodes: 2 nodes, 2 images"), "{ended:?}");
+    assert!(
+        ended[0].contains("nodes: 2 nodes, 2 images, 4.1 kB"),
+        "{ended:?}"
+    );
     assert!(ended[0].ends_with("38 s"), "{ended:?}");
 }

@@ -127,7 +127,7 @@ fn row(cache: &Cache) -> CacheRow {
         nodes: cache.nodes.counts.nodes,
         images: ImageCounts {
             kept: pending::kept(cache.applied.pending.values()),
-            ..cache.nodes.counts.images
+            ..cache.nodes.counts.images.clone()
         },
         status: cache.last.phase.as_str().to_owned(),
         reason: cache.last.subject.as_str().to_owned(),

@@ -6,13 +6,21 @@ use std::{collections::BTreeMap, ops::Add, time::Duration};
 /// The highest term that is believed and written. The Lease counts to 2147483647; whatever says more than
 /// this was edited by hand or is a lie, and counts as no term.
 pub const HIGHEST_TERM: u64 = 2_000_000_000;
-/// A term rises by so much at a time because pullers claim a higher one, or because the Lease that we
-/// hold says so.
+/// A term rises by so much at first because pullers claim a higher one, or because the Lease that we hold
+/// says so.
 pub const RISE: u64 = 1_000;
-/// Between two rises because pullers claim a higher term.
+/// Before the second rise because pullers claim a higher term. Pause and step double with each rise up to
+/// [`LONGEST_PAUSE`]: a Lease that was deleted is made up for within minutes, and two nodes that agree on
+/// a lie make the leader begin anew once an hour.
 pub const RISE_PAUSE: Duration = Duration::from_secs(60);
-/// How long what a puller said counts. Every node is checked more often, by default.
+/// Longest pause between two rises.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+/// After so long without a rise the pause and the step are the first ones again.
+const CALM: Duration = Duration::from_secs(24 * 3600);
+/// How long the claim of a puller counts. It refuses calls meanwhile, and is called more often.
 pub const CLAIM_AGE: Duration = Duration::from_secs(600);
+/// How long it counts that a puller had seen no higher term, however seldom nodes are checked.
+const CONTENT_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// The term, or 0 where it is above [`HIGHEST_TERM`].
 pub fn sane(term: u64) -> u64 {
@@ -62,15 +70,15 @@ where
     }
 
     fn believed(&mut self, now: T) -> Option<u64> {
-        let fresh = |at: T| now < at + CLAIM_AGE;
-        self.above.retain(|_, (_, at)| fresh(*at));
+        self.above.retain(|_, (_, at)| now < *at + CLAIM_AGE);
         let mut terms: Vec<u64> = self.above.values().map(|(term, _)| *term).collect();
         terms.sort_unstable();
         match &terms[..] {
             [] => None,
             [only] => {
                 let mut content = self.content.iter().flatten();
-                let other = content.any(|(node, at)| fresh(*at) && !self.above.contains_key(node));
+                let other = content
+                    .any(|(node, at)| now < *at + CONTENT_AGE && !self.above.contains_key(node));
                 (!other).then_some(*only)
             }
             [.., second, _] => Some(*second),
@@ -78,10 +86,12 @@ where
     }
 }
 
-/// Lets the term rise towards what pullers claim: by [`RISE`] at most, and once in [`RISE_PAUSE`].
+/// Lets the term rise towards what pullers claim: by [`RISE`] at most and then not for [`RISE_PAUSE`], both
+/// doubled with each further rise.
 #[derive(Clone, Copy, Debug)]
 pub struct Rises<T> {
-    last: Option<T>,
+    /// The last one, and for how long there is no other one.
+    last: Option<(T, Duration)>,
 }
 
 impl<T> Default for Rises<T> {
@@ -97,16 +107,22 @@ where
     /// The highest term to lead above: `base`, or more where pullers `claim` more and it is time.
     pub fn towards(&self, claim: u64, base: u64, now: T) -> u64 {
         let claim = sane(claim);
-        let early = self.last.is_some_and(|last| now < last + RISE_PAUSE);
+        let early = self.last.is_some_and(|(at, pause)| now < at + pause);
         if claim <= base || early {
             return base;
         }
-        claim.min(base + RISE)
+        let steps = self.next_pause(now).as_secs() / RISE_PAUSE.as_secs();
+        claim.min(base + RISE * steps)
     }
 
     /// Notes that somebody leads in a term that rose so.
     pub fn rose(&mut self, now: T) {
-        self.last = Some(now);
+        self.last = Some((now, self.next_pause(now)));
+    }
+
+    fn next_pause(&self, now: T) -> Duration {
+        let last = self.last.filter(|(at, _)| now < *at + CALM);
+        last.map_or(RISE_PAUSE, |(_, pause)| (pause * 2).min(LONGEST_PAUSE))
     }
 }
 
@@ -137,13 +153,22 @@ mod tests {
     }
 
     #[test]
-    fn what_was_said_long_ago_does_not_count() {
+    fn a_claim_of_long_ago_does_not_count() {
         let mut claims = OfNodes::default();
         assert_eq!(claims.heard(&"calm", 3, 3, NOW), None);
         assert_eq!(claims.heard(&"a", 9, 3, NOW), None);
-        assert_eq!(claims.heard(&"calm", 3, 3, NOW + CLAIM_AGE / 2), None);
         let later = NOW + CLAIM_AGE;
         assert_eq!(claims.heard(&"b", 9, 3, later), None, "a is forgotten");
+    }
+
+    #[test]
+    fn one_puller_is_not_believed_because_the_others_are_checked_seldom() {
+        let mut claims = OfNodes::default();
+        assert_eq!(claims.heard(&"calm", 3, 3, NOW), None);
+        let next = NOW + 6 * CLAIM_AGE;
+        assert_eq!(claims.heard(&"rogue", 9, 3, next), None);
+        let gone = NOW + CONTENT_AGE;
+        assert_eq!(claims.heard(&"only", 9, 3, gone), Some(9));
     }
 
     #[test]
@@ -156,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn pullers_raise_the_term_by_a_bounded_step_and_once_a_minute() {
+    fn pullers_raise_the_term_by_a_bounded_step_and_after_a_pause() {
         let mut rises = Rises::default();
         assert_eq!(rises.towards(7, 3, NOW), 7);
         assert_eq!(rises.towards(500_000, 3, NOW), 3 + RISE);
@@ -164,5 +189,24 @@ mod tests {
         rises.rose(NOW);
         assert_eq!(rises.towards(7, 3, NOW + RISE_PAUSE / 2), 3);
         assert_eq!(rises.towards(7, 3, NOW + RISE_PAUSE), 7);
+    }
+
+    #[test]
+    fn pullers_that_agree_on_a_lie_make_a_leader_begin_anew_once_an_hour_at_most() {
+        let (mut rises, mut term, mut begun) = (Rises::default(), 3, 0);
+        let day = 24 * 60;
+        for minute in 0..day {
+            let now = NOW + RISE_PAUSE * minute;
+            let next = rises.towards(HIGHEST_TERM, term, now);
+            if next > term {
+                (term, begun) = (next, begun + 1);
+                rises.rose(now);
+            }
+        }
+        assert!(begun <= 24 + 6, "{begun}");
+        assert!(term <= RISE * u64::from(day) * 2, "{term}");
+        let calm = NOW + RISE_PAUSE * day + CALM;
+        let next = rises.towards(HIGHEST_TERM, term, calm);
+        assert_eq!(next, term + RISE, "it begins anew with small steps");
     }
 }

@@ -14,6 +14,7 @@ use kubefledged_process::{
     tls::{self, Connector, Failures, Identity},
 };
 use kubefledged_testkit::{Ca, Leaf, Usage};
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
@@ -219,4 +220,44 @@ async fn a_handshake_ends_within_a_second_while_a_thousand_idle_sockets_are_held
         assert!(slowest < PROMPT, "{slowest:?}");
         drop(held);
     }
+}
+
+/// What a client says first.
+fn hello() -> Vec<u8> {
+    let roots = Arc::new(RootCertStore::empty());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = NAME.try_into().unwrap();
+    let mut client = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    hello
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_begins_handshake_after_handshake_gets_few_answers_and_others_get_theirs() {
+    let _alone = ALONE.lock().await;
+    let (port, mut connector, _guard) = handshakes();
+    let hello = hello();
+    let began = Instant::now();
+    let mut answered = 0;
+    for at in 0..600 {
+        let mut stream = connect_from(ATTACKERS[0], port).await.unwrap();
+        stream.write_all(&hello).await.unwrap();
+        let mut answer = [0; 1];
+        answered += u64::from(matches!(stream.read(&mut answer).await, Ok(1)));
+        if at % 100 == 99 {
+            let uri = format!("http://127.0.0.1:{port}").parse().unwrap();
+            let called = timeout(PROMPT, connector.call(uri)).await;
+            called.unwrap().unwrap();
+        }
+    }
+    // What one address may begin at once, and in each second since then.
+    let allowed = 50 * (2 + began.elapsed().as_secs());
+    assert!(answered <= allowed, "{answered} of 600, not {allowed}");
+    assert!(answered >= 50, "{answered} of 600");
 }

@@ -54,7 +54,8 @@ pub struct Args {
     /// Time without data after which a pull is ended, if the runtime reports progress (Go duration)
     #[arg(long, default_value = "2m", help_heading = "Images")]
     pub no_progress_limit: GoDuration,
-    /// Maximum number of pulls at the same time
+    /// Pulls at the same time; up to two more may run, so that nobody waits for a long pull or for somebody
+    /// else's silent registry
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64), help_heading = "Images")]
     pub max_parallel_pulls: u8,
     /// Glob patterns of image names that are never removed, separated by commas

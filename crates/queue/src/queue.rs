@@ -3,6 +3,7 @@
 mod answer;
 mod check;
 mod index;
+mod places;
 mod registries;
 mod requests;
 mod run;
@@ -25,6 +26,7 @@ use crate::{
 };
 use check::Check;
 use index::{Tasks, Turn};
+use places::Served;
 use registries::Registries;
 use watch::DiskObservation;
 
@@ -95,8 +97,8 @@ pub struct Queue {
     removals: VecDeque<Removal>,
     checks: BTreeMap<u64, Check>,
     calls: BTreeMap<CallId, Caller>,
-    /// Pull calls that were ended and whose answers are awaited; the names they work on.
-    ending: BTreeMap<CallId, String>,
+    /// Pull calls that were ended and whose answers are awaited.
+    ending: BTreeMap<CallId, Ending>,
     intents: Intents,
     /// Open outcomes by stream.
     open: BTreeMap<StreamId, usize>,
@@ -111,8 +113,17 @@ pub struct Queue {
     counter: u64,
     polled: Tick,
     /// When whose turn was last, by `counter`.
-    served: BTreeMap<Turn, u64>,
+    served: Served,
     registries: Registries,
+}
+
+/// A pull that was ended, and of which the runtime has not let go yet.
+#[derive(Debug)]
+struct Ending {
+    /// The name it works on.
+    image: String,
+    /// Whose place it holds.
+    turn: Turn,
 }
 
 impl Queue {
@@ -141,7 +152,7 @@ impl Queue {
             after_removal: Vec::new(),
             counter: 0,
             polled: Tick(0),
-            served: BTreeMap::new(),
+            served: Served::default(),
             registries: Registries::default(),
         }
     }

@@ -56,6 +56,7 @@ impl Engine {
         self.agenda.timers.set(Timer::Long(id), Some(long));
         let registry = self.model.names.registries.get_mut(pull.registry);
         registry.take(pull.cost);
+        registry.pulls(idx);
         let cache = self.model.caches.get_mut(pull.cache)?;
         *cache.pulling.active.entry(idx).or_default() += 1;
         Some(pull.cache)

@@ -135,7 +135,9 @@ impl Engine {
                 let class = FailureClass::of(&reason);
                 if class == FailureClass::RateLimited {
                     let registry = self.model.names.registries.get_mut(pull.registry);
-                    registry.rate_limited(now);
+                    if registry.says(&message) {
+                        registry.rate_limited(node, now);
+                    }
                 }
                 self.fail_probe(image, pull.credentials, node, stamp, class);
                 let failed = FailedPull {

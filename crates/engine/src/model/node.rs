@@ -16,9 +16,6 @@ use crate::{
 const DEFAULT_PARALLEL_PULLS: u32 = 2;
 /// Back-off after calls that failed.
 const CALL_RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
-/// For how long after the next call was due a puller that did not answer counts as silent: a call takes at
-/// most a minute, and a node on which nothing is desired is not called.
-const SILENCE_HOLDS: Duration = Duration::from_secs(120);
 /// Back-off after reports without pins.
 const REPORT_RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
 
@@ -207,13 +204,7 @@ impl Node {
     /// Has its puller been silent for longer than the grace time?
     pub fn unreachable(&self, now: Tick, grace: Duration) -> bool {
         let silent = self.contact.silent_since;
-        silent.is_some_and(|since| since.after(grace) <= now) && !self.silence_is_old(now)
-    }
-
-    /// Has nobody called its puller for so long that its silence then says nothing of today?
-    fn silence_is_old(&self, now: Tick) -> bool {
-        let due = self.contact.not_before.filter(|_| self.puller.is_some());
-        due.is_some_and(|due| due.after(SILENCE_HOLDS) < now)
+        silent.is_some_and(|since| since.after(grace) <= now)
     }
 
     /// Is there a puller to call, and a Node?
@@ -221,18 +212,17 @@ impl Node {
         self.puller.is_some() && self.facts.is_some()
     }
 
-    /// Notes that a call to its puller failed.
+    /// Notes that a call to its puller failed. What becomes of the node meanwhile is not known: its puller
+    /// must report again, also what it was no longer asked for because it did not answer.
     pub fn call_failed(&mut self, now: Tick, seed: u64) {
         let failures = self.contact.failures + 1;
         let spread = self.spread(seed, &failures.to_le_bytes());
         let (first, most) = CALL_RETRY;
         let wait = backoff::wait(first, most, failures, spread);
-        if self.silence_is_old(now) {
-            self.contact.silent_since = None;
-        }
         self.contact.failures = failures;
         self.contact.silent_since.get_or_insert(now);
         self.contact.not_before = Some(now.after(wait));
+        self.runtime.reported = None;
     }
 
     /// Notes that a call to its puller was answered.

@@ -1,5 +1,6 @@
-//! How many pulls may run from one registry host at a time. The budget halves when the registry asks for
-//! fewer requests, and grows by one in every ten seconds without such an answer. A pull without an outcome
+//! How many pulls may run from one registry host at a time. The budget halves when the registry asks two nodes
+//! for fewer requests (one, if no other pulls from it), and grows by one in every ten seconds without such an
+//! answer. One node alone may lie, or has a limit of its own: only its pull waits. A pull without an outcome
 //! for long leaves the budget, so that a new node does not wait for the large images of other nodes; the
 //! ceiling still counts it.
 
@@ -22,6 +23,11 @@ const HALVE_PAUSE: Duration = Duration::from_secs(5);
 /// The budget grows by one in this time.
 const GROW_PAUSE: Duration = Duration::from_secs(10);
 
+/// The answers of two nodes belong together if they come within this time.
+const TOGETHER: Duration = Duration::from_secs(60);
+/// Docker Hub's name in image names, and the domain of its hosts.
+const DOCKER_HUB: (&str, &str) = ("docker.io", ".docker.io");
+
 /// One registry host.
 #[derive(Debug)]
 pub struct Registry {
@@ -36,6 +42,10 @@ pub struct Registry {
     grown: Option<Tick>,
     /// When the registry asked for fewer requests last; `None`: never.
     halved: Option<Tick>,
+    /// The last two nodes that pulled from it.
+    pulling: [Option<NodeIdx>; 2],
+    /// The last node that was asked for fewer requests, and when.
+    limited: Option<(NodeIdx, Tick)>,
     /// Nodes that wait, the most urgent first.
     waiting: BTreeSet<(Reverse<i32>, NodeIdx)>,
 }
@@ -60,6 +70,8 @@ impl Registry {
             long: 0,
             grown: None,
             halved: None,
+            pulling: [None, None],
+            limited: None,
             waiting: BTreeSet::new(),
         }
     }
@@ -80,6 +92,26 @@ impl Registry {
         in_budget.min(ceiling.max(1).saturating_sub(used + self.long))
     }
 
+    /// Notes that a node pulls from it.
+    pub fn pulls(&mut self, node: NodeIdx) {
+        let [last, before] = &mut self.pulling;
+        if *last != Some(node) {
+            *before = last.replace(node);
+        }
+    }
+
+    /// Is this answer the registry's own? An image may have layers of other hosts, and their answers concern
+    /// nobody else's images.
+    pub fn says(&self, message: &str) -> bool {
+        let hosts = message.split("://").skip(1);
+        let mut hosts = hosts.map(|rest| {
+            let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || "-.:[]".contains(c)));
+            rest[..end.unwrap_or(rest.len())].trim_end_matches(':')
+        });
+        let (hub, domain) = DOCKER_HUB;
+        hosts.all(|host| host == &*self.host || &*self.host == hub && host.ends_with(domain))
+    }
+
     /// Counts pulls that start.
     pub fn take(&mut self, pulls: u32) {
         self.used += pulls;
@@ -97,9 +129,14 @@ impl Registry {
         self.long += pulls;
     }
 
-    /// Notes that the registry asked for fewer requests.
-    pub fn rate_limited(&mut self, now: Tick) {
-        if self.halved.is_some_and(|at| at.after(HALVE_PAUSE) > now) {
+    /// Notes that the registry asked a node for fewer requests.
+    pub fn rate_limited(&mut self, node: NodeIdx, now: Tick) {
+        let [last, before] = self.pulling;
+        let alone = before.is_none() && last.is_none_or(|last| last == node);
+        let together = |(other, at): (NodeIdx, Tick)| other != node && at.after(TOGETHER) > now;
+        let agreed = alone || self.limited.is_some_and(together);
+        self.limited = Some((node, now));
+        if !agreed || self.halved.is_some_and(|at| at.after(HALVE_PAUSE) > now) {
             return;
         }
         self.limit = (self.limit / 2).max(1);
@@ -225,6 +262,7 @@ impl Registries {
         for registry in &mut self.all {
             registry.grow(ceiling, now);
             (registry.used, registry.long) = (0, 0);
+            (registry.pulling, registry.limited) = ([None, None], None);
             registry.waiting.clear();
         }
     }
@@ -249,15 +287,63 @@ mod tests {
         room
     }
 
+    /// Two nodes are asked for fewer requests.
+    fn limited(registry: &mut Registry, now: Tick) {
+        for node in [1, 2].map(NodeIdx::from_index) {
+            registry.pulls(node);
+            registry.rate_limited(node, now);
+        }
+    }
+
+    #[test]
+    fn the_word_of_one_node_among_others_halves_no_budget() {
+        let mut registries = Registries::default();
+        let registry = registry(&mut registries);
+        room(registry, 512, Tick(100 * S));
+        let [rogue, other] = [1, 2].map(NodeIdx::from_index);
+        registry.pulls(rogue);
+        registry.rate_limited(rogue, Tick(100 * S));
+        assert_eq!(room(registry, 512, Tick(101 * S)), 32, "no other pulls");
+        registry.pulls(other);
+        registry.pulls(rogue);
+        for second in 0..100 {
+            registry.rate_limited(rogue, Tick((106 + second) * S));
+        }
+        assert_eq!(room(registry, 512, Tick(106 * S)), 32);
+        registry.rate_limited(other, Tick(206 * S));
+        assert!(room(registry, 512, Tick(206 * S)) <= 21);
+    }
+
+    #[test]
+    fn an_answer_of_another_host_is_not_the_registrys() {
+        let mut registries = Registries::default();
+        let mut says = |host: &str, message: &str| {
+            let id = registries.intern(host);
+            registries.get(id).says(message)
+        };
+        let own =
+            "unexpected status code https://r.test:5000/v2/a/manifests/1: 429 Too Many Requests";
+        let layer =
+            "failed open: unexpected status code http://layers.test/x: 429 Too Many Requests";
+        assert!(says("r.test:5000", own) && !says("r.test:5000", layer));
+        assert!(says("r.test:5000", "toomanyrequests: slow down"));
+        assert!(says(
+            "docker.io",
+            &own.replace("r.test:5000", "registry-1.docker.io")
+        ));
+        assert!(!says("docker.io", layer) && !says("docker.io", own));
+        assert!(says("[::1]:5000", &own.replace("r.test", "[::1]")));
+    }
+
     #[test]
     fn a_registry_begins_with_64_and_halves_at_most_once_in_five_seconds() {
         let mut registries = Registries::default();
         let registry = registry(&mut registries);
         assert_eq!(room(registry, 512, Tick(100 * S)), 64);
-        registry.rate_limited(Tick(101 * S));
-        registry.rate_limited(Tick(105 * S));
+        limited(registry, Tick(101 * S));
+        limited(registry, Tick(105 * S));
         assert_eq!(room(registry, 512, Tick(105 * S)), 32);
-        registry.rate_limited(Tick(106 * S));
+        limited(registry, Tick(106 * S));
         assert_eq!(room(registry, 512, Tick(106 * S)), 16);
     }
 
@@ -267,7 +353,7 @@ mod tests {
         let registry = registry(&mut registries);
         room(registry, 512, Tick(100 * S));
         for second in 0..20 {
-            registry.rate_limited(Tick((100 + 5 * second) * S));
+            limited(registry, Tick((100 + 5 * second) * S));
         }
         assert_eq!(room(registry, 512, Tick(195 * S)), 1);
         assert_eq!(room(registry, 512, Tick(204 * S)), 1);

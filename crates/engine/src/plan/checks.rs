@@ -40,7 +40,10 @@ impl<'m> NodeView<'m> {
         let report_since = self.node.instance.since.max(unpinned.flatten());
         let runtime = &self.node.runtime;
         let needs_report = runtime.reported < report_since;
-        if due.is_empty() && !(needs_report && runtime.may_ask(self.now)) {
+        // A puller that did not answer is asked until it does, even if nothing has to be known of its
+        // node: otherwise its silence would say nothing of today.
+        let silent = self.node.contact.silent_since.is_some();
+        if due.is_empty() && !silent && !(needs_report && runtime.may_ask(self.now)) {
             return if needs_report {
                 CheckDecision::ReportAt(runtime.retry_at)
             } else {

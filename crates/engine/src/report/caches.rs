@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use kubefledged_api_types::DeletionPolicy;
+
 use super::{
     ANSWER_LIMIT,
     events::{announce, event, removals_dropped},
@@ -17,6 +19,7 @@ use crate::{
         node_status::{Flags, NodeStatus},
         operation::{Kind, Operation},
         pending,
+        writer::FinalizerWrite,
     },
     vocabulary::{
         CacheKey, CacheObject, Command, InvalidCache, Now, PullState, Severity, Source, Tick,
@@ -184,7 +187,7 @@ impl Engine {
         let old = model.caches.set(at, cache);
         model.match_nodes(at);
         if resumed {
-            self.enlist(at);
+            self.enlist(at, now.tick);
         }
         self.agenda.caches.insert(at);
         self.touch_cache(at);
@@ -206,8 +209,10 @@ impl Engine {
         let Some(cache) = cache else {
             return;
         };
-        let pending = !cache.applied.pending.is_empty() && !cache.deletion.is_released();
-        if self.model.leadership.begun && pending {
+        // The watch may bring the deletion before the answer about the finalizer whose removal made it.
+        let purged = cache.deletion.policy() == Some(DeletionPolicy::Purge);
+        let released = cache.deletion.is_released() || purged && cache.finalizer != FinalizerWrite::Idle;
+        if self.model.leadership.begun && !cache.applied.pending.is_empty() && !released {
             self.agenda.outbox.push(removals_dropped(&cache));
         }
         // Its pulls are cancelled where no other cache desires them.
@@ -295,14 +300,15 @@ impl Engine {
         };
         cache.begin(kind, stamp, now.wall);
         cache.bad_secrets.clear();
-        self.enlist(at);
+        self.enlist(at, now.tick);
         self.touch_cache(at);
     }
 
     /// Sets the nodes of an operation: eligible ones that a list selects, and, if names are pending removal, those
-    /// whose puller answers.
-    pub(crate) fn enlist(&mut self, at: CacheIdx) {
+    /// whose puller answers or may do so within the grace time. A new leader may come before any puller.
+    pub(crate) fn enlist(&mut self, at: CacheIdx, now: Tick) {
         let model = &mut self.model;
+        let grace = model.settings.puller_grace;
         let Some(cache) = model.caches.get_mut(at) else {
             return;
         };
@@ -312,7 +318,8 @@ impl Engine {
             if node.eligibility().is_ok() && !cache.set(idx).is_empty() {
                 pulls.insert(idx);
             }
-            if node.callable() && !cache.applied.pending.is_empty() {
+            let awaited = node.runs_puller() && !node.unreachable(now, grace);
+            if (node.callable() || awaited) && !cache.applied.pending.is_empty() {
                 removes.insert(idx);
             }
         }

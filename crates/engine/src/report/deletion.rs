@@ -129,7 +129,7 @@ impl Engine {
             cache.applied.pending.clear();
             self.agenda.outbox.push(event);
         }
-        self.enlist(at);
+        self.enlist(at, now.tick);
         self.touch_cache(at);
     }
 

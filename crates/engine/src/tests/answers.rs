@@ -126,10 +126,17 @@ impl Harness {
         object.resource_version = self.version.to_string();
         let version = Ok(Some(object.resource_version.clone()));
         let gone = object.deleting && !present;
-        self.handle(Event::FinalizerWritten(key.clone(), version));
+        let written = Event::FinalizerWritten(key.clone(), version);
+        let mut events = vec![written];
         if gone {
             self.objects.remove(&key);
-            self.handle(Event::CacheDeleted(key));
+            events.push(Event::CacheDeleted(key));
+        }
+        if self.watch_is_faster {
+            events.reverse();
+        }
+        for event in events {
+            self.handle(event);
         }
     }
 

@@ -70,6 +70,41 @@ fn a_deletion_waits_for_no_node_whose_puller_does_not_answer() {
 }
 
 #[test]
+fn a_deletion_that_a_new_leader_finds_before_any_puller_is_ready_waits_for_them() {
+    let nodes = ["n1", "n2"];
+    let mut harness = Harness::new(&nodes);
+    harness.create(purged_at_the_end());
+    harness.lead();
+    let object = harness.objects[&key()].clone();
+    let mut next = Harness {
+        engine: Some(Engine::new(Settings::default())),
+        held: std::mem::take(&mut harness.held),
+        ..Harness::default()
+    };
+    for name in nodes {
+        next.handle(Event::NodeApplied(node(name), facts(&[])));
+    }
+    next.apply(|new| {
+        *new = CacheObject {
+            deleting: true,
+            ..object
+        }
+    });
+    next.handle(Event::Synced(Source::Nodes));
+    next.handle(Event::Synced(Source::Pullers));
+    next.lead();
+    next.wait(30);
+    assert_eq!(next.objects.len(), 1, "{:?}", next.log);
+    next.puller("n1");
+    next.wait(150);
+    assert!(next.objects.is_empty(), "n2 never gets one");
+    assert!(next.held("n1").is_empty());
+    assert_eq!(next.held("n2"), ["r.test/a:1"]);
+    let left = next.log.iter().find(|l| l.starts_with("event ImagesLeft"));
+    assert!(left.is_some_and(|line| line.contains("n2")), "{left:?}");
+}
+
+#[test]
 fn setting_retain_frees_an_object_that_is_being_deleted() {
     let mut harness = Harness::new(&["n1"]);
     harness.create(purged_at_the_end());
@@ -153,6 +188,31 @@ fn deleting_an_object_drops_pending_removals_and_emits_an_event() {
     harness.change(|spec| spec.cache_spec[0].images = vec!["r.test/b:1".into()]);
     harness.delete();
     assert_eq!(harness.count("event RemovalDropped"), 1);
+}
+
+#[test]
+fn a_deletion_seen_before_the_answer_about_its_finalizer_is_no_dropped_removal() {
+    let mut harness = Harness::new(&["n1", "n2"]);
+    harness.watch_is_faster = true;
+    harness.create(purged_at_the_end());
+    harness.lead();
+    harness.delete();
+    assert!(harness.objects.is_empty() && harness.held("n1").is_empty());
+    assert_eq!(harness.count("event RemovalDropped"), 0);
+}
+
+#[test]
+fn images_that_a_deletion_leaves_are_told_once() {
+    let mut harness = Harness::new(&["n1", "n2"]);
+    harness.watch_is_faster = true;
+    harness.create(purged_at_the_end());
+    harness.lead();
+    harness.stuck.insert("r.test/a:1".into());
+    harness.delete();
+    harness.wait(610);
+    assert!(harness.objects.is_empty());
+    assert_eq!(harness.count("event ImagesLeft"), 1);
+    assert_eq!(harness.count("event RemovalDropped"), 0);
 }
 
 #[test]

@@ -206,16 +206,21 @@ fn a_node_that_does_not_answer_is_called_with_back_off_and_takes_no_pull_budget(
 }
 
 #[test]
-fn a_node_that_nobody_called_for_long_gets_the_whole_grace_time_again() {
+fn a_puller_that_did_not_answer_is_asked_until_it_does_also_while_nothing_is_desired() {
     let mut harness = Harness::new(&["n1", "n2"]);
     harness.create(images(&["r.test/a:1"]));
     harness.lead();
     harness.unreachable.insert("n2".into());
     harness.change(|spec| spec.cache_spec[0].images = vec!["r.test/b:1".into()]);
     harness.wait(30);
-    // Nothing is desired on the node, and nobody asks whether it answers again.
     harness.delete();
     harness.wait(600);
+    harness.unreachable.clear();
+    harness.wait(60);
+    let calls = harness.count("check n2");
+    harness.wait(600);
+    assert_eq!(harness.count("check n2"), calls, "it answered");
+    harness.unreachable.insert("n2".into());
     harness.create(images(&["r.test/a:1"]));
     harness.wait(60);
     let nodes = harness.status().nodes.unwrap();

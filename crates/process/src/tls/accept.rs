@@ -1,7 +1,15 @@
 //! Server side: accepts connections, does the TLS handshake and hands the connections over.
 
-use std::{io, mem::MaybeUninit, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    mem::MaybeUninit,
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
+    sync::Arc,
+    time::Duration,
+};
 
+use governor::{Quota, RateLimiter, clock::MonotonicClock, state::keyed::HashMapStateStore};
 use rustls::ServerConfig;
 use socket2::SockRef;
 use tokio::{
@@ -32,6 +40,16 @@ const HANDSHAKES: Limits = Limits {
     per_peer: 16,
 };
 
+/// Handshakes that one address may begin in a second, and at once. Each costs the server a signature before
+/// it knows who asks. The controller calls a puller a few times a minute, and an API server keeps its
+/// connections.
+const STARTS: Quota = Quota::per_second(NonZeroU32::new(50).unwrap());
+/// Addresses that are remembered for that, before those that are within their rate anyway are forgotten.
+const MOST_ADDRESSES: usize = 4096;
+
+/// Counts the handshakes that each address begins.
+type Starts = RateLimiter<IpAddr, HashMapStateStore<IpAddr>, MonotonicClock>;
+
 /// A connection after its handshake.
 pub type Stream = tokio_rustls::server::TlsStream<TcpStream>;
 
@@ -59,7 +77,11 @@ pub fn incoming_within(
 ) -> mpsc::Receiver<io::Result<Stream>> {
     let (sender, receiver) = mpsc::channel(handshakes.all);
     tokio::spawn(async move {
-        let (silent, handshakes) = (Places::new(silent), Places::new(handshakes));
+        let silent = Places::new(silent);
+        let gate = Arc::new(Gate {
+            starts: RateLimiter::hashmap_with_clock(STARTS, MonotonicClock),
+            handshakes: Places::new(handshakes),
+        });
         loop {
             let (stream, peer) = tokio::select! {
                 accepted = net::accept(&listener, &shutdown) => match accepted {
@@ -68,7 +90,7 @@ pub fn incoming_within(
                 },
                 () = sender.closed() => return,
             };
-            let (place, handshakes) = (silent.enter(peer.ip()), handshakes.clone());
+            let (place, gate) = (silent.enter(peer.ip()), gate.clone());
             let config = current
                 .borrow()
                 .as_ref()
@@ -76,7 +98,7 @@ pub fn incoming_within(
             let (sender, failures) = (sender.clone(), failures.clone());
             tokio::spawn(async move {
                 let shaken = match config {
-                    Some(config) => shake(config, stream, peer, place, &handshakes).await,
+                    Some(config) => shake(config, stream, peer, place, &gate).await,
                     None => Err((Reason::NoIdentity, io::ErrorKind::NotFound.into())),
                 };
                 match shaken {
@@ -91,21 +113,42 @@ pub fn incoming_within(
     receiver
 }
 
+/// Who may begin a handshake.
+struct Gate {
+    starts: Starts,
+    handshakes: Places,
+}
+
+impl Gate {
+    /// A place for a handshake; `None`: this address began too many.
+    fn enter(&self, peer: IpAddr) -> Option<Place> {
+        if self.starts.len() >= MOST_ADDRESSES {
+            self.starts.retain_recent();
+        }
+        self.starts.check_key(&peer.to_canonical()).ok()?;
+        Some(self.handshakes.enter(peer))
+    }
+}
+
 /// One handshake. Whoever says nothing holds the place of a silent connection alone.
 async fn shake(
     config: Arc<ServerConfig>,
     stream: TcpStream,
     peer: SocketAddr,
     silent: Place,
-    handshakes: &Places,
+    gate: &Gate,
 ) -> Result<Stream, (Reason, io::Error)> {
     let accepted = async {
         stream.set_nodelay(true)?;
+        let mut first = [0];
         tokio::select! {
-            ready = stream.readable() => ready?,
+            // Who goes away without a word begins no handshake.
+            said = stream.peek(&mut first) => if said? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            },
             () = silent.ended() => if !has_spoken(&stream) { return Err(crowded()) },
         }
-        let place = handshakes.enter(peer.ip());
+        let place = gate.enter(peer.ip()).ok_or_else(crowded)?;
         drop(silent);
         tokio::select! {
             accepted = TlsAcceptor::from(config).accept(stream) => accepted,

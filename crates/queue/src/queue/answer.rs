@@ -99,7 +99,7 @@ impl Queue {
         let claimed = |name: &str| {
             let mut open = tasks.of(name).filter(|(_, task)| !task.finished());
             open.next().is_some()
-                || ending.values().any(|known| known == name)
+                || ending.values().any(|ending| ending.image == *name)
                 || !intents.stands(name, authority, Intent::Remove)
         };
         let around = RemovalContext {

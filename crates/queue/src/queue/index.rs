@@ -14,11 +14,13 @@ use crate::{
 /// Higher priority first, then older.
 type Rank = (Reverse<i32>, u64);
 
-/// Who take turns at slots within a priority: a registry that never answers, or a cache of thousands of
-/// images, must not keep others waiting.
+/// Who take turns at slots within a priority: namespaces first, and in each of them pairs of a registry and
+/// a cache. A registry that never answers, a cache of thousands of images, or a tenant with many of both must
+/// not keep others waiting.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Turn {
     pub registry: String,
+    /// As namespace/name.
     pub cache: String,
 }
 
@@ -29,6 +31,15 @@ impl Turn {
             cache: task.cache.clone(),
         }
     }
+
+    pub fn namespace(&self) -> &str {
+        namespace(&self.cache)
+    }
+}
+
+/// The namespace of a cache.
+pub(super) fn namespace(cache: &str) -> &str {
+    cache.split('/').next().unwrap_or(cache)
 }
 
 /// The turn under which a task waits for a slot; `None`: it waits for none.

@@ -4,7 +4,7 @@ use std::{cell::OnceCell, collections::BTreeSet};
 
 use kubefledged_api_types::names::failure;
 
-use super::{Caller, MEMORY, Queue, index::Turn, outcome};
+use super::{Caller, Ending, MEMORY, Queue, index::Turn, outcome, places::Running};
 use crate::{
     Call, CallId, Command, PullResult, RemoveResult, Tick,
     intent::Intent,
@@ -15,9 +15,6 @@ use crate::{
 /// Inspections at a time. They cost the runtime next to nothing and contact no registry, so that what is
 /// present is reported at once, however long pulls take.
 const MOST_LOOKS: usize = 16;
-
-/// Turns that are remembered; beyond that all begin anew.
-const MOST_TURNS: usize = 4096;
 
 impl Queue {
     pub(super) fn call(&mut self, caller: Caller, call: Call) -> CallId {
@@ -102,7 +99,8 @@ impl Queue {
             return;
         };
         if let Some(id) = task.pulling() {
-            self.ending.insert(id, key.image.clone());
+            let (image, turn) = (key.image.clone(), Turn::of(key, task));
+            self.ending.insert(id, Ending { image, turn });
             self.calls.insert(id, Caller::Ending);
             self.replies.push(Command::CancelCall(id));
         } else if let State::Calling(id, phase) = &task.state {
@@ -151,7 +149,7 @@ impl Queue {
 
     /// Names on which the runtime works for us. Neither a pull nor a removal of one may begin.
     fn busy(&self) -> BTreeSet<&str> {
-        let ending = self.ending.values().map(String::as_str);
+        let ending = self.ending.values().map(|ending| &*ending.image);
         let pulls = self.tasks.active().filter(|(_, task)| task.holds_name());
         let pulls = pulls.map(|(key, _)| key.image.as_str());
         let held = self
@@ -163,7 +161,7 @@ impl Queue {
 
     /// The runtime still works on a pull of such a name that was ended.
     pub(super) fn lets_go_of(&self, is: impl Fn(&str) -> bool) -> bool {
-        self.ending.values().any(|name| is(name))
+        self.ending.values().any(|ending| is(&ending.image))
     }
 
     pub(super) fn around<'a>(&self, full: Option<&'a str>) -> TaskContext<'a> {
@@ -207,55 +205,56 @@ impl Queue {
         inspections.take(most).map(|(key, _)| key.clone()).collect()
     }
 
-    /// The next pull, if a slot is free. Slots are for pulls that run. One more serves tasks never
-    /// tried, beside a long pull: a pull of 10 GB does not delay one of 5 MB; and it serves a cache and a
-    /// registry of which nothing runs, whatever holds the others. If one registry holds that one too, which
-    /// perhaps never answers, there is another one for the latter.
+    /// The next pull for which there is a place: highest priority first, then by turn.
     fn next_pull(&self, now: Tick) -> Option<(TaskKey, Turn)> {
-        let most = self.settings.max_parallel_pulls.max(1);
-        let slots = self.tasks.active().filter(|(_, task)| task.holds_slot());
-        let slots: Vec<(&TaskKey, &Task)> = slots.collect();
-        let taken = slots.len() + self.ending.len();
-        if taken > most + 1 || !self.tasks.any_waits_for_slot() {
+        if !self.tasks.any_waits_for_slot() {
             return None;
         }
-        let extra = taken >= most;
-        let long = slots.iter().filter_map(|(_, task)| task.long_at());
-        let long = long.into_iter().any(|at| at <= now);
-        let ending = || self.ending.values().map(|image| task::registry(image));
-        let of_registry = |registry: &str| {
-            let pulls = slots.iter().filter(|(key, _)| key.registry() == registry);
-            pulls.count() + ending().filter(|ended| *ended == registry).count()
-        };
-        let registries = slots.iter().map(|(key, _)| key.registry());
-        if taken > most && registries.chain(ending()).collect::<BTreeSet<_>>().len() > 1 {
+        let running = self.running(now);
+        if !running.any_place() {
             return None;
         }
         let busy = OnceCell::new();
         let is_busy = |image: &str| busy.get_or_init(|| self.busy()).contains(image);
         for turns in self.tasks.slots() {
             let candidates = turns.filter_map(|(turn, tasks)| {
-                let held = of_registry(&turn.registry);
-                if held > 0 && self.registries.on_probation(&turn.registry) {
+                let place = running.place();
+                if !place && !running.place_for_new(turn) {
                     return None;
                 }
-                let other = held == 0 && !slots.iter().any(|(_, task)| task.cache == turn.cache);
-                if extra && !other && (!long || taken > most) {
+                let registry = &turn.registry;
+                if self.registries.on_probation(registry) && running.of_registry(registry) > 0 {
                     return None;
                 }
                 let (key, task) = { tasks }.find(|(key, task)| {
-                    let fits = !extra || task.started.is_none();
+                    let fits = place || task.started.is_none();
                     task.due(now) && fits && !is_busy(&key.image)
                 })?;
-                let last = held + 1 >= most && most > 1;
-                let served = self.served.get(turn).copied();
-                Some(((last, served, task.age), (key, turn)))
+                let last = running.last_of_registry(registry);
+                let served = &self.served;
+                let order = (served.namespace(turn), last, served.turn(turn), task.age);
+                Some((order, (key, turn)))
             });
             if let Some((_, (key, turn))) = candidates.min_by_key(|(order, _)| *order) {
                 return Some((key.clone(), turn.clone()));
             }
         }
         None
+    }
+
+    fn running(&self, now: Tick) -> Running<'_> {
+        let slots = self.tasks.active().filter(|(_, task)| task.holds_slot());
+        let mut long = slots.clone().filter_map(|(_, task)| task.long_at());
+        let ending = self.ending.values().map(|ending| &ending.turn);
+        let ending = ending.map(|turn| (&*turn.registry, &*turn.cache));
+        Running {
+            most: self.settings.max_parallel_pulls.max(1),
+            long: long.any(|at| at <= now),
+            pulls: slots
+                .map(|(key, task)| (key.registry(), &*task.cache))
+                .chain(ending)
+                .collect(),
+        }
     }
 
     /// Something is about to begin for which it matters how full the disk is.
@@ -275,11 +274,8 @@ impl Queue {
                 self.finish(&key, task::failed(failure::DISK_PRESSURE, &why), now);
                 continue;
             }
-            if self.served.len() >= MOST_TURNS {
-                self.served.clear();
-            }
             self.counter += 1;
-            self.served.insert(turn, self.counter);
+            self.served.serve(turn, self.counter);
             let around = self.around(None);
             if let Some((call, phase)) = self.tasks.change(&key, |task| task.begin(now, around)) {
                 self.call_for(&key, call, phase);

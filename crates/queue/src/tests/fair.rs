@@ -124,3 +124,69 @@ fn a_silent_registry_that_also_has_the_place_beside_long_pulls_holds_up_no_other
     assert_eq!(node.pulled[&2].len(), 3);
     assert_eq!(node.pulls_of("silent.test"), 3);
 }
+
+#[test]
+fn a_namespace_with_many_silent_registries_and_the_highest_priority_holds_up_no_other_namespace() {
+    for slots in [1, 2] {
+        let mut node = Node::containerd(Settings {
+            max_parallel_pulls: slots,
+            ..Settings::default()
+        });
+        // Each image of a registry and a cache of its own.
+        let images = (0..60).map(|i| PullRequest {
+            priority: 1000,
+            deadline: Some(Duration::from_secs(3 * 86400)),
+            ..of(&format!("bad/c{i}"), &format!("silent{i}.test/x:1"))
+        });
+        let images: Vec<PullRequest> = images.collect();
+        node.handle(Event::Pull(StreamId(1), authority(1, 1), images));
+        node.answer_all_but("silent");
+        node.wait(21);
+        node.answer_all_but("silent");
+        let held = node.pulls_of("silent");
+        assert_eq!(held, slots + 1, "one more beside a long pull");
+        node.pull_of(2, "good/a", &names("r.test", 5));
+        node.pull_of(3, "better/b", &names("s.test", 5));
+        node.answer_all_but("silent");
+        assert_eq!(node.pulled[&2].len(), 5);
+        assert_eq!(node.pulled[&3].len(), 5);
+        assert_eq!(node.pulls_of("silent"), held);
+    }
+}
+
+#[test]
+fn pulls_that_were_ended_and_hang_hold_up_no_other_namespace() {
+    let mut node = Node::new();
+    for batch in 1..=20 {
+        let cache = format!("bad/c{batch}");
+        let images = vec![of(&cache, &format!("silent{batch}.test/x:1"))];
+        let event = Event::Pull(StreamId(batch), authority(1, batch), images);
+        node.handle(event);
+        node.answer_all_but("silent");
+        let images = vec![(batch, Vec::new())];
+        node.handle(Event::Cancel(
+            StreamId(1000 + batch),
+            authority(1, batch),
+            images,
+        ));
+        node.answer_all_but("silent");
+    }
+    node.pull_of(30, "good/a", &names("r.test", 5));
+    node.answer_all_but("silent");
+    assert_eq!(node.pulled[&30].len(), 5);
+}
+
+#[test]
+fn namespaces_take_turns_whatever_they_name() {
+    let mut node = Node::new();
+    for i in 0..20 {
+        let host = format!("many{i}.test");
+        node.pull_of(100 + i, &format!("many/c{i}"), &names(&host, 2));
+    }
+    node.pull_of(1, "one/c", &names("one.test", 10));
+    node.run();
+    let pulls = node.log.iter().filter(|line| line.starts_with("Pull"));
+    let pulls: Vec<&String> = pulls.collect();
+    let last = pulls.iter().rposition(|line| line.contains("one.test"));
+    assert!(last.unwrap() < 40, "{pulls:?}");
+}

@@ -15,9 +15,9 @@ use crate::{
     world::{Event, World},
 };
 
-/// An image waits at most so long while all pulls that run are of one registry that does not answer, in ms.
-/// The queue's rules: pulls take turns by cache and registry, and one slot more than `--max-parallel-pulls`
-/// serves a cache and a registry of which nothing runs. So nothing is left to wait for but inspections.
+/// An image waits at most so long while all pulls that run get no answer and are of one registry or of one
+/// namespace to which it does not belong, in ms. The queue's rule: nobody has all places. So nothing is left
+/// to wait for but inspections.
 const HELD_UP: u64 = 15_000;
 /// Longest inspection of a runtime that is not slow, in ms.
 const SLOW: u64 = 1_000;
@@ -76,6 +76,25 @@ impl Waiting {
         });
     }
 
+    /// Namespaces that ever asked for a name.
+    pub fn namespaces(&self, name: &str) -> BTreeSet<&str> {
+        let caches = self.caches.get(name).into_iter().flatten();
+        caches.filter_map(|cache| cache.split('/').next()).collect()
+    }
+
+    /// Are these pulls of other registries, all of one registry or all of one namespace, and does this image belong
+    /// to neither? A registry that failed often gets one pull at a time, whoever asks.
+    fn outside(&self, stuck: &[String], name: &str) -> bool {
+        let (mine, others) = (&self.caches[name], || stuck.iter());
+        let foreign = others().all(|other| host(other) != host(name));
+        let mut caches = others().filter_map(|other| self.caches.get(other));
+        let elsewhere = caches.all(|other| other.is_disjoint(mine));
+        let one_registry = others().all(|other| host(other) == host(&stuck[0])) && elsewhere;
+        let holders: BTreeSet<&str> = others().flat_map(|other| self.namespaces(other)).collect();
+        let one_namespace = holders.len() == 1 && holders.is_disjoint(&self.namespaces(name));
+        foreign && (one_registry || one_namespace)
+    }
+
     /// A pull begins.
     pub fn begun(&mut self, name: &str) {
         if let Some(wait) = self.images.get_mut(name) {
@@ -84,7 +103,7 @@ impl Waiting {
     }
 }
 
-/// Names that are being pulled, all of one registry that does not answer.
+/// Names that are being pulled, if none of them gets an answer.
 fn stuck(process: &Process) -> Option<Vec<String>> {
     let mut names = Vec::new();
     for running in process.calls.values() {
@@ -98,15 +117,11 @@ fn stuck(process: &Process) -> Option<Vec<String>> {
             _ => {}
         }
     }
-    let first = host(names.first()?);
-    names
-        .iter()
-        .all(|name| host(name) == first)
-        .then_some(names)
+    (!names.is_empty()).then_some(names)
 }
 
 impl World {
-    /// While one registry does not answer, the images of other caches and registries do not wait for it.
+    /// While registries do not answer, images wait only for those of their own cache, registry or namespace.
     pub fn check_fair(&mut self, node: usize) {
         let now = self.now;
         let healthy = !self.disturbs(node) && self.nodes[node].runtime.away_until <= now;
@@ -119,18 +134,20 @@ impl World {
         };
         let stuck = stuck(process).filter(|_| healthy && process.seen.removals.is_empty());
         let incarnation = process.incarnation;
-        let Waiting { images, caches } = &mut process.seen.waiting;
+        let waiting = &process.seen.waiting;
+        let concerned = |name: &String, wait: &Wait| {
+            let stuck = stuck.as_ref().filter(|_| !wait.begun)?;
+            let healthy = !troubled.contains(&&*host(name));
+            (healthy && waiting.outside(stuck, name)).then_some(stuck)
+        };
+        let held: BTreeMap<String, &Vec<String>> = waiting
+            .images
+            .iter()
+            .filter_map(|(name, wait)| Some((name.clone(), concerned(name, wait)?)))
+            .collect();
         let (mut look_again, mut held_up) = (false, None);
-        for (name, wait) in images {
-            let concerned = stuck.as_ref().filter(|stuck| {
-                let (of, mine) = (host(name), &caches[name]);
-                let mut others = stuck.iter().filter_map(|other| caches.get(other));
-                !wait.begun
-                    && !troubled.contains(&&*of)
-                    && stuck.iter().all(|other| host(other) != of)
-                    && others.all(|other| other.is_disjoint(mine))
-            });
-            let Some(stuck) = concerned else {
+        for (name, wait) in &mut process.seen.waiting.images {
+            let Some(stuck) = held.get(name) else {
                 wait.since = None;
                 continue;
             };

@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package sbom test-dashboard test-install test-runtimes test-faults test-abuse sim sim-mutations fuzz soak \
 	bench-engine bench-queue bench-guard bench-real bench-real-big bench-real-install bench-fleet bench-inside \
-	deploy-using-yaml remove-kubefledged update down test-vectors
+	deploy-using-yaml remove-kubefledged update down test-vectors test-status
 
 ARCH := $(shell uname -m)
 TARGET := $(ARCH)-unknown-linux-gnu
@@ -47,7 +47,7 @@ setup: ## Install the tools that building needs, or say what is missing
 demo: setup cluster install ## Start a local cluster, install the chart, and run the sample ImageCache until it succeeds
 	@hack/demo
 
-test: setup lint unit sim chart generated cluster install e2e ## Run everything that CI runs
+test: setup lint unit test-status sim chart generated cluster install e2e ## Run everything that CI runs
 	@echo "== make test passed"
 
 lint: ## Check formatting and clippy, and build each pure crate alone
@@ -74,6 +74,9 @@ test-vectors: ## References, pull secrets and credential providers beside the ku
 	$(CARGO) build --locked --target $(TARGET) --package kubefledged-puller --example plugins
 	cd hack/tools/vectors && GOWORK=off GOFLAGS=-mod=readonly go run . -cases $(VECTORS) \
 	  -ours ../../../target/$(TARGET)/debug/examples/vectors -plugins ../../../target/$(TARGET)/debug/examples/plugins
+
+test-status: ## What kstatus (Flux, Helm 4) and Argo CD make of the recorded objects of every state
+	cd hack/tools/status && GOWORK=off GOFLAGS=-mod=readonly go vet . && GOWORK=off GOFLAGS=-mod=readonly go test .
 
 sim-mutations: ## Add deliberate bugs, and fail unless a simulated day finds each of them
 	hack/sim-mutations

@@ -63,8 +63,23 @@
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
+{{/* The labels of kube-fledged's own manifests, by which its users' commands and dashboards select. They are in no
+     selector of ours. A label of the same name in commonLabels or podLabels wins. */}}
+{{- define "kubefledged.familiarLabels" -}}
+{{- $own := merge (dict) (default dict .podLabels) (default dict .root.Values.commonLabels) }}
+{{- if has .component (list "controller" "webhook-server") }}
+{{- if not (hasKey $own "app") }}
+app: kubefledged
+{{- end }}
+{{- if not (hasKey $own "kubefledged") }}
+kubefledged: kubefledged-{{ .component }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "kubefledged.labels" -}}
 {{ include "kubefledged.selectorLabels" . }}
+{{- include "kubefledged.familiarLabels" (dict "root" .root "component" .component) }}
 app.kubernetes.io/part-of: kubefledged
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
@@ -96,6 +111,9 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- define "kubefledged.podMetadata" -}}
 labels:
   {{- include "kubefledged.selectorLabels" . | nindent 2 }}
+  {{- with include "kubefledged.familiarLabels" (dict "root" .root "component" .component "podLabels" .values.podLabels) | trim }}
+  {{- . | nindent 2 }}
+  {{- end }}
   app.kubernetes.io/part-of: kubefledged
   app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
   {{- with .root.Values.commonLabels }}

@@ -12,12 +12,18 @@ pub const READY: &str = "Ready";
 pub const PROGRESSING: &str = "Progressing";
 /// True while there is a problem that does not go away within a moment.
 pub const DEGRADED: &str = "Degraded";
+/// True while the controller works towards the spec, or waits for something that can come by itself. Set only while
+/// it is True. kstatus (Flux, Helm 4, kpt) then reports `InProgress`.
+pub const RECONCILING: &str = "Reconciling";
+/// True while the cache cannot become ready unless somebody acts. Set only while it is True. kstatus then reports
+/// `Failed`.
+pub const STALLED: &str = "Stalled";
 
 /// One condition of the cache, in the standard form of Kubernetes.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// Type of the condition: Ready, Progressing or Degraded.
+    /// Type of the condition: Ready, Progressing, Degraded, Reconciling or Stalled.
     #[serde(rename = "type")]
     pub type_: String,
     /// Status of the condition: True, False or Unknown.
@@ -33,20 +39,27 @@ pub struct Condition {
     pub observed_generation: Option<i64>,
 }
 
-/// Reasons of the condition `Ready`.
+/// Reasons of the condition `Ready`. A cache that is purged, or suspended before it was ready, has no such condition:
+/// it is neither ready nor on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ready {
     /// Every eligible node holds every image.
     AllImagesPresent,
     /// Some eligible nodes lack an image, but `spec.minReadyNodes` is reached.
     EnoughNodesReady,
-    /// No node is eligible. Ready is True, because a node pool scaled to zero must not block a
+    /// No node is there to be eligible. Ready is True, because a node pool scaled to zero must not block a
     /// rollout.
     NoEligibleNodes,
     /// Too many eligible nodes lack an image.
     ImagesMissing,
-    /// The cache is purged and desires no images.
-    Purged,
+    /// Nodes match, but none of them is eligible: they are not ready, cordoned or about to go.
+    NodesNotEligible,
+    /// No node has ever matched any list of the spec.
+    NoNodeMatches,
+    /// Fewer nodes are eligible than `spec.requireNodes` says.
+    TooFewNodes,
+    /// The stored spec cannot be used.
+    CacheSpecValidationFailed,
     /// No eligible node has been checked yet.
     NotYetChecked,
     /// A new leader has not checked all nodes yet, and the object has no earlier Ready condition.
@@ -70,6 +83,8 @@ pub enum Progressing {
     Throttled,
     /// `spec.suspend` is true.
     Suspended,
+    /// The cache is purged and desires no images.
+    Purged,
     /// There is nothing to do.
     Idle,
 }
@@ -87,7 +102,7 @@ pub enum Degraded {
     RemovalAbandoned,
     /// At least one node's puller does not answer.
     PullerUnavailable,
-    /// Images disappear repeatedly, soon after they were pulled.
+    /// Images that were on a node have disappeared from it.
     LostToGarbageCollection,
     /// At least one node's container runtime cannot pin images.
     RetentionUnsupported,
@@ -97,18 +112,57 @@ pub enum Degraded {
     DiskPressure,
     /// An image could not be refreshed. The node still holds the older version.
     RefreshFailed,
+    /// No node has ever matched some list of the spec.
+    NoNodeMatches,
     /// There is no problem.
     None,
 }
 
+/// Reasons of the condition `Stalled`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stalled {
+    /// The stored spec cannot be used.
+    CacheSpecValidationFailed,
+    /// The object is larger than the API server stores.
+    StatusTooLarge,
+    /// No node has ever matched any list of the spec.
+    NoNodeMatches,
+    /// Too many nodes lack an image whose pull will not succeed by waiting, such as one that the registry does not
+    /// have.
+    PullFailed,
+}
+
+impl Stalled {
+    /// All reasons.
+    pub const ALL: [Self; 4] = [
+        Self::CacheSpecValidationFailed,
+        Self::StatusTooLarge,
+        Self::NoNodeMatches,
+        Self::PullFailed,
+    ];
+
+    /// Returns the value of the condition's `reason`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::CacheSpecValidationFailed => "CacheSpecValidationFailed",
+            Self::StatusTooLarge => "StatusTooLarge",
+            Self::NoNodeMatches => "NoNodeMatches",
+            Self::PullFailed => "PullFailed",
+        }
+    }
+}
+
 impl Ready {
     /// All reasons.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::AllImagesPresent,
         Self::EnoughNodesReady,
         Self::NoEligibleNodes,
         Self::ImagesMissing,
-        Self::Purged,
+        Self::NodesNotEligible,
+        Self::NoNodeMatches,
+        Self::TooFewNodes,
+        Self::CacheSpecValidationFailed,
         Self::NotYetChecked,
         Self::Unknown,
     ];
@@ -117,7 +171,11 @@ impl Ready {
     pub fn status(self) -> &'static str {
         match self {
             Self::AllImagesPresent | Self::EnoughNodesReady | Self::NoEligibleNodes => "True",
-            Self::ImagesMissing | Self::Purged => "False",
+            Self::ImagesMissing
+            | Self::NodesNotEligible
+            | Self::NoNodeMatches
+            | Self::TooFewNodes
+            | Self::CacheSpecValidationFailed => "False",
             Self::NotYetChecked | Self::Unknown => "Unknown",
         }
     }
@@ -129,7 +187,10 @@ impl Ready {
             Self::EnoughNodesReady => "EnoughNodesReady",
             Self::NoEligibleNodes => "NoEligibleNodes",
             Self::ImagesMissing => "ImagesMissing",
-            Self::Purged => "Purged",
+            Self::NodesNotEligible => "NodesNotEligible",
+            Self::NoNodeMatches => "NoNodeMatches",
+            Self::TooFewNodes => "TooFewNodes",
+            Self::CacheSpecValidationFailed => "CacheSpecValidationFailed",
             Self::NotYetChecked => "NotYetChecked",
             Self::Unknown => "Unknown",
         }
@@ -138,7 +199,7 @@ impl Ready {
 
 impl Progressing {
     /// All reasons.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Pulling,
         Self::Removing,
         Self::Refreshing,
@@ -146,13 +207,14 @@ impl Progressing {
         Self::WaitingForNodes,
         Self::Throttled,
         Self::Suspended,
+        Self::Purged,
         Self::Idle,
     ];
 
     /// Returns the status of the condition that has this reason.
     pub fn status(self) -> &'static str {
         match self {
-            Self::Suspended | Self::Idle => "False",
+            Self::Suspended | Self::Purged | Self::Idle => "False",
             _ => "True",
         }
     }
@@ -167,6 +229,7 @@ impl Progressing {
             Self::WaitingForNodes => "WaitingForNodes",
             Self::Throttled => "Throttled",
             Self::Suspended => "Suspended",
+            Self::Purged => "Purged",
             Self::Idle => "Idle",
         }
     }
@@ -174,7 +237,7 @@ impl Progressing {
 
 impl Degraded {
     /// All reasons.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::StatusTooLarge,
         Self::PullFailed,
         Self::RemovalFailed,
@@ -185,6 +248,7 @@ impl Degraded {
         Self::CredentialsUnavailable,
         Self::DiskPressure,
         Self::RefreshFailed,
+        Self::NoNodeMatches,
         Self::None,
     ];
 
@@ -210,6 +274,7 @@ impl Degraded {
             Self::CredentialsUnavailable => "CredentialsUnavailable",
             Self::DiskPressure => "DiskPressure",
             Self::RefreshFailed => "RefreshFailed",
+            Self::NoNodeMatches => "NoNodeMatches",
             Self::None => "None",
         }
     }

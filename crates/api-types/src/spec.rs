@@ -24,10 +24,12 @@ use crate::{GoDuration, ImageCacheStatus, NodeAffinity, NodeShare};
     printcolumn = r#"{"name":"Status","type":"string","jsonPath":".status.status","description":"State of the last operation"}"#,
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.ready","description":"Nodes that hold every image, of all eligible nodes"}"#,
     printcolumn = r#"{"name":"Failed","type":"integer","jsonPath":".status.nodes.failed","description":"Nodes on which an image failed"}"#,
+    printcolumn = r#"{"name":"Unreachable","type":"integer","jsonPath":".status.nodes.unreachable","description":"Nodes whose puller does not answer"}"#,
     printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.reason","description":"Kind of the last operation"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
     printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.message","priority":1}"#,
     printcolumn = r#"{"name":"Images","type":"integer","jsonPath":".status.images.ready","priority":1,"description":"Pairs of node and image that are present"}"#,
+    printcolumn = r#"{"name":"Size","type":"string","jsonPath":".status.images.size","priority":1,"description":"What the images take on their nodes"}"#,
     printcolumn = r#"{"name":"Last-Refresh","type":"date","jsonPath":".status.lastRefreshTime","priority":1}"#
 )]
 #[serde(rename_all = "camelCase")]
@@ -47,8 +49,7 @@ pub struct ImageCacheSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refresh: Option<RefreshSpec>,
     /// Maximum number of eligible nodes on which this cache pulls at the same time: an integer, or a
-    /// percentage of the eligible nodes, rounded up. At least one node may always pull. Not set: all
-    /// eligible nodes.
+    /// percentage of the eligible nodes, rounded up, and at least 1. Not set: all eligible nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_concurrent_nodes: Option<NodeShare>,
     /// Number of eligible nodes that must hold every image before the condition Ready is True: an
@@ -56,6 +57,13 @@ pub struct ImageCacheSpec {
     /// nodes that fail. Not set: 100%.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_ready_nodes: Option<NodeShare>,
+    /// Minimum number of nodes that must hold every image before the condition Ready is True, even if fewer
+    /// are eligible: unlike minReadyNodes it is not limited to the nodes that there are. With 0, Ready is
+    /// also True before a node has matched for the first time. Not set: one node must have matched once;
+    /// a pool that is scaled to zero after that is Ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub require_nodes: Option<u32>,
     /// ServiceAccount of this namespace. Its imagePullSecrets are used too, after those of
     /// `imagePullSecrets`. Not set: the controller's --service-account-name.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{Timestamp, conditions::Condition};
 
@@ -13,12 +13,25 @@ pub const MAX_FAILURES: usize = 100;
 /// Maximum length of a message in `failures`, in bytes.
 pub const MAX_FAILURE_MESSAGE: usize = 256;
 
+/// `observedGeneration` of an object that no controller has seen: the `CustomResourceDefinition`'s default. Tools that
+/// compare it with `metadata.generation` then do not take a new object for one that is done.
+pub const UNSEEN: i64 = -1;
+
+/// Reads `observedGeneration`. [`UNSEEN`] is none.
+fn seen_generation<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    let written = Option::<i64>::deserialize(deserializer)?;
+    Ok(written.filter(|generation| *generation != UNSEEN))
+}
+
 /// Observed state of the cache. The fields status, reason, message, failures, startTime and
 /// completionTime describe the last operation, with the strings of kube-fledged. The other fields
 /// describe the current state.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
-#[schemars(transform = crate::explain::descriptions)]
+#[schemars(
+    transform = crate::explain::descriptions,
+    extend("default" = {"observedGeneration": UNSEEN})
+)]
 pub struct ImageCacheStatus {
     /// State of the last operation: Processing, Succeeded, Failed, NoImagesPulledOrDeleted or Aborted.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -45,10 +58,15 @@ pub struct ImageCacheStatus {
     /// Time at which the last operation ended. Not set while it is running.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub completion_time: Option<Timestamp>,
-    /// Generation of the spec from which this status was computed.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Generation of the spec from which this status was computed. -1 as long as no controller has seen the object.
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "seen_generation"
+    )]
+    #[schemars(extend("default" = UNSEEN))]
     pub observed_generation: Option<i64>,
-    /// Conditions of the types Ready, Progressing and Degraded.
+    /// Conditions of the types Ready, Progressing and Degraded, and Reconciling or Stalled while that is True. A cache
+    /// that is purged, or suspended before it was ready, has no condition Ready.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -77,6 +95,10 @@ pub struct ImageCacheStatus {
     /// The last purge. Set as long as the cache stays purged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub purge: Option<PurgeStatus>,
+    /// Indexes of the lists in `spec.cacheSpec` that no node has matched since they were written. A pool that had nodes
+    /// once and is scaled to zero is not among them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lists_without_nodes: Vec<u32>,
     /// Image names that this object may have put on nodes. The controller adds a name before its
     /// first pull, and drops it when every reachable node has confirmed its removal.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -113,13 +135,19 @@ pub struct NodeCounts {
 }
 
 /// Number of pairs of node and image in each state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(default)]
 pub struct ImageCounts {
     /// Pairs of eligible node and desired image.
     pub desired: i64,
     /// Desired pairs whose image was present at the node's last check.
     pub ready: i64,
+    /// Bytes that these images take on their nodes, as their container runtimes count them. An image with several
+    /// names counts once on each node; layers that images share count for each image.
+    pub bytes: i64,
+    /// The same for people, such as "12.4 GB".
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub size: String,
     /// Pairs whose image was to be removed and was kept, by cause.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kept: Option<KeptCounts>,

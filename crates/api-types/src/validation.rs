@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kubefledged_image::ImageRef;
 
-use crate::{ImageCacheSpec, names::refusal};
+use crate::{ImageCacheSpec, NodeShare, names::refusal};
 
 /// One broken rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,29 +39,26 @@ pub fn violations(spec: &ImageCacheSpec) -> Vec<Violation> {
             ),
         });
     }
-    for (l, list) in spec.cache_spec.iter().enumerate() {
-        let field = format!("spec.cacheSpec[{l}].images");
-        if list.images.is_empty() {
-            found.push(Violation {
-                field: field.clone(),
-                message: refusal::NO_IMAGES.to_owned(),
-            });
-        }
-        let mut seen = BTreeSet::new();
-        for (i, image) in list.images.iter().enumerate() {
-            let field = format!("{field}[{i}]");
-            if !seen.insert(image) {
-                found.push(Violation {
-                    field,
-                    message: format!("{}: {image}", refusal::DUPLICATE_IMAGE),
-                });
-            } else if let Err(error) = ImageRef::parse(image) {
-                found.push(Violation {
-                    field,
-                    message: format!("invalid image reference {image:?}: {error}"),
-                });
-            }
-        }
+    if spec.cache_spec.is_empty() {
+        found.push(Violation {
+            field: "spec.cacheSpec".to_owned(),
+            message:
+                "the list is empty, so that the object would desire nothing: write at least one \
+                      list, or delete the object, or purge its images with the annotation \
+                      kubefledged.io/purge-imagecache"
+                    .to_owned(),
+        });
+    }
+    for (at, list) in spec.cache_spec.iter().enumerate() {
+        of_list(at, &list.images, &mut found);
+    }
+    if let Some(NodeShare::Count(0) | NodeShare::Percent(0)) = spec.max_concurrent_nodes {
+        found.push(Violation {
+            field: "spec.maxConcurrentNodes".to_owned(),
+            message: "0 is no number of nodes to pull on: write at least 1, or suspend: true to \
+                      start no pulls"
+                .to_owned(),
+        });
     }
     if let Some(interval) = spec.refresh.as_ref().and_then(|refresh| refresh.interval) {
         let seconds = interval.0.as_secs();
@@ -73,6 +70,32 @@ pub fn violations(spec: &ImageCacheSpec) -> Vec<Violation> {
         }
     }
     found
+}
+
+/// Adds the broken rules of one list.
+fn of_list(at: usize, images: &[String], found: &mut Vec<Violation>) {
+    let field = format!("spec.cacheSpec[{at}].images");
+    if images.is_empty() {
+        found.push(Violation {
+            field: field.clone(),
+            message: refusal::NO_IMAGES.to_owned(),
+        });
+    }
+    let mut seen = BTreeSet::new();
+    for (i, image) in images.iter().enumerate() {
+        let field = format!("{field}[{i}]");
+        if !seen.insert(image) {
+            found.push(Violation {
+                field,
+                message: format!("{}: {image}", refusal::DUPLICATE_IMAGE),
+            });
+        } else if let Err(error) = ImageRef::parse(image) {
+            found.push(Violation {
+                field,
+                message: format!("invalid image reference {image:?}: {error}"),
+            });
+        }
+    }
 }
 
 /// Returns the rules that `new` breaks and `old` did not, so that a stored object with mistakes can
@@ -137,6 +160,20 @@ mod tests {
         let texts = texts(&spec(&[&["UPPER/case:x"]]));
         assert_eq!(texts.len(), 1);
         assert!(texts[0].starts_with("spec.cacheSpec[0].images[0]: invalid image reference"));
+    }
+
+    #[test]
+    fn a_spec_that_asks_for_nothing_is_refused_with_what_to_write_instead() {
+        let empty = texts(&spec(&[]));
+        assert_eq!(empty.len(), 1);
+        assert!(empty[0].contains("delete the object"), "{empty:?}");
+        for none in ["0", "0%"] {
+            let mut paused = spec(&[&["a:1"]]);
+            paused.max_concurrent_nodes = none.parse().ok();
+            let texts = texts(&paused);
+            assert_eq!(texts.len(), 1, "{none}");
+            assert!(texts[0].contains("suspend: true"), "{texts:?}");
+        }
     }
 
     #[test]

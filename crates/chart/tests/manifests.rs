@@ -53,6 +53,37 @@ fn exists(manifests: &[Value], kind: &str, wanted: &str) -> bool {
 }
 
 #[test]
+fn kube_fledgeds_labels_stand_on_what_its_users_select_and_in_no_selector() {
+    each(|case, manifests| {
+        for manifest in manifests {
+            let labels = &manifest["metadata"]["labels"];
+            let component = labels["app.kubernetes.io/component"].as_str();
+            let Some(component @ ("controller" | "webhook-server")) = component else {
+                continue;
+            };
+            let familiar = format!("kubefledged-{component}");
+            let template = &manifest["spec"]["template"]["metadata"]["labels"];
+            for labels in [labels, template]
+                .into_iter()
+                .filter(|labels| labels.is_object())
+            {
+                assert_eq!(labels["app"], "kubefledged", "{case}: {}", name(manifest));
+                assert_eq!(
+                    labels["kubefledged"],
+                    familiar,
+                    "{case}: {}",
+                    name(manifest)
+                );
+            }
+            let spec = &manifest["spec"];
+            for selector in [&spec["selector"]["matchLabels"], &spec["selector"]] {
+                assert_eq!(selector["app"], Value::Null, "{case}: {}", name(manifest));
+            }
+        }
+    });
+}
+
+#[test]
 fn the_api_understands_every_field() {
     each(|case, manifests| {
         assert!(manifests.len() > 3, "{case}");

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kubefledged_api_types::conditions::{Degraded, Progressing, Ready};
+use kubefledged_api_types::conditions::{Degraded, Progressing, Ready, Stalled};
 use kubefledged_chart::{file, yaml};
 use serde_json::Value;
 
@@ -107,6 +107,8 @@ fn the_reference_lists_every_reason_under_its_status() {
     assert_eq!(reasons(&text, "Ready"), pairs(ready));
     let progressing = Progressing::ALL.map(|reason| (reason.status(), reason.as_str()));
     assert_eq!(reasons(&text, "Progressing"), pairs(progressing));
+    let stalled = Stalled::ALL.map(|reason| ("True", reason.as_str()));
+    assert_eq!(reasons(&text, "Stalled"), pairs(stalled));
     let mut degraded = pairs(Degraded::ALL.map(|reason| (reason.status(), reason.as_str())));
     // A new leader writes this one.
     degraded.insert(("Unknown".to_owned(), "None".to_owned()));

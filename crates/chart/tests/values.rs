@@ -51,6 +51,8 @@ fn other(path: &str, now: &Value) -> Value {
             "imagePullDeadlineDuration"
             | "imageCacheRefreshFrequency"
             | "checkInterval"
+            | "pullerGrace"
+            | "purgeDeadline"
             | "noProgressLimit"
             | "duration",
             _,

@@ -46,10 +46,12 @@ mod tests {
                 "Status",
                 "Ready",
                 "Failed",
+                "Unreachable",
                 "Reason",
                 "Age",
                 "Message",
                 "Images",
+                "Size",
                 "Last-Refresh"
             ]
         );

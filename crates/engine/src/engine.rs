@@ -21,7 +21,7 @@ impl Engine {
             Event::CacheApplied(object) => self.cache_applied(now, *object),
             Event::CacheDeleted(key) => self.cache_gone(now, &key),
             Event::CacheInvalid(invalid) => self.cache_invalid(now, *invalid),
-            Event::NodeApplied(name, facts) => self.node_applied(name, facts),
+            Event::NodeApplied(name, facts) => self.node_applied(now.tick, name, facts),
             Event::NodeDeleted(name) => self.node_deleted(&name),
             Event::PullerChanged(name, puller) => self.puller_changed(now, name, puller),
             Event::PullersPlaced(placement) => self.pullers_placed(placement.as_deref()),

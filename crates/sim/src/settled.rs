@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use kubefledged_api_types::{
-    conditions::{self, Ready},
-    names::status,
+    ImageCacheStatus,
+    conditions::{self, Progressing, Ready},
+    names::{EXCLUDE_LABEL, status},
 };
 use kubefledged_engine::{CacheObject, Event as EngineEvent, NodeFacts};
 
@@ -58,7 +59,10 @@ impl World {
             told.push(("the last wish holds", told_of.clone()));
         }
         if purged {
-            if condition(known, conditions::READY) != Some(("False", Ready::Purged.as_str())) {
+            // False or Unknown would make kstatus wait for it, and True would be a lie.
+            let says = condition(known, conditions::PROGRESSING);
+            let purged = says == Some(("False", Progressing::Purged.as_str()));
+            if condition(known, conditions::READY).is_some() || !purged || reconciles(known) {
                 told.push(("a purged cache says so", told_of));
             }
             return told;
@@ -89,15 +93,18 @@ impl World {
         if let Some(missing) = missing {
             told.push(("every image is where it is wanted", missing));
         }
-        let reason = if nodes == 0 {
-            Ready::NoEligibleNodes.as_str()
-        } else {
-            Ready::AllImagesPresent.as_str()
+        // Which nodes matched a list before, nobody here remembers.
+        let reasons: &[Ready] = match nodes {
+            0 if self.any_matches(&seen) => &[Ready::NodesNotEligible],
+            0 => &[Ready::NoEligibleNodes, Ready::NoNodeMatches],
+            _ => &[Ready::AllImagesPresent],
+        };
+        let says = |reason: &Ready| {
+            let ready = condition(known, conditions::READY);
+            ready == Some((reason.status(), reason.as_str()))
         };
         let counts = known.nodes.unwrap_or_default();
-        if condition(known, conditions::READY) != Some(("True", reason))
-            || (counts.desired, counts.ready) != (nodes, nodes)
-        {
+        if !reasons.iter().any(says) || (counts.desired, counts.ready) != (nodes, nodes) {
             told.push(("Ready in the end", format!("{nodes} nodes: {told_of}")));
         }
         // What failed may have failed on nodes that left.
@@ -106,7 +113,19 @@ impl World {
         if !well || !known.failures.is_empty() {
             told.push(("no failure is left", told_of.to_owned()));
         }
+        if nodes > 0 && (reconciles(known) || condition(known, conditions::STALLED).is_some()) {
+            told.push(("tools see that it is done", told_of.to_owned()));
+        }
         told
+    }
+
+    /// Does a node match that is not eligible, but can become so?
+    fn any_matches(&self, seen: &CacheObject) -> bool {
+        self.members().any(|(_, facts)| {
+            let excluded = facts.labels.get(EXCLUDE_LABEL);
+            let barred = excluded.is_some_and(|value| value != "false");
+            !barred && !wanted(seen, facts).is_empty()
+        })
     }
 
     /// What nobody wants any more is gone from every node, unless something keeps it.
@@ -251,6 +270,11 @@ impl World {
         debug_assert!(endpoints.count() <= self.nodes.len());
         told
     }
+}
+
+/// Do tools wait for it?
+fn reconciles(status: &ImageCacheStatus) -> bool {
+    condition(status, conditions::RECONCILING).is_some()
 }
 
 /// What was asked of an object is done: its operation, its edits, its annotations.

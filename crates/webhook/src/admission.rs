@@ -414,7 +414,7 @@ mod tests {
 
     #[test]
     fn the_warning_about_pull_secrets_is_short_enough() {
-        let spec = json!({"cacheSpec": [], "imagePullSecrets": [{"name": "s"}]});
+        let spec = json!({"cacheSpec": [{"images": ["a:1"]}], "imagePullSecrets": [{"name": "s"}]});
         let warnings = create(&object(&spec)).warnings;
         assert!(warnings[0].len() <= LONGEST_WARNING, "{warnings:?}");
     }

@@ -98,6 +98,7 @@ impl Snapshot {
                 ready: true,
                 ..TrueConditions::default()
             },
+            lists_without_nodes: 0,
         };
         let registry = RegistryRow {
             host: "docker.io".into(),
@@ -186,17 +187,39 @@ fn caches(rows: &[CacheRow], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result
             ready,
             progressing,
             degraded,
+            reconciling,
+            stalled,
         } = row.conditions;
         [
             ("Ready", ready),
             ("Progressing", progressing),
             ("Degraded", degraded),
+            ("Reconciling", reconciling),
+            ("Stalled", stalled),
         ]
         .map(|(condition, holds)| (of(row, "condition", condition), i64::from(holds)))
     });
     let help =
         "1 if the condition is True in the status of the ImageCache that was written last, else 0.";
     gauges(encoder, ("imagecache_condition", None, help), conditions)?;
+    let bytes = rows.iter().map(|row| {
+        let [namespace, imagecache, _] = of(row, "", "");
+        ([namespace, imagecache], row.images.bytes)
+    });
+    let help = "Bytes that the images of an ImageCache take on their nodes, as the container runtimes count them.";
+    gauges(
+        encoder,
+        ("imagecache_image", Some(Unit::Bytes), help),
+        bytes,
+    )?;
+    let unmatched = rows.iter().map(|row| {
+        let [namespace, imagecache, _] = of(row, "", "");
+        let count = i64::try_from(row.lists_without_nodes).unwrap_or(i64::MAX);
+        ([namespace, imagecache], count)
+    });
+    let help = "Lists of an ImageCache that no node has matched since they were written.";
+    let name = "imagecache_lists_without_nodes";
+    gauges(encoder, (name, None, help), unmatched)?;
     let refreshed = rows.iter().filter_map(|row| {
         let [namespace, imagecache, _] = of(row, "", "");
         Some(([namespace, imagecache], row.refreshed?.0))

@@ -4,17 +4,18 @@ use super::{Engine, timers::Timer};
 use crate::{
     ids::{CacheIdx, Index, NodeIdx},
     model::{facts::Facts, node::Instance, node_status::NodeStatus, selector::PullerSelector},
-    vocabulary::{NodeFacts, NodeName, Now, Placement, Puller},
+    vocabulary::{NodeFacts, NodeName, Now, Placement, Puller, Tick},
 };
 
 impl Engine {
-    pub(crate) fn node_applied(&mut self, name: NodeName, facts: NodeFacts) {
+    pub(crate) fn node_applied(&mut self, now: Tick, name: NodeName, facts: NodeFacts) {
         let idx = self.model.claim_node(name);
         let mut facts = Facts::new(facts, &mut self.model.texts);
         let node = &mut self.model.nodes[idx];
         if let (Some(placement), Some(name)) = (&self.model.placement, &node.name) {
             facts.selected = placement.matches(name, &facts);
         }
+        facts.continue_from(node.facts.as_ref(), now);
         if node.eligibility().is_err() && facts.eligible.is_ok() && facts.selected {
             // The grace time of its puller begins now.
             node.contact.silent_since = None;

@@ -194,6 +194,9 @@ impl Engine {
         let observation = node.observed.get_mut(image);
         let moved = observation.digest.is_some() && observation.digest != digest;
         observation.digest = digest;
+        if let Some(observed) = observed {
+            observation.measure(observed);
+        }
         observation.pinned = outcome.pin == PinResult::Pinned;
         if asked_registry {
             observation.fetched = observation.fetched.max(Some(stamp));
@@ -272,6 +275,7 @@ impl Engine {
         if let (Some(digest), Some(observed)) = (digest, outcome.observed) {
             let observation = node.observed.get_mut(image);
             (observation.digest, observation.pinned) = (digest, observed.pinned);
+            observation.measure(&observed);
             if pinned {
                 let id = bare_id(&observed.image_id).into();
                 node.runtime.ids.insert(image, id);
@@ -286,6 +290,8 @@ impl Engine {
         };
         let (idx, stamp) = (flight.node, flight.stamp);
         let seed = self.model.settings.seed;
+        let used = report.disk.and_then(|disk| disk.used_percent());
+        self.model.nodes[idx].losses.used_percent = used;
         self.model.nodes[idx].report(report, stamp, now, seed);
         self.touch_node(idx);
     }

@@ -13,7 +13,7 @@ impl Engine {
     /// desired there, and whether a check is due.
     pub(crate) fn update_node(&mut self, idx: NodeIdx, context: &NodeContext, now: Now) {
         self.note_silence(idx, now.tick);
-        self.leave_operations(idx);
+        self.leave_operations(idx, now.tick);
         if self.model.nodes[idx].desired != context.desired {
             let node = &mut self.model.nodes[idx];
             node.epoch += 1;
@@ -35,9 +35,11 @@ impl Engine {
         }
     }
 
-    /// A node that is not eligible any more, or that no list selects any more, leaves operations that pull.
-    fn leave_operations(&mut self, idx: NodeIdx) {
-        let eligible = self.model.nodes[idx].eligibility().is_ok();
+    /// A node that is not eligible any more, or that no list selects any more, leaves operations that pull. One that
+    /// is unfit for a moment leaves them after the grace time.
+    fn leave_operations(&mut self, idx: NodeIdx, now: Tick) {
+        let node = &self.model.nodes[idx];
+        let eligible = node.eligibility().is_ok() || self.model.unfit_until(node) > Some(now);
         for (_, cache) in self.model.caches.iter_mut() {
             if cache.pulls_since(idx).is_some()
                 && (!eligible || cache.set(idx).is_empty())

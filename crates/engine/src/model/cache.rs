@@ -239,6 +239,10 @@ impl Cache {
         // If it was edited while nobody led or while it was suspended, the earlier spec is not known: then an
         // update must begin.
         let unchanged = observed.is_none_or(|observed| observed == cache.object.generation);
+        let known = &cache.object.status;
+        if observed == Some(cache.object.generation) {
+            cache.desired.adopt_matched(&known.lists_without_nodes);
+        }
         if unchanged && cache.applied.covers(&cache.desired) {
             cache.history.covered = Some(cache.desired.hash);
         }
@@ -282,7 +286,9 @@ impl Cache {
     pub fn compile(&mut self, names: &mut Names, settings: &Settings) {
         let object = &self.object;
         let generation = object.generation;
-        self.desired = Desired::compile(&object.key, generation, &object.spec, names, settings);
+        let desired = Desired::compile(&object.key, generation, &object.spec, names, settings);
+        let before = std::mem::replace(&mut self.desired, desired);
+        self.desired.keep_matched(&before);
         self.bad_secrets.clear();
     }
 

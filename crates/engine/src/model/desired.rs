@@ -65,6 +65,10 @@ pub fn longer(one: Option<Duration>, other: Option<Duration>) -> Option<Duration
 #[derive(Debug)]
 struct List {
     selector: Selector,
+    /// Hash of its selector as written.
+    selected_by: u64,
+    /// Some node that could get images has matched it.
+    matched: bool,
     images: Vec<DesiredImage>,
 }
 
@@ -190,6 +194,15 @@ impl Desired {
             .zip(&spec.cache_spec)
             .map(|(list, entry)| List {
                 selector: Selector::new(entry),
+                selected_by: backoff::hash(
+                    0,
+                    &[
+                        serde_json::json!([entry.node_selector, entry.node_affinity])
+                            .to_string()
+                            .as_bytes(),
+                    ],
+                ),
+                matched: false,
                 images: images_of(entry, list, credentials, names, settings),
             })
             .collect();
@@ -220,6 +233,35 @@ impl Desired {
         self.lists.iter().flat_map(|list| &list.images)
     }
 
+    /// Takes over which lists nodes have matched from an earlier spec: a list is the same if its selector is.
+    pub fn keep_matched(&mut self, before: &Self) {
+        for list in &mut self.lists {
+            let mut same = before
+                .lists
+                .iter()
+                .filter(|known| known.selected_by == list.selected_by);
+            list.matched |= same.any(|known| known.matched);
+        }
+    }
+
+    /// Notes what a status says: nodes have matched all lists but these.
+    pub fn adopt_matched(&mut self, without: &[u32]) {
+        for (at, list) in (0_u32..).zip(&mut self.lists) {
+            list.matched |= !without.contains(&at);
+        }
+    }
+
+    /// Indexes of lists that no node has matched since they were written.
+    pub fn unmatched(&self) -> impl Iterator<Item = u32> {
+        let lists = (0_u32..).zip(&self.lists);
+        lists.filter(|(_, list)| !list.matched).map(|(at, _)| at)
+    }
+
+    /// Has no node ever matched any list?
+    pub fn matches_nothing(&self) -> bool {
+        !self.lists.is_empty() && self.lists.iter().all(|list| !list.matched)
+    }
+
     /// The set that a node must hold.
     pub fn select(&mut self, name: &NodeName, facts: &Facts, images: &Images) -> SetIdx {
         let selecting: Vec<u32> = (0_u32..)
@@ -227,6 +269,11 @@ impl Desired {
             .filter(|(_, list)| list.selector.matches(name, facts))
             .map(|(at, _)| at)
             .collect();
+        if facts.is_candidate() {
+            for at in &selecting {
+                self.lists[*at as usize].matched = true;
+            }
+        }
         if let Some(known) = self.known.get(&selecting) {
             return *known;
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kubefledged_api_types::names::{EXCLUDE_LABEL, HOSTNAME_LABEL};
 
 use super::texts::Texts;
-use crate::vocabulary::{Ineligible, NodeFacts, Taint};
+use crate::vocabulary::{Ineligible, NodeFacts, Taint, Tick};
 
 /// Taints of nodes that will go soon or have no room for anything more.
 const BARRING_TAINTS: [&str; 8] = [
@@ -43,6 +43,8 @@ pub struct Facts {
     pub runs_puller: bool,
     /// Whether the pullers' `DaemonSet` selects it, as far as that is known.
     pub selected: bool,
+    /// Since when the node is unfit for a moment; `None`: it is eligible, or barred for good.
+    pub unfit_since: Option<Tick>,
 }
 
 impl Facts {
@@ -59,7 +61,28 @@ impl Facts {
             eligible,
             runs_puller,
             selected: true,
+            unfit_since: None,
         }
+    }
+
+    /// Notes since when the node is unfit for a moment. `before`: facts of the same node until now.
+    pub fn continue_from(&mut self, before: Option<&Self>, now: Tick) {
+        let since = before.and_then(|before| before.unfit_since);
+        self.unfit_since = self.is_unfit().then(|| since.unwrap_or(now));
+    }
+
+    /// Is the node unfit for a moment? It is not ready, or a taint says that it is in trouble or about to go. A
+    /// person's decision, such as a cordon, is none of that.
+    fn is_unfit(&self) -> bool {
+        matches!(
+            self.eligible,
+            Err(Ineligible::NotReady | Ineligible::Tainted)
+        )
+    }
+
+    /// Could the node become eligible without another label or another operating system?
+    pub fn is_candidate(&self) -> bool {
+        self.eligible.is_ok() || self.is_unfit() || self.eligible == Err(Ineligible::Cordoned)
     }
 
     /// Value of a label.

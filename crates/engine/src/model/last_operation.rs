@@ -2,6 +2,7 @@
 
 use kubefledged_api_types::{
     ImageCacheStatus, Timestamp,
+    conditions::{DEGRADED, Degraded},
     names::{message, reason, status},
 };
 
@@ -30,7 +31,8 @@ pub enum Phase {
 }
 
 impl Phase {
-    fn parse(text: &str) -> Self {
+    /// From `status.status`.
+    pub fn parse(text: &str) -> Self {
         match text {
             "" => Self::None,
             status::PROCESSING => Self::Processing,
@@ -115,13 +117,17 @@ impl Identity {
     }
 }
 
-/// Which change of a status a Kubernetes Event was emitted for.
+/// What of a status Kubernetes Events were emitted for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Announcement {
     /// `status.status`
     pub phase: Phase,
     /// `status.startTime`
     pub started: Option<Timestamp>,
+    /// `status.listsWithoutNodes`; `None`: there are none.
+    pub unmatched: Option<Vec<u32>>,
+    /// Images are lost.
+    pub losing: bool,
 }
 
 impl Announcement {
@@ -130,6 +136,12 @@ impl Announcement {
         Self {
             phase: Phase::parse(&status.status),
             started: status.start_time,
+            unmatched: (!status.lists_without_nodes.is_empty())
+                .then(|| status.lists_without_nodes.clone()),
+            losing: status.conditions.iter().any(|condition| {
+                condition.type_ == DEGRADED
+                    && condition.reason == Degraded::LostToGarbageCollection.as_str()
+            }),
         }
     }
 }

@@ -39,6 +39,8 @@ pub struct Losses {
     checks: Option<Row>,
     /// Lost images are not pulled again before this.
     heal_at: Option<Tick>,
+    /// How full the image file system was at the last check, in per cent; `None`: not known.
+    pub used_percent: Option<u8>,
 }
 
 impl Losses {

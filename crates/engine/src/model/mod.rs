@@ -28,7 +28,7 @@ use std::{collections::BTreeMap, ops};
 
 use crate::{
     ids::{CacheIdx, ImageId, Index, NodeIdx, ScopeId, SetIdx, Stamp},
-    vocabulary::{CacheKey, CacheObject, NodeName, Now, Settings, Source},
+    vocabulary::{CacheKey, CacheObject, NodeName, Now, Settings, Source, Tick},
 };
 
 use cache::Cache;
@@ -303,6 +303,12 @@ impl Model {
                 _ => SetIdx::default(),
             };
         }
+    }
+
+    /// Until when a node that is unfit for a moment stays in operations; `None`: it is eligible, or barred for good.
+    pub fn unfit_until(&self, node: &Node) -> Option<Tick> {
+        let since = node.facts.as_ref()?.unfit_since?;
+        Some(since.after(self.settings.puller_grace))
     }
 
     /// Has some node asked the registry for all, and got no answer since this stamp?

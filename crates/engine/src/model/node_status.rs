@@ -9,12 +9,12 @@ use crate::{
 
 /// What the conditions need to know of a node beyond its state. One bit for each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Flags(u8);
+pub struct Flags(u16);
 
 impl Flags {
     /// Its pulls wait for a registry.
     pub const THROTTLED: Self = Self(1);
-    /// It loses images again and again.
+    /// It has lost an image that is still absent, or loses images again and again.
     pub const LOSING: Self = Self(2);
     /// Its runtime cannot pin images, and the cache asks for it.
     pub const UNPINNABLE: Self = Self(4);
@@ -28,6 +28,12 @@ impl Flags {
     pub const REMOVALS_OPEN: Self = Self(64);
     /// It was not checked yet.
     pub const UNCHECKED: Self = Self(128);
+    /// It lacks an image whose pull will not succeed by waiting.
+    pub const STALLED: Self = Self(256);
+    /// It was eligible when the operation began, and is not for a moment.
+    pub const UNFIT: Self = Self(512);
+
+    const COUNT: usize = 10;
 
     /// Is this flag set?
     pub fn has(self, flag: Self) -> bool {
@@ -68,6 +74,8 @@ pub struct NodeStatus {
     pub present: u32,
     /// How many of them failed.
     pub failing: u32,
+    /// Bytes that the desired images take there, as far as their sizes are known.
+    pub bytes: u64,
     /// Stamp of the oldest observation of a desired image; `None`: some image was never observed.
     pub checked: Option<Stamp>,
     /// What it was computed from.
@@ -84,7 +92,7 @@ impl NodeStatus {
 }
 
 /// Sums over the statuses of all nodes of a cache.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Counts {
     /// `status.nodes`
     pub nodes: NodeCounts,
@@ -92,13 +100,13 @@ pub struct Counts {
     pub images: ImageCounts,
     /// Pairs of node and image that failed.
     pub failing: i64,
-    flags: [i64; 8],
+    flags: [i64; Flags::COUNT],
 }
 
 impl Counts {
     /// How many nodes have a flag.
     pub fn flagged(&self, flag: Flags) -> i64 {
-        self.flags[flag.0.trailing_zeros() as usize % 8]
+        self.flags[flag.0.trailing_zeros() as usize % Flags::COUNT]
     }
 
     /// Replaces one node's status in the sums.
@@ -126,6 +134,7 @@ impl Counts {
         nodes.desired += sign;
         self.images.desired += sign * i64::from(status.desired);
         self.images.ready += sign * i64::from(status.present);
+        self.images.bytes += sign * i64::try_from(status.bytes).unwrap_or(0);
         self.failing += sign * i64::from(status.failing);
     }
 }

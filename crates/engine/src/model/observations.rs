@@ -1,7 +1,10 @@
 //! Observations of images on one node: only of images that some cache desires there.
 
-use super::images::Digest;
-use crate::ids::{IdSet, ImageId, Stamp};
+use super::{backoff, images::Digest};
+use crate::{
+    ids::{IdSet, ImageId, Stamp},
+    vocabulary::ObservedImage,
+};
 
 /// The last observation of one image on one node.
 #[derive(Clone, Copy, Debug, Default)]
@@ -15,6 +18,19 @@ pub struct Observation {
     pub digest: Option<Digest>,
     /// Whether it is protected from garbage collection.
     pub pinned: bool,
+    /// Its size in KiB, as the node's runtime counts it; 0: absent or not known.
+    kib: u32,
+    /// Hash of its id: names with an equal one are one image.
+    same: u32,
+}
+
+impl Observation {
+    /// Notes its id and size.
+    pub fn measure(&mut self, observed: &ObservedImage) {
+        self.kib = u32::try_from(observed.size.div_ceil(1 << 10)).unwrap_or(u32::MAX);
+        let hash = backoff::hash(0, &[observed.image_id.as_bytes()]);
+        self.same = (hash >> 32) as u32;
+    }
 }
 
 /// How far back the observations of a set of images reach.
@@ -76,7 +92,7 @@ impl Observations {
         if present {
             self.present.insert(image);
         } else {
-            (known.digest, known.pinned) = (None, false);
+            (known.digest, known.pinned, known.kib) = (None, false, 0);
             self.present.remove(image);
         }
     }
@@ -99,6 +115,29 @@ impl Observations {
             oldest = Some(oldest.map_or(checked, |oldest| oldest.min(checked)));
         }
         Oldest::At(oldest)
+    }
+
+    /// Bytes that these images, which are sorted, take on the node. An image with several names counts once.
+    pub fn size(&self, images: impl Iterator<Item = ImageId>) -> u64 {
+        let mut images = images.peekable();
+        let Some(first) = images.peek().copied() else {
+            return 0;
+        };
+        let from = self.all.partition_point(|known| known.image < first);
+        let mut known = self.all[from..].iter().peekable();
+        let mut held: Vec<(u32, u32)> = Vec::new();
+        for image in images {
+            while known.next_if(|known| known.image < image).is_some() {}
+            let found = known.peek().filter(|found| found.image == image);
+            held.extend(
+                found
+                    .filter(|found| found.kib > 0)
+                    .map(|found| (found.same, found.kib)),
+            );
+        }
+        held.sort_unstable();
+        held.dedup_by_key(|(same, _)| *same);
+        held.iter().map(|(_, kib)| u64::from(*kib) << 10).sum()
     }
 
     /// Drops the observations of all other images.
@@ -145,6 +184,24 @@ mod tests {
         assert_eq!(oldest(&observations, &[]), Oldest::NoImage);
         let other = [ImageId::from_index(0)];
         assert_eq!(oldest(&observations, &other), Oldest::At(None));
+    }
+
+    #[test]
+    fn an_image_with_two_names_takes_its_room_once() {
+        let mut observations = Observations::default();
+        let ids = [1, 4, 9].map(ImageId::from_index);
+        for (image, id) in ids.into_iter().zip(["a", "b", "a"]) {
+            observations.observe(image, true, stamp(5));
+            observations.get_mut(image).measure(&ObservedImage {
+                image_id: id.to_owned(),
+                size: 5 << 20,
+                ..ObservedImage::default()
+            });
+        }
+        assert_eq!(observations.size(ids.into_iter()), 10 << 20);
+        assert_eq!(observations.size(ids[1..].iter().copied()), 10 << 20);
+        observations.observe(ids[1], false, stamp(6));
+        assert_eq!(observations.size(ids.into_iter()), 5 << 20);
     }
 
     #[test]

@@ -93,6 +93,8 @@ pub struct Operation {
     done: IdSet<NodeIdx>,
     /// It had a node to work on when it began.
     pub worked: bool,
+    /// It had a node to pull to when it began.
+    pulled: bool,
     /// Requests that it answers when it ends.
     pub requests: Vec<Request>,
     /// The removal of an annotation is in flight; it is asked for again then.
@@ -110,6 +112,7 @@ impl Operation {
             removes: IdSet::default(),
             done: IdSet::default(),
             worked: false,
+            pulled: false,
             requests,
             clearing: None,
         }
@@ -117,9 +120,15 @@ impl Operation {
 
     /// Sets its nodes. None of them is done.
     pub fn enlist(&mut self, pulls: IdSet<NodeIdx>, removes: IdSet<NodeIdx>) {
-        self.worked = !(pulls.is_empty() && removes.is_empty());
+        self.pulled = !pulls.is_empty();
+        self.worked = self.pulled || !removes.is_empty();
         self.done.clear();
         (self.pulls, self.removes) = (pulls, removes);
+    }
+
+    /// Have all nodes left that it was to pull to?
+    pub fn is_deserted(&self) -> bool {
+        self.pulled && self.pulls.is_empty()
     }
 
     /// How many nodes it has.

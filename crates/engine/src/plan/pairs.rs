@@ -5,13 +5,17 @@ use kubefledged_api_types::names::failure;
 
 use super::context::{NodeContext, NodeView};
 use crate::{
+    ids::Stamp,
     model::{cache::Cache, desired::DesiredImage, node::Attempt, scopes::Outage},
-    vocabulary::{PullState, Tick},
+    vocabulary::{FailureClass, PullState, Tick},
 };
 
 /// Message of every pair of a node whose puller is silent.
 const SILENT: &str =
     "the puller of this node does not answer: see the DaemonSet kubefledged-puller";
+
+/// So many times in a row a registry must refuse the credentials before somebody has to act.
+const REFUSALS: u32 = 3;
 
 /// What is wrong with a pair.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +39,16 @@ impl<'m> Fault<'m> {
             Self::Pull(attempt) => &attempt.reason,
             Self::Credentials(_) => failure::CREDENTIALS_UNAVAILABLE,
         }
+    }
+
+    /// Does it stay unless somebody acts? `since`: stamp of the operation that pulls, if one does; what failed before
+    /// it is tried again. Refused credentials are tried a few times, because their Secret may still come.
+    pub fn stays(self, since: Option<Stamp>) -> bool {
+        let Self::Pull(attempt) = self else {
+            return matches!(self, Self::InvalidName(_));
+        };
+        let refused = attempt.class == FailureClass::Unauthorized && attempt.tries >= REFUSALS;
+        Some(attempt.stamp) >= since && (attempt.not_before.is_none() || refused)
     }
 
     /// Its message.
@@ -94,14 +108,16 @@ impl<'m> NodeView<'m> {
         Pair { fault, present }
     }
 
-    /// State of a pair, or of any pair of a node that is not eligible.
+    /// State of a pair, or of any pair of a node that is not eligible and that no operation awaits.
     pub fn pair_state(
         &self,
+        cache: &Cache,
         desired: &DesiredImage,
         context: &NodeContext,
     ) -> (PullState, Pair<'m>) {
         let pair = self.pair(desired, self.unreachable());
-        let state = if self.node.eligibility().is_err() {
+        let awaited = cache.pulls_since(self.idx).is_some();
+        let state = if self.node.eligibility().is_err() && !awaited {
             PullState::NotDesired
         } else {
             pair.state(context.pulling.contains(desired.image))

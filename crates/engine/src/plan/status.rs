@@ -29,6 +29,7 @@ struct Sums {
     pulling: bool,
     open: bool,
     refresh_open: bool,
+    stalled: bool,
 }
 
 /// Computes statuses of one node.
@@ -65,7 +66,10 @@ impl Assessor<'_, '_> {
                 || !view.unneeded_pins(self.context).is_empty();
             status.flags.set(Flags::PINS_OPEN, answers && open);
         }
-        if !set.is_empty() && node.eligibility().is_ok() {
+        let fit = node.eligibility().is_ok();
+        if !set.is_empty() && (fit || cache.pulls_since(view.idx).is_some()) {
+            status.flags.set(Flags::UNFIT, !fit);
+            self.wake_later(view.model.unfit_until(node).filter(|_| !fit), &mut status);
             self.assess_images(cache, set, &mut status);
             let throttled = self.plan.throttled.contains(&at);
             status.flags.set(Flags::THROTTLED, throttled);
@@ -81,6 +85,8 @@ impl Assessor<'_, '_> {
         }
         status.desired = count(set.desired.len());
         status.present = count(node.observed.count_present(&set.images));
+        let images = set.desired.iter().map(|desired| desired.image);
+        status.bytes = node.observed.size(images);
         status.checked = self.oldest_check(set);
         let sums = self.sums(cache, set, status);
         status.done &= unreachable || !sums.open;
@@ -102,6 +108,7 @@ impl Assessor<'_, '_> {
         let flags = &mut status.flags;
         flags.set(Flags::UNCHECKED, !unreachable && status.checked.is_none());
         flags.set(Flags::REFRESH_OPEN, !unreachable && sums.refresh_open);
+        flags.set(Flags::STALLED, !unreachable && sums.stalled);
         flags.set(Flags::UNPINNABLE, unpinnable);
         flags.set(Flags::DISK, pinned && runtime.disk_full);
     }
@@ -163,6 +170,7 @@ impl Assessor<'_, '_> {
         let pair = view.pair(desired, false);
         status.failing += u32::from(pair.fault.is_some());
         sums.missing_failed |= pair.is_missing();
+        sums.stalled |= pair.is_missing() && pair.fault.is_some_and(|fault| fault.stays(since));
         if view.model.names.images.get(image).invalid.is_some() {
             return;
         }
@@ -176,7 +184,9 @@ impl Assessor<'_, '_> {
         };
         sums.open |= since.is_some_and(|since| !closed(since));
         sums.refresh_open |= refresh.is_some_and(|since| !closed(since));
-        let loses = node.losses.repeats(image, view.now) && !node.observed.get(image).pinned;
+        let lost = !pair.present && node.losses.contains(image);
+        let repeats = node.losses.repeats(image, view.now) && !node.observed.get(image).pinned;
+        let loses = lost || repeats;
         status.flags.set(Flags::LOSING, loses);
         let Some(attempt) = attempt else {
             let heals = node.losses.heals_at(image, view.now);

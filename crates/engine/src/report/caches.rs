@@ -66,9 +66,11 @@ impl Engine {
         cache.writer.object_came();
         cache.compare_names();
         // The watch may be faster than the answer to our write.
-        let event = announce(cache);
+        let events = announce(cache);
         let changed = (cache.held(), cache.recorded()) != (held, recorded);
-        self.agenda.outbox.extend(event.filter(|_| begun));
+        if begun {
+            self.agenda.outbox.extend(events);
+        }
         self.agenda.caches.insert(at);
         if changed || deleting {
             self.touch_cache(at);

@@ -8,9 +8,10 @@ use kubefledged_api_types::{
     status::{MAX_FAILURE_MESSAGE, MAX_FAILURES},
 };
 
+use super::causes::Causes;
 use crate::{
     ids::{Index, NodeIdx},
-    model::{Model, cache::Cache, node::Node},
+    model::{Model, cache::Cache, node::Node, node_status::Flags},
     plan::{context::NodeView, pairs::Fault},
     vocabulary::{PullState, Tick},
 };
@@ -23,6 +24,7 @@ const SAMPLE: usize = 3;
 struct Found<'a> {
     by_image: BTreeMap<&'a str, Image<'a>>,
     total: usize,
+    causes: Causes<'a>,
 }
 
 #[derive(Default)]
@@ -72,14 +74,29 @@ impl<'a> Found<'a> {
     }
 }
 
-/// Lists the failures of a cache in its status.
-pub fn list(model: &Model, cache: &Cache, now: Tick, status: &mut ImageCacheStatus) {
+/// Lists the failures of a cache in its status, and returns why images are absent.
+pub fn list<'a>(
+    model: &'a Model,
+    cache: &'a Cache,
+    now: Tick,
+    status: &mut ImageCacheStatus,
+) -> Causes<'a> {
     let mut found = Found::default();
     for (idx, row) in cache.nodes.rows.iter().enumerate() {
         let unreachable = match row.state {
             PullState::NotDesired => continue,
             state => state == PullState::Unreachable,
         };
+        let node = &model.nodes[NodeIdx::from_index(idx)];
+        if unreachable {
+            found.causes.silent.note(node);
+        }
+        if row.flags.has(Flags::UNFIT) {
+            found.causes.unfit.note(node);
+        }
+        if row.flags.has(Flags::LOSING) {
+            found.causes.losing.note(node);
+        }
         if unreachable && found.total > 100 * row.desired as usize {
             // A zone with thousands of dead nodes: its first hundred nodes are enough for any sample.
             found.total += row.desired as usize;
@@ -95,21 +112,28 @@ pub fn list(model: &Model, cache: &Cache, now: Tick, status: &mut ImageCacheStat
         }
     }
     let total = found.total;
+    let causes = std::mem::take(&mut found.causes);
     if total > 0 {
         status.failure_count = i64::try_from(total).ok();
         status.failures = found.shown();
         let shown: usize = status.failures.values().map(Vec::len).sum();
         status.failures_truncated = (shown != total).then_some(true);
     }
+    causes
 }
 
 fn of_node<'a>(model: &'a Model, cache: &'a Cache, idx: NodeIdx, now: Tick, found: &mut Found<'a>) {
     let view = NodeView::new(model, idx, now);
     let silent = cache.row(idx).state == PullState::Unreachable;
     for desired in &cache.set(idx).desired {
-        let Some(fault) = view.pair(desired, silent).fault else {
+        let pair = view.pair(desired, silent);
+        let Some(fault) = pair.fault else {
             continue;
         };
+        if !silent && pair.is_missing() {
+            let key = (&*desired.reference, fault.reason());
+            found.causes.lacks.entry(key).or_default().note(view.node);
+        }
         let text = || match fault {
             Fault::Pull(attempt) => with(&attempt.message, &bad_secrets(cache)),
             _ => fault.message().to_owned(),

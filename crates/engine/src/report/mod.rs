@@ -2,6 +2,7 @@
 //! emitted. It reads what planning found, and makes nodes be planned again.
 
 mod caches;
+mod causes;
 pub mod conditions;
 mod deletion;
 mod events;

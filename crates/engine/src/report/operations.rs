@@ -206,7 +206,7 @@ impl Cache {
             (Phase::Failed, message::PULL_FAILED)
         } else if self.applied.removals_failed() {
             (Phase::Failed, message::DELETE_FAILED)
-        } else if !operation.worked {
+        } else if !operation.worked || operation.is_deserted() {
             (Phase::NothingDone, message::NOTHING_DONE)
         } else if operation.kind.pulls() {
             (Phase::Succeeded, message::PULLED)

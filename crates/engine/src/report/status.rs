@@ -27,17 +27,20 @@ pub fn project(model: &Model, cache: &Cache, now: Now) -> ImageCacheStatus {
         applied_images: cache.applied.status(),
         ..ImageCacheStatus::default()
     };
+    status.lists_without_nodes = cache.desired.unmatched().collect();
     if cache.nodes.first_round {
         // What was written stays until the first round is complete.
         status.nodes = previous.nodes;
-        status.images = previous.images;
+        status.images.clone_from(&previous.images);
         status.ready.clone_from(&previous.ready);
         status.last_check_time = previous.last_check_time;
         status.failures.clone_from(&previous.failures);
         status.failure_count = previous.failure_count;
         status.failures_truncated = previous.failures_truncated;
         status.conditions.clone_from(&previous.conditions);
-        if previous.conditions.is_empty() {
+        // What was written tells of another spec if the object was edited while nobody led.
+        let edited = previous.observed_generation != Some(cache.object.generation);
+        if previous.conditions.is_empty() || edited {
             status.conditions = conditions::unknown(cache, now.wall);
         }
         return status;
@@ -46,13 +49,29 @@ pub fn project(model: &Model, cache: &Cache, now: Now) -> ImageCacheStatus {
     status.nodes = Some(counts.nodes);
     status.images = Some(ImageCounts {
         kept: pending::kept(cache.applied.pending.values()),
-        ..counts.images
+        size: human(counts.images.bytes),
+        ..counts.images.clone()
     });
     status.ready = format!("{}/{}", counts.nodes.ready, counts.nodes.desired);
     status.last_check_time = oldest_check(cache).and_then(|stamp| model.clock.at(stamp));
-    failures::list(model, cache, now.tick, &mut status);
-    status.conditions = conditions::all(model, cache, now.wall);
+    let causes = failures::list(model, cache, now.tick, &mut status);
+    status.conditions = conditions::all(model, cache, &causes, now.wall);
     status
+}
+
+/// A number of bytes for people, with three digits: "12.4 GB".
+pub fn human(bytes: i64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let (mut tenths, mut unit) = (bytes.saturating_mul(10), 0);
+    while tenths >= 10_000 && unit + 1 < UNITS.len() {
+        tenths = (tenths + 500) / 1000;
+        unit += 1;
+    }
+    let (whole, tenth) = (tenths / 10, tenths % 10);
+    match whole {
+        0..100 if unit > 0 => format!("{whole}.{tenth} {}", UNITS[unit]),
+        _ => format!("{whole} {}", UNITS[unit]),
+    }
 }
 
 /// Leaves out what has no room in an object that is too large: names stay as they are written, so that images whose
@@ -89,4 +108,18 @@ pub fn differs(
         ..desired.clone()
     };
     same_check != *known
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_written_for_people() {
+        let written = [0, 999, 1000, 12_400_000_000, 999_960_000, 123_400_000].map(human);
+        assert_eq!(
+            written,
+            ["0 B", "999 B", "1.0 kB", "12.4 GB", "1.0 GB", "123 MB"]
+        );
+    }
 }

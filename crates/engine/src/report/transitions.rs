@@ -86,9 +86,10 @@ fn stuck(model: &Model, idx: NodeIdx, now: Now) -> Option<NodeTransition> {
     let context = &NodeContext::of(model, idx);
     let caches = model.caches.by_key().iter();
     let mut failed = caches.flat_map(|(key, at)| {
-        let desired = model.caches[*at].set(idx).desired.iter();
+        let of = &model.caches[*at];
+        let desired = of.set(idx).desired.iter();
         desired.filter_map(move |desired| {
-            let (state, pair) = view.pair_state(desired, context);
+            let (state, pair) = view.pair_state(of, desired, context);
             (state == PullState::Failed).then_some((key, desired, pair))
         })
     });

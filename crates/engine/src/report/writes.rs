@@ -145,8 +145,8 @@ impl Engine {
                 cache.writer.after_oversize(now.tick);
                 cache.compare_names();
                 let changed = cache.recorded() != recorded;
-                let event = announce(cache);
-                self.agenda.outbox.extend(event);
+                let events = announce(cache);
+                self.agenda.outbox.extend(events);
                 if let Some(at) = self.model.caches.find(key).filter(|_| changed) {
                     self.touch_cache(at);
                 }

@@ -5,10 +5,12 @@ mod answers;
 mod deletion;
 mod edits;
 mod fields;
+mod honest;
 mod leaders;
 mod limits;
 mod nodes;
 mod operations;
+mod recorded;
 mod refresh;
 mod suspend;
 mod truth;
@@ -326,6 +328,19 @@ impl Harness {
             (status.into(), reason.into()),
             "{type_}"
         );
+    }
+
+    fn has_no(&self, type_: &str) {
+        let mut conditions = self.status().conditions.iter();
+        assert_eq!(conditions.find(|c| c.type_ == type_), None);
+    }
+
+    fn message(&self, type_: &str) -> &str {
+        let mut conditions = self.status().conditions.iter();
+        let found = conditions.find(|c| c.type_ == type_);
+        &found
+            .unwrap_or_else(|| panic!("no condition {type_}"))
+            .message
     }
 
     fn reported(&self) -> (&str, &str) {

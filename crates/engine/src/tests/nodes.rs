@@ -119,7 +119,12 @@ fn a_running_pull_survives_a_cordon_and_the_operation_does_not_await_it() {
     assert!(harness.asked().is_empty(), "it is not cancelled");
     harness.handle(Event::NodeApplied(node("n2"), cordoned));
     harness.run();
-    assert_eq!(harness.reported().0, "Succeeded");
+    assert_eq!(
+        harness.reported().0,
+        "NoImagesPulledOrDeleted",
+        "nobody is left, and that is no success"
+    );
+    harness.is("Ready", "False", "NodesNotEligible");
     harness.end_slow("r.test/big:1");
     assert_eq!(harness.held("n1"), ["r.test/big:1"]);
 }

@@ -36,7 +36,7 @@ fn the_five_parts_of_the_nodes_add_up_and_pairs_are_counted() {
     let parts = (nodes.ready, nodes.failed, nodes.pulling);
     assert_eq!((nodes.desired, parts), (3, (0, 2, 0)));
     assert_eq!((nodes.pending, nodes.unreachable), (1, 0));
-    let images = harness.status().images.unwrap();
+    let images = harness.status().images.as_ref().unwrap();
     assert_eq!((images.desired, images.ready), (6, 2));
     assert_eq!(harness.status().ready, "0/3");
 }
@@ -48,7 +48,7 @@ fn conditions_are_there_from_first_sight_and_carry_the_generation() {
     harness.lead();
     let first = &harness.statuses[0].1;
     let types: Vec<&str> = first.conditions.iter().map(|c| c.type_.as_str()).collect();
-    assert_eq!(types, ["Ready", "Progressing", "Degraded"]);
+    assert_eq!(types, ["Ready", "Progressing", "Degraded", "Reconciling"]);
     let ready = &first.conditions[0];
     assert_eq!(
         (&*ready.status, &*ready.reason),
@@ -164,10 +164,10 @@ fn an_image_in_use_is_kept_and_removed_when_it_is_free() {
     assert_eq!(harness.reported(), ("Succeeded", "ImageCacheUpdate"));
     assert_eq!(harness.count("event ImagesKept"), 1);
     harness.wait(2);
-    let kept = harness.status().images.unwrap().kept.unwrap();
+    let kept = harness.status().images.as_ref().unwrap().kept.unwrap();
     assert_eq!((kept.in_use, kept.pinned, kept.shared), (1, 0, 0));
     harness.in_use.clear();
     harness.wait(600);
     assert_eq!(harness.held("n1"), ["r.test/b:1"]);
-    assert_eq!(harness.status().images.unwrap().kept, None);
+    assert_eq!(harness.status().images.as_ref().unwrap().kept, None);
 }

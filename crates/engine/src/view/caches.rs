@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kubefledged_api_types::{
-    conditions::{DEGRADED, PROGRESSING, READY},
+    conditions::{DEGRADED, PROGRESSING, READY, RECONCILING, STALLED},
     status::ImageCounts,
 };
 
@@ -127,7 +127,7 @@ fn row(cache: &Cache) -> CacheRow {
         nodes: cache.nodes.counts.nodes,
         images: ImageCounts {
             kept: pending::kept(cache.applied.pending.values()),
-            ..cache.nodes.counts.images
+            ..cache.nodes.counts.images.clone()
         },
         status: cache.last.phase.as_str().to_owned(),
         reason: cache.last.subject.as_str().to_owned(),
@@ -142,6 +142,9 @@ fn row(cache: &Cache) -> CacheRow {
             ready: holds(READY),
             progressing: holds(PROGRESSING),
             degraded: holds(DEGRADED),
+            reconciling: holds(RECONCILING),
+            stalled: holds(STALLED),
         },
+        lists_without_nodes: cache.desired.unmatched().count(),
     }
 }

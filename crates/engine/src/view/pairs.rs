@@ -106,7 +106,7 @@ impl Engine {
         context: &NodeContext,
         now: Now,
     ) -> Option<PairRow> {
-        let (state, pair) = view.pair_state(desired, context);
+        let (state, pair) = view.pair_state(&self.model.caches[at], desired, context);
         let fault = pair.fault.filter(|_| state != PullState::NotDesired);
         let failure = fault.map(|fault| PairFailure {
             reason: fault.reason().into(),

@@ -35,6 +35,8 @@ pub struct CacheRow {
     pub refreshed: Option<Timestamp>,
     /// Conditions that are True in the status that was written last.
     pub conditions: TrueConditions,
+    /// How many lists of the spec no node has ever matched.
+    pub lists_without_nodes: usize,
 }
 
 /// How far an operation is.
@@ -47,6 +49,7 @@ pub struct Progress {
 }
 
 /// Which conditions are True.
+#[expect(clippy::struct_excessive_bools, reason = "one for each condition")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TrueConditions {
     /// Ready is True.
@@ -55,6 +58,10 @@ pub struct TrueConditions {
     pub progressing: bool,
     /// Degraded is True.
     pub degraded: bool,
+    /// Reconciling is True.
+    pub reconciling: bool,
+    /// Stalled is True.
+    pub stalled: bool,
 }
 
 /// Everything about one cache.

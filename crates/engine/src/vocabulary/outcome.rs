@@ -84,6 +84,14 @@ pub struct Disk {
     pub watermark_percent: u8,
 }
 
+impl Disk {
+    /// How much of it is in use, in per cent, rounded down; `None`: its size is not known.
+    pub fn used_percent(&self) -> Option<u8> {
+        let used = u128::from(self.capacity.saturating_sub(self.available)) * 100;
+        u8::try_from(used.checked_div(u128::from(self.capacity))?).ok()
+    }
+}
+
 /// Outcome of one image on one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ImageResult {

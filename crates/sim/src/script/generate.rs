@@ -148,6 +148,7 @@ impl Day {
                 _ => None,
             },
             max_concurrent_nodes: self.share(20),
+            require_nodes: None,
             min_ready_nodes: self.share(20),
             service_account_name: self.rng.percent(20).then(|| ROBOT.to_owned()),
             deletion_policy: self.rng.percent(30).then_some(DeletionPolicy::Purge),

@@ -12,19 +12,20 @@ use std::{
 
 use hyper_util::rt::TokioIo;
 use kubefledged_proto::cri::{
-    AuthConfig, Container as CriContainer, Image as CriImage, ImageSpec, ImageStatusRequest,
-    ListContainersRequest, ListImagesRequest, PodSandboxConfig, PullImageRequest,
-    RemoveImageRequest, StatusRequest, StreamContainersRequest, StreamImagesRequest,
+    AuthConfig, Image as CriImage, ImageSpec, ImageStatusRequest, ListImagesRequest,
+    PodSandboxConfig, PullImageRequest, RemoveImageRequest, StatusRequest, StreamImagesRequest,
     VersionRequest, VersionResponse, image_service_client::ImageServiceClient,
     runtime_service_client::RuntimeServiceClient,
 };
 use kubefledged_proto::puller::Credential;
-use kubefledged_queue::{Container, Image, Runtime};
+use kubefledged_queue::{Image, Runtime};
 use tokio::net::UnixStream;
 use tonic::{
     Code, Response, Status, Streaming,
     transport::{Channel, Endpoint, Uri},
 };
+
+use crate::containers::Mounts;
 
 /// Sockets below the node's /run, in the order in which they are tried.
 const SOCKETS: [&str; 7] = [
@@ -44,9 +45,11 @@ const MESSAGE_LIMIT: usize = 16 << 20;
 #[derive(Clone, Debug)]
 pub struct Cri {
     images: ImageServiceClient<Channel>,
-    runtime: RuntimeServiceClient<Channel>,
+    pub(crate) runtime: RuntimeServiceClient<Channel>,
     /// Whether the runtime supports streams for long lists, as far as is known.
     streams: Arc<AtomicBool>,
+    /// Images that containers mount, as far as is known.
+    pub(crate) mounts: Mounts,
 }
 
 /// Returns the sockets to try, in order: only that of the flag if it is set, else all that exist.
@@ -89,6 +92,7 @@ impl Cri {
                 .max_decoding_message_size(MESSAGE_LIMIT),
             runtime: RuntimeServiceClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT),
             streams: Arc::new(AtomicBool::new(true)),
+            mounts: Mounts::default(),
         }
     }
 
@@ -132,28 +136,11 @@ impl Cri {
         Ok(answer.into_inner().images)
     }
 
-    async fn list_containers(&self) -> Result<Vec<CriContainer>, Status> {
-        if self.streams() {
-            let request = StreamContainersRequest {};
-            match collect(self.runtime.clone().stream_containers(request), |page| {
-                page.containers
-            })
-            .await
-            {
-                Err(status) if status.code() == Code::Unimplemented => self.no_streams(),
-                answer => return answer,
-            }
-        }
-        let request = ListContainersRequest {};
-        let answer = self.runtime.clone().list_containers(request).await?;
-        Ok(answer.into_inner().containers)
-    }
-
-    fn streams(&self) -> bool {
+    pub(crate) fn streams(&self) -> bool {
         self.streams.load(Ordering::Relaxed)
     }
 
-    fn no_streams(&self) {
+    pub(crate) fn no_streams(&self) {
         self.streams.store(false, Ordering::Relaxed);
     }
 
@@ -194,23 +181,6 @@ impl Cri {
         Ok(())
     }
 
-    /// Lists all containers in any state.
-    pub async fn containers(&self) -> Result<Vec<Container>, Status> {
-        let said = |c: CriContainer| Container {
-            image: vec![
-                c.image_ref,
-                c.image_id,
-                c.image.map_or_else(String::new, |spec| spec.image),
-            ],
-        };
-        Ok(self
-            .list_containers()
-            .await?
-            .into_iter()
-            .map(said)
-            .collect())
-    }
-
     /// Removes an image by name or id.
     pub async fn remove(&self, target: String) -> Result<(), Status> {
         let request = RemoveImageRequest {
@@ -231,7 +201,7 @@ pub fn runtime(name: &str) -> Runtime {
 }
 
 /// Collects all pages of a stream.
-async fn collect<P, T>(
+pub(crate) async fn collect<P, T>(
     call: impl Future<Output = Result<Response<Streaming<P>>, Status>>,
     items: fn(P) -> Vec<T>,
 ) -> Result<Vec<T>, Status> {

@@ -97,6 +97,11 @@ pub struct Queue {
     calls: BTreeMap<CallId, Caller>,
     /// Pull calls that were ended and whose answers are awaited; the names they work on.
     ending: BTreeMap<CallId, String>,
+    /// Until when a pull that was ended may still make this name.
+    followed: BTreeMap<String, Tick>,
+    /// By normalized name the ids of images whose removal was begun and not seen to its end, and until when that is
+    /// remembered.
+    unfinished: BTreeMap<String, (String, Tick)>,
     intents: Intents,
     /// Open outcomes by stream.
     open: BTreeMap<StreamId, usize>,
@@ -110,6 +115,7 @@ pub struct Queue {
     after_removal: Vec<Command>,
     counter: u64,
     polled: Tick,
+    now: Tick,
     /// When whose turn was last, by `counter`.
     served: BTreeMap<Turn, u64>,
     registries: Registries,
@@ -132,6 +138,8 @@ impl Queue {
             checks: BTreeMap::new(),
             calls: BTreeMap::new(),
             ending: BTreeMap::new(),
+            followed: BTreeMap::new(),
+            unfinished: BTreeMap::new(),
             intents: Intents::default(),
             open: BTreeMap::new(),
             bytes_awaited: false,
@@ -141,6 +149,7 @@ impl Queue {
             after_removal: Vec::new(),
             counter: 0,
             polled: Tick(0),
+            now: Tick(0),
             served: BTreeMap::new(),
             registries: Registries::default(),
         }
@@ -148,6 +157,7 @@ impl Queue {
 
     /// Takes in what happened.
     pub fn handle(&mut self, now: Tick, event: Event) {
+        self.now = now;
         match event {
             Event::Pull(stream, authority, images) => {
                 if self.admit(stream, authority, now) && self.has_room(stream, images.len()) {
@@ -174,7 +184,7 @@ impl Queue {
                     let items = names.chain(unpin.into_iter().map(Item::Pin)).collect();
                     let set = |names: Vec<String>| names.iter().map(|n| normalized(n)).collect();
                     let mut removal = Removal::new(stream, authority, items);
-                    removal.desired = set(desired);
+                    removal.desire(&desired);
                     removal.only_pulled = set(only_pulled);
                     removal.releasable = set(releasable);
                     removal.unpin_ours = unpin_ours;
@@ -203,7 +213,8 @@ impl Queue {
 
     /// Decides what runs next.
     pub fn poll(&mut self, now: Tick, out: &mut Vec<Command>) {
-        self.polled = now;
+        (self.polled, self.now) = (now, now);
+        self.end_pauses(now);
         self.end_interests(now);
         self.end_tasks(now);
         self.look_at_disk(now);
@@ -213,6 +224,15 @@ impl Queue {
         self.look_at_bytes(now);
         self.forget(now);
         out.append(&mut self.replies);
+    }
+
+    /// What was waited for by time alone.
+    fn end_pauses(&mut self, now: Tick) {
+        self.followed.retain(|_, until| *until > now);
+        self.unfinished.retain(|_, (_, until)| *until > now);
+        for removal in &mut self.removals {
+            removal.paused = removal.paused.filter(|at| *at > now);
+        }
     }
 
     /// When [`Queue::poll`] has something to do although nothing happens.
@@ -229,6 +249,7 @@ impl Queue {
             self.interests_end,
             self.tasks.next_end(),
             self.intents.next_expiry(),
+            self.removals.front().and_then(|removal| removal.paused),
         ];
         tasks
             .chain(ends)
@@ -268,7 +289,8 @@ impl Queue {
     /// How many things are kept in memory.
     pub fn remembers(&self) -> usize {
         let work = self.tasks.len() + self.removals.len() + self.checks.len() + self.calls.len();
-        work + self.ending.len() + self.open.len() + self.intents.len()
+        let names = self.followed.len() + self.unfinished.len() + self.intents.len();
+        work + self.ending.len() + self.open.len() + names
     }
 
     // === replies

@@ -69,6 +69,8 @@ pub enum Call {
     List,
     /// `StreamImages`.
     Stream,
+    /// `ContainerStatus`.
+    ContainerStatus(String),
     /// containerd's `Update`: an image id was pinned or unpinned.
     Pin(String, bool),
 }
@@ -103,6 +105,10 @@ pub(crate) struct State {
     streams: bool,
     sandbox_image: String,
     containers: Vec<Container>,
+    /// Ids of images that containers mount as volumes, by the container's id.
+    mounts: BTreeMap<String, String>,
+    /// UIDs of pods whose sandboxes run here.
+    pods: BTreeSet<String>,
     private: BTreeMap<String, Login>,
     failing: BTreeMap<String, Vec<(Code, String)>>,
     held: BTreeSet<String>,
@@ -286,6 +292,32 @@ impl FakeRuntime {
             },
             ..Container::default()
         });
+    }
+
+    /// Adds a container that runs from another image, which is not listed, and mounts this one as a volume.
+    pub fn mount(&self, name: &str) {
+        let mut state = self.shared.state();
+        let Some(at) = state.find(name) else { return };
+        let id = format!("container-with-{name}");
+        let image = state.images[at].id.clone();
+        state.mounts.insert(id.clone(), image);
+        state.containers.push(Container {
+            id,
+            image_ref: digest("the image of the container"),
+            ..Container::default()
+        });
+    }
+
+    /// Ends all containers, and removes them.
+    pub fn end_containers(&self) {
+        let mut state = self.shared.state();
+        state.containers.clear();
+        state.mounts.clear();
+    }
+
+    /// Runs the sandbox of a pod.
+    pub fn run_pod(&self, uid: &str) {
+        self.shared.state().pods.insert(uid.to_owned());
     }
 
     /// Requires this login for the image.

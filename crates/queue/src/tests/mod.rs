@@ -8,17 +8,24 @@ use std::{
 use super::*;
 
 mod checks;
+mod ended;
 mod fair;
 mod outcomes;
 mod pins;
 mod pulls;
 mod removals;
 mod room;
+mod short;
 mod watch;
 
 /// Answers calls when a test asks for it.
 struct Node {
     queue: Queue,
+    runtime: Runtime,
+    /// The answer to removals.
+    removals: Result<(), CallError>,
+    /// Short names that CRI-O finds in the registries that it searches.
+    aliases: BTreeMap<String, String>,
     now: Tick,
     images: BTreeMap<String, Image>,
     containers: Vec<Container>,
@@ -144,6 +151,9 @@ impl Node {
 
     fn set(settings: Settings) -> Self {
         Self {
+            runtime: settings.runtime,
+            removals: Ok(()),
+            aliases: BTreeMap::new(),
             queue: Queue::new(settings),
             now: Tick(1),
             images: BTreeMap::new(),
@@ -260,7 +270,11 @@ impl Node {
         let answer = match call {
             Call::Inspect(name) => {
                 let by_id = self.images.values().find(|image| image.id == name);
-                let image = self.images.get(&name).or(by_id);
+                let name = self.aliases.get(&name).unwrap_or(&name);
+                let crio = self.runtime == Runtime::Crio;
+                let image = self.images.get(name);
+                let tagged = image.filter(|image| !crio || image.tags.contains(name));
+                let image = tagged.or(by_id);
                 Answer::Inspected(self.inspections.clone().map(|()| image.cloned()))
             }
             Call::Pull(..) if cancelled => {
@@ -277,10 +291,11 @@ impl Node {
             },
             Call::Containers => Answer::Containers(Ok(self.containers.clone())),
             Call::Remove(target) => {
-                self.images
-                    .retain(|name, image| *name != target && image.id != target);
-                self.ours.remove(&target);
-                Answer::Removed(Ok(()))
+                let answer = self.removals.clone();
+                if answer.is_ok() {
+                    self.let_go(&target);
+                }
+                Answer::Removed(answer)
             }
             Call::FsInfo => Answer::Disk(self.disk.clone()),
             Call::Pins => {
@@ -303,6 +318,22 @@ impl Node {
             }
         };
         self.handle(Event::Answered(id, answer));
+    }
+
+    /// CRI-O removes a name, and the image with its id.
+    fn let_go(&mut self, target: &str) {
+        let tagged = |image: &&mut Image| image.tags.iter().any(|tag| tag == target);
+        match self.images.values_mut().find(tagged) {
+            Some(image) if self.runtime == Runtime::Crio => {
+                image.tags.retain(|tag| tag != target);
+            }
+            _ => {
+                let gone = |id: &str| id == target || id.strip_prefix("sha256:") == Some(target);
+                self.images
+                    .retain(|name, image| name != target && !gone(&image.id));
+            }
+        }
+        self.ours.remove(target);
     }
 
     fn pin(&mut self, id: &str, on: bool) {
@@ -332,6 +363,14 @@ impl Node {
             self.answer_one(0);
         }
         panic!("the queue does not come to rest");
+    }
+
+    /// Lets this time pass, and answers everything meanwhile.
+    fn rest(&mut self, seconds: u64) {
+        for _ in 0..seconds {
+            self.wait(1);
+            self.run();
+        }
     }
 
     fn wait(&mut self, seconds: u64) {

@@ -22,6 +22,10 @@ fn disk_and_bytes(node: &mut Node, image: usize, pick: usize) {
         available,
     });
     node.pins_work = pick != 1;
+    node.removals = match pick {
+        2 => Err(error("DeadlineExceeded", "late")),
+        _ => Ok(()),
+    };
     let bytes = Bytes {
         done: pick as u64,
         total: 9,
@@ -105,7 +109,7 @@ proptest! {
             step(&mut node, &mut asked, seq, drawn);
         }
         node.run();
-        while node.queue.depth() != (0, 0) {
+        while !node.queue.idle() {
             node.wait(1);
             node.run();
         }

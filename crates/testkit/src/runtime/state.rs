@@ -95,6 +95,12 @@ impl State {
             return Ok(());
         };
         let (normal, image) = (normalized(target), &self.images[at]);
+        let mut mounted = self.mounts.values();
+        if mounted.any(|id| bare(id) == bare(&image.id))
+            && let Some(refusal) = removal.refusal_of_mounted()
+        {
+            return Err(Status::unknown(refusal));
+        }
         let effect = removal.effect(Target {
             by_id: !target.contains('/') && target.len() >= 64,
             last_name: image.repo_tags == [normal.as_str()],

@@ -5,7 +5,7 @@ use std::{
     mem::take,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -13,9 +13,9 @@ use std::{
 use hyper_util::rt::TokioIo;
 use kubefledged_proto::cri::{
     AuthConfig, Image as CriImage, ImageSpec, ImageStatusRequest, ListImagesRequest,
-    PodSandboxConfig, PullImageRequest, RemoveImageRequest, StatusRequest, StreamImagesRequest,
-    VersionRequest, VersionResponse, image_service_client::ImageServiceClient,
-    runtime_service_client::RuntimeServiceClient,
+    ListPodSandboxRequest, PodSandboxConfig, PodSandboxFilter, PodSandboxState, PullImageRequest,
+    RemoveImageRequest, StatusRequest, StreamImagesRequest, VersionRequest, VersionResponse,
+    image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient,
 };
 use kubefledged_proto::puller::Credential;
 use kubefledged_queue::{Image, Runtime};
@@ -38,6 +38,8 @@ const SOCKETS: [&str; 7] = [
     "k3s/cri-dockerd/cri-dockerd.sock",
 ];
 
+/// Label that the kubelet gives the sandbox of each pod.
+const POD_UID: &str = "io.kubernetes.pod.uid";
 /// Maximum size of an answer, as in the kubelet. A node with many images needs more than tonic's 4 MiB.
 const MESSAGE_LIMIT: usize = 16 << 20;
 
@@ -74,11 +76,33 @@ pub fn sockets(flag: Option<&Path>, run_dir: &Path) -> anyhow::Result<Vec<PathBu
     Ok(found)
 }
 
+/// The path of a socket, which may change: a runtime may come back under another one. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Socket(Arc<Mutex<PathBuf>>);
+
+impl Socket {
+    /// Begins with a path.
+    pub fn new(path: PathBuf) -> Self {
+        Self(Arc::new(Mutex::new(path)))
+    }
+
+    /// The path now.
+    pub fn path(&self) -> PathBuf {
+        let path = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        path.clone()
+    }
+
+    /// Connections that are made from now on go to another path.
+    pub fn move_to(&self, path: PathBuf) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = path;
+    }
+}
+
 /// Returns a connection to a socket. It connects at the first call, and again after a loss.
-pub fn connect(socket: PathBuf) -> Channel {
+pub fn connect(socket: Socket) -> Channel {
     let connector = tower::service_fn(move |_: Uri| {
-        let socket = socket.clone();
-        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        let path = socket.path();
+        async move { UnixStream::connect(path).await.map(TokioIo::new) }
     });
     // HTTP/2 requires an address; it is not used.
     Endpoint::from_static("http://cri.invalid").connect_with_connector_lazy(connector)
@@ -102,6 +126,23 @@ impl Cri {
             version: "v1".to_owned(),
         };
         Ok(self.runtime.clone().version(request).await?.into_inner())
+    }
+
+    /// Returns whether the sandbox of a pod runs here.
+    pub async fn runs_pod(&self, uid: &str) -> Result<bool, Status> {
+        let label_selector = [(POD_UID.to_owned(), uid.to_owned())].into();
+        let request = ListPodSandboxRequest {
+            filter: Some(PodSandboxFilter { label_selector }),
+        };
+        let answer = self.runtime.clone().list_pod_sandbox(request).await?;
+        let mut sandboxes = answer.into_inner().items.into_iter();
+        Ok(sandboxes.any(|sandbox| {
+            let ours = sandbox
+                .labels
+                .get(POD_UID)
+                .is_some_and(|found| found == uid);
+            ours && sandbox.state() == PodSandboxState::SandboxReady
+        }))
     }
 
     /// Returns the sandbox image of pods, if the verbose status of the runtime contains it.

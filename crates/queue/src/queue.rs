@@ -233,6 +233,14 @@ impl Queue {
         for removal in &mut self.removals {
             removal.paused = removal.paused.filter(|at| *at > now);
         }
+        let due = |task: &Task| task.paused_until().is_some_and(|at| at <= now);
+        let paused = self.tasks.active().filter(|(_, task)| due(task));
+        let paused: Vec<TaskKey> = paused.map(|(key, _)| key.clone()).collect();
+        for key in paused {
+            if let Some((call, phase)) = self.tasks.get(&key).and_then(Task::look_again) {
+                self.call_for(&key, call, phase);
+            }
+        }
     }
 
     /// When [`Queue::poll`] has something to do although nothing happens.
@@ -243,13 +251,20 @@ impl Queue {
                 _ => None,
             };
             let bytes = task.watch_at().filter(|_| self.facts.progress);
-            [waiting, task.deadline_at(), task.long_at(), bytes]
+            [
+                waiting,
+                task.paused_until(),
+                task.deadline_at(),
+                task.long_at(),
+                bytes,
+            ]
         });
         let ends = [
             self.interests_end,
             self.tasks.next_end(),
             self.intents.next_expiry(),
             self.removals.front().and_then(|removal| removal.paused),
+            self.disk_due(),
         ];
         tasks
             .chain(ends)

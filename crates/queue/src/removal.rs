@@ -263,6 +263,8 @@ impl Removal {
             (RemovalStep::Inspecting, Answer::Inspected(Ok(Some(image)))) => self.found(image),
             (RemovalStep::Tracing(image), Answer::Traced(Ok(ours))) => self.traced(image, ours),
             (RemovalStep::Asking(_), Answer::Containers(Ok(_))) if around.unverified => {
+                // CRI-O may have lost a name of the image already. It waits for the pull, and not for itself.
+                self.held.clear();
                 AfterRemoval::Again
             }
             (RemovalStep::Asking(image), Answer::Containers(Ok(containers))) => {

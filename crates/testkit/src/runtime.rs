@@ -13,6 +13,7 @@ use std::{
         atomic::{AtomicU32, Ordering},
     },
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 use kubefledged_image::ImageRef;
@@ -97,6 +98,9 @@ pub(crate) struct State {
     pub(crate) images: Vec<Image>,
     /// Labels by image id.
     pub(crate) labels: BTreeMap<String, BTreeMap<String, String>>,
+    /// When the labels of an image id changed last, and how long after that CRI shows them.
+    pub(crate) labelled: BTreeMap<String, Instant>,
+    labels_late: Duration,
     /// Blobs that are being written: name, offset, total.
     pub(crate) ingests: Vec<(String, i64, i64)>,
     /// Blobs that are complete, with their labels and contents.
@@ -214,6 +218,11 @@ impl FakeRuntime {
         if let Some(at) = state.find(name) {
             state.images[at].pinned = true;
         }
+    }
+
+    /// Shows a pin only this long after it was set, as containerd 2.x does while many images change.
+    pub fn show_pins_after(&self, late: Duration) {
+        self.shared.state().labels_late = late;
     }
 
     /// Returns whether an image is pinned.

@@ -49,8 +49,10 @@ impl Queue {
         let around = self.around(full.as_deref());
         let answered = self.tasks.change(key, |task| {
             let next = task.answered(answer, now, around);
-            if let AfterCall::Wait(at) = next {
-                task.state = State::Waiting(at);
+            match &next {
+                AfterCall::Wait(at) => task.state = State::Waiting(*at),
+                AfterCall::Pause(at, step) => task.state = State::Paused(*at, step.clone()),
+                AfterCall::Call(..) | AfterCall::Finish(_) => {}
             }
             (next, task.learnt.take())
         });
@@ -62,7 +64,8 @@ impl Queue {
             let why = "the pin was taken off at once by a newer request".to_owned();
             self.tasks
                 .change(key, |task| task.pin = PinResult::Failed(why));
-        } else {
+        } else if self.facts.pins != Support::Yes {
+            // What worked once does not become unsupported: then something else is wrong.
             self.facts.pins = learnt.unwrap_or(self.facts.pins);
         }
         match next {
@@ -71,7 +74,7 @@ impl Queue {
                 self.finish(key, result.unwrap_or(PullResult::Present), now);
             }
             AfterCall::Call(call, phase) => self.call_for(key, call, phase),
-            AfterCall::Wait(_) => {}
+            AfterCall::Wait(_) | AfterCall::Pause(..) => {}
             AfterCall::Finish(result) => self.finish(key, result, now),
         }
     }

@@ -51,6 +51,8 @@ struct Node {
     marked: BTreeSet<String>,
     /// Whether a label has any effect.
     pins_work: bool,
+    /// Pins show up when the test says so.
+    pins_late: bool,
     disk: Result<Disk, CallError>,
     bytes: BTreeMap<String, Bytes>,
     /// What the node's credential providers give.
@@ -175,6 +177,7 @@ impl Node {
             ours: BTreeSet::new(),
             marked: BTreeSet::new(),
             pins_work: true,
+            pins_late: false,
             disk: Ok(Disk::default()),
             bytes: BTreeMap::new(),
             provided: (Vec::new(), None),
@@ -320,6 +323,14 @@ impl Node {
         self.handle(Event::Answered(id, answer));
     }
 
+    /// The runtime has taken in all labels.
+    fn show_pins(&mut self) {
+        let (ours, images) = (&self.ours, self.images.values_mut());
+        for image in images.filter(|image| ours.contains(&image.id)) {
+            image.pinned = true;
+        }
+    }
+
     /// CRI-O removes a name, and the image with its id.
     fn let_go(&mut self, target: &str) {
         let tagged = |image: &&mut Image| image.tags.iter().any(|tag| tag == target);
@@ -339,7 +350,7 @@ impl Node {
     fn pin(&mut self, id: &str, on: bool) {
         let images = self.images.values_mut().filter(|image| image.id == id);
         for image in images {
-            image.pinned = on && self.pins_work;
+            image.pinned = on && self.pins_work && !self.pins_late;
         }
         if on {
             self.ours.insert(id.to_owned());

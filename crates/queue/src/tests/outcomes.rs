@@ -20,6 +20,7 @@ fn disk_and_bytes(node: &mut Node, image: usize, pick: usize) {
     node.disk = Ok(Disk {
         capacity: 100,
         available,
+        ..Disk::default()
     });
     node.pins_work = pick != 1;
     node.removals = match pick {

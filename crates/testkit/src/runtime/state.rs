@@ -12,7 +12,10 @@ impl State {
         let mut image = self.images[at].clone();
         let label = self.labels.get(&image.id);
         let label = label.and_then(|labels| labels.get("io.cri-containerd.pinned"));
-        image.pinned |= native == Native::WithPins && label.is_some_and(|value| value == "pinned");
+        let labelled = self.labelled.get(&image.id);
+        let shown = labelled.is_none_or(|at| at.elapsed() >= self.labels_late);
+        let label = label.filter(|value| shown && *value == "pinned");
+        image.pinned |= native == Native::WithPins && label.is_some();
         image
     }
 

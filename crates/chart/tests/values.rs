@@ -42,6 +42,7 @@ fn other(path: &str, now: &Value) -> Value {
     match (field, now) {
         ("pullPolicy" | "imagePullPolicy", _) => json!("Always"),
         ("failurePolicy", _) => json!("Ignore"),
+        ("mountPropagation", _) => json!("None"),
         ("secretAccess", _) => json!("namespaces"),
         ("mode", _) => json!("certManager"),
         ("timeout", _) => json!("7m"),

@@ -37,7 +37,7 @@ use crate::{
     metrics::Metrics,
     node::{Abilities, Node},
     plugins::Plugins,
-    runtime::{self, Found},
+    runtime::{self, Found, Search},
     service::Service,
 };
 
@@ -206,8 +206,12 @@ impl Bound {
             shutdown.clone(),
         ));
 
-        let (flag, run_dir) = (args.cri_socket_path.as_deref(), &args.host_run_dir);
-        let Some(found) = runtime::wait(flag, run_dir, &ready, &shutdown).await else {
+        let search = Search {
+            flag: args.cri_socket_path.clone(),
+            run_dir: args.host_run_dir.clone(),
+            pod_uid: args.pod_uid.clone(),
+        };
+        let Some(found) = search.wait(&ready, &shutdown).await else {
             return Ok(());
         };
         let services = Services {
@@ -218,6 +222,7 @@ impl Bound {
             identity,
             ready,
             shown,
+            search,
             shutdown: shutdown.clone(),
         };
         services.start(&mut tasks, found, grpc, debug).await?;
@@ -237,6 +242,8 @@ struct Services {
     ready: Guard,
     /// Where metrics find the queue.
     shown: watch::Sender<Option<Debug>>,
+    /// How the runtime is found again if its socket moves.
+    search: Search,
     shutdown: CancellationToken,
 }
 
@@ -272,7 +279,7 @@ impl Services {
         };
         let debugged = Debug {
             node_name: service.node_name.clone(),
-            socket,
+            socket: socket.clone(),
             node: node.clone(),
             inputs: inputs.clone(),
             unknown: driver.unknown_errors(),
@@ -288,7 +295,15 @@ impl Services {
         let connections = tls::incoming(grpc, self.identity, self.failures, shutdown.clone());
         let roles = Roles::of(&args.namespace);
         tasks.fallible(serve(connections, routes, service, roles, shutdown.clone()));
-        let watching = runtime::watch(node, known, self.ready, up, inputs, shutdown.clone());
+        let watching = runtime::watch(
+            (self.search, socket),
+            node,
+            known,
+            self.ready,
+            up,
+            inputs,
+            shutdown.clone(),
+        );
         tasks.fallible(watching);
         tasks.endless(driver.run(shutdown));
         Ok(())

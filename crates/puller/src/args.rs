@@ -13,7 +13,7 @@ pub struct Args {
     /// Name of the Node; the puller refuses requests for another node
     #[arg(long, env = "NODE_NAME")]
     pub node_name: String,
-    /// UID of this pod
+    /// UID of this pod. The puller uses the runtime that runs it
     #[arg(long, env = "POD_UID", default_value = "")]
     pub pod_uid: String,
     /// Namespace of this pod; the certificates of permitted clients contain it in their name
@@ -35,7 +35,8 @@ pub struct Args {
     /// Directory where the node's /run is mounted; the puller looks for the runtime's socket below it
     #[arg(long, default_value = "/host/run", help_heading = "Runtime")]
     pub host_run_dir: PathBuf,
-    /// Path of the runtime's socket in this container. Not set: the puller looks for it
+    /// Path of the runtime's socket in this container. Not set: the puller looks for the runtime that runs its own
+    /// pod
     #[arg(long, help_heading = "Runtime")]
     pub cri_socket_path: Option<PathBuf>,
     /// A path on the image file system, by which the puller sees how full it is. Not set: the root of

@@ -5,26 +5,27 @@ use std::{
     mem::take,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
 use hyper_util::rt::TokioIo;
 use kubefledged_proto::cri::{
-    AuthConfig, Container as CriContainer, Image as CriImage, ImageSpec, ImageStatusRequest,
-    ListContainersRequest, ListImagesRequest, PodSandboxConfig, PullImageRequest,
-    RemoveImageRequest, StatusRequest, StreamContainersRequest, StreamImagesRequest,
-    VersionRequest, VersionResponse, image_service_client::ImageServiceClient,
-    runtime_service_client::RuntimeServiceClient,
+    AuthConfig, Image as CriImage, ImageSpec, ImageStatusRequest, ListImagesRequest,
+    ListPodSandboxRequest, PodSandboxConfig, PodSandboxFilter, PodSandboxState, PullImageRequest,
+    RemoveImageRequest, StatusRequest, StreamImagesRequest, VersionRequest, VersionResponse,
+    image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient,
 };
 use kubefledged_proto::puller::Credential;
-use kubefledged_queue::{Container, Image, Runtime};
+use kubefledged_queue::{Image, Runtime};
 use tokio::net::UnixStream;
 use tonic::{
     Code, Response, Status, Streaming,
     transport::{Channel, Endpoint, Uri},
 };
+
+use crate::containers::Mounts;
 
 /// Sockets below the node's /run, in the order in which they are tried.
 const SOCKETS: [&str; 7] = [
@@ -37,6 +38,8 @@ const SOCKETS: [&str; 7] = [
     "k3s/cri-dockerd/cri-dockerd.sock",
 ];
 
+/// Label that the kubelet gives the sandbox of each pod.
+const POD_UID: &str = "io.kubernetes.pod.uid";
 /// Maximum size of an answer, as in the kubelet. A node with many images needs more than tonic's 4 MiB.
 const MESSAGE_LIMIT: usize = 16 << 20;
 
@@ -44,9 +47,11 @@ const MESSAGE_LIMIT: usize = 16 << 20;
 #[derive(Clone, Debug)]
 pub struct Cri {
     images: ImageServiceClient<Channel>,
-    runtime: RuntimeServiceClient<Channel>,
+    pub(crate) runtime: RuntimeServiceClient<Channel>,
     /// Whether the runtime supports streams for long lists, as far as is known.
     streams: Arc<AtomicBool>,
+    /// Images that containers mount, as far as is known.
+    pub(crate) mounts: Mounts,
 }
 
 /// Returns the sockets to try, in order: only that of the flag if it is set, else all that exist.
@@ -71,11 +76,33 @@ pub fn sockets(flag: Option<&Path>, run_dir: &Path) -> anyhow::Result<Vec<PathBu
     Ok(found)
 }
 
+/// The path of a socket, which may change: a runtime may come back under another one. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Socket(Arc<Mutex<PathBuf>>);
+
+impl Socket {
+    /// Begins with a path.
+    pub fn new(path: PathBuf) -> Self {
+        Self(Arc::new(Mutex::new(path)))
+    }
+
+    /// The path now.
+    pub fn path(&self) -> PathBuf {
+        let path = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        path.clone()
+    }
+
+    /// Connections that are made from now on go to another path.
+    pub fn move_to(&self, path: PathBuf) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = path;
+    }
+}
+
 /// Returns a connection to a socket. It connects at the first call, and again after a loss.
-pub fn connect(socket: PathBuf) -> Channel {
+pub fn connect(socket: Socket) -> Channel {
     let connector = tower::service_fn(move |_: Uri| {
-        let socket = socket.clone();
-        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        let path = socket.path();
+        async move { UnixStream::connect(path).await.map(TokioIo::new) }
     });
     // HTTP/2 requires an address; it is not used.
     Endpoint::from_static("http://cri.invalid").connect_with_connector_lazy(connector)
@@ -89,6 +116,7 @@ impl Cri {
                 .max_decoding_message_size(MESSAGE_LIMIT),
             runtime: RuntimeServiceClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT),
             streams: Arc::new(AtomicBool::new(true)),
+            mounts: Mounts::default(),
         }
     }
 
@@ -98,6 +126,23 @@ impl Cri {
             version: "v1".to_owned(),
         };
         Ok(self.runtime.clone().version(request).await?.into_inner())
+    }
+
+    /// Returns whether the sandbox of a pod runs here.
+    pub async fn runs_pod(&self, uid: &str) -> Result<bool, Status> {
+        let label_selector = [(POD_UID.to_owned(), uid.to_owned())].into();
+        let request = ListPodSandboxRequest {
+            filter: Some(PodSandboxFilter { label_selector }),
+        };
+        let answer = self.runtime.clone().list_pod_sandbox(request).await?;
+        let mut sandboxes = answer.into_inner().items.into_iter();
+        Ok(sandboxes.any(|sandbox| {
+            let ours = sandbox
+                .labels
+                .get(POD_UID)
+                .is_some_and(|found| found == uid);
+            ours && sandbox.state() == PodSandboxState::SandboxReady
+        }))
     }
 
     /// Returns the sandbox image of pods, if the verbose status of the runtime contains it.
@@ -132,28 +177,11 @@ impl Cri {
         Ok(answer.into_inner().images)
     }
 
-    async fn list_containers(&self) -> Result<Vec<CriContainer>, Status> {
-        if self.streams() {
-            let request = StreamContainersRequest {};
-            match collect(self.runtime.clone().stream_containers(request), |page| {
-                page.containers
-            })
-            .await
-            {
-                Err(status) if status.code() == Code::Unimplemented => self.no_streams(),
-                answer => return answer,
-            }
-        }
-        let request = ListContainersRequest {};
-        let answer = self.runtime.clone().list_containers(request).await?;
-        Ok(answer.into_inner().containers)
-    }
-
-    fn streams(&self) -> bool {
+    pub(crate) fn streams(&self) -> bool {
         self.streams.load(Ordering::Relaxed)
     }
 
-    fn no_streams(&self) {
+    pub(crate) fn no_streams(&self) {
         self.streams.store(false, Ordering::Relaxed);
     }
 
@@ -194,23 +222,6 @@ impl Cri {
         Ok(())
     }
 
-    /// Lists all containers in any state.
-    pub async fn containers(&self) -> Result<Vec<Container>, Status> {
-        let said = |c: CriContainer| Container {
-            image: vec![
-                c.image_ref,
-                c.image_id,
-                c.image.map_or_else(String::new, |spec| spec.image),
-            ],
-        };
-        Ok(self
-            .list_containers()
-            .await?
-            .into_iter()
-            .map(said)
-            .collect())
-    }
-
     /// Removes an image by name or id.
     pub async fn remove(&self, target: String) -> Result<(), Status> {
         let request = RemoveImageRequest {
@@ -231,7 +242,7 @@ pub fn runtime(name: &str) -> Runtime {
 }
 
 /// Collects all pages of a stream.
-async fn collect<P, T>(
+pub(crate) async fn collect<P, T>(
     call: impl Future<Output = Result<Response<Streaming<P>>, Status>>,
     items: fn(P) -> Vec<T>,
 ) -> Result<Vec<T>, Status> {

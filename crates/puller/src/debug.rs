@@ -1,6 +1,6 @@
 //! Implements `kubefledged.debug.v1.PullerDebugService`, which shows people what this puller knows.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use kubefledged_process::debug::{page_size, report, with_standard_services};
 use kubefledged_proto::{
@@ -16,7 +16,7 @@ use kubefledged_queue::{self as queue, PullResult, PullRow, Totals};
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status, service::Routes};
 
-use crate::{disk, driver::Input, node::Node, unknown::UnknownErrors};
+use crate::{cri::Socket, disk, driver::Input, node::Node, unknown::UnknownErrors};
 
 /// Maximum number of images in one message.
 const IMAGES: usize = 200;
@@ -29,7 +29,7 @@ pub struct Debug {
     /// Name of the node.
     pub node_name: Arc<str>,
     /// Path of the runtime's socket.
-    pub socket: PathBuf,
+    pub socket: Socket,
     /// Runtime and disk of the node.
     pub node: Node,
     /// Requests to the driver.
@@ -149,7 +149,7 @@ impl PullerDebugService for Debug {
     ) -> Result<Response<GetRuntimeResponse>, Status> {
         let mut response = GetRuntimeResponse {
             node: self.node_name.to_string(),
-            socket: self.socket.display().to_string(),
+            socket: self.socket.path().display().to_string(),
             ..GetRuntimeResponse::default()
         };
         match self.node.cri.version().await {

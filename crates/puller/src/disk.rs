@@ -35,6 +35,8 @@ pub fn usage(path: &Path) -> Result<Disk, CallError> {
     Ok(Disk {
         capacity: figures.f_blocks.saturating_mul(figures.f_frsize),
         available: figures.f_bavail.saturating_mul(figures.f_frsize),
+        inodes: figures.f_files,
+        inodes_free: figures.f_favail,
     })
 }
 

@@ -5,6 +5,7 @@ pub mod app;
 pub mod args;
 pub mod authorize;
 pub mod containerd;
+pub mod containers;
 pub mod cri;
 pub mod debug;
 pub mod disk;

@@ -210,6 +210,7 @@ impl Metrics {
         if let Some(Ok(Disk {
             capacity,
             available,
+            ..
         })) = path.map(disk::usage)
         {
             let bytes = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);

@@ -1,9 +1,6 @@
 //! Finds the runtime of this node, and watches whether it answers.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use kubefledged_process::Guard;
 use kubefledged_proto::cri::VersionResponse;
@@ -14,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, transport::Channel};
 
 use crate::{
-    cri::{self, Cri},
+    cri::{self, Cri, Socket},
     driver::Input,
     node::Node,
 };
@@ -24,62 +21,146 @@ const LOOK: Duration = Duration::from_secs(5);
 /// Time between them while it does not answer.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// A runtime that answers: its socket, the connection and its version.
-pub type Found = (PathBuf, Channel, VersionResponse);
-
-/// Waits until a runtime answers. Returns `None` if the process ends before.
-pub async fn wait(
-    flag: Option<&Path>,
-    run_dir: &Path,
-    ready: &Guard,
-    shutdown: &CancellationToken,
-) -> Option<Found> {
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => return None,
-            found = find(flag, run_dir) => match found {
-                Ok(found) => {
-                    ready.set_ready();
-                    return Some(found);
-                }
-                Err(error) => ready.set_pending(format!("{error:#}")),
-            }
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => return None,
-            () = tokio::time::sleep(RETRY) => {}
-        }
-    }
+/// How the runtime of this node is found.
+#[derive(Clone, Debug)]
+pub struct Search {
+    /// The path of --cri-socket-path, which decides alone.
+    pub flag: Option<PathBuf>,
+    /// Directory below which sockets are looked for.
+    pub run_dir: PathBuf,
+    /// UID of our own pod. Empty: it is not known.
+    pub pod_uid: String,
 }
 
-/// Returns the first runtime that answers. With Docker, containerd's socket exists too, but its CRI is
-/// switched off.
-async fn find(flag: Option<&Path>, run_dir: &Path) -> anyhow::Result<Found> {
-    let mut refusals = Vec::new();
-    for socket in cri::sockets(flag, run_dir)? {
-        let channel = cri::connect(socket.clone());
-        match tokio::time::timeout(LOOK, Cri::new(channel.clone()).version()).await {
-            Ok(Ok(version)) => {
-                tracing::info!(
-                    runtime = version.runtime_name,
-                    version = version.runtime_version,
-                    socket = %socket.display(),
-                    "runtime found"
-                );
-                return Ok((socket, channel, version));
+/// A runtime that answers: its socket, the connection and its version.
+pub type Found = (Socket, Channel, VersionResponse);
+
+/// A socket that answers.
+struct Answers {
+    path: PathBuf,
+    version: VersionResponse,
+    /// Whether the sandbox of our own pod runs there.
+    ours: Result<bool, String>,
+}
+
+impl Search {
+    /// Waits until the runtime of this node answers. Returns `None` if the process ends before.
+    pub async fn wait(&self, ready: &Guard, shutdown: &CancellationToken) -> Option<Found> {
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return None,
+                found = self.find() => match found {
+                    Ok((path, version)) => {
+                        ready.set_ready();
+                        let socket = Socket::new(path);
+                        return Some((socket.clone(), cri::connect(socket), version));
+                    }
+                    Err(error) => ready.set_pending(format!("{error:#}")),
+                }
             }
-            Ok(Err(status)) => {
-                refusals.push(format!("{}: {}", socket.display(), status.message()));
+            tokio::select! {
+                () = shutdown.cancelled() => return None,
+                () = tokio::time::sleep(RETRY) => {}
             }
-            Err(_) => refusals.push(format!("{}: no answer in time", socket.display())),
         }
     }
-    anyhow::bail!("no runtime answers: {}", refusals.join(", "))
+
+    /// Returns the runtime that runs our own pod: a node may have several that answer, and the kubelet uses one.
+    /// With Docker, containerd's socket exists too, but its CRI is switched off.
+    async fn find(&self) -> anyhow::Result<(PathBuf, VersionResponse)> {
+        let mut refusals = Vec::new();
+        let mut answers = Vec::new();
+        for path in cri::sockets(self.flag.as_deref(), &self.run_dir)? {
+            match tokio::time::timeout(LOOK, self.ask(path.clone())).await {
+                Ok(Ok(answer)) => answers.push(answer),
+                Ok(Err(status)) => {
+                    refusals.push(format!("{}: {}", path.display(), status.message()));
+                }
+                Err(_) => refusals.push(format!("{}: no answer in time", path.display())),
+            }
+        }
+        anyhow::ensure!(
+            !answers.is_empty(),
+            "no runtime answers: {}",
+            refusals.join(", ")
+        );
+        let Answers { path, version, .. } = self.choose(answers)?;
+        tracing::info!(
+            runtime = version.runtime_name,
+            version = version.runtime_version,
+            socket = %path.display(),
+            "runtime found"
+        );
+        Ok((path, version))
+    }
+
+    async fn ask(&self, path: PathBuf) -> Result<Answers, Status> {
+        let cri = Cri::new(cri::connect(Socket::new(path.clone())));
+        let version = cri.version().await?;
+        let known = self.flag.is_some() || self.pod_uid.is_empty();
+        let ours = if known {
+            Ok(self.flag.is_some())
+        } else {
+            let ours = cri.runs_pod(&self.pod_uid).await;
+            ours.map_err(|status| status.message().to_owned())
+        };
+        Ok(Answers {
+            path,
+            version,
+            ours,
+        })
+    }
+
+    /// Decides between the runtimes that answer.
+    fn choose(&self, mut answers: Vec<Answers>) -> anyhow::Result<Answers> {
+        if let Some(at) = answers.iter().position(|answer| answer.ours == Ok(true)) {
+            return Ok(answers.swap_remove(at));
+        }
+        if self.pod_uid.is_empty() && answers.len() == 1 {
+            return Ok(answers.swap_remove(0));
+        }
+        let said = answers.iter().map(|answer| {
+            let Answers {
+                path,
+                version,
+                ours,
+            } = answer;
+            let name = &version.runtime_name;
+            match ours {
+                Ok(_) => format!("{} ({name})", path.display()),
+                Err(why) => format!("{} ({name}: {why})", path.display()),
+            }
+        });
+        let said = said.collect::<Vec<_>>().join(", ");
+        anyhow::ensure!(
+            !self.pod_uid.is_empty(),
+            "several runtimes answer, and --pod-uid is not set, by which the one is found that runs this pod: {said}; \
+             set --pod-uid or --cri-socket-path"
+        );
+        anyhow::bail!(
+            "none of the runtimes that answer runs this pod (UID {}): {said}; set --cri-socket-path to the kubelet's \
+             containerRuntimeEndpoint",
+            self.pod_uid
+        )
+    }
+
+    /// Looks for another socket of our runtime, while the one that was used does not answer. Without a pod UID any
+    /// other runtime would do, so that the socket must be gone.
+    async fn search_again(&self, socket: &Socket) -> Result<(), String> {
+        let may_come_back = self.pod_uid.is_empty() && socket.path().exists();
+        if self.flag.is_some() || may_come_back {
+            return Ok(());
+        }
+        let (path, _) = self.find().await.map_err(|error| format!("{error:#}"))?;
+        socket.move_to(path);
+        Ok(())
+    }
 }
 
 /// Sets readiness by the runtime's answers. After the runtime was down, its facts are sent to the queue
 /// again, because it may be another version. `known` are the facts that the queue has.
 pub async fn watch(
+    (search, socket): (Search, Socket),
     node: Node,
     mut known: Option<VersionResponse>,
     ready: Guard,
@@ -101,7 +182,13 @@ pub async fn watch(
             }
             Err(status) => {
                 known = None;
-                let why = format!("the runtime does not answer: {}", status.message());
+                let mut why = format!("the runtime does not answer: {}", status.message());
+                if let Err(others) = search.search_again(&socket).await {
+                    why = format!(
+                        "{why}; its socket {} is gone: {others}",
+                        socket.path().display()
+                    );
+                }
                 ready.set_pending(why);
                 RETRY
             }

@@ -4,9 +4,11 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{NODE, Puller, authority, image, texts};
 use kubefledged_proto::puller::{
-    GetInfoRequest, ImagePull, PinResult, PullPolicy, PullResult, RemoveImagesRequest,
+    GetInfoRequest, ImagePull, PinResult, PullOutcome, PullPolicy, PullResult, RemoveImagesRequest,
     RemoveOutcome, RemoveResult, Retention, Support, remove_images_response::Event,
 };
 use kubefledged_testkit::{Call, FakeRuntime, Native};
@@ -134,4 +136,19 @@ async fn our_pin_goes_before_the_image_does_or_alone() {
     assert!(!puller.runtime.holds(A) && puller.runtime.holds(b));
     assert!(!puller.runtime.pinned(b));
     assert!(puller.check(&[b]).await.pinned_by_us.is_empty());
+}
+
+/// containerd takes in the label of a CRI image asynchronously.
+#[tokio::test]
+async fn twenty_four_images_are_pinned_although_the_runtime_shows_it_late() {
+    let mut puller = start(Native::WithPins).await;
+    puller.runtime.show_pins_after(Duration::from_secs(2));
+    let names: Vec<String> = (0..24)
+        .map(|i| format!("registry.test/team/n{i}:1"))
+        .collect();
+    let images = names.iter().map(|name| pinned(name)).collect();
+    let outcomes = puller.pull(1, images).await.outcomes().await;
+    let told: Vec<PinResult> = outcomes.iter().map(PullOutcome::pin).collect();
+    assert_eq!(told, [PinResult::Pinned; 24]);
+    assert_eq!(pin_support(&mut puller).await, Support::Yes);
 }

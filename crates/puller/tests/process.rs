@@ -6,7 +6,7 @@ use common::{NODE, Puller, authority, image, request};
 use kubefledged_proto::puller::{
     Authority, CheckImagesRequest, GetInfoRequest, ListImagesRequest, RemoveImagesRequest, Support,
 };
-use kubefledged_testkit::{Call, FakeRuntime, Removal, eventually};
+use kubefledged_testkit::{Call, Removal, eventually};
 use tonic::Code;
 
 const A: &str = "registry.test/team/a:1";
@@ -117,23 +117,6 @@ async fn readiness_follows_the_runtime_and_liveness_does_not() {
     assert!(puller.get("/livez").await.0.contains("200"));
     puller.runtime.serve().unwrap();
     eventually("ready again", async || ready(&puller).await.then_some(())).await;
-}
-
-#[tokio::test]
-async fn the_runtime_is_found_below_the_nodes_run_directory() {
-    let runtime = FakeRuntime::start(Removal::Whole).unwrap();
-    let run = runtime.directory().join("run");
-    // The first candidate is a socket that nobody answers on.
-    for directory in ["containerd", "crio"] {
-        std::fs::create_dir_all(run.join(directory)).unwrap();
-    }
-    drop(std::os::unix::net::UnixListener::bind(run.join("containerd/containerd.sock")).unwrap());
-    std::os::unix::fs::symlink(runtime.socket(), run.join("crio/crio.sock")).unwrap();
-    let run = run.to_str().unwrap().to_owned();
-    let mut puller = Puller::beside(runtime, &["--host-run-dir", &run]).await;
-    let outcomes = puller.pull(1, vec![image(A)]).await.outcomes().await;
-    assert_eq!(outcomes.len(), 1);
-    assert!(puller.runtime.holds(A));
 }
 
 #[tokio::test]

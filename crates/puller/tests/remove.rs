@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{NODE, Puller, authority, texts};
+use common::{NODE, Puller, authority, image, texts};
 use kubefledged_proto::puller::{
     RemoveImagesRequest, RemoveOutcome, RemoveResult, remove_images_response::Event,
 };
@@ -106,4 +106,53 @@ async fn two_names_that_nobody_wants_go_with_their_image() {
             "{removal:?}"
         );
     }
+}
+
+fn results(outcomes: &[RemoveOutcome]) -> Vec<(RemoveResult, &str)> {
+    let outcomes = outcomes.iter();
+    outcomes.map(|o| (o.result(), o.reason.as_str())).collect()
+}
+
+#[tokio::test]
+async fn an_image_that_a_container_mounts_as_a_volume_stays_until_the_container_has_gone() {
+    for removal in [Removal::Whole, Removal::Name] {
+        let mut puller = Puller::start(removal).await;
+        puller.runtime.hold(A);
+        puller.runtime.mount(A);
+        let outcomes = puller.remove(1, &[A]).await;
+        assert_eq!(
+            results(&outcomes),
+            [(RemoveResult::Kept, "InUse")],
+            "{removal:?}"
+        );
+        assert!(removals(&puller).is_empty(), "{removal:?}");
+        puller.runtime.end_containers();
+        let outcomes = puller.remove(2, &[A]).await;
+        assert_eq!(results(&outcomes), [(RemoveResult::Removed, "")]);
+        assert!(!puller.runtime.holds(A), "{removal:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_container_is_asked_once_what_it_mounts_however_many_images_are_removed() {
+    let mut puller = Puller::start(Removal::Whole).await;
+    let names: Vec<String> = (0..5)
+        .map(|i| format!("registry.test/team/n{i}:1"))
+        .collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for name in &names {
+        puller.runtime.hold(name);
+    }
+    puller.runtime.hold(A);
+    puller.runtime.mount(A);
+    let asked = |puller: &Puller| {
+        let calls = puller.runtime.calls().into_iter();
+        calls
+            .filter(|call| matches!(call, Call::ContainerStatus(_)))
+            .count()
+    };
+    puller.pull(1, vec![image(A)]).await.outcomes().await;
+    assert_eq!(asked(&puller), 0, "pulls need no such call");
+    puller.remove(2, &names).await;
+    assert_eq!(asked(&puller), 1);
 }

@@ -144,13 +144,17 @@ pub struct RuntimeFacts {
     pub progress: bool,
 }
 
-/// The file system that holds the images, in bytes.
+/// The file system that holds the images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Disk {
-    /// All of it.
+    /// All of it, in bytes.
     pub capacity: u64,
-    /// Free for us.
+    /// Free for us, in bytes.
     pub available: u64,
+    /// All of its inodes; 0: it has no fixed number of them.
+    pub inodes: u64,
+    /// Inodes free for us.
+    pub inodes_free: u64,
 }
 
 /// Bytes of the compressed layers of an image that is being pulled.

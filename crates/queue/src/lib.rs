@@ -6,6 +6,7 @@
 #![deny(missing_docs)]
 
 mod classify;
+mod disk;
 mod event;
 mod intent;
 mod pins;
@@ -16,12 +17,12 @@ mod task;
 mod tests;
 
 pub use classify::{Class, Remedy, classify, without_signatures};
+pub use disk::full;
 pub use event::{
     Answer, Authority, Bytes, Call, CallError, CallId, Checked, Command, Container, CredentialId,
     Disk, Event, Image, Mark, PinResult, Policy, PullOutcome, PullRequest, PullResult,
     RemoveOutcome, RemoveResult, Report, Retention, Runtime, RuntimeFacts, StreamId, Support,
 };
-pub use pins::full;
 pub use queue::{PullRow, PullState, Queue, Settings, Totals};
 pub use task::LONG_PULL;
 

@@ -1,15 +1,23 @@
 //! Pinning: the steps that follow once an image is present and a request wants it pinned. Whether a
 //! runtime lets a client pin images is found out by a trial, never from its version.
 
-use crate::{Answer, Bytes, Call, CallError, Disk, Image, PinResult, Retention, Support, classify};
+use std::time::Duration;
+
+use crate::{Answer, Bytes, Call, CallError, Image, PinResult, Retention, Support, classify};
+
+/// How often an image is inspected again before a pin counts as without effect: for some eight seconds.
+/// containerd's CRI takes in a label asynchronously, and late while many images change.
+const MOST_LOOKS: u32 = 5;
+/// Before the first of these inspections; the pauses double.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
 /// The step whose answer is awaited.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PinStep {
     /// The runtime sets our pin.
     Pinning,
-    /// The image is inspected: did the pin take effect?
-    Probing,
+    /// The image is inspected, so many times already: did the pin take effect?
+    Probing(u32),
     /// The pin had no effect and is removed again.
     Undoing,
     /// Is the pin of the image that the name had before ours?
@@ -40,6 +48,8 @@ pub struct PinContext<'a> {
 pub enum AfterPin {
     /// Make this call.
     Call(Call, PinStep),
+    /// Inspect the image again after this time.
+    Later(Duration, PinStep),
     /// Nothing: the pin is settled.
     Done,
 }
@@ -95,7 +105,7 @@ pub fn answered(
     found: &mut PinFindings,
 ) -> AfterPin {
     match step {
-        PinStep::Pinning | PinStep::Probing => pinning(step, answer, image, around, found),
+        PinStep::Pinning | PinStep::Probing(_) => pinning(step, answer, image, around, found),
         PinStep::Owning | PinStep::Leaving => leaving(step, answer, image, around),
         // A pin that stays is found by the controller's next check.
         PinStep::Undoing | PinStep::Unpinning => AfterPin::Done,
@@ -112,9 +122,9 @@ fn pinning(
 ) -> AfterPin {
     match (step, answer) {
         (PinStep::Pinning, Answer::Pinned(Ok(()))) => {
-            AfterPin::Call(Call::Inspect(around.name.to_owned()), PinStep::Probing)
+            AfterPin::Call(Call::Inspect(around.name.to_owned()), PinStep::Probing(0))
         }
-        (PinStep::Probing, Answer::Inspected(Ok(Some(now)))) if now.pinned => {
+        (PinStep::Probing(_), Answer::Inspected(Ok(Some(now)))) if now.pinned => {
             found.pins = Some(Support::Yes);
             found.pin = Some(PinResult::Pinned);
             let next = left(&now, around);
@@ -122,14 +132,23 @@ fn pinning(
             next
         }
         // Another image has the name by now, so that nothing is known of this runtime.
-        (PinStep::Probing, Answer::Inspected(Ok(now)))
+        (PinStep::Probing(_), Answer::Inspected(Ok(now)))
             if now.as_ref().is_none_or(|now| now.id != image.id) =>
         {
             let why = "the image went away while it was pinned".to_owned();
             found.pin = Some(PinResult::Failed(why));
             AfterPin::Done
         }
-        (PinStep::Probing, Answer::Inspected(Ok(_))) => {
+        (PinStep::Probing(looks), Answer::Inspected(Ok(_))) if *looks < MOST_LOOKS => {
+            AfterPin::Later(FIRST_PAUSE * 2_u32.pow(*looks), PinStep::Probing(looks + 1))
+        }
+        // It works for others: the label stays, and the controller's next check looks again.
+        (PinStep::Probing(_), Answer::Inspected(Ok(_))) if around.pins == Support::Yes => {
+            let why = "the runtime does not show the pin yet".to_owned();
+            found.pin = Some(PinResult::Failed(why));
+            AfterPin::Done
+        }
+        (PinStep::Probing(_), Answer::Inspected(Ok(_))) => {
             found.pins = Some(Support::No);
             found.pin = Some(PinResult::Unsupported);
             AfterPin::Call(Call::Pin(image.id.clone(), false), PinStep::Undoing)
@@ -166,23 +185,8 @@ fn leaving(step: &PinStep, answer: Answer, image: &Image, around: PinContext<'_>
     }
 }
 
-/// Returns why nothing is pulled or pinned, with the figures; `None` below the watermark.
-pub fn full(disk: Disk, watermark: u8) -> Option<String> {
-    let used = disk.capacity.saturating_sub(disk.available);
-    let percent = |part: u64| u128::from(part) * 100 / u128::from(disk.capacity.max(1));
-    (percent(used) >= u128::from(watermark)).then(|| {
-        format!(
-            "the file system of the images is {} % full, {} of {} MiB are free: nothing is pulled or \
-             pinned from {watermark} % on (--disk-watermark)",
-            percent(used),
-            disk.available >> 20,
-            disk.capacity >> 20,
-        )
-    })
-}
-
 /// Returns the message of a pull that was ended because too few bytes arrived.
-pub fn stalled(bytes: Bytes, limit: std::time::Duration) -> String {
+pub fn stalled(bytes: Bytes, limit: Duration) -> String {
     format!(
         "too few bytes arrived for {} s: {} of {} bytes are here",
         limit.as_secs(),

@@ -99,6 +99,11 @@ pub struct Queue {
     calls: BTreeMap<CallId, Caller>,
     /// Pull calls that were ended and whose answers are awaited.
     ending: BTreeMap<CallId, Ending>,
+    /// Until when a pull that was ended may still make this name.
+    followed: BTreeMap<String, Tick>,
+    /// By normalized name the ids of images whose removal was begun and not seen to its end, and until when that is
+    /// remembered.
+    unfinished: BTreeMap<String, (String, Tick)>,
     intents: Intents,
     /// Open outcomes by stream.
     open: BTreeMap<StreamId, usize>,
@@ -112,6 +117,7 @@ pub struct Queue {
     after_removal: Vec<Command>,
     counter: u64,
     polled: Tick,
+    now: Tick,
     /// When whose turn was last, by `counter`.
     served: Served,
     registries: Registries,
@@ -143,6 +149,8 @@ impl Queue {
             checks: BTreeMap::new(),
             calls: BTreeMap::new(),
             ending: BTreeMap::new(),
+            followed: BTreeMap::new(),
+            unfinished: BTreeMap::new(),
             intents: Intents::default(),
             open: BTreeMap::new(),
             bytes_awaited: false,
@@ -153,12 +161,14 @@ impl Queue {
             counter: 0,
             polled: Tick(0),
             served: Served::default(),
+            now: Tick(0),
             registries: Registries::default(),
         }
     }
 
     /// Takes in what happened.
     pub fn handle(&mut self, now: Tick, event: Event) {
+        self.now = now;
         match event {
             Event::Pull(stream, authority, images) => {
                 if self.admit(stream, authority, now) && self.has_room(stream, images.len()) {
@@ -185,7 +195,7 @@ impl Queue {
                     let items = names.chain(unpin.into_iter().map(Item::Pin)).collect();
                     let set = |names: Vec<String>| names.iter().map(|n| normalized(n)).collect();
                     let mut removal = Removal::new(stream, authority, items);
-                    removal.desired = set(desired);
+                    removal.desire(&desired);
                     removal.only_pulled = set(only_pulled);
                     removal.releasable = set(releasable);
                     removal.unpin_ours = unpin_ours;
@@ -214,7 +224,8 @@ impl Queue {
 
     /// Decides what runs next.
     pub fn poll(&mut self, now: Tick, out: &mut Vec<Command>) {
-        self.polled = now;
+        (self.polled, self.now) = (now, now);
+        self.end_pauses(now);
         self.end_interests(now);
         self.end_tasks(now);
         self.look_at_disk(now);
@@ -226,6 +237,23 @@ impl Queue {
         out.append(&mut self.replies);
     }
 
+    /// What was waited for by time alone.
+    fn end_pauses(&mut self, now: Tick) {
+        self.followed.retain(|_, until| *until > now);
+        self.unfinished.retain(|_, (_, until)| *until > now);
+        for removal in &mut self.removals {
+            removal.paused = removal.paused.filter(|at| *at > now);
+        }
+        let due = |task: &Task| task.paused_until().is_some_and(|at| at <= now);
+        let paused = self.tasks.active().filter(|(_, task)| due(task));
+        let paused: Vec<TaskKey> = paused.map(|(key, _)| key.clone()).collect();
+        for key in paused {
+            if let Some((call, phase)) = self.tasks.get(&key).and_then(Task::look_again) {
+                self.call_for(&key, call, phase);
+            }
+        }
+    }
+
     /// When [`Queue::poll`] has something to do although nothing happens.
     pub fn next_wakeup(&self) -> Option<Tick> {
         let tasks = self.tasks.active().flat_map(|(_, task)| {
@@ -234,12 +262,20 @@ impl Queue {
                 _ => None,
             };
             let bytes = task.watch_at().filter(|_| self.facts.progress);
-            [waiting, task.deadline_at(), task.long_at(), bytes]
+            [
+                waiting,
+                task.paused_until(),
+                task.deadline_at(),
+                task.long_at(),
+                bytes,
+            ]
         });
         let ends = [
             self.interests_end,
             self.tasks.next_end(),
             self.intents.next_expiry(),
+            self.removals.front().and_then(|removal| removal.paused),
+            self.disk_due(),
         ];
         tasks
             .chain(ends)
@@ -279,7 +315,8 @@ impl Queue {
     /// How many things are kept in memory.
     pub fn remembers(&self) -> usize {
         let work = self.tasks.len() + self.removals.len() + self.checks.len() + self.calls.len();
-        work + self.ending.len() + self.open.len() + self.intents.len()
+        let names = self.followed.len() + self.unfinished.len() + self.intents.len();
+        work + self.ending.len() + self.open.len() + names
     }
 
     // === replies

@@ -2,24 +2,27 @@
 
 mod names;
 mod results;
+mod steps;
+mod target;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use kubefledged_api_types::names::failure;
-use kubefledged_image::{ImageRef, glob};
+use kubefledged_image::ImageRef;
 
 use crate::{
-    Answer, Authority, Call, CallId, Container, Image, RemoveResult, Runtime, RuntimeFacts,
-    StreamId, Support, classify,
+    Answer, Authority, Call, CallId, Image, RemoveResult, Runtime, RuntimeFacts, StreamId, Support,
+    Tick,
 };
-use names::{bare, repository, uses};
-use results::{failed, kept, pinned, refused};
+use names::{is_short, runtime_name};
+use results::{failed, pinned, refused};
 
 /// Where the current name stands.
 #[derive(Clone, Debug)]
 pub enum RemovalStep {
     /// Not begun.
     Begin,
+    /// The runtime is asked which image a desired short name means here.
+    Resolving(String),
     /// The runtime is asked whether the name is there.
     Inspecting,
     /// It goes only if we pulled it: did we?
@@ -31,9 +34,29 @@ pub enum RemovalStep {
     /// Our pin is taken off. What comes then, if it is known; otherwise everything is inspected again.
     Unpinning(Option<RemoveResult>),
     /// The runtime removes it.
-    Removing,
-    /// The runtime is asked whether it is gone.
-    Verifying,
+    Removing(Target),
+    /// The runtime is asked what is left of the image.
+    Verifying(Target),
+}
+
+/// What the runtime is told to remove.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The image.
+    id: String,
+    /// How much of it.
+    part: Part,
+}
+
+/// What of an image the runtime is told to remove.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    /// This name.
+    Name(String),
+    /// All of it, by its id.
+    All,
+    /// Nothing yet: an earlier removal was not seen to its end.
+    Nothing,
 }
 
 /// What is to go.
@@ -76,6 +99,18 @@ pub struct Removal {
     not_pulled: bool,
     /// Those of `only_pulled` that we did pull, as far as they were asked about.
     pulled: BTreeSet<String>,
+    /// The name at hand is gone, and something of its image may be left: what became of the name.
+    gone: Option<RemoveResult>,
+    /// Desired names without a registry, as they were written.
+    short: Vec<String>,
+    /// The images that these mean here, as far as they were asked about. CRI-O searches its registries for them.
+    meant: BTreeMap<String, Option<Image>>,
+    /// The name at hand is looked at again, and not before.
+    pub paused: Option<Tick>,
+    /// How often it was looked at again.
+    pub looks: u32,
+    /// What became of it before that.
+    earlier: Option<RemoveResult>,
 }
 
 /// What else decides about a name.
@@ -90,6 +125,8 @@ pub struct RemovalContext<'a> {
     pub claimed: &'a dyn Fn(&str) -> bool,
     /// A pull has ended, and of which image it made a name is not known yet.
     pub unverified: bool,
+    /// The id of the image whose removal under this normalized name was begun and not seen to its end.
+    pub unfinished: &'a dyn Fn(&str) -> Option<String>,
 }
 
 /// What follows for the name at hand.
@@ -99,7 +136,7 @@ pub enum AfterRemoval {
     Call(Call),
     /// Its outcome.
     Finish(RemoveResult),
-    /// It is begun anew when no pull is unverified.
+    /// It is begun anew, when no pull is unverified and its pause is over.
     Again,
 }
 
@@ -142,24 +179,40 @@ impl Removal {
             unpinned: false,
             not_pulled: false,
             pulled: BTreeSet::new(),
+            gone: None,
+            short: Vec::new(),
+            meant: BTreeMap::new(),
+            paused: None,
+            looks: 0,
+            earlier: None,
         }
+    }
+
+    /// The names that some cache desires on this node.
+    pub fn desire(&mut self, names: &[String]) {
+        self.desired = names.iter().map(|name| normalized(name)).collect();
+        let short = names.iter().filter(|name| is_short(name));
+        self.short = short.cloned().collect();
     }
 
     /// What it keeps in memory, as so many images.
     pub fn size(&self) -> usize {
         size(
             self.items.len(),
-            self.desired.iter().chain(&self.releasable),
+            self.desired
+                .iter()
+                .chain(&self.releasable)
+                .chain(&self.short),
         )
     }
 
     /// The first call for the item at hand.
     pub fn begin(&mut self, facts: &RuntimeFacts) -> AfterRemoval {
+        if self.paused.is_some() {
+            return AfterRemoval::Again;
+        }
         match &self.items[self.at] {
-            Item::Name(..) => {
-                self.step = RemovalStep::Inspecting;
-                AfterRemoval::Call(Call::Inspect(self.runtime_name()))
-            }
+            Item::Name(..) => self.look(facts),
             Item::Pin(_) if facts.pins == Support::No => AfterRemoval::Finish(RemoveResult::Absent),
             Item::Pin(id) => {
                 let image = Image {
@@ -172,19 +225,46 @@ impl Removal {
         }
     }
 
+    /// Is the name at hand there? Only CRI-O gives a short name a meaning of its own, so that it is first asked
+    /// what the desired ones mean.
+    fn look(&mut self, facts: &RuntimeFacts) -> AfterRemoval {
+        let mut short = self.short.iter();
+        let next = short.find(|name| !self.meant.contains_key(*name));
+        if let Some(name) = next.filter(|_| facts.runtime == Runtime::Crio) {
+            self.step = RemovalStep::Resolving(name.clone());
+            return AfterRemoval::Call(Call::Inspect(runtime_name(name)));
+        }
+        self.step = RemovalStep::Inspecting;
+        AfterRemoval::Call(Call::Inspect(self.runtime_name()))
+    }
+
     /// What follows from an answer.
     pub fn answered(&mut self, answer: Answer, around: &RemovalContext<'_>) -> AfterRemoval {
         self.call = None;
+        match self.step_on(answer, around) {
+            // The name is gone all the same, and what is left of the image is somebody else's.
+            AfterRemoval::Finish(RemoveResult::Kept { .. }) if self.gone.is_some() => {
+                AfterRemoval::Finish(self.gone.take().unwrap_or(RemoveResult::Removed))
+            }
+            next => next,
+        }
+    }
+
+    fn step_on(&mut self, answer: Answer, around: &RemovalContext<'_>) -> AfterRemoval {
         match (
             std::mem::replace(&mut self.step, RemovalStep::Begin),
             answer,
         ) {
-            (RemovalStep::Inspecting, Answer::Inspected(Ok(None))) => {
-                AfterRemoval::Finish(RemoveResult::Absent)
+            (RemovalStep::Resolving(name), Answer::Inspected(Ok(image))) => {
+                self.meant.insert(name, image);
+                self.look(around.facts)
             }
+            (RemovalStep::Inspecting, Answer::Inspected(Ok(None))) => self.absent(around),
             (RemovalStep::Inspecting, Answer::Inspected(Ok(Some(image)))) => self.found(image),
             (RemovalStep::Tracing(image), Answer::Traced(Ok(ours))) => self.traced(image, ours),
             (RemovalStep::Asking(_), Answer::Containers(Ok(_))) if around.unverified => {
+                // CRI-O may have lost a name of the image already. It waits for the pull, and not for itself.
+                self.held.clear();
                 AfterRemoval::Again
             }
             (RemovalStep::Asking(image), Answer::Containers(Ok(containers))) => {
@@ -210,13 +290,9 @@ impl Removal {
                 self.step = RemovalStep::Inspecting;
                 AfterRemoval::Call(Call::Inspect(self.runtime_name()))
             }
-            (RemovalStep::Removing, Answer::Removed(Ok(()))) => {
-                self.step = RemovalStep::Verifying;
-                AfterRemoval::Call(Call::Inspect(self.runtime_name()))
-            }
-            (RemovalStep::Verifying, Answer::Inspected(Ok(left))) => {
-                let still = || failed("the runtime removed the image and still has it");
-                AfterRemoval::Finish(left.map_or(RemoveResult::Removed, |_| still()))
+            (RemovalStep::Removing(target), Answer::Removed(Ok(()))) => self.verify(target),
+            (RemovalStep::Verifying(target), Answer::Inspected(Ok(left))) => {
+                self.left(left, &target)
             }
             (
                 _,
@@ -232,70 +308,15 @@ impl Removal {
         }
     }
 
-    /// The image is there: may it go, and who uses it?
-    fn found(&mut self, image: Image) -> AfterRemoval {
-        if self.only_pulled.contains(self.items[self.at].normal()) {
-            self.step = RemovalStep::Tracing(image);
-            return AfterRemoval::Call(Call::Trace(self.runtime_name()));
+    /// Somebody else has inspected a normalized name since: its image may have more names than it had.
+    pub fn saw(&mut self, name: &str, newer: &Image) {
+        for (_, image) in self
+            .meant
+            .iter_mut()
+            .filter(|(short, _)| normalized(short) == name)
+        {
+            *image = Some(newer.clone());
         }
-        self.step = RemovalStep::Asking(image);
-        AfterRemoval::Call(Call::Containers)
-    }
-
-    /// Whether we pulled it is known: who uses it?
-    fn traced(&mut self, image: Image, ours: bool) -> AfterRemoval {
-        self.not_pulled = !ours;
-        if ours {
-            let normal = self.items[self.at].normal().to_owned();
-            self.pulled.insert(normal);
-        }
-        self.step = RemovalStep::Asking(image);
-        AfterRemoval::Call(Call::Containers)
-    }
-
-    fn act(&mut self, image: &Image, target: Result<String, RemoveResult>) -> AfterRemoval {
-        match target {
-            Ok(target) => {
-                let names = image.tags.iter().chain(&image.digests);
-                self.held = names.map(|name| normalized(name)).collect();
-                self.held.insert(self.items[self.at].normal().to_owned());
-                self.step = RemovalStep::Removing;
-                AfterRemoval::Call(Call::Remove(target))
-            }
-            Err(kept) => AfterRemoval::Finish(kept),
-        }
-    }
-
-    /// A pinned image, and whose pin it is.
-    fn owned(
-        &mut self,
-        image: &Image,
-        target: Result<String, RemoveResult>,
-        ours: bool,
-    ) -> AfterRemoval {
-        let only_the_pin = matches!(self.items[self.at], Item::Pin(_));
-        if !ours {
-            return AfterRemoval::Finish(if only_the_pin {
-                RemoveResult::Absent
-            } else {
-                target.err().unwrap_or_else(pinned)
-            });
-        }
-        let mut names = image.tags.iter().chain(&image.digests);
-        let desired = names.any(|name| self.desired.contains(&normalized(name)));
-        if only_the_pin || (self.unpin_ours && !desired) {
-            self.step = RemovalStep::Unpinning(target.err());
-            return AfterRemoval::Call(Call::Pin(image.id.clone(), false));
-        }
-        AfterRemoval::Finish(
-            target
-                .err()
-                .unwrap_or_else(|| kept(failure::PINNED, "an image cache pins it".to_owned())),
-        )
-    }
-
-    /// Somebody else has inspected an image since: it may have more names than it had.
-    pub fn saw(&mut self, newer: &Image) {
         if let RemovalStep::Tracing(image)
         | RemovalStep::Asking(image)
         | RemovalStep::Owning(image, _) = &mut self.step
@@ -307,7 +328,40 @@ impl Removal {
 
     /// The runtime removes, or has removed, the name at hand.
     pub fn acting(&self) -> bool {
-        matches!(self.step, RemovalStep::Removing | RemovalStep::Verifying)
+        matches!(
+            self.step,
+            RemovalStep::Removing(_) | RemovalStep::Verifying(_)
+        )
+    }
+
+    /// The image whose removal is under way.
+    pub fn removing(&self) -> Option<&str> {
+        match &self.step {
+            RemovalStep::Removing(target) => Some(&target.id),
+            _ => None,
+        }
+    }
+
+    /// The name at hand is gone, and a pull of it that was ended may still make it again: it is looked at again,
+    /// and not before this time.
+    pub fn look_again(&mut self, at: Tick, result: RemoveResult) {
+        if self.earlier != Some(RemoveResult::Removed) {
+            self.earlier = Some(result);
+        }
+        self.looks += 1;
+        self.paused = Some(at);
+        self.step = RemovalStep::Begin;
+        self.call = None;
+        self.gone = None;
+        self.held.clear();
+    }
+
+    /// Whether it has removed the name at hand before, if now there is nothing to remove.
+    pub fn overall(&self, result: RemoveResult) -> RemoveResult {
+        match (&self.earlier, result) {
+            (Some(RemoveResult::Removed), RemoveResult::Absent) => RemoveResult::Removed,
+            (_, result) => result,
+        }
     }
 
     /// On to the next name.
@@ -317,116 +371,18 @@ impl Removal {
         self.call = None;
         self.unpinned = false;
         self.not_pulled = false;
+        self.gone = None;
+        self.paused = None;
+        self.looks = 0;
+        self.earlier = None;
         self.held.clear();
     }
 
     /// What the runtime is asked about.
     fn runtime_name(&self) -> String {
         match &self.items[self.at] {
-            Item::Name(name, _) => {
-                ImageRef::parse(name).map_or_else(|_| name.clone(), |image| image.runtime_name())
-            }
+            Item::Name(name, _) => runtime_name(name),
             Item::Pin(id) => id.clone(),
         }
-    }
-
-    /// What to remove, or why not; its pin is decided apart.
-    fn target(
-        &self,
-        image: &Image,
-        containers: &[Container],
-        around: &RemovalContext<'_>,
-    ) -> Result<String, RemoveResult> {
-        let normal = self.items[self.at].normal();
-        if self.not_pulled {
-            let why = "kubefledged did not pull it (removalPolicy: OnlyPulled)".to_owned();
-            return Err(kept(failure::NOT_PULLED, why));
-        }
-        if let Some(why) = self.protection(image, around) {
-            return Err(kept(failure::IN_USE, why));
-        }
-        if containers.iter().any(|container| uses(container, image)) {
-            let why = "a container on the node uses it".to_owned();
-            return Err(kept(failure::IN_USE, why));
-        }
-        let shared = |other: &str| {
-            Err(kept(
-                failure::SHARED_IMAGE,
-                classify::tidy(&format!("it is also {other}")),
-            ))
-        };
-        if self.desired.contains(normal) {
-            let why = "another image cache wants it".to_owned();
-            return Err(kept(failure::SHARED_IMAGE, why));
-        }
-        let by_digest = normal.contains('@');
-        match (around.facts.runtime, self.other_name(image, normal, around)) {
-            // Only the name goes there; but a digest is no name that could go alone.
-            (Runtime::Crio, Some(other)) if by_digest => shared(&other),
-            (Runtime::Crio, Some(_)) => Ok(self.runtime_name()),
-            (Runtime::Crio, None) => Ok(bare(&image.id).to_owned()),
-            (Runtime::Containerd | Runtime::Docker, Some(other)) => shared(&other),
-            (Runtime::Containerd | Runtime::Docker, None) => Ok(image.id.clone()),
-        }
-    }
-
-    /// Why it always stays.
-    fn protection(&self, image: &Image, around: &RemovalContext<'_>) -> Option<String> {
-        let written = match &self.items[self.at] {
-            Item::Name(name, _) => name,
-            Item::Pin(id) => id,
-        };
-        let all = || image.tags.iter().chain(&image.digests).chain([written]);
-        let is = |other: &String| all().any(|name| normalized(name) == normalized(other));
-        if around.facts.sandbox_image.as_ref().is_some_and(is) {
-            return Some("it is the sandbox image of the runtime".to_owned());
-        }
-        if around.own.iter().any(is) {
-            return Some("it is an image of kubefledged itself".to_owned());
-        }
-        let protects = |pattern: &&String| all().any(|name| glob::matches(pattern, name));
-        let pattern = around.protected.iter().find(protects)?;
-        Some(format!("protected by --protected-images {pattern}"))
-    }
-
-    /// Another name of the image that is not ours to remove.
-    fn other_name(
-        &self,
-        image: &Image,
-        normal: &str,
-        around: &RemovalContext<'_>,
-    ) -> Option<String> {
-        let ours = |other: &str| {
-            let kept = self.desired.contains(other)
-                || (around.claimed)(other)
-                || (self.only_pulled.contains(other) && !self.pulled.contains(other));
-            let free = self.releasable.contains(other)
-                || self.items.iter().any(|item| item.normal() == other);
-            other == normal || (free && !kept)
-        };
-        let tags: Vec<String> = image.tags.iter().map(|tag| normalized(tag)).collect();
-        if let Some(tag) = tags.iter().find(|tag| !ours(tag)) {
-            return Some(tag.clone());
-        }
-        // Each tag brings a digest of its repository along, which is nobody's own. One of another
-        // repository was pulled by digest; CRI-O lists it after its tag has gone, too.
-        let known = tags.iter().map(String::as_str).chain([normal]).chain(
-            self.releasable
-                .iter()
-                .map(String::as_str)
-                .chain(self.items.iter().map(Item::normal)),
-        );
-        image
-            .digests
-            .iter()
-            .map(|digest| normalized(digest))
-            .find(|digest| {
-                self.desired.contains(digest)
-                    || (around.claimed)(digest)
-                    || (around.facts.runtime != Runtime::Crio
-                        && !known
-                            .clone()
-                            .any(|name| repository(name) == repository(digest)))
-            })
     }
 }

@@ -80,6 +80,8 @@ pub enum State {
     Waiting(Tick),
     /// For the runtime.
     Calling(CallId, Phase),
+    /// Until its image is inspected again: the runtime may not show the pin yet.
+    Paused(Tick, pins::PinStep),
     /// Remembered until then.
     Finished(PullResult, Tick),
 }
@@ -142,6 +144,8 @@ pub enum AfterCall {
     Call(Call, Phase),
     /// Wait for a slot, and not before.
     Wait(Tick),
+    /// Inspect the image for its pin, and not before.
+    Pause(Tick, pins::PinStep),
     /// It is over.
     Finish(PullResult),
 }
@@ -213,7 +217,7 @@ impl Task {
     pub fn call(&self) -> Option<CallId> {
         match self.state {
             State::Calling(id, _) => Some(id),
-            State::Waiting(_) | State::Finished(..) => None,
+            State::Waiting(_) | State::Paused(..) | State::Finished(..) => None,
         }
     }
 
@@ -243,9 +247,17 @@ impl Task {
     /// Whether the runtime works on its name.
     pub fn holds_name(&self) -> bool {
         match &self.state {
-            State::Calling(_, Phase::Pin(_)) => true,
+            State::Calling(_, Phase::Pin(_)) | State::Paused(..) => true,
             State::Calling(..) => self.started.is_some(),
             State::Waiting(_) | State::Finished(..) => false,
+        }
+    }
+
+    /// When its image is inspected again for its pin.
+    pub fn paused_until(&self) -> Option<Tick> {
+        match self.state {
+            State::Paused(until, _) => Some(until),
+            _ => None,
         }
     }
 
@@ -285,7 +297,12 @@ impl Task {
 
     /// When its attempt must end. An image that is there is no longer late.
     pub fn deadline_at(&self) -> Option<Tick> {
-        if self.finished() || matches!(self.state, State::Calling(_, Phase::Pin(_))) {
+        if self.finished()
+            || matches!(
+                self.state,
+                State::Calling(_, Phase::Pin(_)) | State::Paused(..)
+            )
+        {
             return None;
         }
         let fallback = self.fallback.filter(|_| self.bytes().is_none());

@@ -218,6 +218,7 @@ impl Runtime {
         Disk {
             capacity: CAPACITY << 20,
             available: CAPACITY.saturating_sub(used) << 20,
+            ..Disk::default()
         }
     }
 

@@ -113,6 +113,9 @@ impl Images for Shared {
             };
         }
         let on = labels.contains_key("io.cri-containerd.pinned");
+        state
+            .labelled
+            .insert(image.name.clone(), std::time::Instant::now());
         state.calls.push(Call::Pin(image.name.clone(), on));
         Ok(Response::new(UpdateImageResponse { image: Some(image) }))
     }

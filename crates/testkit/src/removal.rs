@@ -48,6 +48,11 @@ impl Removal {
         })
     }
 
+    /// The error for an image that a container mounts as a volume; `None`: the runtime removes it all the same.
+    pub fn refusal_of_mounted(self) -> Option<String> {
+        (self == Self::Name).then(|| "the image is in use by 0123".to_owned())
+    }
+
     /// What the removal of an image does that is there.
     pub fn effect(self, target: Target) -> Effect {
         let Target {
@@ -81,6 +86,12 @@ mod tests {
             last_name,
             used,
         })
+    }
+
+    #[test]
+    fn of_a_mounted_image_crio_refuses_every_name_and_containerd_nothing() {
+        assert!(Removal::Name.refusal_of_mounted().is_some());
+        assert!(Removal::Whole.refusal_of_mounted().is_none());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::{
         atomic::{AtomicU32, Ordering},
     },
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 use kubefledged_image::ImageRef;
@@ -69,6 +70,8 @@ pub enum Call {
     List,
     /// `StreamImages`.
     Stream,
+    /// `ContainerStatus`.
+    ContainerStatus(String),
     /// containerd's `Update`: an image id was pinned or unpinned.
     Pin(String, bool),
 }
@@ -95,6 +98,9 @@ pub(crate) struct State {
     pub(crate) images: Vec<Image>,
     /// Labels by image id.
     pub(crate) labels: BTreeMap<String, BTreeMap<String, String>>,
+    /// When the labels of an image id changed last, and how long after that CRI shows them.
+    pub(crate) labelled: BTreeMap<String, Instant>,
+    labels_late: Duration,
     /// Blobs that are being written: name, offset, total.
     pub(crate) ingests: Vec<(String, i64, i64)>,
     /// Blobs that are complete, with their labels and contents.
@@ -103,6 +109,10 @@ pub(crate) struct State {
     streams: bool,
     sandbox_image: String,
     containers: Vec<Container>,
+    /// Ids of images that containers mount as volumes, by the container's id.
+    mounts: BTreeMap<String, String>,
+    /// UIDs of pods whose sandboxes run here.
+    pods: BTreeSet<String>,
     private: BTreeMap<String, Login>,
     failing: BTreeMap<String, Vec<(Code, String)>>,
     held: BTreeSet<String>,
@@ -210,6 +220,11 @@ impl FakeRuntime {
         }
     }
 
+    /// Shows a pin only this long after it was set, as containerd 2.x does while many images change.
+    pub fn show_pins_after(&self, late: Duration) {
+        self.shared.state().labels_late = late;
+    }
+
     /// Returns whether an image is pinned.
     pub fn pinned(&self, name: &str) -> bool {
         let state = self.shared.state();
@@ -286,6 +301,32 @@ impl FakeRuntime {
             },
             ..Container::default()
         });
+    }
+
+    /// Adds a container that runs from another image, which is not listed, and mounts this one as a volume.
+    pub fn mount(&self, name: &str) {
+        let mut state = self.shared.state();
+        let Some(at) = state.find(name) else { return };
+        let id = format!("container-with-{name}");
+        let image = state.images[at].id.clone();
+        state.mounts.insert(id.clone(), image);
+        state.containers.push(Container {
+            id,
+            image_ref: digest("the image of the container"),
+            ..Container::default()
+        });
+    }
+
+    /// Ends all containers, and removes them.
+    pub fn end_containers(&self) {
+        let mut state = self.shared.state();
+        state.containers.clear();
+        state.mounts.clear();
+    }
+
+    /// Runs the sandbox of a pod.
+    pub fn run_pod(&self, uid: &str) {
+        self.shared.state().pods.insert(uid.to_owned());
     }
 
     /// Requires this login for the image.

@@ -143,6 +143,8 @@ impl Node {
                 Ok(Disk {
                     capacity: a,
                     available: b,
+                    inodes: b,
+                    inodes_free: a,
                 }),
                 Err,
             )),

@@ -11,7 +11,7 @@ fn unready() -> NodeFacts {
 
 fn tainted() -> NodeFacts {
     NodeFacts {
-        taints: vec!["node.kubernetes.io/disk-pressure".into()],
+        taints: vec![taint("node.kubernetes.io/disk-pressure", "NoSchedule")],
         ..facts(&[])
     }
 }

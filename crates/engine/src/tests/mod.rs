@@ -126,6 +126,14 @@ fn spec(lists: &Lists<'_>) -> ImageCacheSpec {
 }
 
 /// One list for all nodes.
+fn taint(key: &str, effect: &str) -> Taint {
+    Taint {
+        key: key.into(),
+        effect: effect.into(),
+        ..Taint::default()
+    }
+}
+
 fn images(images: &[&str]) -> ImageCacheSpec {
     spec(&[(images, &[])])
 }

@@ -83,10 +83,7 @@ fn a_node_that_becomes_eligible_gets_its_images_at_once() {
     for not_yet in [
         (|f: &mut NodeFacts| f.unschedulable = true) as fn(&mut NodeFacts),
         |f| {
-            f.taints = vec![Taint {
-                key: "node.kubernetes.io/disk-pressure".into(),
-                ..Taint::default()
-            }];
+            f.taints = vec![taint("node.kubernetes.io/disk-pressure", "NoSchedule")];
         },
         |f| f.labels = [("kubefledged.io/exclude".into(), String::new())].into(),
         |f| f.labels = [("type".into(), "virtual-kubelet".into())].into(),
@@ -370,11 +367,7 @@ fn nodes_that_the_pullers_daemonset_does_not_select_are_neither_awaited_nor_fail
         taints: taints.to_vec(),
         ..facts(&[("pool", pool)])
     };
-    let gpu = Taint {
-        key: "gpu".into(),
-        effect: "NoSchedule".into(),
-        ..Taint::default()
-    };
+    let gpu = taint("gpu", "NoSchedule");
     harness.handle(Event::NodeApplied(node("n1"), pool("a", &[])));
     harness.handle(Event::NodeApplied(node("n2"), pool("b", &[])));
     harness.handle(Event::NodeApplied(node("n3"), pool("a", &[gpu])));

@@ -1,19 +1,35 @@
 //! What follows from the runtime's answers.
 
+use std::time::Duration;
+
 use super::{Caller, Queue};
 use crate::{
     Answer, Authority, Call, CallId, Command, PinResult, PullResult, RemoveOutcome, RemoveResult,
-    StreamId, Support, Tick,
+    Runtime, StreamId, Support, Tick,
     intent::Intent,
     removal::{self, RemovalContext},
     task::{AfterCall, State, Task, TaskKey},
 };
 
+/// For how long a name is looked at after its pull was ended: the runtime may be past the point where it can stop,
+/// and then makes the image a little later.
+const FOLLOW: Duration = Duration::from_secs(10);
+/// The same for Docker, where an ended pull goes on.
+const FOLLOW_DOCKER: Duration = Duration::from_secs(30);
+/// Before the first of these looks; the pauses double.
+const FIRST_LOOK: Duration = Duration::from_millis(250);
+/// Codes of answers that are not the runtime's own word.
+const NOT_ITS_OWN: [&str; 3] = ["Cancelled", "DeadlineExceeded", "Unavailable"];
+/// Most removals that were begun and not seen to their end, of which it is remembered.
+const MOST_UNFINISHED: usize = 1000;
+/// For how long.
+const UNFINISHED: Duration = Duration::from_secs(3600);
+
 impl Queue {
     pub(super) fn answered(&mut self, id: CallId, answer: Answer, now: Tick) {
         match self.calls.remove(&id) {
             Some(Caller::Task(key)) => self.task_answered(&key, answer, now),
-            Some(Caller::Ending) => drop(self.ending.remove(&id)),
+            Some(Caller::Ending) => self.ended(id, &answer, now),
             Some(Caller::Removal) => self.removal_answered(answer),
             Some(Caller::Check(at, index)) => self.check_answered(at, index, answer),
             Some(Caller::CheckPins(at)) => self.check_pins_answered(at, answer),
@@ -27,14 +43,16 @@ impl Queue {
         if let (Answer::Inspected(Ok(Some(image))), Some(removal)) =
             (&answer, self.removals.front_mut())
         {
-            removal.saw(image);
+            removal.saw(&key.image, image);
         }
         let full = self.full();
         let around = self.around(full.as_deref());
         let answered = self.tasks.change(key, |task| {
             let next = task.answered(answer, now, around);
-            if let AfterCall::Wait(at) = next {
-                task.state = State::Waiting(at);
+            match &next {
+                AfterCall::Wait(at) => task.state = State::Waiting(*at),
+                AfterCall::Pause(at, step) => task.state = State::Paused(*at, step.clone()),
+                AfterCall::Call(..) | AfterCall::Finish(_) => {}
             }
             (next, task.learnt.take())
         });
@@ -46,7 +64,8 @@ impl Queue {
             let why = "the pin was taken off at once by a newer request".to_owned();
             self.tasks
                 .change(key, |task| task.pin = PinResult::Failed(why));
-        } else {
+        } else if self.facts.pins != Support::Yes {
+            // What worked once does not become unsupported: then something else is wrong.
             self.facts.pins = learnt.unwrap_or(self.facts.pins);
         }
         match next {
@@ -55,7 +74,7 @@ impl Queue {
                 self.finish(key, result.unwrap_or(PullResult::Present), now);
             }
             AfterCall::Call(call, phase) => self.call_for(key, call, phase),
-            AfterCall::Wait(_) => {}
+            AfterCall::Wait(_) | AfterCall::Pause(..) => {}
             AfterCall::Finish(result) => self.finish(key, result, now),
         }
     }
@@ -95,7 +114,7 @@ impl Queue {
             return;
         };
         let (tasks, intents, authority) = (&self.tasks, &self.intents, removal.authority);
-        let ending = &self.ending;
+        let (ending, unfinished) = (&self.ending, &self.unfinished);
         let claimed = |name: &str| {
             let mut open = tasks.of(name).filter(|(_, task)| !task.finished());
             open.next().is_some()
@@ -108,12 +127,52 @@ impl Queue {
             protected: &self.settings.protected_images,
             own: &self.settings.own_images,
             claimed: &claimed,
+            unfinished: &|name| unfinished.get(name).map(|(id, _)| id.clone()),
         };
-        match removal.answered(answer, &around) {
+        let next = removal.answered(answer, &around);
+        if let Some(id) = removal.removing() {
+            let normal = removal.items[removal.at].normal().to_owned();
+            let id = id.to_owned();
+            if self.unfinished.len() >= MOST_UNFINISHED {
+                self.unfinished.pop_first();
+            }
+            let until = self.now.after(UNFINISHED);
+            self.unfinished.insert(normal, (id, until));
+        } else if !removal.acting() {
+            // What waited for the removal does not wait for what it asks next.
+            self.replies.append(&mut self.after_removal);
+        }
+        match next {
             removal::AfterRemoval::Finish(result) => self.removed(result),
             removal::AfterRemoval::Call(call) => self.call_for_removal(call),
             removal::AfterRemoval::Again => {}
         }
+    }
+
+    /// A pull that was ended has its answer. If that is not the runtime's own word, the runtime may still be about
+    /// to make the image.
+    fn ended(&mut self, id: CallId, answer: &Answer, now: Tick) {
+        let Some(name) = self.ending.remove(&id) else {
+            return;
+        };
+        if let Answer::Pulled(Err(error)) = answer
+            && NOT_ITS_OWN.contains(&error.code.as_str())
+        {
+            let follow = match self.facts.runtime {
+                Runtime::Docker => FOLLOW_DOCKER,
+                Runtime::Containerd | Runtime::Crio => FOLLOW,
+            };
+            self.followed.insert(name.image, now.after(follow));
+        }
+    }
+
+    /// When the name at hand is to be looked at again although it is gone: the runtime may still be about to make
+    /// its image.
+    fn look_again_at(&self) -> Option<Tick> {
+        let removal = self.removals.front()?;
+        let until = self.followed.get(removal.items[removal.at].normal())?;
+        let pause = FIRST_LOOK * 2_u32.pow(removal.looks.min(4));
+        (*until > self.now).then(|| self.now.after(pause).min(*until))
     }
 
     /// Asked again before each step, so also right before the runtime removes. What it has
@@ -129,10 +188,20 @@ impl Queue {
     }
 
     pub(super) fn removed(&mut self, result: RemoveResult) {
+        let again = self.look_again_at();
         let Some(removal) = self.removals.front_mut() else {
             return;
         };
-        let index = removal.at;
+        let gone = matches!(result, RemoveResult::Removed | RemoveResult::Absent);
+        if let Some(at) = again.filter(|_| gone && removal.stream.is_some()) {
+            removal.look_again(at, result);
+            self.replies.append(&mut self.after_removal);
+            return;
+        }
+        if !matches!(result, RemoveResult::Failed { .. }) {
+            self.unfinished.remove(removal.items[removal.at].normal());
+        }
+        let (index, result) = (removal.at, removal.overall(result));
         removal.next();
         let stream = removal.stream;
         self.replies.append(&mut self.after_removal);

@@ -137,9 +137,10 @@ impl Tasks {
                 let tasks = turns.entry(Turn::of(key, task)).or_default();
                 tasks.insert(age, key.clone());
             }
-            State::Calling(..) => {}
+            State::Calling(..) | State::Paused(..) => {}
         }
-        let begun = task.started.is_some() || task.call().is_some() || task.repeats();
+        let works = task.call().is_some() || task.paused_until().is_some();
+        let begun = task.started.is_some() || works || task.repeats();
         if !task.finished() && begun {
             self.active.insert(key.clone());
         }

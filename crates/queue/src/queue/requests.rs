@@ -153,7 +153,7 @@ impl Queue {
                     task = task.remembering(!key.freshness.is_empty());
                 }
                 State::Finished(..) => {}
-                State::Waiting(_) | State::Calling(..) => {
+                State::Waiting(_) | State::Calling(..) | State::Paused(..) => {
                     self.tasks
                         .change(&key, |known| known.share(&request, interest));
                     return Taken::Attached(None);

@@ -111,6 +111,7 @@ fn row(key: &TaskKey, task: &Task, now: Tick) -> PullRow {
                 Phase::Verify | Phase::Mark => PullState::Verifying,
                 Phase::Pin(_) => PullState::Pinning,
             },
+            State::Paused(..) => PullState::Pinning,
             State::Finished(result, _) => PullState::Finished(result.clone()),
         },
         priority: task.priority,

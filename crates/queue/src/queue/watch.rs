@@ -6,12 +6,14 @@ use kubefledged_api_types::names::failure;
 
 use super::{Caller, Queue};
 use crate::{
-    Answer, Bytes, Call, CallId, Disk, Tick, pins,
-    task::{self, TaskKey},
+    Answer, Bytes, Call, CallId, Disk, Tick, disk, pins,
+    task::{self, Task, TaskKey},
 };
 
 /// How long an observation of the disk holds. A pull fills it, and the kubelet frees it.
 const DISK_AGE: Duration = Duration::from_secs(5);
+/// Time between two observations of the disk while pulls run.
+const DISK_WATCH: Duration = Duration::from_secs(3);
 
 /// What is known of the disk.
 #[derive(Debug, Default)]
@@ -32,31 +34,53 @@ impl DiskObservation {
         self.seen.and_then(|(disk, _)| disk)
     }
 
-    fn fresh(&self, now: Tick) -> bool {
-        self.seen.is_some_and(|(_, at)| at.after(DISK_AGE) > now)
+    fn fresh(&self, now: Tick, age: Duration) -> bool {
+        self.seen.is_some_and(|(_, at)| at.after(age) > now)
     }
 }
 
 impl Queue {
     // === disk
 
-    /// Before a pull begins.
+    /// Before a pull begins, and every few seconds while one runs.
     pub(super) fn look_at_disk(&mut self, now: Tick) {
-        if self.settings.disk_watermark.is_some() && self.disk_matters(now) {
+        if self.settings.disk_watermark.is_none() {
+            return;
+        }
+        if self.disk_matters(now) {
             self.want_disk(now);
+        }
+        if self.pull_runs() {
+            self.want_younger_disk(now, DISK_WATCH);
         }
     }
 
     pub(super) fn want_disk(&mut self, now: Tick) {
+        self.want_younger_disk(now, DISK_AGE);
+    }
+
+    fn want_younger_disk(&mut self, now: Tick, age: Duration) {
         let off = self.settings.disk_watermark.is_none();
-        if !off && !self.disk.awaited() && !self.disk.fresh(now) {
+        if !off && !self.disk.awaited() && !self.disk.fresh(now, age) {
             self.disk.call = Some(self.call(Caller::Disk, Call::FsInfo));
         }
     }
 
+    fn pull_runs(&self) -> bool {
+        let mut tasks = self.tasks.active();
+        tasks.any(|(_, task)| task.pulling().is_some())
+    }
+
+    /// When the disk is due to be observed because a pull runs.
+    pub(super) fn disk_due(&self) -> Option<Tick> {
+        let (_, at) = self.disk.seen?;
+        let watched = self.settings.disk_watermark.is_some() && !self.disk.awaited();
+        (watched && self.pull_runs()).then(|| at.after(DISK_WATCH))
+    }
+
     /// Why nothing is pulled or pinned now.
     pub(super) fn full(&self) -> Option<String> {
-        pins::full(self.disk.known()?, self.settings.disk_watermark?)
+        disk::full(self.disk.known()?, self.settings.disk_watermark?)
     }
 
     pub(super) fn disk_answered(&mut self, answer: &Answer, now: Tick) {
@@ -69,6 +93,43 @@ impl Queue {
             seen: Some((disk, now)),
         };
         self.finish_checks();
+        let crossed = disk.zip(self.settings.disk_watermark);
+        if let Some(why) = crossed.and_then(|(disk, watermark)| disk::crossed(disk, watermark)) {
+            for key in self.pulls_running() {
+                self.stop(&key, failure::DISK_PRESSURE, &why, now);
+            }
+        }
+    }
+
+    /// The pulls that run, the oldest first.
+    fn pulls_running(&self) -> Vec<TaskKey> {
+        let running = self.tasks.active();
+        let running = running.filter(|(_, task)| task.pulling().is_some());
+        let mut running: Vec<(&TaskKey, &Task)> = running.collect();
+        running.sort_by_key(|(_, task)| task.age);
+        running.into_iter().map(|(key, _)| key.clone()).collect()
+    }
+
+    fn stop(&mut self, key: &TaskKey, reason: &str, why: &str, now: Tick) {
+        self.abandon_call(key);
+        self.finish(key, task::failed(reason, why), now);
+    }
+
+    /// Pulls of which so much is still to come that it cannot fit.
+    fn stop_what_does_not_fit(&mut self, now: Tick) {
+        let Some((disk, watermark)) = self.disk.known().zip(self.settings.disk_watermark) else {
+            return;
+        };
+        let mut others = 0;
+        for key in self.pulls_running() {
+            let Some(bytes) = self.tasks.get(&key).and_then(Task::bytes) else {
+                continue;
+            };
+            match disk::lacks_room(disk, watermark, bytes, others) {
+                Some(why) => self.stop(&key, failure::DISK_PRESSURE, &why, now),
+                None => others += disk::needs(bytes),
+            }
+        }
     }
 
     // === bytes
@@ -114,9 +175,9 @@ impl Queue {
             }
         }
         for (key, bytes) in stalled {
-            self.abandon_call(&key);
             let why = pins::stalled(bytes, limit);
-            self.finish(&key, task::failed(failure::NO_PROGRESS, &why), now);
+            self.stop(&key, failure::NO_PROGRESS, &why, now);
         }
+        self.stop_what_does_not_fit(now);
     }
 }

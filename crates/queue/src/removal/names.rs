@@ -1,5 +1,7 @@
 //! Names and ids of images, as runtimes write them.
 
+use kubefledged_image::ImageRef;
+
 use super::normalized;
 use crate::{Container, Image};
 
@@ -10,6 +12,18 @@ pub fn repository(name: &str) -> &str {
     name[path..]
         .find(':')
         .map_or(name, |colon| &name[..path + colon])
+}
+
+/// What the runtime is asked for.
+pub fn runtime_name(written: &str) -> String {
+    ImageRef::parse(written).map_or_else(|_| written.to_owned(), |image| image.runtime_name())
+}
+
+/// Whether a name has no registry.
+pub fn is_short(written: &str) -> bool {
+    let hub = ["docker.io/", "index.docker.io/"];
+    ImageRef::parse(written).is_ok_and(|image| image.registry() == "docker.io")
+        && !hub.iter().any(|host| written.starts_with(host))
 }
 
 pub fn bare(id: &str) -> &str {

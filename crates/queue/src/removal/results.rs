@@ -24,8 +24,10 @@ pub fn failed(message: &str) -> RemoveResult {
 
 /// CRI-O and Docker say so themselves when a container started between our list of containers and the removal.
 pub fn refused(error: &CallError) -> RemoveResult {
-    const IN_USE: [&str; 3] = [
+    const IN_USE: [&str; 4] = [
         "in use by a container",
+        // Of an image that a container mounts as a volume.
+        "the image is in use by ",
         "is using its referenced image",
         "image is being used by",
     ];

@@ -10,12 +10,17 @@ const STOOD_STILL: u64 = 8_000;
 /// Longest and shortest time between two observations of the bytes of a pull, for its no-progress limit.
 const WATCH: Duration = Duration::from_secs(10);
 const OFTEN: Duration = Duration::from_secs(1);
+/// While nothing is known of a pull that is this young, it is observed every two seconds: whether it fits on the disk
+/// is seen before it has filled it.
+const YOUNG: Duration = Duration::from_secs(20);
 /// Bytes per second that count as progress.
 const SLOWEST: u64 = 512;
 
 /// The bytes of a pull as they were seen.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Watch {
+    /// When the pull began.
+    began: Tick,
     /// When they are observed again.
     next: Tick,
     /// None: they could not be seen.
@@ -34,7 +39,8 @@ impl Task {
 
     pub(super) fn watch_from(&mut self, now: Tick) {
         self.watch = Some(Watch {
-            next: now.after(self.often()),
+            began: now,
+            next: now.after(OFTEN),
             bytes: self.watch.and_then(|watch| watch.bytes),
             moved: now,
             mark: 0,
@@ -76,7 +82,8 @@ impl Task {
             watch.mark = bytes.map_or(watch.mark, |bytes| bytes.done);
         }
         watch.bytes = bytes.or(watch.bytes);
-        watch.next = now.after(often);
+        let unknown = watch.bytes.is_none() && now < watch.began.after(YOUNG);
+        watch.next = now.after(if unknown { OFTEN * 2 } else { often });
         Duration::from_millis(now.0.saturating_sub(watch.moved.0))
     }
 

@@ -39,6 +39,16 @@ impl Task {
         (Call::Inspect(self.name.clone()), Phase::Inspect)
     }
 
+    /// Does the runtime show the pin by now?
+    pub fn look_again(&self) -> Option<(Call, Phase)> {
+        match &self.state {
+            State::Paused(_, step) => {
+                Some((Call::Inspect(self.name.clone()), Phase::Pin(step.clone())))
+            }
+            _ => None,
+        }
+    }
+
     /// The credentials of the request go first, and without any of the node either it is tried
     /// anonymously: the kubelet's rule.
     fn pull_or_ask(&mut self, now: Tick, around: TaskContext<'_>) -> (Call, Phase) {
@@ -66,7 +76,7 @@ impl Task {
                 self.inspected = Some(now);
                 let will_do = self.policy == Policy::IfNotPresent || self.remembered;
                 if will_do || self.attempts > 0 {
-                    return self.there(image, around);
+                    return self.there(image, now, around);
                 }
                 self.before = Some(image.id);
                 self.next_after_look(now, around)
@@ -93,16 +103,16 @@ impl Task {
                     self.image = Some(image);
                     return AfterCall::Call(Call::Mark(self.name.clone()), Phase::Mark);
                 }
-                self.there(image, around)
+                self.there(image, now, around)
             }
             // Without the mark the image stays one day too long: that is the safe side.
             (Phase::Mark, Answer::Marked(_)) => {
                 let image = self.image.take().unwrap_or_default();
-                self.there(image, around)
+                self.there(image, now, around)
             }
             // A removal of the image under another name came between; or the runtime is wrong.
             (Phase::Verify, Answer::Inspected(Ok(None))) => self.pull_again(now),
-            (Phase::Pin(step), answer) => self.pin(&step, answer, around),
+            (Phase::Pin(step), answer) => self.pin(&step, answer, now, around),
             (_, Answer::Pulled(Err(error)) | Answer::Inspected(Err(error))) => {
                 self.went_wrong(&error, now, around)
             }
@@ -122,18 +132,24 @@ impl Task {
     }
 
     /// The image is there; what is left is its pin.
-    fn there(&mut self, image: Image, around: TaskContext<'_>) -> AfterCall {
+    fn there(&mut self, image: Image, now: Tick, around: TaskContext<'_>) -> AfterCall {
         let mut found = pins::PinFindings::default();
         let next = pins::begin(&image, self.pinning(around), &mut found);
         self.image = Some(image);
-        self.after_pin(next, found)
+        self.after_pin(next, found, now)
     }
 
-    fn pin(&mut self, step: &pins::PinStep, answer: Answer, around: TaskContext<'_>) -> AfterCall {
+    fn pin(
+        &mut self,
+        step: &pins::PinStep,
+        answer: Answer,
+        now: Tick,
+        around: TaskContext<'_>,
+    ) -> AfterCall {
         let mut found = pins::PinFindings::default();
         let image = self.image.clone().unwrap_or_default();
         let next = pins::answered(step, answer, &image, self.pinning(around), &mut found);
-        self.after_pin(next, found)
+        self.after_pin(next, found, now)
     }
 
     fn pinning<'a>(&'a self, around: TaskContext<'a>) -> pins::PinContext<'a> {
@@ -146,7 +162,12 @@ impl Task {
         }
     }
 
-    fn after_pin(&mut self, next: pins::AfterPin, found: pins::PinFindings) -> AfterCall {
+    fn after_pin(
+        &mut self,
+        next: pins::AfterPin,
+        found: pins::PinFindings,
+        now: Tick,
+    ) -> AfterCall {
         self.image = found.image.or(self.image.take());
         self.learnt = found.pins;
         if let Some(pin) = found.pin {
@@ -154,6 +175,7 @@ impl Task {
         }
         match next {
             pins::AfterPin::Call(call, step) => AfterCall::Call(call, Phase::Pin(step)),
+            pins::AfterPin::Later(pause, step) => AfterCall::Pause(now.after(pause), step),
             pins::AfterPin::Done => AfterCall::Finish(self.done()),
         }
     }

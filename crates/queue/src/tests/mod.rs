@@ -8,17 +8,24 @@ use std::{
 use super::*;
 
 mod checks;
+mod ended;
 mod fair;
 mod outcomes;
 mod pins;
 mod pulls;
 mod removals;
 mod room;
+mod short;
 mod watch;
 
 /// Answers calls when a test asks for it.
 struct Node {
     queue: Queue,
+    runtime: Runtime,
+    /// The answer to removals.
+    removals: Result<(), CallError>,
+    /// Short names that CRI-O finds in the registries that it searches.
+    aliases: BTreeMap<String, String>,
     now: Tick,
     images: BTreeMap<String, Image>,
     containers: Vec<Container>,
@@ -44,6 +51,8 @@ struct Node {
     marked: BTreeSet<String>,
     /// Whether a label has any effect.
     pins_work: bool,
+    /// Pins show up when the test says so.
+    pins_late: bool,
     disk: Result<Disk, CallError>,
     bytes: BTreeMap<String, Bytes>,
     /// What the node's credential providers give.
@@ -144,6 +153,9 @@ impl Node {
 
     fn set(settings: Settings) -> Self {
         Self {
+            runtime: settings.runtime,
+            removals: Ok(()),
+            aliases: BTreeMap::new(),
             queue: Queue::new(settings),
             now: Tick(1),
             images: BTreeMap::new(),
@@ -165,6 +177,7 @@ impl Node {
             ours: BTreeSet::new(),
             marked: BTreeSet::new(),
             pins_work: true,
+            pins_late: false,
             disk: Ok(Disk::default()),
             bytes: BTreeMap::new(),
             provided: (Vec::new(), None),
@@ -261,7 +274,11 @@ impl Node {
         let answer = match call {
             Call::Inspect(name) => {
                 let by_id = self.images.values().find(|image| image.id == name);
-                let image = self.images.get(&name).or(by_id);
+                let name = self.aliases.get(&name).unwrap_or(&name);
+                let crio = self.runtime == Runtime::Crio;
+                let image = self.images.get(name);
+                let tagged = image.filter(|image| !crio || image.tags.contains(name));
+                let image = tagged.or(by_id);
                 Answer::Inspected(self.inspections.clone().map(|()| image.cloned()))
             }
             Call::Pull(..) if cancelled => {
@@ -278,10 +295,11 @@ impl Node {
             },
             Call::Containers => Answer::Containers(Ok(self.containers.clone())),
             Call::Remove(target) => {
-                self.images
-                    .retain(|name, image| *name != target && image.id != target);
-                self.ours.remove(&target);
-                Answer::Removed(Ok(()))
+                let answer = self.removals.clone();
+                if answer.is_ok() {
+                    self.let_go(&target);
+                }
+                Answer::Removed(answer)
             }
             Call::FsInfo => Answer::Disk(self.disk.clone()),
             Call::Pins => {
@@ -306,10 +324,34 @@ impl Node {
         self.handle(Event::Answered(id, answer));
     }
 
+    /// The runtime has taken in all labels.
+    fn show_pins(&mut self) {
+        let (ours, images) = (&self.ours, self.images.values_mut());
+        for image in images.filter(|image| ours.contains(&image.id)) {
+            image.pinned = true;
+        }
+    }
+
+    /// CRI-O removes a name, and the image with its id.
+    fn let_go(&mut self, target: &str) {
+        let tagged = |image: &&mut Image| image.tags.iter().any(|tag| tag == target);
+        match self.images.values_mut().find(tagged) {
+            Some(image) if self.runtime == Runtime::Crio => {
+                image.tags.retain(|tag| tag != target);
+            }
+            _ => {
+                let gone = |id: &str| id == target || id.strip_prefix("sha256:") == Some(target);
+                self.images
+                    .retain(|name, image| name != target && !gone(&image.id));
+            }
+        }
+        self.ours.remove(target);
+    }
+
     fn pin(&mut self, id: &str, on: bool) {
         let images = self.images.values_mut().filter(|image| image.id == id);
         for image in images {
-            image.pinned = on && self.pins_work;
+            image.pinned = on && self.pins_work && !self.pins_late;
         }
         if on {
             self.ours.insert(id.to_owned());
@@ -333,6 +375,14 @@ impl Node {
             self.answer_one(0);
         }
         panic!("the queue does not come to rest");
+    }
+
+    /// Lets this time pass, and answers everything meanwhile.
+    fn rest(&mut self, seconds: u64) {
+        for _ in 0..seconds {
+            self.wait(1);
+            self.run();
+        }
     }
 
     fn wait(&mut self, seconds: u64) {

@@ -20,8 +20,13 @@ fn disk_and_bytes(node: &mut Node, image: usize, pick: usize) {
     node.disk = Ok(Disk {
         capacity: 100,
         available,
+        ..Disk::default()
     });
     node.pins_work = pick != 1;
+    node.removals = match pick {
+        2 => Err(error("DeadlineExceeded", "late")),
+        _ => Ok(()),
+    };
     let bytes = Bytes {
         done: pick as u64,
         total: 9,
@@ -105,7 +110,7 @@ proptest! {
             step(&mut node, &mut asked, seq, drawn);
         }
         node.run();
-        while node.queue.depth() != (0, 0) {
+        while !node.queue.idle() {
             node.wait(1);
             node.run();
         }

@@ -22,6 +22,7 @@ fn a_runtime_that_does_not_look_at_the_label_is_found_out_once_and_the_label_goe
     node.pins_work = false;
     node.pull_this(1, authority(1, 1), pinned("r.test/a:1"));
     node.run();
+    node.rest(10);
     assert_eq!(*node.result(1), PullResult::Pulled);
     assert_eq!(node.pulled[&1][0].pin, PinResult::Unsupported);
     assert!(node.ours.is_empty());
@@ -51,6 +52,7 @@ fn a_pin_that_somebody_takes_off_before_it_is_seen_says_nothing_of_the_runtime()
     node.answer("Pins");
     node.answer("Pin(\"sha256:r.test/a:1\", false)");
     node.run();
+    node.rest(10);
     let pin = &node.pulled[&1][0].pin;
     assert!(matches!(pin, PinResult::Failed(_)), "{pin:?}");
     assert_eq!(node.queue.pins(), Support::Unknown);
@@ -159,4 +161,43 @@ fn a_late_pull_does_not_bring_back_a_pin_that_was_taken_off_since() {
     node.run();
     assert_eq!(node.pulled[&6][0].pin, PinResult::Pinned);
     assert!(node.ours.contains("sha256:r.test/a:1"));
+}
+
+/// containerd's CRI takes in labels asynchronously: the more images change, the later.
+#[test]
+fn pins_that_the_runtime_shows_some_seconds_late_are_pins() {
+    let mut node = Node::containerd(Settings::default());
+    node.pins_late = true;
+    let names: Vec<String> = (0..24).map(|i| format!("r.test/i{i}:1")).collect();
+    let images = names.iter().map(|name| pinned(name)).collect();
+    node.handle(Event::Pull(StreamId(1), authority(1, 1), images));
+    node.run();
+    node.rest(3);
+    assert!(!node.pulled.contains_key(&1), "nothing is concluded yet");
+    node.show_pins();
+    node.rest(5);
+    assert_eq!(node.pulled[&1].len(), 24);
+    let pinned = node.pulled[&1].iter();
+    assert_eq!(pinned.filter(|o| o.pin == PinResult::Pinned).count(), 24);
+    assert_eq!(node.queue.pins(), Support::Yes);
+    assert_eq!(node.ours.len(), 24);
+}
+
+#[test]
+fn a_pin_that_does_not_show_does_not_say_that_a_runtime_that_pinned_before_cannot() {
+    let mut node = Node::containerd(Settings::default());
+    node.pull_this(1, authority(1, 1), pinned("r.test/a:1"));
+    node.run();
+    assert_eq!(node.queue.pins(), Support::Yes);
+    node.pins_late = true;
+    node.pull_this(2, authority(1, 2), pinned("r.test/b:1"));
+    node.run();
+    node.rest(20);
+    let pin = &node.pulled[&2][0].pin;
+    assert!(
+        matches!(pin, PinResult::Failed(why) if why.contains("not show")),
+        "{pin:?}"
+    );
+    assert_eq!(node.queue.pins(), Support::Yes);
+    assert!(node.ours.contains("sha256:r.test/b:1"), "the label stays");
 }

@@ -111,6 +111,7 @@ fn a_newer_removal_ends_the_pull_and_begins_when_the_runtime_has_let_go() {
     assert_eq!(node.count("cancel Pull"), 1);
     assert_eq!(node.count("Inspect"), 1, "the removal waits");
     node.run();
+    node.rest(10);
     assert_eq!(node.removal(2), "Absent");
 }
 
@@ -291,12 +292,34 @@ fn cri_o_loses_a_name_alone_and_the_last_one_by_the_bare_id() {
     node.remove(1, authority(1, 1), &["r.test/a:1"]);
     node.run();
     assert_eq!(node.count("Remove(\"r.test/a:1\")"), 1);
+    assert_eq!(node.removal(1), "Removed");
     node.hold("r.test/c:1");
     node.held("r.test/c:1").id = "c0ffee".to_owned();
     node.remove(2, authority(1, 2), &["r.test/c:1"]);
     node.run();
+    assert_eq!(node.removal(2), "Removed");
+    assert_eq!(node.count("Remove(\"r.test/c:1\")"), 1);
+    assert_eq!(node.count("Remove(\"c0ffee\")"), 1, "what has no name left");
+    assert_eq!(node.count("Remove"), 3);
+}
+
+/// Between a name and its image CRI-O's removal asks again who uses it.
+#[test]
+fn a_removal_that_has_taken_a_name_goes_on_after_a_pull_is_verified() {
+    let mut node = Node::with(Runtime::Crio);
+    node.hold("r.test/a:1");
+    node.held("r.test/a:1").id = "c0ffee".to_owned();
+    node.pull_this(1, authority(1, 1), always("r.test/b:1", "t"));
+    node.remove(2, authority(1, 2), &["r.test/a:1"]);
+    for call in ["Inspect", "Containers", "Remove", "Inspect(\"c0ffee\")"] {
+        node.answer(call);
+    }
+    node.answer("Pull");
+    node.answer("Containers");
+    node.run();
+    assert_eq!(node.removal(2), "Removed");
     assert_eq!(node.count("Remove(\"c0ffee\")"), 1);
-    assert_eq!(node.count("Remove"), 2);
+    assert_eq!(*node.result(1), PullResult::Pulled);
 }
 
 #[test]

@@ -10,6 +10,7 @@ fn guarded(percent_free: u64) -> Node {
     node.disk = Ok(Disk {
         capacity: 100 << 20,
         available: percent_free << 20,
+        ..Disk::default()
     });
     node
 }
@@ -170,11 +171,114 @@ fn a_limit_shorter_than_ten_seconds_holds_to_the_second() {
         total: 9,
         active: true,
     };
-    go_on(&mut node, 5, Some(bytes));
+    go_on(&mut node, 3, Some(bytes));
     assert!(
         !node.pulled.contains_key(&1),
         "the first observation begins the limit"
     );
     go_on(&mut node, 1, Some(bytes));
     assert_eq!(node.failure(1), "NoProgress");
+}
+
+/// Two pulls run, of which nothing is known.
+fn two_pulls(percent_free: u64) -> Node {
+    let mut node = guarded(percent_free);
+    node.facts(RuntimeFacts::default());
+    node.pull(1, authority(1, 1), &["r.test/a:1", "r.test/b:1"]);
+    for call in ["Inspect", "Inspect", "FsInfo"] {
+        node.answer(call);
+    }
+    assert_eq!(node.count("Pull"), 2, "{:?}", node.log);
+    node
+}
+
+fn free(node: &mut Node, percent: u64) {
+    node.disk = Ok(Disk {
+        capacity: 100 << 20,
+        available: percent << 20,
+        ..Disk::default()
+    });
+    node.wait(3);
+    node.answer("FsInfo");
+}
+
+#[test]
+fn while_pulls_run_the_disk_is_looked_at_and_they_stop_above_the_watermark_and_its_margin() {
+    let mut node = two_pulls(30);
+    free(&mut node, 18);
+    assert!(node.pulled.is_empty(), "82 %: within the margin");
+    free(&mut node, 17);
+    assert_eq!(node.pulled[&1].len(), 2);
+    assert_eq!(node.failure(1), "DiskPressure");
+    let PullResult::Failed { message, .. } = &node.pulled[&1][0].result else {
+        panic!("{:?}", node.pulled);
+    };
+    assert!(
+        message.contains("83 % full") && message.contains("--disk-watermark 80"),
+        "{message}"
+    );
+    assert_eq!(node.count("cancel Pull"), 2);
+    node.run();
+    assert_eq!(
+        node.queue.next_wakeup().map(|at| at.0 > 60_000),
+        Some(true),
+        "it is not looked at for ever"
+    );
+}
+
+#[test]
+fn a_pull_that_cannot_fit_is_stopped_when_its_sizes_are_known_and_others_go_on() {
+    let mut node = guarded(60);
+    node.pull(1, authority(1, 1), &["r.test/a:1", "r.test/b:1"]);
+    for call in ["Inspect", "Inspect", "FsInfo"] {
+        node.answer(call);
+    }
+    let bytes = |total: u64| Bytes {
+        done: 1 << 20,
+        total: total << 20,
+        active: true,
+    };
+    // 43 MiB are free below 83 %: 20 MiB still to come need 40.
+    node.bytes.insert("r.test/a:1".to_owned(), bytes(21));
+    node.bytes.insert("r.test/b:1".to_owned(), bytes(3));
+    node.wait(1);
+    node.answer("Progress");
+    let [
+        PullOutcome {
+            index: 1,
+            result: PullResult::Failed { reason, message },
+            ..
+        },
+    ] = node.pulled[&1].as_slice()
+    else {
+        panic!("{:?}", node.pulled);
+    };
+    assert_eq!(reason, "DiskPressure");
+    assert!(
+        message.contains("needs at least 4 MiB more, and 3 MiB are free"),
+        "{message}"
+    );
+    assert_eq!(node.count("cancel Pull"), 1);
+    node.run();
+    assert!(matches!(node.pulled[&1][1].result, PullResult::Pulled));
+}
+
+#[test]
+fn a_file_system_without_inodes_is_full_too() {
+    let mut node = guarded(60);
+    node.disk = Ok(Disk {
+        inodes: 1000,
+        inodes_free: 99,
+        ..node.disk.unwrap()
+    });
+    node.pull(1, authority(1, 1), &["r.test/a:1"]);
+    node.run();
+    let PullResult::Failed { reason, message } = node.result(1) else {
+        panic!("{:?}", node.result(1));
+    };
+    assert_eq!(reason, "DiskPressure");
+    assert!(
+        message.contains("90 % of its inodes in use, 99 of 1000 are free"),
+        "{message}"
+    );
 }

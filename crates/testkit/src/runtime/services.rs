@@ -1,15 +1,17 @@
 //! CRI, as the fake runtime serves it.
 
 use kubefledged_proto::cri::{
-    ImageSpec, ImageStatusRequest, ImageStatusResponse, ListContainersRequest,
-    ListContainersResponse, ListImagesRequest, ListImagesResponse, PullImageRequest,
-    PullImageResponse, RemoveImageRequest, RemoveImageResponse, StatusRequest, StatusResponse,
-    StreamContainersRequest, StreamContainersResponse, StreamImagesRequest, StreamImagesResponse,
-    VersionRequest, VersionResponse, image_service_server, runtime_service_server,
+    ContainerStatus, ContainerStatusRequest, ContainerStatusResponse, ImageSpec,
+    ImageStatusRequest, ImageStatusResponse, ListContainersRequest, ListContainersResponse,
+    ListImagesRequest, ListImagesResponse, ListPodSandboxRequest, ListPodSandboxResponse, Mount,
+    PodSandbox, PullImageRequest, PullImageResponse, RemoveImageRequest, RemoveImageResponse,
+    StatusRequest, StatusResponse, StreamContainersRequest, StreamContainersResponse,
+    StreamImagesRequest, StreamImagesResponse, VersionRequest, VersionResponse,
+    image_service_server, runtime_service_server,
 };
 use tonic::{Request, Response, Status};
 
-use super::{Call, Pages, Shared, normalized};
+use super::{Call, Pages, Shared, State, normalized};
 use crate::removal::Removal;
 
 /// Records that a caller went away before the end of its pull.
@@ -79,6 +81,47 @@ impl runtime_service_server::RuntimeService for Shared {
     ) -> Result<Response<ListContainersResponse>, Status> {
         let containers = self.state().containers.clone();
         Ok(Response::new(ListContainersResponse { containers }))
+    }
+
+    async fn container_status(
+        &self,
+        request: Request<ContainerStatusRequest>,
+    ) -> Result<Response<ContainerStatusResponse>, Status> {
+        let id = request.into_inner().container_id;
+        let mut state = self.state();
+        state.calls.push(Call::ContainerStatus(id.clone()));
+        if !state.containers.iter().any(|container| container.id == id) {
+            return Err(Status::not_found(format!("container {id:?}: not found")));
+        }
+        let mounts = state
+            .mounts
+            .get(&id)
+            .map(|image| self.mounted(&state, image));
+        let mounts = mounts.into_iter().collect();
+        Ok(Response::new(ContainerStatusResponse {
+            status: Some(ContainerStatus { id, mounts }),
+        }))
+    }
+
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<ListPodSandboxRequest>,
+    ) -> Result<Response<ListPodSandboxResponse>, Status> {
+        let filter = request.into_inner().filter.unwrap_or_default();
+        let asked = filter.label_selector.get("io.kubernetes.pod.uid").cloned();
+        let state = self.state();
+        let pods = state
+            .pods
+            .iter()
+            .filter(|uid| asked.as_ref().is_none_or(|asked| asked == *uid));
+        let items = pods.map(|uid| PodSandbox {
+            id: format!("sandbox-of-{uid}"),
+            labels: [("io.kubernetes.pod.uid".to_owned(), uid.clone())].into(),
+            ..PodSandbox::default()
+        });
+        Ok(Response::new(ListPodSandboxResponse {
+            items: items.collect(),
+        }))
     }
 }
 
@@ -170,6 +213,24 @@ impl image_service_server::ImageService for Shared {
         state.calls.push(Call::Remove(target.clone()));
         state.remove(&target, self.removal)?;
         Ok(Response::new(RemoveImageResponse {}))
+    }
+}
+
+impl Shared {
+    /// A mounted image, as the runtimes show it: containerd with the user's name, CRI-O only with the bare id.
+    fn mounted(&self, state: &State, id: &str) -> Mount {
+        let name = state
+            .find(id)
+            .and_then(|at| state.images[at].repo_tags.first());
+        let name = name.filter(|_| self.removal == Removal::Whole);
+        Mount {
+            container_path: "/data".to_owned(),
+            image: Some(ImageSpec {
+                image: id.to_owned(),
+                user_specified_image: name.cloned().unwrap_or_default(),
+                ..ImageSpec::default()
+            }),
+        }
     }
 }
 

@@ -12,7 +12,10 @@ impl State {
         let mut image = self.images[at].clone();
         let label = self.labels.get(&image.id);
         let label = label.and_then(|labels| labels.get("io.cri-containerd.pinned"));
-        image.pinned |= native == Native::WithPins && label.is_some_and(|value| value == "pinned");
+        let labelled = self.labelled.get(&image.id);
+        let shown = labelled.is_none_or(|at| at.elapsed() >= self.labels_late);
+        let label = label.filter(|value| shown && *value == "pinned");
+        image.pinned |= native == Native::WithPins && label.is_some();
         image
     }
 
@@ -95,6 +98,12 @@ impl State {
             return Ok(());
         };
         let (normal, image) = (normalized(target), &self.images[at]);
+        let mut mounted = self.mounts.values();
+        if mounted.any(|id| bare(id) == bare(&image.id))
+            && let Some(refusal) = removal.refusal_of_mounted()
+        {
+            return Err(Status::unknown(refusal));
+        }
         let effect = removal.effect(Target {
             by_id: !target.contains('/') && target.len() >= 64,
             last_name: image.repo_tags == [normal.as_str()],

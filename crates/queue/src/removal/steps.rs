@@ -1,0 +1,126 @@
+//! The steps of a removal: what follows from what the runtime said of the name at hand.
+
+use kubefledged_api_types::names::failure;
+
+use super::{
+    AfterRemoval, Item, Part, Removal, RemovalContext, RemovalStep, Target, normalized,
+    results::{failed, kept, pinned},
+};
+use crate::{Call, Image, RemoveResult};
+
+impl Removal {
+    /// The name is not there. If its removal was begun before and not seen to its end, the image may still be
+    /// there under its id.
+    pub(super) fn absent(&mut self, around: &RemovalContext<'_>) -> AfterRemoval {
+        let Some(id) = (around.unfinished)(self.items[self.at].normal()) else {
+            return AfterRemoval::Finish(self.gone.take().unwrap_or(RemoveResult::Absent));
+        };
+        self.gone.get_or_insert(RemoveResult::Absent);
+        self.verify(Target {
+            id,
+            part: Part::Nothing,
+        })
+    }
+
+    pub(super) fn verify(&mut self, target: Target) -> AfterRemoval {
+        let call = Call::Inspect(target.id.clone());
+        self.step = RemovalStep::Verifying(target);
+        AfterRemoval::Call(call)
+    }
+
+    /// What is left of the image. CRI-O removes one name at a time: its other names follow, if nothing speaks
+    /// against that, and then the image.
+    pub(super) fn left(&mut self, left: Option<Image>, target: &Target) -> AfterRemoval {
+        let Some(left) = left else {
+            return AfterRemoval::Finish(self.gone.take().unwrap_or(RemoveResult::Removed));
+        };
+        let still = match &target.part {
+            Part::Name(name) => left.tags.contains(name),
+            Part::All => true,
+            Part::Nothing => false,
+        };
+        if still {
+            return AfterRemoval::Finish(failed("the runtime removed the image and still has it"));
+        }
+        let normal = self.items[self.at].normal();
+        let mut names = left.tags.iter().chain(&left.digests);
+        if !names.any(|name| normalized(name) == normal) {
+            self.gone.get_or_insert(RemoveResult::Removed);
+        }
+        self.step = RemovalStep::Asking(left);
+        AfterRemoval::Call(Call::Containers)
+    }
+
+    /// The image is there: may it go, and who uses it?
+    pub(super) fn found(&mut self, image: Image) -> AfterRemoval {
+        if self.only_pulled.contains(self.items[self.at].normal()) {
+            self.step = RemovalStep::Tracing(image);
+            return AfterRemoval::Call(Call::Trace(self.runtime_name()));
+        }
+        self.step = RemovalStep::Asking(image);
+        AfterRemoval::Call(Call::Containers)
+    }
+
+    /// Whether we pulled it is known: who uses it?
+    pub(super) fn traced(&mut self, image: Image, ours: bool) -> AfterRemoval {
+        self.not_pulled = !ours;
+        if ours {
+            let normal = self.items[self.at].normal().to_owned();
+            self.pulled.insert(normal);
+        }
+        self.step = RemovalStep::Asking(image);
+        AfterRemoval::Call(Call::Containers)
+    }
+
+    pub(super) fn act(
+        &mut self,
+        image: &Image,
+        target: Result<String, RemoveResult>,
+    ) -> AfterRemoval {
+        match target {
+            Ok(target) => {
+                let names = image.tags.iter().chain(&image.digests);
+                self.held.extend(names.map(|name| normalized(name)));
+                self.held.insert(self.items[self.at].normal().to_owned());
+                self.step = RemovalStep::Removing(Target {
+                    id: image.id.clone(),
+                    part: if image.tags.contains(&target) {
+                        Part::Name(target.clone())
+                    } else {
+                        Part::All
+                    },
+                });
+                AfterRemoval::Call(Call::Remove(target))
+            }
+            Err(kept) => AfterRemoval::Finish(kept),
+        }
+    }
+
+    /// A pinned image, and whose pin it is.
+    pub(super) fn owned(
+        &mut self,
+        image: &Image,
+        target: Result<String, RemoveResult>,
+        ours: bool,
+    ) -> AfterRemoval {
+        let only_the_pin = matches!(self.items[self.at], Item::Pin(_));
+        if !ours {
+            return AfterRemoval::Finish(if only_the_pin {
+                RemoveResult::Absent
+            } else {
+                target.err().unwrap_or_else(pinned)
+            });
+        }
+        let mut names = image.tags.iter().chain(&image.digests);
+        let desired = names.any(|name| self.desired.contains(&normalized(name)));
+        if only_the_pin || (self.unpin_ours && !desired) {
+            self.step = RemovalStep::Unpinning(target.err());
+            return AfterRemoval::Call(Call::Pin(image.id.clone(), false));
+        }
+        AfterRemoval::Finish(
+            target
+                .err()
+                .unwrap_or_else(|| kept(failure::PINNED, "an image cache pins it".to_owned())),
+        )
+    }
+}

@@ -8,6 +8,7 @@
     reason = "a test that cannot go on says where"
 )]
 
+mod ended;
 mod mounts;
 mod pins;
 mod setup;
@@ -223,4 +224,59 @@ fn a_pull_that_fills_the_disk_is_named_and_leaves_nothing_behind() {
         let images = s.cluster.images(node).unwrap();
         assert!(!images.contains(BIG), "n{node}, {runtime}: {images:?}");
     }
+}
+
+/// 300 MB at 20 MiB a second on a disk of 2 GiB that is 72 % full. containerd shows that they do not fit; CRI-O is
+/// stopped above the watermark.
+#[test]
+#[ignore = "needs nodes with disks of their own: make test-runtimes"]
+fn a_pull_is_stopped_before_it_fills_the_disk() {
+    let big = faulty("big").replace("/demo/", "/bench/");
+    let s = Setup::new("rt-stop");
+    s.cluster.run(&["images", "bench"], "").unwrap();
+    s.cluster
+        .run(&["fault", "slow=20480", "only=blobs"], "")
+        .unwrap();
+    for (node, _) in &s.nodes {
+        s.cluster.run(&["fill", node, "72"], "").unwrap();
+    }
+    s.create("big", &[&big]);
+    let mut most = 0;
+    let ended = s
+        .cluster
+        .until(Duration::from_secs(60), "the pulls end", || {
+            for (node, _) in &s.nodes {
+                most = most.max(used(&s, node)?);
+            }
+            let status = s.cluster.object(s.namespace, "big")?["status"].clone();
+            Ok((status["status"] == "Failed").then_some(status))
+        });
+    for (node, _) in &s.nodes {
+        s.cluster.run(&["fill", node, "0"], "").unwrap();
+    }
+    s.cluster.run(&["fault", "off"], "").unwrap();
+    let status = ended.unwrap();
+    assert_eq!(
+        reasons(&status, &big),
+        on_all(&s, "DiskPressure"),
+        "{status}"
+    );
+    assert!(most < 90, "{most} % were used");
+    s.cluster
+        .kubectl("delete ic big -n rt-stop --timeout=60s")
+        .unwrap();
+}
+
+/// Percent of a node's image file system in use.
+fn used(s: &Setup, node: &str) -> anyhow::Result<u8> {
+    let runtime = s.cluster.runtime(node)?;
+    let directory = if runtime.starts_with("cri-o") {
+        "/var/lib/containers"
+    } else {
+        "/var/lib/containerd"
+    };
+    let df = ["node", node, "df", "--output=pcent", directory];
+    let said = s.cluster.run(&df, "")?;
+    let used = said.split_whitespace().last().unwrap_or_default();
+    Ok(used.trim_end_matches('%').parse()?)
 }

@@ -7,6 +7,7 @@ use std::{
 
 use super::*;
 
+mod artifacts;
 mod checks;
 mod ended;
 mod fair;

@@ -11,6 +11,7 @@
 mod ended;
 mod mounts;
 mod pins;
+mod second;
 mod setup;
 
 use std::{collections::BTreeSet, time::Duration};

@@ -10,6 +10,17 @@ const MARGIN: u8 = 3;
 /// pods at 95 % by default.
 const INODES: u8 = 90;
 
+impl Disk {
+    /// A file system of so many bytes, of which so many are free, without a fixed number of inodes.
+    pub fn of_bytes(capacity: u64, available: u64) -> Self {
+        Self {
+            capacity,
+            available,
+            ..Self::default()
+        }
+    }
+}
+
 /// Returns why nothing is pulled or pinned, with the figures; `None` below the watermark.
 pub fn full(disk: Disk, watermark: u8) -> Option<String> {
     over(disk, watermark).map(|figures| {

@@ -13,7 +13,7 @@ use crate::{
     Answer, Authority, Call, CallId, Image, RemoveResult, Runtime, RuntimeFacts, StreamId, Support,
     Tick,
 };
-use names::{is_short, runtime_name};
+use names::{is_artifact, is_short, runtime_name};
 use results::{failed, pinned, refused};
 
 /// Where the current name stands.
@@ -269,7 +269,8 @@ impl Removal {
             }
             (RemovalStep::Asking(image), Answer::Containers(Ok(containers))) => {
                 let target = self.target(&image, &containers, around);
-                if !image.pinned {
+                let crio = around.facts.runtime == Runtime::Crio;
+                if !image.pinned || (crio && is_artifact(&image)) {
                     return self.act(&image, target);
                 }
                 if around.facts.pins == Support::No || self.unpinned {

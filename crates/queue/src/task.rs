@@ -123,8 +123,8 @@ pub struct Task {
     /// The pull of this token was done already: it counts, if the image is still there.
     remembered: bool,
     inspected: Option<Tick>,
-    /// The id of the name before the pull.
-    before: Option<String>,
+    /// What the name meant before the pull.
+    before: Option<Image>,
     /// It is to be remembered that we pulled it.
     mark: Mark,
     next_credential: usize,

@@ -215,11 +215,7 @@ impl Runtime {
     pub fn disk(&self, full: bool) -> Disk {
         let others = if full { OTHERS_FULL } else { OTHERS };
         let used = others + self.layers().values().sum::<u64>();
-        Disk {
-            capacity: CAPACITY << 20,
-            available: CAPACITY.saturating_sub(used) << 20,
-            ..Disk::default()
-        }
+        Disk::of_bytes(CAPACITY << 20, CAPACITY.saturating_sub(used) << 20)
     }
 
     /// A pull is broken off when this part of it was done: what came whole before is kept, where a lease

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kubefledged_e2e::demo;
+use serde_json::json;
 
 use crate::setup::{Setup, runtime_pid, set};
 
@@ -84,4 +85,26 @@ fn the_kubelets_garbage_collection_spares_the_pinned_image_and_is_named_when_it_
     let status = s.cluster.object(s.namespace, "pinned").unwrap()["status"].clone();
     assert_eq!(status["ready"], "1/1", "{status}");
     s.cluster.run(&["kubelet", node], "").unwrap();
+}
+
+/// containerd takes in the label of an image with a delay, which grows with the number of images that change.
+#[test]
+fn all_of_twenty_four_images_are_pinned_where_the_runtime_can() {
+    let s = Setup::new("rt-pins");
+    s.cluster.run(&["images", "bench"], "").unwrap();
+    let apps: Vec<String> = (1..=24)
+        .map(|n| format!("registry.test:5000/bench/app{n}:1.0"))
+        .collect();
+    for (node, runtime) in s.nodes.iter().filter(|(_, runtime)| can_pin(runtime)) {
+        let name = format!("apps{node}");
+        let here = json!({"kubernetes.io/hostname": format!("n{node}")});
+        let list = json!({"images": apps, "nodeSelector": here});
+        s.feed(&name, &json!({"cacheSpec": [list], "retention": "Pinned"}));
+        let status = s.ended(&name, "ImageCacheCreate");
+        assert_eq!(status["status"], "Succeeded", "{status}");
+        let pinned = s.cluster.pinned(node).unwrap();
+        let pinned = pinned.iter().filter(|image| image.contains("/bench/"));
+        assert_eq!(pinned.count(), 24, "n{node}, {runtime}");
+    }
+    s.cluster.clean("rt-pins").unwrap();
 }

@@ -119,6 +119,8 @@ const TABLE: &[Row] = &[
             Begins("unsupported media type"),
             Begins("unsupported schema version"),
             Has("schema 1 support"),
+            // containerd 1.6 of an artifact.
+            Begins("mismatched image rootfs and manifest layers"),
         ],
         failure::UNSUPPORTED_MANIFEST,
         Remedy::None,

@@ -12,6 +12,8 @@ use crate::{
 
 /// How long an observation of the disk holds. A pull fills it, and the kubelet frees it.
 const DISK_AGE: Duration = Duration::from_secs(5);
+/// The same for the answer to a check, while a younger one is awaited.
+const CHECKS_AGE: Duration = Duration::from_secs(60);
 /// Time between two observations of the disk while pulls run.
 const DISK_WATCH: Duration = Duration::from_secs(3);
 
@@ -21,12 +23,19 @@ pub(super) struct DiskObservation {
     call: Option<CallId>,
     /// The last answer, and when it came. An answer without figures: it cannot be seen.
     seen: Option<(Option<Disk>, Tick)>,
+    /// The time of the last poll.
+    now: Tick,
 }
 
 impl DiskObservation {
-    /// The answer is awaited.
+    /// The answer is awaited, and the last one holds no longer.
     pub fn awaited(&self) -> bool {
-        self.call.is_some()
+        self.call.is_some() && !self.fresh(self.now, DISK_AGE)
+    }
+
+    /// A check waits for the answer. A file system that answers slowly does not make a node look unreachable.
+    pub fn awaited_by_checks(&self) -> bool {
+        self.call.is_some() && !self.fresh(self.now, CHECKS_AGE)
     }
 
     /// As it was last seen.
@@ -44,6 +53,7 @@ impl Queue {
 
     /// Before a pull begins, and every few seconds while one runs.
     pub(super) fn look_at_disk(&mut self, now: Tick) {
+        self.disk.now = now;
         if self.settings.disk_watermark.is_none() {
             return;
         }
@@ -61,7 +71,7 @@ impl Queue {
 
     fn want_younger_disk(&mut self, now: Tick, age: Duration) {
         let off = self.settings.disk_watermark.is_none();
-        if !off && !self.disk.awaited() && !self.disk.fresh(now, age) {
+        if !off && self.disk.call.is_none() && !self.disk.fresh(now, age) {
             self.disk.call = Some(self.call(Caller::Disk, Call::FsInfo));
         }
     }
@@ -74,7 +84,7 @@ impl Queue {
     /// When the disk is due to be observed because a pull runs.
     pub(super) fn disk_due(&self) -> Option<Tick> {
         let (_, at) = self.disk.seen?;
-        let watched = self.settings.disk_watermark.is_some() && !self.disk.awaited();
+        let watched = self.settings.disk_watermark.is_some() && self.disk.call.is_none();
         (watched && self.pull_runs()).then(|| at.after(DISK_WATCH))
     }
 
@@ -91,6 +101,7 @@ impl Queue {
         self.disk = DiskObservation {
             call: None,
             seen: Some((disk, now)),
+            now,
         };
         self.finish_checks();
         let crossed = disk.zip(self.settings.disk_watermark);

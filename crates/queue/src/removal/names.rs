@@ -30,6 +30,13 @@ pub fn bare(id: &str) -> &str {
     id.strip_prefix("sha256:").unwrap_or(id)
 }
 
+/// Whether CRI-O keeps this as an artifact: then its id is the digest of its manifest, where an image has that of its
+/// configuration. CRI-O shows every artifact as pinned, whoever brought it.
+pub fn is_artifact(image: &Image) -> bool {
+    let digest = format!("@sha256:{}", bare(&image.id));
+    image.digests.iter().any(|known| known.ends_with(&digest))
+}
+
 pub fn uses(container: &Container, image: &Image) -> bool {
     let mut said = container.image.iter().filter(|said| !said.is_empty());
     said.any(|said| {

@@ -78,7 +78,7 @@ impl Task {
                 if will_do || self.attempts > 0 {
                     return self.there(image, now, around);
                 }
-                self.before = Some(image.id);
+                self.before = Some(image);
                 self.next_after_look(now, around)
             }
             (Phase::Inspect, Answer::Inspected(Ok(None))) => {
@@ -99,7 +99,7 @@ impl Task {
                 AfterCall::Call(Call::Inspect(self.name.clone()), Phase::Verify)
             }
             (Phase::Verify, Answer::Inspected(Ok(Some(image)))) => {
-                if self.mark == Mark::Yes && self.before.as_ref() != Some(&image.id) {
+                if self.mark == Mark::Yes && self.brought(&image) {
                     self.image = Some(image);
                     return AfterCall::Call(Call::Mark(self.name.clone()), Phase::Mark);
                 }
@@ -121,6 +121,15 @@ impl Task {
                 "the runtime answered another question",
             )),
         }
+    }
+
+    /// Whether the pull changed what its name means. All artifacts have one id on containerd, and a new one shows by
+    /// its digest.
+    fn brought(&self, image: &Image) -> bool {
+        self.before.as_ref().is_none_or(|before| {
+            let known = |digest| before.digests.contains(digest);
+            before.id != image.id || !image.digests.iter().all(known)
+        })
     }
 
     fn next_after_look(&mut self, now: Tick, around: TaskContext<'_>) -> AfterCall {
@@ -156,7 +165,7 @@ impl Task {
         pins::PinContext {
             retention: self.retention,
             name: &self.name,
-            before: self.before.as_deref(),
+            before: self.before.as_ref().map(|image| image.id.as_str()),
             pins: around.pins,
             full: around.full,
         }

@@ -7,11 +7,7 @@ fn guarded(percent_free: u64) -> Node {
         disk_watermark: Some(80),
         ..Settings::default()
     });
-    node.disk = Ok(Disk {
-        capacity: 100 << 20,
-        available: percent_free << 20,
-        ..Disk::default()
-    });
+    node.disk = Ok(Disk::of_bytes(100 << 20, percent_free << 20));
     node
 }
 
@@ -193,11 +189,7 @@ fn two_pulls(percent_free: u64) -> Node {
 }
 
 fn free(node: &mut Node, percent: u64) {
-    node.disk = Ok(Disk {
-        capacity: 100 << 20,
-        available: percent << 20,
-        ..Disk::default()
-    });
+    node.disk = Ok(Disk::of_bytes(100 << 20, percent << 20));
     node.wait(3);
     node.answer("FsInfo");
 }

@@ -69,6 +69,7 @@ pub fn block(reason: &PullBlock) -> (Action, &'static str, Option<Tick>) {
         PullBlock::NotChecked => (Action::Check, "NotChecked", None),
         PullBlock::BackOff(at) => (Action::Wait, "BackOff", Some(*at)),
         PullBlock::UntilRefresh => (Action::Stuck, "UntilRefresh", None),
+        PullBlock::LostAtLevel(_) => (Action::Wait, "LostAtLevel", None),
         PullBlock::LossBackOff(at) => (Action::Wait, "LossBackOff", Some(*at)),
         PullBlock::ProbeInFlight => (Action::Wait, "ProbeInFlight", None),
         PullBlock::ProbeFailed => (Action::Wait, "ProbeFailed", None),

@@ -290,8 +290,7 @@ impl Engine {
         };
         let (idx, stamp) = (flight.node, flight.stamp);
         let seed = self.model.settings.seed;
-        let used = report.disk.and_then(|disk| disk.used_percent());
-        self.model.nodes[idx].losses.used_percent = used;
+        self.model.nodes[idx].losses.see_disk(report.disk);
         self.model.nodes[idx].report(report, stamp, now, seed);
         self.touch_node(idx);
     }

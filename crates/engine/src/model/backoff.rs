@@ -34,14 +34,15 @@ pub fn wait(first: Duration, most: Duration, tries: u32, hash: u64) -> Duration 
 
 /// How long an image whose pull failed is left alone; `None`: until a refresh or an edit.
 pub fn after_failure(class: FailureClass, tries: u32, hash: u64) -> Option<Duration> {
-    const MOST: Duration = Duration::from_secs(300);
-    let first = match class {
+    let (first, most) = match class {
         FailureClass::Permanent | FailureClass::WrongPlatform => return None,
-        FailureClass::RateLimited | FailureClass::Unauthorized => 30,
-        FailureClass::DiskPressure => 60,
-        FailureClass::NodeLocal | FailureClass::Other => 10,
+        FailureClass::NotFound => (120, 3600),
+        FailureClass::RateLimited | FailureClass::Unauthorized => (30, 300),
+        FailureClass::DiskPressure => (60, 300),
+        FailureClass::NodeLocal | FailureClass::Other => (10, 300),
     };
-    Some(wait(Duration::from_secs(first), MOST, tries, hash))
+    let [first, most] = [first, most].map(Duration::from_secs);
+    Some(wait(first, most, tries, hash))
 }
 
 #[cfg(test)]
@@ -63,9 +64,13 @@ mod tests {
     }
 
     #[test]
-    fn an_image_that_the_registry_lacks_is_not_asked_for_again() {
-        let after = |reason| after_failure(FailureClass::of(reason), 1, 0);
-        assert_eq!(after(failure::IMAGE_NOT_FOUND), None);
-        assert!(after(failure::REGISTRY_UNAVAILABLE).is_some());
+    fn an_image_that_the_registry_lacks_is_asked_for_again_after_minutes_up_to_an_hour() {
+        let after = |reason, tries| after_failure(FailureClass::of(reason), tries, 0);
+        assert_eq!(after(failure::SHORT_NAME_REFUSED, 1), None);
+        let first = after(failure::IMAGE_NOT_FOUND, 1).unwrap().as_secs();
+        let last = after(failure::IMAGE_NOT_FOUND, 20).unwrap().as_secs();
+        assert!((90..=150).contains(&first), "{first}");
+        assert!((2700..=4500).contains(&last), "{last}");
+        assert!(after(failure::REGISTRY_UNAVAILABLE, 1).is_some());
     }
 }

@@ -4,12 +4,18 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::backoff;
-use crate::{ids::ImageId, vocabulary::Tick};
+use crate::{
+    ids::ImageId,
+    vocabulary::{Disk, Tick},
+};
 
 /// A loss counts as the next of a row within this time.
 const MEMORY: Duration = Duration::from_secs(3600);
 /// So many losses in a row are no accident.
 const REPEATED: u32 = 3;
+/// The kubelet begins to remove images above its own threshold and frees a few per cent, so that a loss is found
+/// somewhat below it. A loss at so much below our watermark, which is below that threshold, is the disk's fault.
+const BELOW_WATERMARK: u8 = 10;
 /// Back-off before lost images are pulled again.
 const HEAL_RETRY: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(600));
 
@@ -19,14 +25,17 @@ struct Row {
     count: u32,
     /// When the last one was found.
     last: Tick,
+    /// How full the image file system was then, in per cent; `None`: not known.
+    level: Option<u8>,
 }
 
 impl Row {
-    fn next(before: Option<Self>, now: Tick) -> Self {
+    fn next(before: Option<Self>, level: Option<u8>, now: Tick) -> Self {
         let before = before.filter(|row| row.last.after(MEMORY) > now);
         Self {
             count: before.map_or(0, |row| row.count) + 1,
             last: now,
+            level,
         }
     }
 }
@@ -41,6 +50,8 @@ pub struct Losses {
     heal_at: Option<Tick>,
     /// How full the image file system was at the last check, in per cent; `None`: not known.
     pub used_percent: Option<u8>,
+    /// From here on a loss is the disk's fault, in per cent; `None`: not known.
+    pub full_from: Option<u8>,
 }
 
 impl Losses {
@@ -48,12 +59,13 @@ impl Losses {
     /// images are pulled again at once, after each further one later, so that a node under disk pressure
     /// does not pull all the time. `spread` maps a count to a hash for jitter.
     pub fn lost(&mut self, image: ImageId, now: Tick, spread: impl Fn(u32) -> u64) {
-        let row = Row::next(self.images.get(&image).copied(), now);
+        let level = self.used_percent;
+        let row = Row::next(self.images.get(&image).copied(), level, now);
         self.images.insert(image, row);
         if self.checks.is_some_and(|checks| checks.last == now) {
             return;
         }
-        let checks = Row::next(self.checks, now);
+        let checks = Row::next(self.checks, level, now);
         self.checks = Some(checks);
         if checks.count > 1 {
             let (first, most) = HEAL_RETRY;
@@ -66,6 +78,27 @@ impl Losses {
     pub fn heals_at(&self, image: ImageId, now: Tick) -> Option<Tick> {
         self.heal_at
             .filter(|at| *at > now && self.images.contains_key(&image))
+    }
+
+    /// Notes the disk of a check.
+    pub fn see_disk(&mut self, disk: Option<Disk>) {
+        self.used_percent = disk.and_then(|disk| disk.used_percent());
+        self.full_from = disk.map(|disk| disk.watermark_percent.saturating_sub(BELOW_WATERMARK));
+    }
+
+    /// At which level this image was lost, if the disk is as full as then: pulled now, it would be lost again. Within
+    /// an hour the kubelet's thresholds are the same; after that it is tried.
+    pub fn level_reached(&self, image: ImageId, now: Tick) -> Option<u8> {
+        let row = self.images.get(&image)?;
+        let level = row.level.filter(|level| Some(*level) >= self.full_from)?;
+        let full = self.used_percent.is_some_and(|used| used >= level);
+        (full && row.last.after(MEMORY) > now).then_some(level)
+    }
+
+    /// When that level counts no longer; `None`: it does not count.
+    pub fn level_until(&self, image: ImageId, now: Tick) -> Option<Tick> {
+        self.level_reached(image, now)?;
+        Some(self.images.get(&image)?.last.after(MEMORY))
     }
 
     /// Was this image lost within the last hour?
@@ -130,6 +163,30 @@ mod tests {
             !losses.repeats(image, Tick(4301 * S)),
             "an hour without a loss"
         );
+    }
+
+    #[test]
+    fn an_image_lost_on_a_full_disk_is_not_pulled_while_the_disk_is_as_full() {
+        let mut losses = Losses::default();
+        let image = ImageId::from_index(3);
+        let disk = |available| {
+            Some(Disk {
+                capacity: 100,
+                available,
+                watermark_percent: 80,
+            })
+        };
+        losses.see_disk(disk(31));
+        lose(&mut losses, image, 100);
+        assert_eq!(losses.level_reached(image, Tick(100 * S)), None, "69 %");
+        losses.see_disk(disk(22));
+        lose(&mut losses, image, 200);
+        assert_eq!(losses.level_reached(image, Tick(200 * S)), Some(78));
+        losses.see_disk(disk(23));
+        assert_eq!(losses.level_reached(image, Tick(300 * S)), None);
+        losses.see_disk(disk(15));
+        assert_eq!(losses.level_reached(image, Tick(400 * S)), Some(78));
+        assert_eq!(losses.level_reached(image, Tick(3800 * S)), None, "an hour");
     }
 
     #[test]

@@ -48,7 +48,8 @@ impl<'m> Fault<'m> {
             return matches!(self, Self::InvalidName(_));
         };
         let refused = attempt.class == FailureClass::Unauthorized && attempt.tries >= REFUSALS;
-        Some(attempt.stamp) >= since && (attempt.not_before.is_none() || refused)
+        let lacking = attempt.class == FailureClass::NotFound;
+        Some(attempt.stamp) >= since && (attempt.not_before.is_none() || refused || lacking)
     }
 
     /// Its message.

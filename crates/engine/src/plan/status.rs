@@ -189,8 +189,10 @@ impl Assessor<'_, '_> {
         let loses = lost || repeats;
         status.flags.set(Flags::LOSING, loses);
         let Some(attempt) = attempt else {
-            let heals = node.losses.heals_at(image, view.now);
-            self.wake_later(heals.filter(|_| !pair.present), status);
+            if !pair.present {
+                self.wake_later(node.losses.heals_at(image, view.now), status);
+                self.wake_later(node.losses.level_until(image, view.now), status);
+            }
             return;
         };
         self.wake_later(attempt.not_before, status);

@@ -81,10 +81,17 @@ impl NodeView<'_> {
         if self.node.observed.holds(image) {
             return self.refresh_reason(cache, desired, context);
         }
-        match self.node.losses.heals_at(image, self.now) {
-            Some(at) if cache.pulls_since(self.idx).is_none() => Err(PullBlock::LossBackOff(at)),
-            _ => Ok(PullReason::Missing),
+        if cache.pulls_since(self.idx).is_some() {
+            return Ok(PullReason::Missing);
         }
+        let losses = &self.node.losses;
+        if let Some(at) = losses.heals_at(image, self.now) {
+            return Err(PullBlock::LossBackOff(at));
+        }
+        let level = losses.level_reached(image, self.now);
+        level.map_or(Ok(PullReason::Missing), |level| {
+            Err(PullBlock::LostAtLevel(level))
+        })
     }
 
     /// What planning would decide about an image now, limits included.

@@ -181,6 +181,9 @@ fn the_first_loss_of_an_image_is_told_with_the_fill_level() {
     );
     assert!(message.contains("95 % full"), "{message}");
     assert_eq!(harness.count("event LostToGarbageCollection"), 1);
+    assert_eq!(harness.count("pull"), 1, "it would be lost again");
+    harness.disk_full = false;
+    harness.wait(340);
     harness.end_slow("r.test/a:1");
     harness.wait(5);
     harness.is("Degraded", "False", "None");

@@ -279,3 +279,22 @@ fn a_new_leader_does_not_give_the_room_of_a_cache_with_images_to_one_that_was_re
     assert_eq!(harness.objects[&named("aa")].status.status, "Failed");
     assert_eq!(harness.held("n1"), ["r.test/a:1", "r.test/b:1"]);
 }
+
+#[test]
+fn an_image_that_is_pushed_later_is_found_without_a_refresh() {
+    let mut harness = harness(Settings::default(), 2);
+    harness.broken.insert("r.test/a:1".into(), "ImageNotFound");
+    harness.create(images(&["r.test/a:1"]));
+    harness.lead();
+    assert_eq!(harness.reported().0, "Failed");
+    harness.is("Stalled", "True", "PullFailed");
+    harness.wait(3 * 3600);
+    let pulls = harness.count("pull");
+    assert!(
+        (12..40).contains(&pulls),
+        "{pulls} by two nodes in three hours"
+    );
+    harness.broken.clear();
+    harness.wait(4500);
+    assert_eq!(harness.reported().0, "Succeeded");
+}

@@ -88,12 +88,12 @@ fn one_failed_image_fails_the_operation_and_its_healing_mends_the_status() {
 }
 
 #[test]
-fn what_the_registry_does_not_have_is_asked_for_again_only_by_a_refresh() {
+fn what_the_registry_does_not_have_is_asked_for_again_at_once_by_a_refresh() {
     let mut harness = Harness::new(&["n1"]);
     harness.broken.insert("r.test/b:1".into(), "ImageNotFound");
     harness.create(spec(&[(&["r.test/b:1"], &[])]));
     harness.lead();
-    harness.wait(200);
+    harness.wait(80);
     assert_eq!(harness.count("pull"), 1);
     harness.apply(|object| object.refresh = Some(String::new()));
     harness.run();

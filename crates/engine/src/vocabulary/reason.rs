@@ -83,6 +83,8 @@ pub enum PullBlock {
     UntilRefresh,
     /// The image was lost repeatedly; it is pulled again then.
     LossBackOff(Tick),
+    /// The image was lost while the disk was as full as now, in per cent: it would be lost again.
+    LostAtLevel(u8),
     /// Another node asks the registry.
     ProbeInFlight,
     /// Another node asked the registry and got no answer.
@@ -162,6 +164,8 @@ impl KeptReason {
 pub enum FailureClass {
     /// Waiting cannot help: the next attempt comes with a refresh or an edit.
     Permanent,
+    /// The registry lacks the image. Whoever pushes it later begins no operation, so it is tried again, slowly.
+    NotFound,
     /// Waiting cannot help this node, because the image has nothing for its platform.
     WrongPlatform,
     /// The registry asked for fewer requests.
@@ -180,8 +184,8 @@ impl FailureClass {
     /// Class of a reason of `names::failure`.
     pub fn of(reason: &str) -> Self {
         match reason {
+            failure::IMAGE_NOT_FOUND => Self::NotFound,
             failure::INVALID_IMAGE_NAME
-            | failure::IMAGE_NOT_FOUND
             | failure::SHORT_NAME_REFUSED
             | failure::UNSUPPORTED_MANIFEST
             | failure::SIGNATURE_VALIDATION_FAILED => Self::Permanent,

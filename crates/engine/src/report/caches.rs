@@ -211,7 +211,8 @@ impl Engine {
         };
         // The watch may bring the deletion before the answer about the finalizer whose removal made it.
         let purged = cache.deletion.policy() == Some(DeletionPolicy::Purge);
-        let released = cache.deletion.is_released() || purged && cache.finalizer != FinalizerWrite::Idle;
+        let released =
+            cache.deletion.is_released() || purged && cache.finalizer != FinalizerWrite::Idle;
         if self.model.leadership.begun && !cache.applied.pending.is_empty() && !released {
             self.agenda.outbox.push(removals_dropped(&cache));
         }

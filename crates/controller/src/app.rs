@@ -31,6 +31,7 @@ use crate::{
         self,
         caches::{Caches, StoredCache},
         nodes::{LeanNode, Nodes},
+        placement::{LeanDaemonSet, Placements},
         pullers::LeanSlice,
     },
     lease::{self, Candidate, Followers, Term},
@@ -346,13 +347,20 @@ fn watch_inputs(
     );
     let watch = inputs::watch(
         slices,
-        all.labels(&service),
+        all.clone().labels(&service),
         Source::Pullers,
         input,
         events.clone(),
         guard,
     );
     spawn_after(tasks, passed, watch, "EndpointSlices");
+    let sets: Api<LeanDaemonSet> = Api::namespaced(client.clone(), &args.namespace);
+    let only = all.fields(&format!("metadata.name={}", args.puller_daemonset));
+    // Where it may not be read, the controller works without it.
+    let guard = Readiness::default().register("DaemonSet");
+    let input = Placements::default();
+    let watch = inputs::watch(sets, only, Source::Placement, input, events.clone(), guard);
+    spawn_after(tasks, passed, watch, "DaemonSet");
 }
 
 fn spawn(

@@ -71,6 +71,9 @@ pub struct RunArgs {
     /// Headless Service of the pullers
     #[arg(long, default_value = "kubefledged-puller")]
     pub puller_service: String,
+    /// `DaemonSet` of the pullers; nodes that it does not select are not counted
+    #[arg(long, default_value = "kubefledged-puller")]
+    pub puller_daemonset: String,
     /// Service of the webhook; the webhook's certificate is issued for this name
     #[arg(long, default_value = "kubefledged-webhook-server")]
     pub webhook_service: String,

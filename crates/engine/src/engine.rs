@@ -24,6 +24,7 @@ impl Engine {
             Event::NodeApplied(name, facts) => self.node_applied(now.tick, name, facts),
             Event::NodeDeleted(name) => self.node_deleted(&name),
             Event::PullerChanged(name, puller) => self.puller_changed(now, name, puller),
+            Event::PullersPlaced(placement) => self.pullers_placed(placement.as_deref()),
             Event::Listing(source) => self.listing(source),
             Event::Synced(source) => self.synced(source),
             Event::Leadership(term) => {

@@ -16,6 +16,10 @@ pub fn ineligible(why: Ineligible) -> (&'static str, &'static str) {
         ),
         Ineligible::Virtual => ("Virtual", "a virtual node has no container runtime"),
         Ineligible::OtherSystem => ("OtherSystem", "images are cached on Linux nodes only"),
+        Ineligible::NoPullerPlanned => (
+            "NoPullerPlanned",
+            "the pullers' DaemonSet does not select it, or does not tolerate its taints: see puller.nodeSelector, puller.affinity and puller.tolerations",
+        ),
         Ineligible::NotReady => (
             "NotReady",
             "its condition Ready is not True: see kubectl describe node",

@@ -5,6 +5,7 @@
 pub mod caches;
 pub mod lean;
 pub mod nodes;
+pub mod placement;
 pub mod pullers;
 
 use std::{collections::BTreeSet, fmt::Debug, time::Duration};

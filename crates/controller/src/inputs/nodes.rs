@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use k8s_openapi::{ClusterResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::Resource;
-use kubefledged_engine::{Event, NodeFacts, NodeName};
+use kubefledged_engine::{Event, NodeFacts, NodeName, Taint};
 use serde::Deserialize;
 
 use super::{Input, lean};
@@ -31,6 +31,10 @@ struct LeanSpec {
 #[derive(Clone, Debug, Deserialize)]
 struct LeanTaint {
     key: String,
+    #[serde(default)]
+    value: String,
+    #[serde(default)]
+    effect: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -111,7 +115,7 @@ fn facts(node: LeanNode) -> NodeFacts {
             .spec
             .taints
             .into_iter()
-            .map(|taint| taint.key)
+            .map(|LeanTaint { key, value, effect }| Taint { key, value, effect })
             .collect(),
         labels: node.metadata.labels.unwrap_or_default(),
     }
@@ -143,7 +147,7 @@ mod tests {
         assert_eq!(events.len(), 1);
         nodes.applied(node("Unknown", "2"), &mut events);
         assert!(
-            matches!(&events[1], Event::NodeApplied(_, facts) if !facts.ready && facts.taints == ["a"])
+            matches!(&events[1], Event::NodeApplied(_, facts) if !facts.ready && facts.taints[0].key == "a")
         );
     }
 }

@@ -3,8 +3,8 @@
 use super::{Engine, timers::Timer};
 use crate::{
     ids::{CacheIdx, Index, NodeIdx},
-    model::{facts::Facts, node::Instance, node_status::NodeStatus},
-    vocabulary::{NodeFacts, NodeName, Now, Puller, Tick},
+    model::{facts::Facts, node::Instance, node_status::NodeStatus, selector::PullerSelector},
+    vocabulary::{NodeFacts, NodeName, Now, Placement, Puller, Tick},
 };
 
 impl Engine {
@@ -12,8 +12,11 @@ impl Engine {
         let idx = self.model.claim_node(name);
         let mut facts = Facts::new(facts, &mut self.model.texts);
         let node = &mut self.model.nodes[idx];
+        if let (Some(placement), Some(name)) = (&self.model.placement, &node.name) {
+            facts.selected = placement.matches(name, &facts);
+        }
         facts.continue_from(node.facts.as_ref(), now);
-        if node.eligibility().is_err() && facts.eligible.is_ok() {
+        if node.eligibility().is_err() && facts.eligible.is_ok() && facts.selected {
             // The grace time of its puller begins now.
             node.contact.silent_since = None;
         }
@@ -25,6 +28,24 @@ impl Engine {
         }
         node.facts = Some(facts);
         self.touch_node(idx);
+    }
+
+    /// Other nodes get pullers from now on.
+    pub(crate) fn pullers_placed(&mut self, placement: Option<&Placement>) {
+        self.model.placement = placement.map(PullerSelector::new);
+        for node in self.model.nodes.iter_mut() {
+            let Some((facts, name)) = node.facts.as_mut().zip(node.name.as_ref()) else {
+                continue;
+            };
+            let placement = self.model.placement.as_ref();
+            let selected = placement.is_none_or(|placement| placement.matches(name, facts));
+            if selected && !facts.selected {
+                // The grace time of its puller begins now.
+                node.contact.silent_since = None;
+            }
+            facts.selected = selected;
+        }
+        self.touch_all_nodes();
     }
 
     pub(crate) fn node_deleted(&mut self, name: &NodeName) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kubefledged_api_types::names::{EXCLUDE_LABEL, HOSTNAME_LABEL};
 
 use super::texts::Texts;
-use crate::vocabulary::{Ineligible, NodeFacts, Tick};
+use crate::vocabulary::{Ineligible, NodeFacts, Taint, Tick};
 
 /// Taints of nodes that will go soon or have no room for anything more.
 const BARRING_TAINTS: [&str; 8] = [
@@ -19,14 +19,30 @@ const BARRING_TAINTS: [&str; 8] = [
     "karpenter.sh/disruption",
 ];
 
+/// Taints that the `DaemonSet` controller lets every pod tolerate
+/// (kubernetes.io/docs/concepts/workloads/controllers/daemonset).
+const TOLERATED_TAINTS: [&str; 7] = [
+    "node.kubernetes.io/not-ready",
+    "node.kubernetes.io/unreachable",
+    "node.kubernetes.io/disk-pressure",
+    "node.kubernetes.io/memory-pressure",
+    "node.kubernetes.io/pid-pressure",
+    "node.kubernetes.io/unschedulable",
+    "node.kubernetes.io/network-unavailable",
+];
+
 /// The facts of one Node. A text that stands on many nodes is kept once.
 #[derive(Debug)]
 pub struct Facts {
     labels: Box<[(Arc<str>, Arc<str>)]>,
-    /// Whether the node may get images.
+    /// Taints that keep pods away, but for those that every pod of a `DaemonSet` tolerates.
+    pub taints: Box<[Taint]>,
+    /// Whether the node may get images, if it gets a puller.
     pub eligible: Result<(), Ineligible>,
     /// Whether a puller could run there. Removals stay pending for such a node while it does not answer.
     pub runs_puller: bool,
+    /// Whether the pullers' `DaemonSet` selects it, as far as that is known.
+    pub selected: bool,
     /// Since when the node is unfit for a moment; `None`: it is eligible, or barred for good.
     pub unfit_since: Option<Tick>,
 }
@@ -41,8 +57,10 @@ impl Facts {
             labels: labels
                 .map(|(k, v)| (texts.share(&k), texts.share(&v)))
                 .collect(),
+            taints: facts.taints.into_iter().filter(keeps_pods_away).collect(),
             eligible,
             runs_puller,
+            selected: true,
             unfit_since: None,
         }
     }
@@ -81,6 +99,11 @@ impl Facts {
     }
 }
 
+fn keeps_pods_away(taint: &Taint) -> bool {
+    let hard = matches!(&*taint.effect, "NoSchedule" | "NoExecute");
+    hard && !TOLERATED_TAINTS.contains(&&*taint.key)
+}
+
 /// Every decision about eligibility ends here.
 fn eligibility(facts: &NodeFacts) -> Result<(), Ineligible> {
     linux_kubelet(facts)?;
@@ -100,7 +123,7 @@ fn eligibility(facts: &NodeFacts) -> Result<(), Ineligible> {
     if facts
         .taints
         .iter()
-        .any(|key| BARRING_TAINTS.contains(&&**key))
+        .any(|taint| BARRING_TAINTS.contains(&&*taint.key))
     {
         return Err(Ineligible::Tainted);
     }
@@ -110,7 +133,8 @@ fn eligibility(facts: &NodeFacts) -> Result<(), Ineligible> {
 /// Is it a Linux node with a kubelet of its own?
 fn linux_kubelet(facts: &NodeFacts) -> Result<(), Ineligible> {
     let label = |name: &str| facts.labels.get(name).map(String::as_str);
-    if label("type") == Some("virtual-kubelet")
+    if matches!(label("type"), Some("virtual-kubelet" | "kwok"))
+        || label("liqo.io/type") == Some("virtual-node")
         || label("eks.amazonaws.com/compute-type") == Some("fargate")
     {
         return Err(Ineligible::Virtual);
@@ -124,6 +148,13 @@ fn linux_kubelet(facts: &NodeFacts) -> Result<(), Ineligible> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn of_key(key: &str) -> Taint {
+        Taint {
+            key: key.to_owned(),
+            ..Taint::default()
+        }
+    }
 
     fn of(labels: &[(&str, &str)], change: impl FnOnce(&mut NodeFacts)) -> Result<(), Ineligible> {
         let labels = labels
@@ -163,13 +194,10 @@ mod tests {
     #[test]
     fn taints_of_disk_pressure_shutdown_and_autoscalers_make_a_node_ineligible() {
         for taint in BARRING_TAINTS {
-            let barred = of(&[], |facts| facts.taints = vec![taint.to_owned()]);
+            let barred = of(&[], |facts| facts.taints = vec![of_key(taint)]);
             assert_eq!(barred, Err(Ineligible::Tainted), "{taint}");
         }
         let other = ["dedicated", "node-role.kubernetes.io/control-plane"];
-        assert_eq!(
-            of(&[], |f| f.taints = other.map(str::to_owned).to_vec()),
-            Ok(())
-        );
+        assert_eq!(of(&[], |f| f.taints = other.map(of_key).to_vec()), Ok(()));
     }
 }

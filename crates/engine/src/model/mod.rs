@@ -70,11 +70,12 @@ struct Synced {
 impl Leadership {
     /// Notes that a source has delivered everything that existed when it began.
     pub fn synced(&mut self, source: Source) {
-        *match source {
-            Source::Caches => &mut self.synced.caches,
-            Source::Nodes => &mut self.synced.nodes,
-            Source::Pullers => &mut self.synced.pullers,
-        } = true;
+        match source {
+            Source::Caches => self.synced.caches = true,
+            Source::Nodes => self.synced.nodes = true,
+            Source::Pullers => self.synced.pullers = true,
+            Source::Placement => {}
+        }
     }
 
     /// May decisions be made?
@@ -259,6 +260,8 @@ pub struct Model {
     pub caches: Caches,
     /// All nodes.
     pub nodes: Nodes,
+    /// Which nodes get a puller; `None`: not known.
+    pub placement: Option<selector::PullerSelector>,
     /// Batches in flight.
     pub in_flight: InFlight,
     /// Freshness probes, by image and credentials.

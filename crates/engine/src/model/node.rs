@@ -157,9 +157,13 @@ pub struct Node {
 impl Node {
     /// May it get images?
     pub fn eligibility(&self) -> Result<(), Ineligible> {
-        self.facts
-            .as_ref()
-            .map_or(Err(Ineligible::Unknown), |facts| facts.eligible)
+        let facts = self.facts.as_ref().ok_or(Ineligible::Unknown)?;
+        facts.eligible?;
+        if facts.selected || self.puller.is_some() {
+            Ok(())
+        } else {
+            Err(Ineligible::NoPullerPlanned)
+        }
     }
 
     /// How many pulls its puller runs at a time.
@@ -172,7 +176,8 @@ impl Node {
 
     /// Could a puller run there, so that it may hold images of ours?
     pub fn runs_puller(&self) -> bool {
-        self.facts.as_ref().is_some_and(|facts| facts.runs_puller)
+        let facts = self.facts.as_ref();
+        facts.is_some_and(|facts| facts.runs_puller && (facts.selected || self.puller.is_some()))
     }
 
     /// The name that `status.failures` shows.

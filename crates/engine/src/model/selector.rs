@@ -1,14 +1,15 @@
 //! `nodeSelector` and `nodeAffinity`, compiled. They select the nodes that the Kubernetes scheduler
 //! would select.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use kubefledged_api_types::{
-    CacheSpecEntry, NodeSelectorOperator as Operator, NodeSelectorRequirement, NodeSelectorTerm,
+    CacheSpecEntry, NodeSelector, NodeSelectorOperator as Operator, NodeSelectorRequirement,
+    NodeSelectorTerm,
 };
 
 use super::facts::Facts;
-use crate::vocabulary::NodeName;
+use crate::vocabulary::{NodeName, Placement, Taint, Toleration};
 
 /// A compiled node selector of one list.
 #[derive(Debug, Default)]
@@ -46,13 +47,18 @@ enum Test {
 impl Selector {
     /// Compiles the selectors of a list.
     pub fn new(entry: &CacheSpecEntry) -> Self {
-        let labels = entry.node_selector.iter();
-        let required = entry
-            .node_affinity
-            .as_ref()
-            .and_then(|a| a.required.as_ref());
+        let affinity = entry.node_affinity.as_ref();
+        Self::of(
+            &entry.node_selector,
+            affinity.and_then(|a| a.required.as_ref()),
+        )
+    }
+
+    /// Compiles a `nodeSelector` and the required terms of a `nodeAffinity`.
+    fn of(labels: &BTreeMap<String, String>, required: Option<&NodeSelector>) -> Self {
         Self {
             labels: labels
+                .iter()
                 .map(|(k, v)| (k.as_str().into(), v.as_str().into()))
                 .collect(),
             terms: required.map(|r| r.node_selector_terms.iter().map(Term::new).collect()),
@@ -70,6 +76,44 @@ impl Selector {
                 .as_ref()
                 .is_none_or(|terms| terms.iter().any(|term| term.matches(name, facts)))
     }
+}
+
+/// Which nodes get a puller, compiled.
+#[derive(Debug)]
+pub struct PullerSelector {
+    selector: Selector,
+    tolerations: Vec<Toleration>,
+}
+
+impl PullerSelector {
+    /// Compiles the placement of a pod template.
+    pub fn new(placement: &Placement) -> Self {
+        Self {
+            selector: Selector::of(&placement.node_selector, placement.required.as_ref()),
+            tolerations: placement.tolerations.clone(),
+        }
+    }
+
+    /// Does the `DaemonSet` controller make a pod for this node?
+    pub fn matches(&self, name: &NodeName, facts: &Facts) -> bool {
+        let tolerated = |taint: &Taint| self.tolerations.iter().any(|t| tolerates(t, taint));
+        self.selector.matches(name, facts) && facts.taints.iter().all(tolerated)
+    }
+}
+
+/// As the scheduler compares them. An operator that is not known here may tolerate.
+fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let Toleration {
+        key,
+        operator,
+        value,
+        effect,
+    } = toleration;
+    let same = match operator.as_str() {
+        "" | "Equal" => *value == taint.value,
+        _ => true,
+    };
+    (effect.is_empty() || *effect == taint.effect) && (key.is_empty() || *key == taint.key) && same
 }
 
 impl Term {

@@ -1,5 +1,7 @@
 //! Nodes that come, go and change.
 
+use kubefledged_api_types::DeletionPolicy;
+
 use super::*;
 
 #[test]
@@ -80,7 +82,12 @@ fn a_node_that_becomes_eligible_gets_its_images_at_once() {
     assert!(harness.held("n2").is_empty());
     for not_yet in [
         (|f: &mut NodeFacts| f.unschedulable = true) as fn(&mut NodeFacts),
-        |f| f.taints = vec!["node.kubernetes.io/disk-pressure".into()],
+        |f| {
+            f.taints = vec![Taint {
+                key: "node.kubernetes.io/disk-pressure".into(),
+                ..Taint::default()
+            }];
+        },
         |f| f.labels = [("kubefledged.io/exclude".into(), String::new())].into(),
         |f| f.labels = [("type".into(), "virtual-kubelet".into())].into(),
     ] {
@@ -354,4 +361,52 @@ fn a_node_emits_one_event_when_it_becomes_warm_or_stuck() {
         (harness.count("event n1 warm"), harness.count("event n")),
         (1, 3)
     );
+}
+
+#[test]
+fn nodes_that_the_pullers_daemonset_does_not_select_are_neither_awaited_nor_failed() {
+    let mut harness = Harness::new(&["n1"]);
+    let pool = |pool: &str, taints: &[Taint]| NodeFacts {
+        taints: taints.to_vec(),
+        ..facts(&[("pool", pool)])
+    };
+    let gpu = Taint {
+        key: "gpu".into(),
+        effect: "NoSchedule".into(),
+        ..Taint::default()
+    };
+    harness.handle(Event::NodeApplied(node("n1"), pool("a", &[])));
+    harness.handle(Event::NodeApplied(node("n2"), pool("b", &[])));
+    harness.handle(Event::NodeApplied(node("n3"), pool("a", &[gpu])));
+    let placement = |tolerations: Vec<Toleration>| {
+        Event::PullersPlaced(Some(Box::new(Placement {
+            node_selector: [("pool".into(), "a".into())].into(),
+            tolerations,
+            ..Placement::default()
+        })))
+    };
+    harness.handle(placement(Vec::new()));
+    harness.create(images(&["r.test/a:1"]));
+    harness.lead();
+    harness.wait(300);
+    assert_eq!(harness.reported(), ("Succeeded", "ImageCacheCreate"));
+    let nodes = harness.status().nodes.unwrap();
+    assert_eq!((nodes.desired, nodes.unreachable), (1, 0));
+    // Nothing is pending there either.
+    harness.change(|spec| spec.deletion_policy = Some(DeletionPolicy::Purge));
+    harness.delete();
+    assert!(harness.objects.is_empty());
+
+    harness.create(images(&["r.test/a:1"]));
+    let exists = Toleration {
+        operator: "Exists".into(),
+        ..Toleration::default()
+    };
+    harness.handle(placement(vec![exists]));
+    harness.wait(60);
+    let nodes = harness.status().nodes.unwrap();
+    assert_eq!((nodes.desired, nodes.pending, nodes.unreachable), (2, 1, 0));
+    harness.handle(Event::PullersPlaced(None));
+    harness.wait(150);
+    assert_eq!(harness.status().nodes.unwrap().unreachable, 2);
 }

@@ -1,6 +1,6 @@
 use super::{
     name::{BatchId, CacheKey, NodeName},
-    object::{CacheObject, InvalidCache, NodeFacts, Puller},
+    object::{CacheObject, InvalidCache, NodeFacts, Placement, Puller},
     outcome::{CheckReport, ImageOutcome},
 };
 
@@ -19,6 +19,8 @@ pub enum Event {
     NodeDeleted(NodeName),
     /// The ready puller of a node is now this one; `None`: the node has none.
     PullerChanged(NodeName, Option<Puller>),
+    /// These nodes get a puller; `None`: that is not known.
+    PullersPlaced(Option<Box<Placement>>),
     /// A source begins to deliver everything anew, because its watch broke. What the list brings replaces what
     /// was known, also where it is older: etcd may have been restored from a backup.
     Listing(Source),
@@ -62,6 +64,8 @@ pub enum Source {
     Nodes,
     /// The watch of the puller's `EndpointSlices`.
     Pullers,
+    /// The watch of the pullers' `DaemonSet`. Nobody waits for it: without it, every Linux node may get a puller.
+    Placement,
 }
 
 /// Why a write failed.

@@ -15,7 +15,7 @@ pub use command::{
 pub use event::{BatchEnd, Event, SecretProblems, Source, WriteError};
 pub use kubefledged_api_types::Tick;
 pub use name::{BatchId, CacheKey, NodeName, Now};
-pub use object::{CacheObject, InvalidCache, NodeFacts, Puller};
+pub use object::{CacheObject, InvalidCache, NodeFacts, Placement, Puller, Taint, Toleration};
 pub use outcome::{CheckReport, Disk, ImageOutcome, ImageResult, ObservedImage, PinResult};
 pub use reason::{
     FailureClass, Ineligible, KeptReason, PullBlock, PullReason, PullState, RemovalBlock,

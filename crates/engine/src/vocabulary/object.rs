@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use kubefledged_api_types::{ImageCacheSpec, ImageCacheStatus};
+use kubefledged_api_types::{ImageCacheSpec, ImageCacheStatus, NodeSelector};
 
 use super::name::CacheKey;
 
@@ -59,8 +59,43 @@ pub struct NodeFacts {
     pub ready: bool,
     /// `spec.unschedulable`: the node is cordoned.
     pub unschedulable: bool,
-    /// Keys of `spec.taints`.
-    pub taints: Vec<String>,
+    /// `spec.taints`.
+    pub taints: Vec<Taint>,
+}
+
+/// A taint of a Node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Taint {
+    /// Its key.
+    pub key: String,
+    /// Its value; often empty.
+    pub value: String,
+    /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
+    pub effect: String,
+}
+
+/// A toleration of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Toleration {
+    /// Key of the taints that it tolerates; empty: of all.
+    pub key: String,
+    /// `Exists` or `Equal`, which is the default.
+    pub operator: String,
+    /// With `Equal`: the taint's value.
+    pub value: String,
+    /// The taint's effect; empty: any.
+    pub effect: String,
+}
+
+/// Which nodes get a puller, as the pod template of the pullers' `DaemonSet` says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// `nodeSelector`.
+    pub node_selector: BTreeMap<String, String>,
+    /// `affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution`.
+    pub required: Option<NodeSelector>,
+    /// `tolerations`.
+    pub tolerations: Vec<Toleration>,
 }
 
 /// A puller that is ready.

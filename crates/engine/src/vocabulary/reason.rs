@@ -29,6 +29,8 @@ pub enum Ineligible {
     Virtual,
     /// Its operating system is not Linux.
     OtherSystem,
+    /// The pullers' `DaemonSet` does not select it, or does not tolerate its taints.
+    NoPullerPlanned,
     /// Its condition Ready is not True.
     NotReady,
     /// It is cordoned.

@@ -11,7 +11,10 @@ fn unready() -> NodeFacts {
 
 fn tainted() -> NodeFacts {
     NodeFacts {
-        taints: vec!["node.kubernetes.io/disk-pressure".into()],
+        taints: vec![Taint {
+            key: "node.kubernetes.io/disk-pressure".into(),
+            ..Taint::default()
+        }],
         ..facts(&[])
     }
 }

@@ -86,8 +86,8 @@ chart: ## Lint the chart and test its manifests, without a cluster
 	$(CARGO) test --locked --target $(TARGET) --package kubefledged-chart
 
 generate: ## Write the generated files: the CRD, the chart's README and defaults, deploy/
-	$(CONTROLLER_CRD) >$(CHART)/files/crd.yaml
-	$(DEFAULTS) >$(CHART)/files/defaults.yaml
+	crd=$$($(CONTROLLER_CRD)) && printf '%s\n' "$$crd" >$(CHART)/files/crd.yaml
+	defaults=$$($(DEFAULTS)) && printf '%s\n' "$$defaults" >$(CHART)/files/defaults.yaml
 	$(CHART_README)
 	HELM="$(HELM)" deploy/generate
 

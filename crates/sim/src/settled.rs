@@ -60,8 +60,11 @@ impl World {
         }
         if purged {
             // False or Unknown would make kstatus wait for it, and True would be a lie.
+            // A node may just be asked again about an image that it keeps.
             let says = condition(known, conditions::PROGRESSING);
-            let purged = says == Some(("False", Progressing::Purged.as_str()));
+            let purged = [Progressing::Purged, Progressing::Removing]
+                .iter()
+                .any(|reason| says == Some((reason.status(), reason.as_str())));
             if condition(known, conditions::READY).is_some() || !purged || reconciles(known) {
                 told.push(("a purged cache says so", told_of));
             }

@@ -202,6 +202,11 @@ fn caches(rows: &[CacheRow], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result
     let help =
         "1 if the condition is True in the status of the ImageCache that was written last, else 0.";
     gauges(encoder, ("imagecache_condition", None, help), conditions)?;
+    plain(rows, encoder)
+}
+
+/// Gauges with no label beside the name of the `ImageCache`.
+fn plain(rows: &[CacheRow], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let bytes = rows.iter().map(|row| {
         let [namespace, imagecache, _] = of(row, "", "");
         ([namespace, imagecache], row.images.bytes)

@@ -74,15 +74,18 @@ impl Trial {
         must("the last operation", &status["status"], &json!("Succeeded"))?;
         let failures = status["failures"].as_object().cloned().unwrap_or_default();
         must("failures", &json!(failures), &json!({}))?;
-        let ready = if purged {
-            "False Purged"
+        // A purged cache is neither ready nor on its way.
+        let (ready, progressing) = if purged {
+            ("", "False Purged")
         } else {
-            "True AllImagesPresent"
+            ("True AllImagesPresent", "False Idle")
         };
         for (kind, should) in [
             ("Ready", ready),
-            ("Progressing", "False Idle"),
+            ("Progressing", progressing),
             ("Degraded", "False None"),
+            ("Reconciling", ""),
+            ("Stalled", ""),
         ] {
             must(kind, &json!(condition(status, kind)), &json!(should))?;
         }

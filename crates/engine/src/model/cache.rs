@@ -235,14 +235,14 @@ impl Cache {
         };
         cache.compile(names, settings);
         cache.adopt_applied(names, now);
+        let known = &cache.object.status;
+        if known.observed_generation == Some(cache.object.generation) {
+            cache.desired.adopt_matched(&known.lists_without_nodes);
+        }
         let observed = cache.object.status.observed_generation;
         // If it was edited while nobody led or while it was suspended, the earlier spec is not known: then an
         // update must begin.
         let unchanged = observed.is_none_or(|observed| observed == cache.object.generation);
-        let known = &cache.object.status;
-        if observed == Some(cache.object.generation) {
-            cache.desired.adopt_matched(&known.lists_without_nodes);
-        }
         if unchanged && cache.applied.covers(&cache.desired) {
             cache.history.covered = Some(cache.desired.hash);
         }

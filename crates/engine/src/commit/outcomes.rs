@@ -9,7 +9,7 @@ use crate::{
         backoff,
         images::RegistryAnswer,
         in_flight::{Flight, Pull, Task},
-        node::Attempt,
+        node::{Attempt, NoRoom},
         pending::AnswerContext,
     },
     plan::pins::bare_id,
@@ -19,6 +19,8 @@ use crate::{
     },
 };
 
+/// Longest wait for room on a disk whose fill level does not fall.
+const ROOM_WAIT: Duration = Duration::from_secs(3600);
 /// Pause before a pin that failed is tried again.
 const PIN_RETRY: Duration = Duration::from_secs(300);
 
@@ -170,6 +172,10 @@ impl Engine {
             tries,
             not_before: wait.map(|wait| answered.now.after(wait)),
             class: failed.class,
+            no_room: (failed.class == FailureClass::DiskPressure).then(|| NoRoom {
+                level: None,
+                until: answered.now.after(ROOM_WAIT),
+            }),
             reason: self.model.texts.share(&failed.reason),
             message: self.model.texts.share_message(&failed.message),
         };

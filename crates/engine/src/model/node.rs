@@ -32,10 +32,30 @@ pub struct Attempt {
     pub not_before: Option<Tick>,
     /// What the failure means for further attempts.
     pub class: FailureClass,
+    /// For a disk without room: as long as it is as full as in the first report afterwards, the pull is not tried
+    /// again.
+    pub no_room: Option<NoRoom>,
     /// Reason of the last failure, one of `names::failure`.
     pub reason: Arc<str>,
     /// Message of the last failure.
     pub message: Arc<str>,
+}
+
+/// A disk that had no room for a pull.
+#[derive(Clone, Copy, Debug)]
+pub struct NoRoom {
+    /// How full it was in the first report after the failure, in per cent; `None`: there was no report yet.
+    pub level: Option<u8>,
+    /// The pull is tried again then, in any case.
+    pub until: Tick,
+}
+
+impl NoRoom {
+    /// Until when the pull waits for room, if the disk is so full now; `None`: it does not wait.
+    pub fn waits(self, used: Option<u8>, now: Tick) -> Option<Tick> {
+        let full = self.level.is_some_and(|level| used >= Some(level));
+        (full && self.until > now).then_some(self.until)
+    }
 }
 
 /// How well the node's puller can be reached.
@@ -249,6 +269,13 @@ impl Node {
             runtime.reported = runtime.reported.max(Some(stamp));
             runtime.pins = report.pinned_by_us;
         }
+        if let Some(used) = self.losses.used_percent {
+            for attempt in self.attempts.values_mut() {
+                if let Some(no_room) = &mut attempt.no_room {
+                    no_room.level.get_or_insert(used);
+                }
+            }
+        }
         runtime.can_pin = report.can_pin.or(runtime.can_pin);
         runtime.parallel_pulls = report.parallel_pulls;
         runtime.disk_full = report.disk.is_some_and(|disk| {
@@ -277,6 +304,11 @@ impl Node {
             .retain(|(image, scope), _| keep(image) && !scopes.contains(*scope));
         self.losses.retain(keep);
         self.runtime.ids.retain(|image, _| keep(image));
+    }
+
+    /// Until when a failed pull waits for room on the disk; `None`: it does not.
+    pub fn waits_for_room(&self, attempt: &Attempt, now: Tick) -> Option<Tick> {
+        attempt.no_room?.waits(self.losses.used_percent, now)
     }
 
     /// Drops the failed attempts at an image, because it is present.

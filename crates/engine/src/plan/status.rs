@@ -196,6 +196,7 @@ impl Assessor<'_, '_> {
             return;
         };
         self.wake_later(attempt.not_before, status);
+        self.wake_later(node.waits_for_room(attempt, view.now), status);
         if pair.fault.is_some() {
             let is = |class| attempt.class == class;
             status

@@ -68,7 +68,14 @@ impl NodeView<'_> {
         context: &NodeContext,
     ) -> Result<PullReason, PullBlock> {
         let image = desired.image;
-        if let Some(attempt) = self.node.attempts.get(&(image, desired.credentials))
+        let attempt = self.node.attempts.get(&(image, desired.credentials));
+        // The automatic refresh makes no room.
+        if let Some(attempt) = attempt.filter(|a| Some(a.stamp) >= cache.pulls_since(self.idx))
+            && let Some(at) = self.node.waits_for_room(attempt, self.now)
+        {
+            return Err(PullBlock::BackOff(at));
+        }
+        if let Some(attempt) = attempt
             && Some(attempt.stamp) >= self.demand(cache)
             && (self.failure(desired).is_some() || self.pin_due(image, context))
         {

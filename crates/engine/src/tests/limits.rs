@@ -298,3 +298,24 @@ fn an_image_that_is_pushed_later_is_found_without_a_refresh() {
     harness.wait(4500);
     assert_eq!(harness.reported().0, "Succeeded");
 }
+
+#[test]
+fn a_pull_without_room_waits_for_room_and_not_for_a_minute() {
+    let mut harness = harness(Settings::default(), 1);
+    harness.broken.insert("r.test/a:1".into(), "DiskPressure");
+    harness.disk_full = true;
+    harness.create(images(&["r.test/a:1"]));
+    harness.lead();
+    harness.wait(400);
+    let pulls = harness.count("pull");
+    harness.wait(2400);
+    assert_eq!(
+        harness.count("pull"),
+        pulls,
+        "the disk is as full as before"
+    );
+    harness.broken.clear();
+    harness.disk_full = false;
+    harness.wait(340);
+    assert_eq!(harness.reported().0, "Succeeded");
+}

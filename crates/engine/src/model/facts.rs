@@ -7,9 +7,11 @@ use kubefledged_api_types::names::{EXCLUDE_LABEL, HOSTNAME_LABEL};
 use super::texts::Texts;
 use crate::vocabulary::{Ineligible, NodeFacts, Taint, Tick};
 
+/// The kubelet sets it while the node's disk is nearly full.
+const DISK_PRESSURE: &str = "node.kubernetes.io/disk-pressure";
 /// Taints of nodes that will go soon or have no room for anything more.
 const BARRING_TAINTS: [&str; 8] = [
-    "node.kubernetes.io/disk-pressure",
+    DISK_PRESSURE,
     "node.kubernetes.io/out-of-service",
     "node.cloudprovider.kubernetes.io/shutdown",
     "node.cloudprovider.kubernetes.io/uninitialized",
@@ -24,7 +26,7 @@ const BARRING_TAINTS: [&str; 8] = [
 const TOLERATED_TAINTS: [&str; 7] = [
     "node.kubernetes.io/not-ready",
     "node.kubernetes.io/unreachable",
-    "node.kubernetes.io/disk-pressure",
+    DISK_PRESSURE,
     "node.kubernetes.io/memory-pressure",
     "node.kubernetes.io/pid-pressure",
     "node.kubernetes.io/unschedulable",
@@ -37,6 +39,8 @@ pub struct Facts {
     labels: Box<[(Arc<str>, Arc<str>)]>,
     /// Taints that keep pods away, but for those that every pod of a `DaemonSet` tolerates.
     pub taints: Box<[Taint]>,
+    /// The kubelet says that the disk is full, and may already remove images and pods.
+    pub disk_pressure: bool,
     /// Whether the node may get images, if it gets a puller.
     pub eligible: Result<(), Ineligible>,
     /// Whether a puller could run there. Removals stay pending for such a node while it does not answer.
@@ -57,6 +61,7 @@ impl Facts {
             labels: labels
                 .map(|(k, v)| (texts.share(&k), texts.share(&v)))
                 .collect(),
+            disk_pressure: facts.taints.iter().any(|taint| taint.key == DISK_PRESSURE),
             taints: facts.taints.into_iter().filter(keeps_pods_away).collect(),
             eligible,
             runs_puller,

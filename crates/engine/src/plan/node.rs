@@ -91,17 +91,24 @@ fn plan_calls(
     pulls::plan(view, stale, context, plan);
 }
 
-/// Pulls in flight that no cache desires on this node any more.
+/// Pulls in flight that no cache desires on this node any more, and all of them while the kubelet says that the
+/// disk is full: they would have it remove images and pods.
 fn cancels(view: &NodeView<'_>, context: &NodeContext) -> Vec<PlannedCancel> {
     let flights = view.node.in_flight.iter();
     let flights = flights.filter_map(|id| Some((*id, view.model.in_flight.get(*id)?)));
+    let pressure = view
+        .node
+        .facts
+        .as_ref()
+        .is_some_and(|facts| facts.disk_pressure);
     let mut cancels = Vec::new();
     for (batch, flight) in flights {
         let Task::Pull(pull) = &flight.task else {
             continue;
         };
         let undesired = pull.images.iter().enumerate().filter(|(_, image)| {
-            image.open && !image.cancelled && !context.desired.contains(image.id)
+            let ends = pressure || !context.desired.contains(image.id);
+            image.open && !image.cancelled && ends
         });
         let (images, references): (Vec<_>, Vec<_>) = undesired
             .map(|(at, image)| (at, image.reference.clone()))

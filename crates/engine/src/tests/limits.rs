@@ -319,3 +319,26 @@ fn a_pull_without_room_waits_for_room_and_not_for_a_minute() {
     harness.wait(340);
     assert_eq!(harness.reported().0, "Succeeded");
 }
+
+#[test]
+fn pulls_end_when_the_kubelet_reports_disk_pressure_and_go_on_when_it_is_over() {
+    let mut harness = harness(Settings::default(), 1);
+    harness.slow.insert("r.test/a:1".into());
+    harness.create(images(&["r.test/a:1"]));
+    harness.lead();
+    harness.wait(10);
+    assert_eq!(harness.count("cancel"), 0);
+    let name = node("n001");
+    let pressed = NodeFacts {
+        taints: vec![taint("node.kubernetes.io/disk-pressure", "NoSchedule")],
+        ..facts(&[])
+    };
+    harness.handle(Event::NodeApplied(name.clone(), pressed));
+    harness.wait(2);
+    assert_eq!(harness.count("cancel"), 1);
+    assert_eq!(harness.count("pull"), 1);
+    harness.handle(Event::NodeApplied(name, facts(&[])));
+    harness.slow.clear();
+    harness.wait(5);
+    assert_eq!(harness.reported().0, "Succeeded");
+}

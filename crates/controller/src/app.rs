@@ -26,7 +26,9 @@ use crate::{
     cleanup, crd,
     debug::{self, Debug},
     driver::{self, Asking},
-    effects::{Effects, credentials::Credentials, objects::Objects, pullers::Pullers},
+    effects::{
+        Effects, credentials::Credentials, dialer::Dialer, objects::Objects, pullers::Pullers,
+    },
     inputs::{
         self,
         caches::{Caches, StoredCache},
@@ -36,6 +38,7 @@ use crate::{
     },
     lease::{self, Candidate, Followers, Term},
     metrics::Metrics,
+    runtimes::KubeletRuntimes,
     verify,
 };
 
@@ -125,7 +128,7 @@ impl Bound {
         let guard = readiness.register("checks");
         // Not one of `tasks`: it may end.
         tokio::spawn(check.run(guard, passed.clone(), search));
-        watch_inputs(&mut tasks, &client, &args, &events, &readiness, &passed);
+        let kubelets = watch_inputs(&mut tasks, &client, &args, &events, &readiness, &passed);
 
         // Leadership passes through here, so that certificates know it too.
         let (to_engine, engine_inbox) = mpsc::channel(4096);
@@ -153,7 +156,7 @@ impl Bound {
         };
         serve_debug(&mut tasks, self.debug, shown, shutdown.clone()).await?;
         let effects = Effects {
-            pullers: pullers(&args, &client, connector, metrics.clone(), raise_term),
+            pullers: pullers(&args, &client, raise_term, (connector, kubelets), &metrics),
             objects: Objects::new(client, args.pod_name.clone()),
             events,
             standing,
@@ -274,16 +277,20 @@ async fn serve_debug(
 fn pullers(
     args: &RunArgs,
     client: &Client,
-    connector: Connector,
-    metrics: Metrics,
     raise_term: watch::Sender<u64>,
+    (connector, kubelets): (Connector, KubeletRuntimes),
+    metrics: &Metrics,
 ) -> Pullers {
+    let dialer = Dialer {
+        connector,
+        metrics: metrics.clone(),
+        kubelets,
+    };
     let service_account = args.service_account_name.as_deref().map(Arc::from);
     let credentials = Credentials::new(client.clone(), service_account);
     Pullers::new(
-        connector,
+        dialer,
         credentials,
-        metrics,
         raise_term,
         args.max_dials as usize,
         args.max_connections as usize,
@@ -307,7 +314,7 @@ async fn relay(
     "relay"
 }
 
-/// Starts the watches after the checks have passed.
+/// Starts the watches after the checks have passed. Returns what they note of the kubelets.
 fn watch_inputs(
     tasks: &mut JoinSet<&'static str>,
     client: &Client,
@@ -315,7 +322,8 @@ fn watch_inputs(
     events: &mpsc::Sender<Event>,
     readiness: &Readiness,
     passed: &CancellationToken,
-) {
+) -> KubeletRuntimes {
+    let kubelets = KubeletRuntimes::default();
     let all = watcher::Config::default();
     let caches: Api<StoredCache> = Api::all(client.clone());
     let guard = readiness.register("ImageCaches");
@@ -329,7 +337,7 @@ fn watch_inputs(
     );
     spawn_after(tasks, passed, watch, "ImageCaches");
     let nodes: Api<LeanNode> = Api::all(client.clone());
-    let (guard, input) = (readiness.register("Nodes"), Nodes::default());
+    let (guard, input) = (readiness.register("Nodes"), Nodes::new(kubelets.clone()));
     let watch = inputs::watch(
         nodes,
         all.clone(),
@@ -361,6 +369,7 @@ fn watch_inputs(
     let input = Placements::default();
     let watch = inputs::watch(sets, only, Source::Placement, input, events.clone(), guard);
     spawn_after(tasks, passed, watch, "DaemonSet");
+    kubelets
 }
 
 fn spawn(

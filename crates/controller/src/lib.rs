@@ -14,4 +14,5 @@ pub mod effects;
 pub mod inputs;
 pub mod lease;
 pub mod metrics;
+pub mod runtimes;
 pub mod verify;

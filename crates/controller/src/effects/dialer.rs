@@ -11,7 +11,10 @@ use kubefledged_proto::puller::{
 use tonic::{Request, transport::Channel};
 
 use super::{dial, pool::Dial};
-use crate::metrics::{Connected, Metrics};
+use crate::{
+    metrics::{Connected, Metrics},
+    runtimes::KubeletRuntimes,
+};
 
 /// A client on an open connection.
 pub type PullerClient = PullerServiceClient<Channel>;
@@ -23,6 +26,8 @@ pub struct Dialer {
     pub connector: Connector,
     /// Counts connections.
     pub metrics: Metrics,
+    /// What the kubelets use.
+    pub kubelets: KubeletRuntimes,
 }
 
 /// An open connection, and facts about its puller.
@@ -87,6 +92,15 @@ impl Dialer {
             .map_err(|status| Arc::from(format!("GetInfo failed: {}", status.message())))?
             .into_inner();
         verify(target, &info)?;
+        let kubelets = self.kubelets.other_than(&target.node, &info.runtime_name);
+        if let Some(kubelets) = kubelets {
+            let error = format!(
+                "the puller uses {}, and the kubelet of {} uses {kubelets}: correct puller.criSocketPath",
+                info.runtime_name, target.node
+            );
+            tracing::warn!(node = %target.node, error, "wrong container runtime");
+            return Err(error.into());
+        }
         Ok((client, info))
     }
 }

@@ -3,7 +3,7 @@
 mod claims;
 pub mod credentials;
 pub(crate) mod dial;
-mod dialer;
+pub mod dialer;
 pub mod dockercfg;
 mod limits;
 pub mod objects;

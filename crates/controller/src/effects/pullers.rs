@@ -15,7 +15,6 @@ use kubefledged_engine::{
     Batch, BatchEnd, CancelPulls, CredentialScope, Event, ImageOutcome, ImageResult, NodeName,
     PullItem, SecretProblems, Work,
 };
-use kubefledged_process::tls::Connector;
 use kubefledged_proto::puller::{PullImagesRequest, RemoveImagesRequest};
 use prost::Message;
 use tokio::sync::{mpsc, watch};
@@ -47,22 +46,15 @@ pub struct Pullers {
 impl Pullers {
     /// Creates it with limits for dials and for open connections.
     pub fn new(
-        connector: Connector,
+        dialer: Dialer,
         credentials: Credentials,
-        metrics: Metrics,
         raise_term: watch::Sender<u64>,
         max_dials: usize,
         max_connections: usize,
     ) -> Self {
+        let metrics = dialer.metrics.clone();
         Self {
-            pool: Pool::new(
-                Dialer {
-                    connector,
-                    metrics: metrics.clone(),
-                },
-                max_dials,
-                max_connections,
-            ),
+            pool: Pool::new(dialer, max_dials, max_connections),
             credentials: Arc::new(credentials),
             metrics,
             claims: Arc::default(),

@@ -9,6 +9,7 @@ use kubefledged_engine::{Event, NodeFacts, NodeName, Taint};
 use serde::Deserialize;
 
 use super::{Input, lean};
+use crate::runtimes::KubeletRuntimes;
 
 /// The part of a Node that is read.
 #[derive(Clone, Debug, Deserialize)]
@@ -38,9 +39,16 @@ struct LeanTaint {
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 struct LeanStatus {
     conditions: Vec<LeanCondition>,
+    node_info: LeanInfo,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct LeanInfo {
+    container_runtime_version: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -76,7 +84,18 @@ impl Resource for LeanNode {
 
 /// Converts Nodes to events. Keeps the facts that were sent last.
 #[derive(Debug, Default)]
-pub struct Nodes(BTreeMap<NodeName, NodeFacts>);
+pub struct Nodes {
+    sent: BTreeMap<NodeName, NodeFacts>,
+    kubelets: KubeletRuntimes,
+}
+
+impl Nodes {
+    /// It notes the kubelets' runtimes here.
+    pub fn new(kubelets: KubeletRuntimes) -> Self {
+        let sent = BTreeMap::new();
+        Self { sent, kubelets }
+    }
+}
 
 impl Input for Nodes {
     type Object = LeanNode;
@@ -90,15 +109,18 @@ impl Input for Nodes {
         let Some(name) = self.key(&object) else {
             return;
         };
+        let runtime = &object.status.node_info.container_runtime_version;
+        self.kubelets.note(&name, runtime);
         let facts = facts(object);
-        if self.0.get(&name) != Some(&facts) {
-            self.0.insert(name.clone(), facts.clone());
+        if self.sent.get(&name) != Some(&facts) {
+            self.sent.insert(name.clone(), facts.clone());
             events.push(Event::NodeApplied(name, facts));
         }
     }
 
     fn deleted(&mut self, key: &NodeName, events: &mut Vec<Event>) {
-        self.0.remove(key);
+        self.sent.remove(key);
+        self.kubelets.forget(key);
         events.push(Event::NodeDeleted(key.clone()));
     }
 }

@@ -87,6 +87,8 @@ impl Engine {
                 since: Some(stamp),
                 joined: new.then_some(stamp),
             };
+            // Another puller may know another runtime.
+            node.runtime.can_pin = None;
             node.call_answered();
         }
         self.model.nodes[idx].puller = puller;

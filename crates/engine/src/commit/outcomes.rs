@@ -234,6 +234,10 @@ impl Engine {
                     }
                 }
             }
+            // A runtime that has shown one pin may show the next one late.
+            PinResult::Unsupported if runtime.can_pin == Some(true) => {
+                runtime.pin_retry_at = Some(answered.now.after(PIN_RETRY));
+            }
             PinResult::Unsupported => runtime.can_pin = Some(false),
             PinResult::DiskPressure => runtime.disk_full = true,
             PinResult::Failed(_) => runtime.pin_retry_at = Some(answered.now.after(PIN_RETRY)),

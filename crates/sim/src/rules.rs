@@ -3,6 +3,7 @@
 
 mod engine;
 mod fair;
+mod node;
 mod queue;
 
 pub use fair::Waiting;

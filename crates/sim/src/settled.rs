@@ -196,7 +196,7 @@ impl World {
         }
         for name in pinned.iter().filter(|_| pins && eligible(facts)) {
             let held = runtime.resolve(name).and_then(|id| runtime.images.get(&id));
-            if held.is_some_and(|held| !runtime.pinned(held)) {
+            if held.is_some_and(|held| !runtime.pinned(held, self.now)) {
                 told.push(("what is to be pinned is", format!("n{node}: {name}")));
             }
         }
@@ -219,6 +219,7 @@ impl World {
         name == PAUSE
             || (held.pinned && !held.labelled)
             || runtime.used(&id)
+            || runtime.mounted(&id)
             || runtime.foreign.contains(name)
             || self.left.contains(name)
             || by_digest

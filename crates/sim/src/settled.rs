@@ -20,6 +20,8 @@ use crate::{
 
 /// After so long nothing of a request is left in a puller.
 const FORGOTTEN: u64 = 2 * 3_600_000;
+/// What was kept is tried again now and then, and the status shows that for a second.
+const REMOVAL_SHOWS: u64 = 2_000;
 
 impl World {
     /// Checks everything.
@@ -61,7 +63,12 @@ impl World {
         if purged {
             // False or Unknown would make kstatus wait for it, and True would be a lie.
             let says = condition(known, conditions::PROGRESSING);
-            let purged = says == Some(("False", Progressing::Purged.as_str()));
+            let removing = says == Some(("True", Progressing::Removing.as_str()))
+                && self
+                    .controllers
+                    .iter()
+                    .any(|controller| controller.view.removal_at + REMOVAL_SHOWS > self.now);
+            let purged = removing || says == Some(("False", Progressing::Purged.as_str()));
             if condition(known, conditions::READY).is_some() || !purged || reconciles(known) {
                 told.push(("a purged cache says so", told_of));
             }

@@ -76,14 +76,19 @@ impl World {
         }
     }
 
-    /// What became of a removal. What is gone does not come back by a pull that was cancelled before, and what a
-    /// container mounts is kept, and no failure.
+    /// What became of a removal. What is gone does not come back by a pull that was cancelled before, what a container
+    /// mounts is kept and no failure, and our own pin, which the runtime still shows, keeps nothing.
     pub fn check_removed(&mut self, node: usize, stream: StreamId, outcomes: &[RemoveOutcome]) {
         let machine = &self.nodes[node];
         let Some(process) = &machine.process else {
             return;
         };
         let asked = process.seen.removals.get(&stream);
+        let runtime = &machine.runtime;
+        let pinned = |name: &String| {
+            let held = runtime.resolve(name).and_then(|id| runtime.images.get(&id));
+            held.is_none_or(|held| held.pinned || held.labelled)
+        };
         let mut wrong = None;
         for outcome in outcomes {
             let name = asked.and_then(|asked| asked.names.get(outcome.index));
@@ -93,6 +98,11 @@ impl World {
                     if late.any(|(known, at)| known == name && *at > self.now) =>
                 {
                     wrong = Some(("what was removed does not come back", name.clone()));
+                }
+                (RemoveResult::Kept { message, .. }, Some(name))
+                    if message.contains("somebody else pinned") && !pinned(name) =>
+                {
+                    wrong = Some(("nothing is kept by a pin that was taken off", name.clone()));
                 }
                 (RemoveResult::Failed { message, .. }, _) if message.contains("in use") => {
                     wrong = Some(("what a container mounts is kept", message.clone()));

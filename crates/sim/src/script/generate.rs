@@ -291,7 +291,10 @@ impl Day {
                 let node = self.node();
                 let lasts = self.rng.between(10_000, 300_000);
                 let trouble = match class {
-                    46 => Trouble::PullsEndLate(node),
+                    46 => {
+                        self.gives_up_early();
+                        continue;
+                    }
                     47 => Trouble::DiskFills(node),
                     48 => Trouble::DiskTight(node),
                     _ => {
@@ -301,6 +304,33 @@ impl Day {
                 };
                 self.push(Action::Trouble(trouble, lasts));
             }
+        }
+    }
+
+    /// A user gives up an object while its images are being pulled, and pulls that are cancelled end late.
+    fn gives_up_early(&mut self) {
+        let cache = self.rng.index(CACHES.len());
+        let begun = self.rng.below(DAY - 60_000);
+        let deletion_policy = Some(DeletionPolicy::Purge);
+        let spec = ImageCacheSpec {
+            suspend: false,
+            deletion_policy,
+            ..self.spec()
+        };
+        for node in 0..self.nodes {
+            let at = begun.saturating_sub(1_000);
+            let action = Action::Trouble(Trouble::PullsEndLate(node), 60_000);
+            self.steps.push(Step { at, action });
+        }
+        let then = match self.rng.below(3) {
+            0 => Action::Delete(cache),
+            1 => Action::Purge(cache, String::new()),
+            _ => Action::Apply(cache, Box::new(self.spec())),
+        };
+        let ended = begun + self.rng.between(100, 4_000);
+        let apply = Action::Apply(cache, Box::new(spec));
+        for (at, action) in [(begun, apply), (ended, then)] {
+            self.steps.push(Step { at, action });
         }
     }
 

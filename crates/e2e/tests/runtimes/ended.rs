@@ -31,4 +31,10 @@ fn caches_that_are_deleted_with_purge_during_their_pulls_leave_nothing() {
             .collect();
         assert_eq!(left, set(&[]), "n{node}, {runtime}");
     }
+    // Events outlive their objects by an hour.
+    let events = "get events -n rt-ended -o jsonpath={.items[*].reason}";
+    let events = s.cluster.kubectl(events).unwrap();
+    for warning in ["RemovalDropped", "ImagesLeft"] {
+        assert!(!events.contains(warning), "{events}");
+    }
 }

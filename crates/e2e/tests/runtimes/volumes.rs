@@ -14,8 +14,10 @@ fn an_image_that_a_pod_mounts_as_a_volume_stays_until_the_pod_is_gone() {
     // containerd 1.6 mounts no images.
     let mounts = |runtime: &str| !runtime.starts_with("containerd://1.");
     let able: Vec<&(String, String)> = s.nodes.iter().filter(|(_, r)| mounts(r)).collect();
-    s.created("running", &[&web]);
-    s.created("mounted", &[&api]);
+    for (name, image) in [("running", &web), ("mounted", &api)] {
+        let status = s.created(name, &[image]);
+        assert_eq!(status["status"], "Succeeded", "{status}");
+    }
     for (node, _) in &able {
         let pod = json!({
             "apiVersion": "v1", "kind": "Pod",

@@ -104,6 +104,8 @@ pub struct Queue {
     /// By normalized name the ids of images whose removal was begun and not seen to its end, and until when that is
     /// remembered.
     unfinished: BTreeMap<String, (String, Tick)>,
+    /// Ids from which our pin was taken off, until the runtime shows that.
+    unpinned: BTreeMap<String, Tick>,
     intents: Intents,
     /// Open outcomes by stream.
     open: BTreeMap<StreamId, usize>,
@@ -151,6 +153,7 @@ impl Queue {
             ending: BTreeMap::new(),
             followed: BTreeMap::new(),
             unfinished: BTreeMap::new(),
+            unpinned: BTreeMap::new(),
             intents: Intents::default(),
             open: BTreeMap::new(),
             bytes_awaited: false,
@@ -241,6 +244,7 @@ impl Queue {
     fn end_pauses(&mut self, now: Tick) {
         self.followed.retain(|_, until| *until > now);
         self.unfinished.retain(|_, (_, until)| *until > now);
+        self.unpinned.retain(|_, until| *until > now);
         for removal in &mut self.removals {
             removal.paused = removal.paused.filter(|at| *at > now);
         }
@@ -316,6 +320,7 @@ impl Queue {
     pub fn remembers(&self) -> usize {
         let work = self.tasks.len() + self.removals.len() + self.checks.len() + self.calls.len();
         let names = self.followed.len() + self.unfinished.len() + self.intents.len();
+        let names = names + self.unpinned.len();
         work + self.ending.len() + self.open.len() + names
     }
 

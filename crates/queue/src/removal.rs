@@ -98,7 +98,9 @@ pub struct Removal {
     pub held: BTreeSet<String>,
     /// Our pin was taken off the one at hand.
     unpinned: bool,
-    /// How often it was looked at again since, because the runtime still shows a pin.
+    /// The image of which our pin is, or was last, taken off.
+    unpins: String,
+    /// How often the one at hand was looked at again, because a pin that was taken off may still show.
     unpin_looks: u32,
     /// The one at hand goes only if we pulled it, and we did not.
     not_pulled: bool,
@@ -132,6 +134,9 @@ pub struct RemovalContext<'a> {
     pub unverified: bool,
     /// The id of the image whose removal under this normalized name was begun and not seen to its end.
     pub unfinished: &'a dyn Fn(&str) -> Option<String>,
+    /// Whether our pin was taken off this id a moment ago. containerd's CRI takes that in asynchronously, and may still
+    /// show the pin.
+    pub unpinned: &'a dyn Fn(&str) -> bool,
 }
 
 /// What follows for the name at hand.
@@ -184,6 +189,7 @@ impl Removal {
             call: None,
             held: BTreeSet::new(),
             unpinned: false,
+            unpins: String::new(),
             unpin_looks: 0,
             not_pulled: false,
             pulled: BTreeSet::new(),
@@ -282,13 +288,13 @@ impl Removal {
                     return self.act(&image, target);
                 }
                 if around.facts.pins == Support::No || self.unpinned {
-                    return self.still_pinned(target);
+                    return self.still_pinned(&image.id, target, around);
                 }
                 self.step = RemovalStep::Owning(image, target);
                 AfterRemoval::Call(Call::Pins)
             }
             (RemovalStep::Owning(image, target), Answer::Pins(Ok(ours))) => {
-                self.owned(&image, target, ours.contains(&image.id))
+                self.owned(&image, target, ours.contains(&image.id), around)
             }
             (RemovalStep::Unpinning(Some(result)), Answer::Pinned(Ok(()))) => {
                 AfterRemoval::Finish(result)
@@ -341,6 +347,11 @@ impl Removal {
             self.step,
             RemovalStep::Removing(_) | RemovalStep::Verifying(_)
         )
+    }
+
+    /// The image of which our pin is being taken off.
+    pub fn unpinning(&self) -> Option<&str> {
+        matches!(self.step, RemovalStep::Unpinning(_)).then_some(&self.unpins)
     }
 
     /// The image whose removal is under way.

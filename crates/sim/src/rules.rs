@@ -98,6 +98,13 @@ impl View {
             .count()
     }
 
+    fn asked(&mut self, batch: BatchId, asked: Asked, now: u64) {
+        if asked.verb == Verb::Remove {
+            self.removal_at = now;
+        }
+        self.live.insert(batch, asked);
+    }
+
     fn outcome(&mut self, batch: BatchId, index: usize, result: &ImageResult, now: u64) {
         let Some(asked) = self.live.get_mut(&batch) else {
             return;

@@ -25,10 +25,8 @@ pub struct Held {
     pub pinned: bool,
     /// It carries a label of ours; whether that pins it is the runtime's business.
     pub labelled: bool,
-    /// Whether the runtime showed the label as a pin before it was last changed.
-    shown_before: bool,
-    /// When the runtime shows what the label is now.
-    shown_from: u64,
+    /// Whether the runtime shows the label as a pin, and until when it shows that, if the label was changed.
+    shown: Option<(bool, u64)>,
     /// A container has run from it.
     pub ran: bool,
     /// When it came.

@@ -18,6 +18,8 @@ const FOLLOW: Duration = Duration::from_secs(10);
 const FOLLOW_DOCKER: Duration = Duration::from_secs(30);
 /// Before the first of these looks; the pauses double.
 const FIRST_LOOK: Duration = Duration::from_millis(250);
+/// For how long the runtime may still show a pin that was taken off.
+const PIN_SHOWS: Duration = Duration::from_secs(10);
 /// Codes of answers that are not the runtime's own word.
 const NOT_ITS_OWN: [&str; 3] = ["Cancelled", "DeadlineExceeded", "Unavailable"];
 /// Most removals that were begun and not seen to their end, of which it is remembered.
@@ -113,8 +115,12 @@ impl Queue {
         let Some(removal) = self.removals.front_mut() else {
             return;
         };
+        if let (Some(id), Answer::Pinned(_)) = (removal.unpinning(), &answer) {
+            let until = self.now.after(PIN_SHOWS);
+            self.unpinned.insert(id.to_owned(), until);
+        }
         let (tasks, intents, authority) = (&self.tasks, &self.intents, removal.authority);
-        let (ending, unfinished) = (&self.ending, &self.unfinished);
+        let (ending, unfinished, unpinned) = (&self.ending, &self.unfinished, &self.unpinned);
         let claimed = |name: &str| {
             let mut open = tasks.of(name).filter(|(_, task)| !task.finished());
             open.next().is_some()
@@ -128,6 +134,7 @@ impl Queue {
             own: &self.settings.own_images,
             claimed: &claimed,
             unfinished: &|name| unfinished.get(name).map(|(id, _)| id.clone()),
+            unpinned: &|id| unpinned.contains_key(id),
         };
         let next = removal.answered(answer, &around);
         if let Some(id) = removal.removing() {

@@ -1,12 +1,19 @@
 //! The steps of a removal: what follows from what the runtime said of the name at hand.
 
+use std::time::Duration;
+
 use kubefledged_api_types::names::failure;
 
 use super::{
     AfterRemoval, Item, Part, Removal, RemovalContext, RemovalStep, Target, normalized,
     results::{failed, kept, pinned},
 };
-use crate::{Call, Image, RemoveResult, pins};
+use crate::{Call, Image, RemoveResult};
+
+/// Before an image is looked at again, of which the runtime may still show a pin that was taken off. The pauses double,
+/// so many times.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const MOST_DOUBLED: u32 = 5;
 
 impl Removal {
     /// The name is not there. If its removal was begun before and not seen to its end, the image may still be
@@ -96,12 +103,15 @@ impl Removal {
         }
     }
 
-    /// The image is pinned, and not by us. Where our pin was just taken off, the runtime may still show that one.
-    pub(super) fn still_pinned(&mut self, target: Result<String, RemoveResult>) -> AfterRemoval {
-        if self.unpinned
-            && target.is_ok()
-            && let Some(pause) = pins::pause(self.unpin_looks)
-        {
+    /// The image is pinned, and not by us; but a pin of ours that was just taken off may still show.
+    pub(super) fn still_pinned(
+        &mut self,
+        id: &str,
+        target: Result<String, RemoveResult>,
+        around: &RemovalContext<'_>,
+    ) -> AfterRemoval {
+        if target.is_ok() && (around.unpinned)(id) {
+            let pause = FIRST_PAUSE * 2_u32.pow(self.unpin_looks.min(MOST_DOUBLED));
             self.unpin_looks += 1;
             return AfterRemoval::Later(pause);
         }
@@ -114,19 +124,20 @@ impl Removal {
         image: &Image,
         target: Result<String, RemoveResult>,
         ours: bool,
+        around: &RemovalContext<'_>,
     ) -> AfterRemoval {
         let only_the_pin = matches!(self.items[self.at], Item::Pin(_));
         if !ours {
-            return AfterRemoval::Finish(if only_the_pin {
-                RemoveResult::Absent
-            } else {
-                target.err().unwrap_or_else(pinned)
-            });
+            if only_the_pin {
+                return AfterRemoval::Finish(RemoveResult::Absent);
+            }
+            return self.still_pinned(&image.id, target, around);
         }
         let mut names = image.tags.iter().chain(&image.digests);
         let desired = names.any(|name| self.desired.contains(&normalized(name)));
         if only_the_pin || (self.unpin_ours && !desired) {
             self.step = RemovalStep::Unpinning(target.err());
+            self.unpins.clone_from(&image.id);
             return AfterRemoval::Call(Call::Pin(image.id.clone(), false));
         }
         AfterRemoval::Finish(

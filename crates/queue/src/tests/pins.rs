@@ -218,6 +218,22 @@ fn a_pin_of_ours_that_the_runtime_still_shows_after_it_was_taken_off_does_not_ke
 }
 
 #[test]
+fn a_pin_of_ours_that_an_earlier_request_took_off_and_that_still_shows_does_not_keep_the_image() {
+    let mut node = Node::containerd(Settings::default());
+    node.pull_this(1, authority(1, 1), pinned("r.test/a:1"));
+    node.run();
+    node.pins_late = true;
+    node.unpin(2, &[], &[], &["sha256:r.test/a:1"]);
+    node.remove(3, authority(1, 30), &["r.test/a:1"]);
+    node.run();
+    node.rest(3);
+    assert!(!node.removed.contains_key(&3), "nothing is concluded yet");
+    node.held("r.test/a:1").pinned = false;
+    node.rest(5);
+    assert_eq!(node.removal(3), "Removed");
+}
+
+#[test]
 fn a_pin_that_stays_after_ours_was_taken_off_is_somebody_elses() {
     let mut node = Node::containerd(Settings::default());
     node.pull_this(1, authority(1, 1), pinned("r.test/a:1"));
@@ -225,7 +241,7 @@ fn a_pin_that_stays_after_ours_was_taken_off_is_somebody_elses() {
     node.pins_late = true;
     node.unpin(2, &["r.test/a:1"], &[], &[]);
     node.run();
-    node.rest(10);
+    node.rest(15);
     assert_eq!(node.removal(2), "Pinned");
     assert_eq!(node.count("Remove"), 0);
 }

@@ -85,10 +85,7 @@ impl World {
             heard: self.now,
             names: names.into_iter().map(Some).collect(),
         };
-        if verb == Verb::Remove {
-            self.controllers[who].view.removal_at = self.now;
-        }
-        self.controllers[who].view.live.insert(batch.id, asked);
+        self.controllers[who].view.asked(batch.id, asked, self.now);
     }
 
     fn wrong_removals(

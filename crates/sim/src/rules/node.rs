@@ -14,6 +14,8 @@ const STOPPED_AT: u64 = 83;
 const RUNS_ON: u64 = 5_000;
 /// Longest look at the disk of a runtime that is not slow, in ms.
 const SLOW: u64 = 1_000;
+/// A puller that began so many ms ago does not know what the one before it took off.
+const FORGETS: u64 = 10_000;
 /// Between two looks of this rule, in ms.
 const LOOK: u64 = 500;
 
@@ -87,7 +89,8 @@ impl World {
         let runtime = &machine.runtime;
         let pinned = |name: &String| {
             let held = runtime.resolve(name).and_then(|id| runtime.images.get(&id));
-            held.is_none_or(|held| held.pinned || held.labelled)
+            let new = process.started + FORGETS > self.now;
+            new || held.is_none_or(|held| held.pinned || held.labelled)
         };
         let mut wrong = None;
         for outcome in outcomes {

@@ -31,9 +31,8 @@ impl Runtime {
         let bare = id.strip_prefix("sha256:").unwrap_or(id);
         match self.images.get_mut(bare) {
             Some(held) => {
-                held.shown_before = held.shows_label(now);
+                held.shown = Some((held.shows_label(now), shown));
                 held.labelled = on;
-                held.shown_from = shown;
                 Ok(())
             }
             None => Err(CallError {
@@ -52,10 +51,7 @@ impl Runtime {
 
 impl Held {
     fn shows_label(&self, now: u64) -> bool {
-        if now < self.shown_from {
-            self.shown_before
-        } else {
-            self.labelled
-        }
+        let before = self.shown.filter(|(_, until)| now < *until);
+        before.map_or(self.labelled, |(shown, _)| shown)
     }
 }

@@ -171,6 +171,7 @@ async fn the_node_says_the_worst(client: &mut Client) {
         (cache.state(), cache.desired_images, cache.ready_images),
         (State::Failed, 3, 1)
     );
+    assert!(cache.size_bytes > 0 && cache.size_bytes == node.size_bytes);
     assert_eq!(cache.reason, "ImageNotFound");
     assert_eq!(cache.message, "r.test/wrong:1: manifest unknown");
 }

@@ -135,7 +135,9 @@ async fn pairs_say_why(client: &mut Client) {
         (wrong.reason.as_str(), wrong.message.as_str()),
         ("ImageNotFound", "manifest unknown")
     );
-    assert_eq!((wrong.attempts, wrong.next_attempt), (1, None));
+    assert_eq!(wrong.attempts, 1);
+    let next = wrong.next_attempt.as_ref().map(|next| next.seconds);
+    assert!(next > Some(60), "it is asked for again slowly: {next:?}");
     assert!(wrong.since.is_some());
     assert_eq!(slow.state(), State::Pulling);
 }
@@ -154,7 +156,7 @@ async fn the_plan_says_what_happens_next(client: &mut Client) {
     assert_eq!(
         told,
         [
-            ("r.test/wrong:1", Action::Stuck, "UntilRefresh"),
+            ("r.test/wrong:1", Action::Wait, "BackOff"),
             ("r.test/slow:1", Action::Wait, "Pulling"),
         ]
     );

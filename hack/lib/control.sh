@@ -73,7 +73,7 @@ start_apiserver() {
         --listen-client-urls=http://127.0.0.1:2379 --advertise-client-urls=http://127.0.0.1:2379 --listen-peer-urls=http://127.0.0.1:2380
     spawn 1 kube-apiserver kube-apiserver --etcd-servers=http://127.0.0.1:2379 \
         --advertise-address=10.77.0.1 --service-cluster-ip-range=10.96.0.0/16 --allow-privileged=true \
-        --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction --token-auth-file="$pki/tokens.csv" \
+        --feature-gates=ImageVolume=true --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction --token-auth-file="$pki/tokens.csv" \
         --client-ca-file="$pki/ca.crt" --tls-cert-file="$pki/apiserver.crt" --tls-private-key-file="$pki/apiserver.key" \
         --kubelet-client-certificate="$pki/kubelet-client.crt" --kubelet-client-key="$pki/kubelet-client.key" \
         --kubelet-preferred-address-types=InternalIP \

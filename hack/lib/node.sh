@@ -181,6 +181,7 @@ failSwapOn: false
 resolvConf: ""
 evictionHard: {memory.available: "50Mi"}
 imageGCHighThresholdPercent: 100
+featureGates: {ImageVolume: true}
 volumePluginDir: /var/lib/kubelet/volume-plugins
 CONFIG
     shift

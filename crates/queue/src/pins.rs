@@ -5,11 +5,17 @@ use std::time::Duration;
 
 use crate::{Answer, Bytes, Call, CallError, Image, PinResult, Retention, Support, classify};
 
-/// How often an image is inspected again before a pin counts as without effect: for some eight seconds.
+/// How often an image is inspected again before it counts that a pin does not show: for some eight seconds.
 /// containerd's CRI takes in a label asynchronously, and late while many images change.
 const MOST_LOOKS: u32 = 5;
 /// Before the first of these inspections; the pauses double.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
+
+/// The pause before an image that was inspected again so many times is inspected once more, because the runtime does not
+/// show yet that our pin was set or taken off. `None`: it would show by now.
+pub fn pause(looks: u32) -> Option<Duration> {
+    (looks < MOST_LOOKS).then(|| FIRST_PAUSE * 2_u32.pow(looks))
+}
 
 /// The step whose answer is awaited.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,20 +145,20 @@ fn pinning(
             found.pin = Some(PinResult::Failed(why));
             AfterPin::Done
         }
-        (PinStep::Probing(looks), Answer::Inspected(Ok(_))) if *looks < MOST_LOOKS => {
-            AfterPin::Later(FIRST_PAUSE * 2_u32.pow(*looks), PinStep::Probing(looks + 1))
-        }
-        // It works for others: the label stays, and the controller's next check looks again.
-        (PinStep::Probing(_), Answer::Inspected(Ok(_))) if around.pins == Support::Yes => {
-            let why = "the runtime does not show the pin yet".to_owned();
-            found.pin = Some(PinResult::Failed(why));
-            AfterPin::Done
-        }
-        (PinStep::Probing(_), Answer::Inspected(Ok(_))) => {
-            found.pins = Some(Support::No);
-            found.pin = Some(PinResult::Unsupported);
-            AfterPin::Call(Call::Pin(image.id.clone(), false), PinStep::Undoing)
-        }
+        (PinStep::Probing(looks), Answer::Inspected(Ok(_))) => match pause(*looks) {
+            Some(pause) => AfterPin::Later(pause, PinStep::Probing(looks + 1)),
+            // It works for others: the label stays, and the controller's next check looks again.
+            None if around.pins == Support::Yes => {
+                let why = "the runtime does not show the pin yet".to_owned();
+                found.pin = Some(PinResult::Failed(why));
+                AfterPin::Done
+            }
+            None => {
+                found.pins = Some(Support::No);
+                found.pin = Some(PinResult::Unsupported);
+                AfterPin::Call(Call::Pin(image.id.clone(), false), PinStep::Undoing)
+            }
+        },
         (_, answer) => {
             let error = answer.error().unwrap_or_default();
             if error.code == "Unimplemented" {

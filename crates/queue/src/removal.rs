@@ -5,7 +5,10 @@ mod results;
 mod steps;
 mod target;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use kubefledged_image::ImageRef;
 
@@ -14,7 +17,7 @@ use crate::{
     Tick,
 };
 use names::{is_artifact, is_short, runtime_name};
-use results::{failed, pinned, refused};
+use results::{failed, refused};
 
 /// Where the current name stands.
 #[derive(Clone, Debug)]
@@ -95,6 +98,8 @@ pub struct Removal {
     pub held: BTreeSet<String>,
     /// Our pin was taken off the one at hand.
     unpinned: bool,
+    /// How often it was looked at again since, because the runtime still shows a pin.
+    unpin_looks: u32,
     /// The one at hand goes only if we pulled it, and we did not.
     not_pulled: bool,
     /// Those of `only_pulled` that we did pull, as far as they were asked about.
@@ -138,6 +143,8 @@ pub enum AfterRemoval {
     Finish(RemoveResult),
     /// It is begun anew, when no pull is unverified and its pause is over.
     Again,
+    /// The same, after this time.
+    Later(Duration),
 }
 
 /// What a removal keeps in memory, as so many images: one counts 1 KiB, and of what is only named the
@@ -177,6 +184,7 @@ impl Removal {
             call: None,
             held: BTreeSet::new(),
             unpinned: false,
+            unpin_looks: 0,
             not_pulled: false,
             pulled: BTreeSet::new(),
             gone: None,
@@ -274,7 +282,7 @@ impl Removal {
                     return self.act(&image, target);
                 }
                 if around.facts.pins == Support::No || self.unpinned {
-                    return AfterRemoval::Finish(target.err().unwrap_or_else(pinned));
+                    return self.still_pinned(target);
                 }
                 self.step = RemovalStep::Owning(image, target);
                 AfterRemoval::Call(Call::Pins)
@@ -371,6 +379,7 @@ impl Removal {
         self.step = RemovalStep::Begin;
         self.call = None;
         self.unpinned = false;
+        self.unpin_looks = 0;
         self.not_pulled = false;
         self.gone = None;
         self.paused = None;

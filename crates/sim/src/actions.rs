@@ -65,11 +65,13 @@ impl World {
             Action::PullerReplaced(node) => self.puller_ends(node, true),
             Action::RuntimeRestarts(node, wait) => self.runtime_restarts(node, wait),
             Action::Collect(node, most) => {
-                let gone = self.nodes[node].runtime.collect(most);
+                let now = self.now;
+                let gone = self.nodes[node].runtime.collect(most, now);
                 self.note(|| format!("collected {gone:?}"));
             }
             Action::Run(node, name) => self.run_container(node, NAMES[name]),
-            Action::Stop(node) => self.nodes[node].runtime.containers.truncate(1),
+            Action::Mount(node, name) => self.nodes[node].runtime.mount(NAMES[name]),
+            Action::Stop(node) => self.nodes[node].runtime.stop_containers(),
             Action::ForeignPull(node, name) => self.after(2_000, Event::ForeignPulled(node, name)),
             Action::ForeignPin(node, name) => self.nodes[node].runtime.pin(NAMES[name]),
             Action::MoveTag(name) => self.registries.move_tag(NAMES[name]),
@@ -220,7 +222,7 @@ impl World {
         let wait = self.rng.between(5_000, 60_000);
         let runtime = &mut self.nodes[node].runtime;
         runtime.away_until = self.now + wait;
-        runtime.containers.truncate(1);
+        runtime.stop_containers();
         self.after(wait, Event::Booted(node, wiped));
     }
 
@@ -298,6 +300,11 @@ impl World {
                 }
             }
             Trouble::CutOff(node) => self.break_links(Side::Network, |link| link.node == node),
+            Trouble::DiskFills(node) => {
+                self.nodes[node].fills_since = self.now;
+                self.check_room(node);
+            }
+            Trouble::DiskFull(node) | Trouble::DiskTight(node) => self.check_room(node),
             _ => {}
         }
     }
@@ -330,6 +337,8 @@ impl World {
         }
         for node in 0..self.nodes.len() {
             self.nodes[node].runtime.away_until = self.now;
+            // What they kept is removed at last.
+            self.nodes[node].runtime.mounts.clear();
         }
         self.mend_watches();
         for cache in 0..CACHES.len() {

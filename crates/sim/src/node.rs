@@ -39,6 +39,10 @@ pub struct Node {
     pub room: usize,
     /// Until then its runtime is busy with inspections, one after the other.
     pub inspects_until: u64,
+    /// Since when others fill its disk.
+    pub fills_since: u64,
+    /// Pulls that were cancelled and end later all the same: normalized name, and when.
+    pub late_ends: Vec<(String, u64)>,
     /// When it was last harder to reach than usual, or its puller began.
     pub disturbed: u64,
 }
@@ -81,6 +85,8 @@ pub struct Running {
     pub takes: u64,
     /// Nobody waits for its effect any more.
     pub cancelled: bool,
+    /// Since when it runs although the disk is so full that it is to be stopped.
+    pub over_since: Option<u64>,
 }
 
 /// How a call will go.
@@ -113,6 +119,8 @@ pub struct Seen {
     pub removals: BTreeMap<StreamId, Removal>,
     /// Ids that containers used at the last look.
     pub used: BTreeSet<String>,
+    /// Ids that containers mounted at the last look.
+    pub mounted: BTreeSet<String>,
     /// Pulls that have no outcome yet.
     pub waiting: Waiting,
     /// Images as last looked at, by bare id.
@@ -124,6 +132,8 @@ pub struct Seen {
 pub struct Removal {
     /// Term and sequence number.
     pub order: (u64, u64),
+    /// Names that are to go, in the order of the request.
+    pub names: Vec<String>,
     /// May go.
     pub free: BTreeSet<String>,
     /// Must stay.
@@ -143,6 +153,8 @@ impl Node {
             left: false,
             room,
             inspects_until: 0,
+            fills_since: 0,
+            late_ends: Vec::new(),
             disturbed: 0,
         }
     }

@@ -1,10 +1,11 @@
 //! The puller's process: its life, and the real queue in it.
 
 mod calls;
+mod disk;
 mod requests;
 
 use kubefledged_contract::puller as contract;
-use kubefledged_queue::{Command, Event as QueueEvent, StreamId};
+use kubefledged_queue::{Command, Event as QueueEvent, PinResult, StreamId, Support};
 use prost::Message as _;
 
 use crate::{
@@ -146,6 +147,7 @@ impl World {
             }
             Command::Pulled(stream, outcomes) => {
                 self.note(|| format!("n{node} stream {} {outcomes:?}", stream.0));
+                self.check_pins(node, outcomes.iter().map(|outcome| &outcome.pin));
                 if let Some(process) = &mut self.nodes[node].process {
                     process.seen.waiting.told(stream, &outcomes);
                 }
@@ -154,6 +156,7 @@ impl World {
             }
             Command::Removed(stream, outcomes) => {
                 self.note(|| format!("n{node} stream {} {outcomes:?}", stream.0));
+                self.check_removed(node, stream, &outcomes);
                 let message = contract::removed(outcomes).encode_to_vec();
                 self.reply_on(node, stream, Reply::Message(message));
             }
@@ -163,6 +166,8 @@ impl World {
                 self.end_stream(node, stream);
             }
             Command::Checked(stream, report) => {
+                let no = (report.pins == Support::No).then_some(&PinResult::Unsupported);
+                self.check_pins(node, no.into_iter());
                 let message = contract::checked(report).encode_to_vec();
                 self.reply_on(node, stream, Reply::Message(message));
             }

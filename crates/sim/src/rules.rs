@@ -3,6 +3,7 @@
 
 mod engine;
 mod fair;
+mod node;
 mod queue;
 
 pub use fair::Waiting;
@@ -37,6 +38,8 @@ pub struct View {
     pub nodes: BTreeMap<NodeName, NodeFacts>,
     /// Batches that have not ended.
     pub live: BTreeMap<BatchId, Asked>,
+    /// When the last removal was asked for.
+    pub removal_at: u64,
     /// Whether a node held a name when that was last told.
     present: BTreeMap<(NodeName, String), bool>,
 }

@@ -1,19 +1,18 @@
 //! The container runtime of one node, as real ones were seen to behave: what they hold, what
 //! removal takes along, what they say when something goes wrong.
 
+mod containers;
+mod pins;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use kubefledged_queue::{CallError, Container, Disk, Image, Runtime as Kind};
+use kubefledged_queue::{CallError, Disk, Image, Runtime as Kind};
 use kubefledged_testkit::removal::{Effect, Removal, Target};
 
 use crate::registry::{Layer, Manifest, PAUSE, normalized};
 
 /// Of a node's disk, in MB.
 const CAPACITY: u64 = 10_000;
-/// What others have on it.
-const OTHERS: u64 = 5_000;
-/// The same when it is full: the smaller images still fit, if they are the first.
-const OTHERS_FULL: u64 = 9_950;
 
 /// One image.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +25,10 @@ pub struct Held {
     pub pinned: bool,
     /// It carries a label of ours; whether that pins it is the runtime's business.
     pub labelled: bool,
+    /// Whether the runtime showed the label as a pin before it was last changed.
+    shown_before: bool,
+    /// When the runtime shows what the label is now.
+    shown_from: u64,
     /// A container has run from it.
     pub ran: bool,
     /// When it came.
@@ -74,6 +77,8 @@ pub struct Runtime {
     pub images: BTreeMap<String, Held>,
     /// Ids of the images that containers run from.
     pub containers: Vec<String>,
+    /// Ids of the images that containers mount as volumes.
+    pub mounts: Vec<String>,
     /// Names that somebody else pulled: nobody of ours must answer for them.
     pub foreign: BTreeSet<String>,
     /// Names that we pulled, as we noted, with the id of the image: in labels, or in the puller's own file.
@@ -93,6 +98,7 @@ impl Runtime {
             kind,
             images: BTreeMap::new(),
             containers: Vec::new(),
+            mounts: Vec::new(),
             foreign: BTreeSet::new(),
             marked: BTreeMap::new(),
             leased: BTreeMap::new(),
@@ -129,7 +135,7 @@ impl Runtime {
     }
 
     /// `ImageStatus`.
-    pub fn inspect(&self, target: &str) -> Option<Image> {
+    pub fn inspect(&self, target: &str, now: u64) -> Option<Image> {
         let id = self.resolve(target)?;
         let held = self.images.get(&id)?;
         let shown = |name: &String| match self.kind {
@@ -147,49 +153,8 @@ impl Runtime {
             tags: held.tags.iter().map(shown).collect(),
             digests: held.digests.iter().map(shown).collect(),
             size: held.layers.iter().map(|(_, size)| size << 20).sum(),
-            pinned: self.pinned(held),
+            pinned: self.pinned(held, now),
         })
-    }
-
-    /// Is it protected from garbage collection?
-    pub fn pinned(&self, held: &Held) -> bool {
-        held.pinned || (held.labelled && self.flavor == Flavor::Containerd2)
-    }
-
-    /// Somebody else pins an image, if it is there.
-    pub fn pin(&mut self, target: &str) {
-        if let Some(id) = self.resolve(target)
-            && let Some(held) = self.images.get_mut(&id)
-        {
-            held.pinned = true;
-        }
-    }
-
-    /// Puts our label on an id, or takes it off.
-    pub fn label(&mut self, id: &str, on: bool) -> Result<(), CallError> {
-        if !self.flavor.has_more() {
-            return Err(CallError {
-                code: "Unimplemented".to_owned(),
-                message: "unknown service containerd.services.images.v1.Images".to_owned(),
-            });
-        }
-        let bare = id.strip_prefix("sha256:").unwrap_or(id);
-        match self.images.get_mut(bare) {
-            Some(held) => {
-                held.labelled = on;
-                Ok(())
-            }
-            None => Err(CallError {
-                code: "NotFound".to_owned(),
-                message: format!("image {id:?}: not found"),
-            }),
-        }
-    }
-
-    /// Ids that carry our label.
-    pub fn labelled(&self) -> Vec<String> {
-        let images = self.images.iter().filter(|(_, held)| held.labelled);
-        images.map(|(id, _)| format!("sha256:{id}")).collect()
     }
 
     /// Notes that we pulled what lies under a name.
@@ -211,9 +176,8 @@ impl Runtime {
         held.chain(self.leased.clone()).collect()
     }
 
-    /// `ImageFsInfo`.
-    pub fn disk(&self, full: bool) -> Disk {
-        let others = if full { OTHERS_FULL } else { OTHERS };
+    /// `ImageFsInfo`. `others`: MB of which the images are no part.
+    pub fn disk(&self, others: u64) -> Disk {
         let used = others + self.layers().values().sum::<u64>();
         Disk::of_bytes(CAPACITY << 20, CAPACITY.saturating_sub(used) << 20)
     }
@@ -258,26 +222,6 @@ impl Runtime {
         }
     }
 
-    /// All containers, in the words of the runtime.
-    pub fn list_containers(&self) -> Vec<Container> {
-        let said = |id: &String| {
-            let tag = self.images.get(id).and_then(|held| held.tags.first());
-            let image = match (self.kind, tag) {
-                (Kind::Docker, _) => vec![format!("docker://sha256:{id}")],
-                (Kind::Crio, Some(tag)) => vec![id.clone(), tag.clone()],
-                (Kind::Crio, None) => vec![id.clone()],
-                (Kind::Containerd, _) => vec![format!("sha256:{id}")],
-            };
-            Container { image }
-        };
-        self.containers.iter().map(said).collect()
-    }
-
-    /// Does a container run from it?
-    pub fn used(&self, id: &str) -> bool {
-        self.containers.iter().any(|used| used == id)
-    }
-
     /// Normalized names that a removal of this target would take away.
     pub fn would_take(&self, target: &str) -> BTreeSet<String> {
         let Some(id) = self.resolve(target) else {
@@ -303,8 +247,15 @@ impl Runtime {
         let Some(id) = self.resolve(target) else {
             return Ok(());
         };
+        let by_id = target.strip_prefix("sha256:").unwrap_or(target) == id;
+        if let Some(refusal) = removal.refusal_of_mounted()
+            && self.mounted(&id)
+            && !by_id
+        {
+            return Err(unknown(&refusal));
+        }
         let effect = removal.effect(Target {
-            by_id: target.strip_prefix("sha256:").unwrap_or(target) == id,
+            by_id,
             last_name: self.images[&id].tags.len() <= 1,
             used: self.used(&id),
         });
@@ -332,12 +283,12 @@ impl Runtime {
     }
 
     /// The kubelet's garbage collection: what never ran goes first, what is pinned or in use stays.
-    pub fn collect(&mut self, most: usize) -> Vec<String> {
+    pub fn collect(&mut self, most: usize, now: u64) -> Vec<String> {
         self.leased.clear();
         let mut old: Vec<(bool, u64, String)> = self
             .images
             .iter()
-            .filter(|(id, held)| !self.pinned(held) && !self.used(id))
+            .filter(|(id, held)| !self.pinned(held, now) && !self.used(id) && !self.mounted(id))
             .map(|(id, held)| (held.ran, held.since, id.clone()))
             .collect();
         old.sort();
@@ -371,77 +322,4 @@ pub fn away() -> CallError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::registry::Registries;
-
-    fn holding(flavor: Flavor) -> Runtime {
-        let registries = Registries::default();
-        let mut runtime = Runtime::new(flavor, &registries.manifest(PAUSE));
-        for name in ["r1.test/app:1", "r1.test/alias:1"] {
-            runtime.store(name, &registries.manifest(name), 1);
-        }
-        runtime
-    }
-
-    #[test]
-    fn containerd_removes_an_image_with_all_its_names_even_in_use() {
-        let mut runtime = holding(Flavor::Containerd16);
-        let id = runtime.resolve("r1.test/app:1").unwrap();
-        runtime.containers.push(id);
-        runtime.remove("r1.test/app:1").unwrap();
-        assert!(!runtime.holds("r1.test/alias:1"));
-    }
-
-    #[test]
-    fn crio_removes_a_name_and_keeps_the_data_of_the_last_one() {
-        let mut runtime = holding(Flavor::Crio);
-        let id = runtime.resolve("r1.test/app:1").unwrap();
-        runtime.remove("r1.test/app:1").unwrap();
-        assert!(runtime.holds("r1.test/alias:1"));
-        runtime.remove("r1.test/alias:1").unwrap();
-        assert!(runtime.holds(&id));
-        assert!(runtime.remove(&format!("sha256:{id}")).is_err());
-        runtime.remove(&id).unwrap();
-        assert!(!runtime.holds(&id));
-    }
-
-    #[test]
-    fn a_layer_lies_on_the_disk_once_until_its_last_image_is_gone() {
-        let registries = Registries::default();
-        let mut runtime = Runtime::new(Flavor::Containerd16, &registries.manifest(PAUSE));
-        let used = |runtime: &Runtime| runtime.layers().values().sum::<u64>();
-        let empty = used(&runtime);
-        let (app, other) = ("r2.test/team/db:1", "r2.test/team/db:2");
-        runtime.store(app, &registries.manifest(app), 1);
-        let one = used(&runtime);
-        runtime.store(other, &registries.manifest(other), 1);
-        assert_eq!((one, used(&runtime)), (empty + 25, empty + 45));
-        runtime.remove(app).unwrap();
-        assert_eq!(used(&runtime), empty + 25);
-        runtime.remove(other).unwrap();
-        assert_eq!(used(&runtime), empty);
-    }
-
-    #[test]
-    fn what_a_broken_off_pull_had_fetched_is_not_fetched_again() {
-        let registries = Registries::default();
-        let manifest = registries.manifest("r2.test/team/db:1");
-        let mut runtime = Runtime::new(Flavor::Containerd16, &registries.manifest(PAUSE));
-        runtime.break_off(&manifest, 50);
-        assert_eq!(manifest.lacks(&runtime.layers()), 20);
-        runtime.collect(0);
-        assert_eq!(manifest.lacks(&runtime.layers()), 25);
-        let mut newer = Runtime::new(Flavor::Containerd2, &registries.manifest(PAUSE));
-        newer.break_off(&manifest, 50);
-        assert_eq!(manifest.lacks(&newer.layers()), 25);
-    }
-
-    #[test]
-    fn collection_takes_what_never_ran_first_and_nothing_in_use() {
-        let mut runtime = holding(Flavor::Containerd16);
-        let id = runtime.resolve("r1.test/app:1").unwrap();
-        assert_eq!(runtime.collect(9), [id]);
-        assert!(runtime.holds(PAUSE));
-    }
-}
+mod tests;

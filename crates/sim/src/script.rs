@@ -86,6 +86,8 @@ pub enum Action {
     Collect(usize, usize),
     /// A container starts from this image, if it is there.
     Run(usize, usize),
+    /// A container that mounts this image as a volume starts, if the image is there.
+    Mount(usize, usize),
     /// All containers but the sandbox end.
     Stop(usize),
     /// The kubelet pulls this name for a pod.
@@ -147,6 +149,12 @@ pub enum Trouble {
     ContainersStart(usize),
     /// Nothing fits on the disk.
     DiskFull(usize),
+    /// Others write onto the disk until it is full.
+    DiskFills(usize),
+    /// The disk is just below the watermark: no large image fits any more.
+    DiskTight(usize),
+    /// Pulls that were cancelled end later all the same.
+    PullsEndLate(usize),
     /// A registry does not answer.
     RegistryDown(usize),
     /// A registry refuses everybody.
@@ -218,6 +226,7 @@ impl Action {
             | Self::RuntimeRestarts(n, _)
             | Self::Collect(n, _)
             | Self::Run(n, _)
+            | Self::Mount(n, _)
             | Self::Stop(n)
             | Self::ForeignPull(n, _)
             | Self::ForeignPin(n, _)
@@ -234,6 +243,9 @@ impl Action {
                 | T::PullsStall(n)
                 | T::ContainersStart(n)
                 | T::DiskFull(n)
+                | T::DiskFills(n)
+                | T::DiskTight(n)
+                | T::PullsEndLate(n)
                 | T::InspectionsSlow(n)
                 | T::Rogue(n, _),
                 _,

@@ -20,6 +20,8 @@ use crate::{
 
 /// After so long nothing of a request is left in a puller.
 const FORGOTTEN: u64 = 2 * 3_600_000;
+/// What was kept is tried again now and then, and the status shows that for a second.
+const REMOVAL_SHOWS: u64 = 2_000;
 
 impl World {
     /// Checks everything.
@@ -60,11 +62,13 @@ impl World {
         }
         if purged {
             // False or Unknown would make kstatus wait for it, and True would be a lie.
-            // A node may just be asked again about an image that it keeps.
             let says = condition(known, conditions::PROGRESSING);
-            let purged = [Progressing::Purged, Progressing::Removing]
-                .iter()
-                .any(|reason| says == Some((reason.status(), reason.as_str())));
+            let removing = says == Some(("True", Progressing::Removing.as_str()))
+                && self
+                    .controllers
+                    .iter()
+                    .any(|controller| controller.view.removal_at + REMOVAL_SHOWS > self.now);
+            let purged = removing || says == Some(("False", Progressing::Purged.as_str()));
             if condition(known, conditions::READY).is_some() || !purged || reconciles(known) {
                 told.push(("a purged cache says so", told_of));
             }
@@ -199,7 +203,7 @@ impl World {
         }
         for name in pinned.iter().filter(|_| pins && eligible(facts)) {
             let held = runtime.resolve(name).and_then(|id| runtime.images.get(&id));
-            if held.is_some_and(|held| !runtime.pinned(held)) {
+            if held.is_some_and(|held| !runtime.pinned(held, self.now)) {
                 told.push(("what is to be pinned is", format!("n{node}: {name}")));
             }
         }
@@ -222,6 +226,7 @@ impl World {
         name == PAUSE
             || (held.pinned && !held.labelled)
             || runtime.used(&id)
+            || runtime.mounted(&id)
             || runtime.foreign.contains(name)
             || self.left.contains(name)
             || by_digest

@@ -9,7 +9,7 @@ use crate::{
     api::Api,
     controller::Controller,
     network::Link,
-    node::Node,
+    node::{Node, Running},
     registry::{PAUSE, Registries},
     rng::{Rng, mix},
     runtime::Runtime,
@@ -64,6 +64,10 @@ pub enum Event {
     Done(usize, u32, CallId),
     /// The puller does not wait for an answer any longer.
     Limit(usize, u32, CallId),
+    /// A pull that was cancelled ends in the runtime all the same.
+    EndsLate(usize, u32, Box<Running>),
+    /// It is seen whether pulls run on although the disk of a node is full.
+    Room(usize),
     /// The puller of a node begins, in the pod of this number.
     PullerStarts(usize, u32),
     /// The readiness of a puller shows.
@@ -238,6 +242,8 @@ impl World {
             Event::QueueWake(node, incarnation, at) => self.queue_wakes(node, incarnation, at),
             Event::Done(node, incarnation, call) => self.call_done(node, incarnation, call),
             Event::Limit(node, incarnation, call) => self.call_limit(node, incarnation, call),
+            Event::EndsLate(node, incarnation, pull) => self.ends_late(node, incarnation, &pull),
+            Event::Room(node) => self.check_room(node),
             Event::PullerStarts(node, pod) => self.puller_starts(node, pod),
             Event::Endpoint(node) => self.endpoint(node),
             Event::ForeignPulled(node, name) => self.foreign_pulled(node, name),

@@ -13,6 +13,7 @@ mod mounts;
 mod pins;
 mod second;
 mod setup;
+mod volumes;
 
 use std::{collections::BTreeSet, time::Duration};
 

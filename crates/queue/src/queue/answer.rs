@@ -142,10 +142,13 @@ impl Queue {
             // What waited for the removal does not wait for what it asks next.
             self.replies.append(&mut self.after_removal);
         }
+        if let removal::AfterRemoval::Later(pause) = next {
+            removal.paused = Some(self.now.after(pause));
+        }
         match next {
             removal::AfterRemoval::Finish(result) => self.removed(result),
             removal::AfterRemoval::Call(call) => self.call_for_removal(call),
-            removal::AfterRemoval::Again => {}
+            removal::AfterRemoval::Again | removal::AfterRemoval::Later(_) => {}
         }
     }
 

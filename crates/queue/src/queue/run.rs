@@ -322,7 +322,7 @@ impl Queue {
             match removal.begin(&self.facts) {
                 removal::AfterRemoval::Finish(result) => self.removed(result),
                 removal::AfterRemoval::Call(call) => return self.call_for_removal(call),
-                removal::AfterRemoval::Again => return,
+                removal::AfterRemoval::Again | removal::AfterRemoval::Later(_) => return,
             }
         }
     }

@@ -6,7 +6,7 @@ use super::{
     AfterRemoval, Item, Part, Removal, RemovalContext, RemovalStep, Target, normalized,
     results::{failed, kept, pinned},
 };
-use crate::{Call, Image, RemoveResult};
+use crate::{Call, Image, RemoveResult, pins};
 
 impl Removal {
     /// The name is not there. If its removal was begun before and not seen to its end, the image may still be
@@ -94,6 +94,18 @@ impl Removal {
             }
             Err(kept) => AfterRemoval::Finish(kept),
         }
+    }
+
+    /// The image is pinned, and not by us. Where our pin was just taken off, the runtime may still show that one.
+    pub(super) fn still_pinned(&mut self, target: Result<String, RemoveResult>) -> AfterRemoval {
+        if self.unpinned
+            && target.is_ok()
+            && let Some(pause) = pins::pause(self.unpin_looks)
+        {
+            self.unpin_looks += 1;
+            return AfterRemoval::Later(pause);
+        }
+        AfterRemoval::Finish(target.err().unwrap_or_else(pinned))
     }
 
     /// A pinned image, and whose pin it is.

@@ -201,3 +201,31 @@ fn a_pin_that_does_not_show_does_not_say_that_a_runtime_that_pinned_before_canno
     assert_eq!(node.queue.pins(), Support::Yes);
     assert!(node.ours.contains("sha256:r.test/b:1"), "the label stays");
 }
+
+#[test]
+fn a_pin_of_ours_that_the_runtime_still_shows_after_it_was_taken_off_does_not_keep_the_image() {
+    let mut node = Node::containerd(Settings::default());
+    node.pull_this(1, authority(1, 1), pinned("r.test/a:1"));
+    node.run();
+    node.pins_late = true;
+    node.unpin(2, &["r.test/a:1"], &[], &[]);
+    node.run();
+    node.rest(3);
+    assert!(!node.removed.contains_key(&2), "nothing is concluded yet");
+    node.held("r.test/a:1").pinned = false;
+    node.rest(5);
+    assert_eq!(node.removal(2), "Removed");
+}
+
+#[test]
+fn a_pin_that_stays_after_ours_was_taken_off_is_somebody_elses() {
+    let mut node = Node::containerd(Settings::default());
+    node.pull_this(1, authority(1, 1), pinned("r.test/a:1"));
+    node.run();
+    node.pins_late = true;
+    node.unpin(2, &["r.test/a:1"], &[], &[]);
+    node.run();
+    node.rest(10);
+    assert_eq!(node.removal(2), "Pinned");
+    assert_eq!(node.count("Remove"), 0);
+}

@@ -85,8 +85,8 @@ impl Node {
 
     pub(super) fn pin(&mut self, id: &str, on: bool) {
         let images = self.images.values_mut().filter(|image| image.id == id);
-        for image in images {
-            image.pinned = on && self.pins_work && !self.pins_late;
+        for image in images.filter(|_| !self.pins_late) {
+            image.pinned = on && self.pins_work;
         }
         if on {
             self.ours.insert(id.to_owned());

@@ -1,16 +1,12 @@
 //! Calls of a queue to the runtime of its node: how each will go, how long it takes, and what it does.
 
-use std::collections::BTreeMap;
-
-use kubefledged_queue::{
-    Answer, Bytes, Call, CallError, CallId, CredentialId, Event as QueueEvent,
-};
+use kubefledged_queue::{Answer, Call, CallError, CallId, CredentialId, Event as QueueEvent};
 
 use crate::{
     node::{Plan, Running},
     registry::{HOSTS, NAMES, PRIVATE, USER, host, normalized},
     rng::mix,
-    runtime::{away, no_space, unknown},
+    runtime::{Flavor, away, no_space, unknown},
     script::Trouble,
     world::{Event, World},
 };
@@ -21,8 +17,8 @@ const LOOK_LIMIT: u64 = 30_000;
 const REMOVE_LIMIT: u64 = 120_000;
 /// How long a megabyte takes to come, in ms.
 const MS_A_MB: u64 = 100;
-/// Bytes per second of a registry that drips.
-const DRIP: u64 = 100;
+/// Until the runtime shows a pin that was set or taken off, at most.
+const PIN_SHOWS: u64 = 5_000;
 
 impl World {
     /// A call begins.
@@ -60,6 +56,7 @@ impl World {
             since: self.now,
             takes,
             cancelled: false,
+            over_since: None,
         };
         process.calls.insert(id, running);
         if !hangs {
@@ -183,7 +180,9 @@ impl World {
             code: code.to_owned(),
             message: message.to_owned(),
         };
-        if self.rng.percent(20) {
+        if running.cancelled && self.hits(Trouble::PullsEndLate(node), 60) {
+            self.will_end_late(node, incarnation, &running);
+        } else if self.rng.percent(20) {
             drop(self.effect(node, &running));
         } else if let Plan::Succeed(Some(manifest)) = &running.plan {
             let percent = (self.now - running.since) * 100 / running.takes.max(1);
@@ -191,6 +190,30 @@ impl World {
         }
         let answer = running.call.failed(error);
         self.answer(node, id, answer);
+    }
+
+    /// The runtime was past the point where it can stop a pull.
+    fn will_end_late(&mut self, node: usize, incarnation: u32, running: &Running) {
+        let wait = self.rng.between(100, 8_000);
+        if let Call::Pull(name, _) = &running.call {
+            let ends = (normalized(name), self.now + wait);
+            self.nodes[node].late_ends.push(ends);
+            let event = Event::EndsLate(node, incarnation, Box::new(running.clone()));
+            self.after(wait, event);
+        }
+    }
+
+    /// A pull that was cancelled ends. With the connection of another process, the runtime has let go of it.
+    pub fn ends_late(&mut self, node: usize, incarnation: u32, pull: &Running) {
+        let now = self.now;
+        let machine = &mut self.nodes[node];
+        machine.late_ends.retain(|(_, at)| *at > now);
+        let process = machine.process.as_ref();
+        let same = process.is_some_and(|process| process.incarnation == incarnation);
+        if same && machine.runtime.away_until <= now {
+            let effect = self.effect(node, pull);
+            self.note(|| format!("n{node} late end of {:?}: {effect:?}", pull.call));
+        }
     }
 
     /// The runtime has done what it was asked to.
@@ -228,7 +251,8 @@ impl World {
         let starts = matches!(running.call, Call::Containers)
             && self.is(Trouble::ContainersStart(node))
             && self.rng.percent(50);
-        let full = self.is(Trouble::DiskFull(node));
+        let disk = self.disk(node);
+        let shown = now + self.pin_shows(node, &running.call);
         let runtime = &mut self.nodes[node].runtime;
         let manifest = match &running.plan {
             Plan::Fail(error) => return running.call.failed(error.clone()),
@@ -237,19 +261,27 @@ impl World {
             Plan::Succeed(manifest) => manifest,
         };
         match &running.call {
-            Call::Inspect(name) => Answer::Inspected(Ok(runtime.inspect(name))),
+            Call::Inspect(name) => Answer::Inspected(Ok(runtime.inspect(name, now))),
             Call::Containers => {
                 let answer = Answer::Containers(Ok(runtime.list_containers()));
+                let mounted = runtime.mounts.iter().cloned().collect();
                 if starts {
                     // Between the look and the removal.
                     let ids: Vec<String> = runtime.images.keys().cloned().collect();
                     let id = self.rng.pick(&ids).clone();
-                    self.run_container(node, &id);
+                    if self.rng.percent(30) {
+                        runtime.mount(&id);
+                    } else {
+                        self.run_container(node, &id);
+                    }
+                }
+                if let Some(process) = &mut self.nodes[node].process {
+                    process.seen.mounted = mounted;
                 }
                 answer
             }
             Call::Remove(target) => Answer::Removed(runtime.remove(target)),
-            Call::Pin(id, on) => Answer::Pinned(runtime.label(id, *on)),
+            Call::Pin(id, on) => Answer::Pinned(runtime.label(id, *on, now, shown)),
             Call::Pins => Answer::Pins(Ok(runtime.labelled())),
             Call::Mark(name) => {
                 runtime.mark(name);
@@ -257,11 +289,11 @@ impl World {
             }
             Call::Trace(name) => Answer::Traced(Ok(runtime.is_marked(name))),
             Call::Credentials(_) => Answer::Credentials(Vec::new(), None),
-            Call::FsInfo => Answer::Disk(Ok(runtime.disk(full))),
+            Call::FsInfo => Answer::Disk(Ok(disk)),
             Call::Progress(names) => Answer::Progress(Ok(self.bytes(node, names))),
             Call::Pull(name, _) => {
                 if let Some(manifest) = manifest {
-                    if manifest.lacks(&runtime.layers()) << 20 > runtime.disk(full).available {
+                    if manifest.lacks(&runtime.layers()) << 20 > disk.available {
                         return Answer::Pulled(Err(no_space()));
                     }
                     runtime.store(name, manifest, now);
@@ -272,32 +304,11 @@ impl World {
         }
     }
 
-    /// How far the pulls of these names are. A pull that hangs stands at half; of one that has no answer,
-    /// nothing is to be seen.
-    fn bytes(&self, node: usize, names: &[String]) -> BTreeMap<String, Bytes> {
-        let calls = self.nodes[node]
-            .process
-            .iter()
-            .flat_map(|p| p.calls.values());
-        let pulls = calls.filter_map(|running| match &running.call {
-            Call::Pull(name, _) if names.contains(name) => {
-                let went = self.now - running.since;
-                let (done, total) = match &running.plan {
-                    Plan::Silent => return None,
-                    Plan::Drip => (went * DRIP / 1_000, 20 << 20),
-                    Plan::Hang => (running.takes / 2, running.takes),
-                    _ => (went, running.takes),
-                };
-                let bytes = Bytes {
-                    done,
-                    total,
-                    active: true,
-                };
-                Some((name.clone(), bytes))
-            }
-            _ => None,
-        });
-        pulls.collect()
+    /// How long it takes until a change of a pin shows.
+    fn pin_shows(&mut self, node: usize, call: &Call) -> u64 {
+        let late = matches!(call, Call::Pin(..));
+        let late = late && self.nodes[node].runtime.flavor == Flavor::Containerd2;
+        if late { self.rng.below(PIN_SHOWS) } else { 0 }
     }
 
     /// The runtime is away for a while; its calls fail.

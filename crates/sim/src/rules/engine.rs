@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use kubefledged_api_types::{
     ImageCacheStatus, NodeShare,
-    conditions::{self, Ready},
+    conditions::{self, Degraded, Ready},
 };
 use kubefledged_engine::{Batch, CacheKey, NodeName, Work};
 use kubefledged_proto::puller::PullImagesRequest;
@@ -12,6 +12,7 @@ use kubefledged_proto::puller::PullImagesRequest;
 use super::{Asked, PARALLEL, Verb, condition, eligible, surely_wants, wanted};
 use crate::{
     registry::{PRIVATE, host, normalized},
+    runtime::Flavor,
     world::World,
 };
 
@@ -84,6 +85,9 @@ impl World {
             heard: self.now,
             names: names.into_iter().map(Some).collect(),
         };
+        if verb == Verb::Remove {
+            self.controllers[who].view.removal_at = self.now;
+        }
         self.controllers[who].view.live.insert(batch.id, asked);
     }
 
@@ -178,6 +182,12 @@ impl World {
             }
         }
         self.check_reach(who, key, status);
+        let unpinnable = condition(status, conditions::DEGRADED)
+            .is_some_and(|(_, reason)| reason == Degraded::RetentionUnsupported.as_str());
+        let mut nodes = self.nodes.iter();
+        if unpinnable && nodes.all(|node| node.runtime.flavor == Flavor::Containerd2) {
+            self.broken("what can pin is not said to be unable", key.to_string());
+        }
         let lie = self.false_ready(who, key, status);
         if let Some(lie) = lie {
             self.broken("Ready is true only of what was seen", lie);

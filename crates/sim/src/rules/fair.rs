@@ -179,7 +179,9 @@ impl World {
                 | T::PullsCancelled(n)
                 | T::PullsStall(n)
                 | T::InspectionsSlow(n)
-                | T::DiskFull(n) if *n == node)
+                | T::DiskFull(n)
+                | T::DiskFills(n)
+                | T::DiskTight(n) if *n == node)
         })
     }
 

@@ -52,6 +52,7 @@ impl World {
                 let names = references.iter().chain(releasable);
                 let removal = Removal {
                     order: (authority.term, authority.seq),
+                    names: references.iter().map(|name| normalized(name)).collect(),
                     free: names.map(|name| normalized(name)).collect(),
                     wanted: wanted.iter().map(|name| normalized(name)).collect(),
                 };
@@ -137,6 +138,9 @@ impl World {
                 .map_or_else(String::new, |(id, _)| id.clone())
         };
         let takes_all = by_id || self.nodes[node].runtime.kind != Kind::Crio;
+        if seen.mounted.contains(&id) {
+            return Some(("no removal of what a container mounts", target.to_owned()));
+        }
         if takes_all && seen.used.contains(&id) {
             return Some(("no removal of what a container uses", target.to_owned()));
         }

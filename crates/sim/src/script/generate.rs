@@ -53,6 +53,10 @@ impl Script {
         day.machines();
         day.troubles();
         day.lasting_troubles();
+        day.node_itself();
+        if classes.has(50) {
+            day.second_thoughts();
+        }
         let mut steps = day.steps;
         steps.sort_by_key(|step| step.at);
         Self {
@@ -274,6 +278,112 @@ impl Day {
             let lasts = self.rng.between(60_000, DAY / 2);
             let action = Action::Trouble(trouble, lasts);
             self.steps.push(Step { at, action });
+        }
+    }
+
+    /// What the node itself does: its runtime, its disk and its containers.
+    fn node_itself(&mut self) {
+        for class in 46..50 {
+            if !self.classes.has(class) {
+                continue;
+            }
+            for _ in 0..self.rng.between(1, 4) {
+                let node = self.node();
+                let lasts = self.rng.between(10_000, 300_000);
+                let trouble = match class {
+                    46 => {
+                        self.gives_up_early();
+                        continue;
+                    }
+                    47 => Trouble::DiskFills(node),
+                    48 => Trouble::DiskTight(node),
+                    _ => {
+                        self.mounts(node);
+                        continue;
+                    }
+                };
+                self.push(Action::Trouble(trouble, lasts));
+            }
+        }
+    }
+
+    /// A user gives up an object while its images are being pulled, and pulls that are cancelled end late.
+    fn gives_up_early(&mut self) {
+        let cache = self.rng.index(CACHES.len());
+        let begun = self.rng.below(DAY - 60_000);
+        let deletion_policy = Some(DeletionPolicy::Purge);
+        let spec = ImageCacheSpec {
+            suspend: false,
+            deletion_policy,
+            ..self.spec()
+        };
+        for node in 0..self.nodes {
+            let at = begun.saturating_sub(1_000);
+            let action = Action::Trouble(Trouble::PullsEndLate(node), 60_000);
+            self.steps.push(Step { at, action });
+        }
+        let then = match self.rng.below(3) {
+            0 => Action::Delete(cache),
+            1 => Action::Purge(cache, String::new()),
+            _ => Action::Apply(cache, Box::new(self.spec())),
+        };
+        let ended = begun + self.rng.between(100, 4_000);
+        let apply = Action::Apply(cache, Box::new(spec));
+        for (at, action) in [(begun, apply), (ended, then)] {
+            self.steps.push(Step { at, action });
+        }
+    }
+
+    /// Containers that mount images, for some time.
+    fn mounts(&mut self, node: usize) {
+        let at = self.rng.below(DAY);
+        for _ in 0..self.rng.between(1, 3) {
+            let action = Action::Mount(node, self.rng.index(NAMES.len() - 1));
+            self.steps.push(Step { at, action });
+        }
+        if self.rng.percent(50) {
+            let at = at + self.rng.below(DAY - at);
+            let action = Action::Stop(node);
+            self.steps.push(Step { at, action });
+        }
+    }
+
+    /// A user drops an image and takes it back within seconds, while calls are late or come twice: late removals meet
+    /// newer pulls.
+    fn second_thoughts(&mut self) {
+        for _ in 0..self.rng.between(1, 3) {
+            let cache = self.rng.index(CACHES.len());
+            let before = self.rng.below(DAY - 300_000);
+            let spec = ImageCacheSpec {
+                suspend: false,
+                retention: None,
+                ..self.spec()
+            };
+            let mut less = spec.clone();
+            for list in &mut less.cache_spec {
+                if list.images.len() > 1 {
+                    list.images.pop();
+                } else {
+                    list.images = vec![NAMES[self.rng.index(NAMES.len() - 1)].to_owned()];
+                }
+            }
+            let dropped = before + self.rng.between(60_000, 180_000);
+            let back = dropped + self.rng.between(300, 8_000);
+            let specs = [(before, spec.clone()), (dropped, less), (back, spec)];
+            for (at, spec) in specs {
+                let action = Action::Apply(cache, Box::new(spec));
+                self.steps.push(Step { at, action });
+            }
+            for node in 0..self.nodes {
+                let trouble = if self.rng.percent(50) {
+                    Trouble::CallsLate(node)
+                } else {
+                    Trouble::CallsTwice(node)
+                };
+                let action = Action::Trouble(trouble, 60_000);
+                let at = dropped - 1_000;
+                self.steps.push(Step { at, action });
+            }
         }
     }
 

@@ -76,7 +76,7 @@ test-vectors: ## References, pull secrets and credential providers beside the ku
 	  -ours ../../../target/$(TARGET)/debug/examples/vectors -plugins ../../../target/$(TARGET)/debug/examples/plugins
 
 test-status: ## What kstatus (Flux, Helm 4) and Argo CD make of the recorded objects of every state
-	cd hack/tools/status && GOWORK=off GOFLAGS=-mod=readonly go vet . && GOWORK=off GOFLAGS=-mod=readonly go test .
+	cd hack/tools/status && GOWORK=off GOFLAGS=-mod=readonly go vet . && GOWORK=off GOFLAGS=-mod=readonly go test -count=1 .
 
 sim-mutations: ## Add deliberate bugs, and fail unless a simulated day finds each of them
 	hack/sim-mutations

@@ -52,7 +52,7 @@ pub enum Ready {
     NoEligibleNodes,
     /// Too many eligible nodes lack an image.
     ImagesMissing,
-    /// Nodes match, but none of them is eligible: they are not ready, cordoned or about to go.
+    /// Nodes match, but none of them is eligible: they are not ready, cordoned or about to go, or get no puller.
     NodesNotEligible,
     /// No node has ever matched any list of the spec.
     NoNodeMatches,

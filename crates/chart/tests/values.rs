@@ -47,6 +47,7 @@ fn other(path: &str, now: &Value) -> Value {
         ("mode", _) => json!("certManager"),
         ("timeout", _) => json!("7m"),
         ("issuerRef", _) => json!({"name": "other"}),
+        ("maxRegistryPullsByHost", _) => json!({"docker.io": 10}),
         ("logFormat", _) => json!("text"),
         (
             "imagePullDeadlineDuration"
@@ -260,6 +261,14 @@ fn a_wrong_value_is_refused_with_its_name() {
         (
             json!({"controller": {"checkInterval": "5"}}),
             "/controller/checkInterval",
+        ),
+        (
+            json!({"controller": {"maxRegistryPullsByHost": {"docker.io": 0}}}),
+            "/controller/maxRegistryPullsByHost/docker.io",
+        ),
+        (
+            json!({"controller": {"maxRegistryPullsByHost": {"docker.io,ghcr.io": 5}}}),
+            "/controller/maxRegistryPullsByHost",
         ),
         (
             json!({"puller": {"maxParallelPulls": 0}}),

@@ -10,6 +10,10 @@ use kubefledged_process::{LogArgs, debug::DebugAddress};
 
 use crate::certificates::{self, Mode};
 
+mod registries;
+
+pub use registries::PullsByHost;
+
 /// Keeps container images on Kubernetes nodes before a pod needs them.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
@@ -136,6 +140,19 @@ pub struct RunArgs {
     /// the controller allows fewer for a registry that answers 429
     #[arg(long, default_value_t = 512, help_heading = "Limits", value_parser = value_parser!(u32).range(1..=65536))]
     pub max_registry_pulls: u32,
+    /// The same for single registries, such as docker.io=10,ghcr.io=100; one entry holds for all spellings of a host
+    #[arg(
+        long,
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "Limits",
+        value_name = "HOST=PULLS,..."
+    )]
+    pub max_registry_pulls_by_host: PullsByHost,
+    /// Number of pulls from one registry with which the controller begins (1 to 65536), at most the maximum; it
+    /// halves at answers of 429 and grows by one every 10 s without one
+    #[arg(long, default_value_t = 64, help_heading = "Limits", value_parser = value_parser!(u32).range(1..=65536))]
+    pub initial_registry_pulls: u32,
 
     /// Maximum number of image names in all ImageCaches of one namespace (1 to 10000000); the controller does not
     /// take up an ImageCache with which there would be more
@@ -284,7 +301,9 @@ impl RunArgs {
             check_interval: self.check_interval.0,
             puller_grace: self.puller_grace.0,
             purge_deadline: self.purge_deadline.0,
+            initial_registry_pulls: self.initial_registry_pulls,
             max_registry_pulls: self.max_registry_pulls,
+            max_registry_pulls_by_host: self.max_registry_pulls_by_host.0.clone(),
             max_namespace_images: usize::try_from(self.max_images_per_namespace)
                 .unwrap_or(usize::MAX),
             ..Settings::default()
@@ -338,6 +357,11 @@ mod tests {
             ("--max-dials=1", "2..=4096"),
             ("--max-connections=0", "1..=65536"),
             ("--max-registry-pulls=0", "1..=65536"),
+            ("--initial-registry-pulls=0", "1..=65536"),
+            (
+                "--max-registry-pulls-by-host=docker.io",
+                "it must be HOST=PULLS",
+            ),
             ("--check-interval=0s", "it must be from 10s to 24h"),
             ("--puller-grace=0s", "it must be from 1s to 24h"),
             ("--purge-deadline=0s", "it must be from 1s to 168h"),

@@ -135,8 +135,9 @@ async fn pairs_say_why(client: &mut Client) {
         (wrong.reason.as_str(), wrong.message.as_str()),
         ("ImageNotFound", "manifest unknown")
     );
-    // It may be pushed later.
-    assert!(wrong.attempts == 1 && wrong.next_attempt.is_some());
+    assert_eq!(wrong.attempts, 1);
+    let next = wrong.next_attempt.as_ref().map(|next| next.seconds);
+    assert!(next > Some(60), "it is asked for again slowly: {next:?}");
     assert!(wrong.since.is_some());
     assert_eq!(slow.state(), State::Pulling);
 }
@@ -172,6 +173,7 @@ async fn the_node_says_the_worst(client: &mut Client) {
         (cache.state(), cache.desired_images, cache.ready_images),
         (State::Failed, 3, 1)
     );
+    assert!(cache.size_bytes > 0 && cache.size_bytes == node.size_bytes);
     assert_eq!(cache.reason, "ImageNotFound");
     assert_eq!(cache.message, "r.test/wrong:1: manifest unknown");
 }

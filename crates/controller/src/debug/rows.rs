@@ -166,6 +166,7 @@ pub fn node(name: &NodeName, detail: NodeDetail, now: Now) -> GetNodeResponse {
             .map(|cache| node_cache(cache, reason))
             .collect(),
         batches: detail.batches.iter().map(batch).collect(),
+        size_bytes: detail.bytes,
     }
 }
 
@@ -192,6 +193,7 @@ fn node_cache(row: &NodeCacheRow, ineligible: &str) -> NodeCache {
         desired_images: count(row.desired),
         ready_images: count(row.present),
         failed_images: count(row.failed),
+        size_bytes: row.bytes,
         reason,
         message,
     }

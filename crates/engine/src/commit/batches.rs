@@ -100,17 +100,16 @@ impl Engine {
 
     /// Plans nodes that wait for a registry, as many as it has room for.
     pub(crate) fn serve_registry(&mut self, id: RegistryId, now: Tick) {
-        let ceiling = self.model.settings.max_registry_pulls;
         let registry = self.model.names.registries.get_mut(id);
-        registry.grow(ceiling, now);
-        for _ in 0..registry.room(ceiling) {
+        registry.grow(now);
+        for _ in 0..registry.room() {
             let registry = self.model.names.registries.get_mut(id);
             let Some(node) = registry.next_waiting() else {
                 break;
             };
             self.touch_node(node);
         }
-        let next = self.model.names.registries.get(id).grows_at(ceiling);
+        let next = self.model.names.registries.get(id).grows_at();
         let next = next.filter(|at| *at > now);
         self.agenda.timers.set(Timer::Registry(id), next);
     }

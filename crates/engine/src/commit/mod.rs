@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     ids::{CacheIdx, IdSet, NodeIdx},
-    model::{Model, cache::Cache},
+    model::{Model, cache::Cache, names::Names},
     vocabulary::{CacheKey, Command, Now, Settings, Tick},
 };
 
@@ -90,6 +90,7 @@ impl Engine {
     pub fn new(settings: Settings) -> Self {
         Self {
             model: Model {
+                names: Names::new(&settings),
                 settings,
                 ..Model::default()
             },
@@ -131,8 +132,7 @@ impl Engine {
         self.agenda.timers.clear();
         self.agenda.outbox.clear();
         self.agenda.caches.clear();
-        let ceiling = self.model.settings.max_registry_pulls;
-        self.model.names.registries.begin_term(ceiling, now.tick);
+        self.model.names.registries.begin_term(now.tick);
         let stamp = self.model.next_stamp(now);
         for node in self.model.nodes.iter_mut() {
             node.forget();

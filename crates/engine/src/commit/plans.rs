@@ -30,10 +30,9 @@ impl Engine {
                 self.agenda.caches.insert(at);
             }
         }
-        let ceiling = self.model.settings.max_registry_pulls;
         for registry in plan.asked {
             let registry = self.model.names.registries.get_mut(registry);
-            registry.grow(ceiling, now.tick);
+            registry.grow(now.tick);
         }
         for pull in plan.pull {
             self.start_pull(idx, pull, now);
@@ -123,8 +122,7 @@ impl Engine {
 
     /// Sets the timer of a registry's budget, if nodes wait for it.
     fn time_growth(&mut self, registry: RegistryId) {
-        let ceiling = self.model.settings.max_registry_pulls;
-        let grows_at = self.model.names.registries.get(registry).grows_at(ceiling);
+        let grows_at = self.model.names.registries.get(registry).grows_at();
         self.agenda.timers.set(Timer::Registry(registry), grows_at);
     }
 }

@@ -1,6 +1,7 @@
 //! Numbers of images, registries and credential scopes.
 
 use super::{images::Images, registries::Registries, scopes::Scopes};
+use crate::vocabulary::Settings;
 
 /// Everything that has a number of its own for the whole process.
 #[derive(Debug, Default)]
@@ -13,4 +14,14 @@ pub struct Names {
     pub scopes: Scopes,
     /// They are swept when there are so many.
     pub(super) sweep_at: usize,
+}
+
+impl Names {
+    /// None yet.
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            registries: Registries::new(settings),
+            ..Self::default()
+        }
+    }
 }

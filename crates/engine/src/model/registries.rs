@@ -1,4 +1,5 @@
-//! How many pulls may run from one registry host at a time. The budget halves when the registry asks two nodes
+//! How many pulls may run from one registry host at a time. The controller's flags say with how many a registry
+//! begins and how many it never exceeds; the ceiling may differ by host. The budget halves when the registry asks two nodes
 //! for fewer requests (one, if no other pulls from it), and grows by one in every ten seconds without such an
 //! answer. One node alone may lie, or has a limit of its own: only its pull waits. A pull without an outcome
 //! for long leaves the budget, so that a new node does not wait for the large images of other nodes; the
@@ -13,11 +14,9 @@ use std::{
 
 use crate::{
     ids::{IdSet, Index, NodeIdx, RegistryId},
-    vocabulary::Tick,
+    vocabulary::{Settings, Tick},
 };
 
-/// Budget of a registry that was never asked before.
-const START: u32 = 64;
 /// The budget is halved at most once in this time.
 const HALVE_PAUSE: Duration = Duration::from_secs(5);
 /// The budget grows by one in this time.
@@ -33,6 +32,10 @@ const DOCKER_HUB: (&str, &str) = ("docker.io", ".docker.io");
 pub struct Registry {
     /// Its name, as in image names.
     pub host: Arc<str>,
+    /// Its budget before the first answer.
+    start: u32,
+    /// Most pulls at a time, those included that have left the budget.
+    ceiling: u32,
     limit: u32,
     /// Pulls that the budget counts.
     used: u32,
@@ -62,10 +65,12 @@ pub struct Budget {
 }
 
 impl Registry {
-    fn new(host: Arc<str>) -> Self {
+    fn new(host: Arc<str>, start: u32, ceiling: u32) -> Self {
         Self {
             host,
-            limit: START,
+            start,
+            ceiling,
+            limit: start,
             used: 0,
             long: 0,
             grown: None,
@@ -77,19 +82,19 @@ impl Registry {
     }
 
     /// How many more pulls may start, with the budget as it was used last.
-    pub fn room(&self, ceiling: u32) -> u32 {
-        self.room_in(self.limit, ceiling, 0)
+    pub fn room(&self) -> u32 {
+        self.room_in(self.limit, 0)
     }
 
     /// How many more pulls may start now, beside so many that are planned.
-    pub fn room_now(&self, ceiling: u32, now: Tick, planned: u32) -> u32 {
-        self.room_in(self.growth(ceiling, now).0, ceiling, planned)
+    pub fn room_now(&self, now: Tick, planned: u32) -> u32 {
+        self.room_in(self.growth(now).0, planned)
     }
 
-    fn room_in(&self, limit: u32, ceiling: u32, planned: u32) -> u32 {
+    fn room_in(&self, limit: u32, planned: u32) -> u32 {
         let used = self.used + planned;
         let in_budget = limit.saturating_sub(used);
-        in_budget.min(ceiling.max(1).saturating_sub(used + self.long))
+        in_budget.min(self.ceiling.saturating_sub(used + self.long))
     }
 
     /// Notes that a node pulls from it.
@@ -155,19 +160,20 @@ impl Registry {
     }
 
     /// When the budget grows next, if a node waits for that.
-    pub fn grows_at(&self, ceiling: u32) -> Option<Tick> {
-        let waits = !self.waiting.is_empty() && self.limit < ceiling;
+    pub fn grows_at(&self) -> Option<Tick> {
+        let waits = !self.waiting.is_empty() && self.limit < self.ceiling;
         waits.then(|| self.grown.unwrap_or_default().after(GROW_PAUSE))
     }
 
     /// Lets the budget grow for the time that has passed.
-    pub fn grow(&mut self, ceiling: u32, now: Tick) {
-        let (limit, grown) = self.growth(ceiling, now);
+    pub fn grow(&mut self, now: Tick) {
+        let (limit, grown) = self.growth(now);
         (self.limit, self.grown) = (limit, Some(grown));
     }
 
     /// The budget now, and when it grew last.
-    fn growth(&self, ceiling: u32, now: Tick) -> (u32, Tick) {
+    fn growth(&self, now: Tick) -> (u32, Tick) {
+        let ceiling = self.ceiling;
         let (mut limit, mut grown) = (self.limit, self.grown.unwrap_or(now));
         while limit < ceiling && grown.after(GROW_PAUSE) <= now {
             limit += 1;
@@ -199,22 +205,61 @@ impl Registry {
     }
 }
 
+/// With how many pulls registries begin, and their ceilings.
+#[derive(Debug)]
+struct Limits {
+    start: u32,
+    most: u32,
+    by_host: BTreeMap<String, u32>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::of(&Settings::default())
+    }
+}
+
+impl Limits {
+    fn of(settings: &Settings) -> Self {
+        Self {
+            start: settings.initial_registry_pulls,
+            most: settings.max_registry_pulls,
+            by_host: settings.max_registry_pulls_by_host.clone(),
+        }
+    }
+
+    fn registry(&self, host: Arc<str>) -> Registry {
+        let ceiling = self.by_host.get(&*host).copied().unwrap_or(self.most);
+        let ceiling = ceiling.max(1);
+        Registry::new(host, self.start.clamp(1, ceiling), ceiling)
+    }
+}
+
 /// All registries in use. A number is used again after nothing uses its registry any more.
 #[derive(Debug, Default)]
 pub struct Registries {
+    limits: Limits,
     ids: BTreeMap<Arc<str>, RegistryId>,
     all: Vec<Registry>,
     free: Vec<RegistryId>,
 }
 
 impl Registries {
+    /// None yet; those to come have the limits of these settings.
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            limits: Limits::of(settings),
+            ..Self::default()
+        }
+    }
+
     /// The number of a host; a new host gets one.
     pub fn intern(&mut self, host: &str) -> RegistryId {
         if let Some(id) = self.ids.get(host) {
             return *id;
         }
         let host: Arc<str> = host.into();
-        let registry = Registry::new(host.clone());
+        let registry = self.limits.registry(host.clone());
         let id = if let Some(id) = self.free.pop() {
             self.all[id.index()] = registry;
             id
@@ -234,8 +279,8 @@ impl Registries {
     /// Frees the numbers of registries that are not `used`, and returns them. A registry that asked for fewer
     /// requests is kept until its budget has grown again, so that nobody resets it by an edit.
     pub fn sweep(&mut self, used: &IdSet<RegistryId>, now: Tick) -> Vec<RegistryId> {
-        let unused =
-            |id: &RegistryId| !used.contains(*id) && self.get(*id).growth(START, now).0 >= START;
+        let recovered = |registry: &Registry| registry.growth(now).0 >= registry.start;
+        let unused = |id: &RegistryId| !used.contains(*id) && recovered(self.get(*id));
         let gone: Vec<RegistryId> = self.ids.values().copied().filter(unused).collect();
         self.ids.retain(|_, id| !gone.contains(id));
         self.free.extend(&gone);
@@ -258,9 +303,9 @@ impl Registries {
     }
 
     /// Begins a term: nothing runs and no node waits. Budgets that registries have halved stay so.
-    pub fn begin_term(&mut self, ceiling: u32, now: Tick) {
+    pub fn begin_term(&mut self, now: Tick) {
         for registry in &mut self.all {
-            registry.grow(ceiling, now);
+            registry.grow(now);
             (registry.used, registry.long) = (0, 0);
             (registry.pulling, registry.limited) = ([None, None], None);
             registry.waiting.clear();
@@ -269,128 +314,4 @@ impl Registries {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const S: u64 = 1000;
-
-    fn registry(registries: &mut Registries) -> &mut Registry {
-        let id = registries.intern("r.test");
-        registries.get_mut(id)
-    }
-
-    /// Room now; the budget grows, as it does before pulls start.
-    fn room(registry: &mut Registry, ceiling: u32, now: Tick) -> u32 {
-        let room = registry.room_now(ceiling, now, 0);
-        registry.grow(ceiling, now);
-        assert_eq!(registry.room(ceiling), room);
-        room
-    }
-
-    /// Two nodes are asked for fewer requests.
-    fn limited(registry: &mut Registry, now: Tick) {
-        for node in [1, 2].map(NodeIdx::from_index) {
-            registry.pulls(node);
-            registry.rate_limited(node, now);
-        }
-    }
-
-    #[test]
-    fn the_word_of_one_node_among_others_halves_no_budget() {
-        let mut registries = Registries::default();
-        let registry = registry(&mut registries);
-        room(registry, 512, Tick(100 * S));
-        let [rogue, other] = [1, 2].map(NodeIdx::from_index);
-        registry.pulls(rogue);
-        registry.rate_limited(rogue, Tick(100 * S));
-        assert_eq!(room(registry, 512, Tick(101 * S)), 32, "no other pulls");
-        registry.pulls(other);
-        registry.pulls(rogue);
-        for second in 0..100 {
-            registry.rate_limited(rogue, Tick((106 + second) * S));
-        }
-        assert_eq!(room(registry, 512, Tick(106 * S)), 32);
-        registry.rate_limited(other, Tick(206 * S));
-        assert!(room(registry, 512, Tick(206 * S)) <= 21);
-    }
-
-    #[test]
-    fn an_answer_of_another_host_is_not_the_registrys() {
-        let mut registries = Registries::default();
-        let mut says = |host: &str, message: &str| {
-            let id = registries.intern(host);
-            registries.get(id).says(message)
-        };
-        let own =
-            "unexpected status code https://r.test:5000/v2/a/manifests/1: 429 Too Many Requests";
-        let layer =
-            "failed open: unexpected status code http://layers.test/x: 429 Too Many Requests";
-        assert!(says("r.test:5000", own) && !says("r.test:5000", layer));
-        assert!(says("r.test:5000", "toomanyrequests: slow down"));
-        assert!(says(
-            "docker.io",
-            &own.replace("r.test:5000", "registry-1.docker.io")
-        ));
-        assert!(!says("docker.io", layer) && !says("docker.io", own));
-        assert!(says("[::1]:5000", &own.replace("r.test", "[::1]")));
-    }
-
-    #[test]
-    fn a_registry_begins_with_64_and_halves_at_most_once_in_five_seconds() {
-        let mut registries = Registries::default();
-        let registry = registry(&mut registries);
-        assert_eq!(room(registry, 512, Tick(100 * S)), 64);
-        limited(registry, Tick(101 * S));
-        limited(registry, Tick(105 * S));
-        assert_eq!(room(registry, 512, Tick(105 * S)), 32);
-        limited(registry, Tick(106 * S));
-        assert_eq!(room(registry, 512, Tick(106 * S)), 16);
-    }
-
-    #[test]
-    fn the_budget_grows_by_one_in_ten_quiet_seconds_up_to_the_ceiling() {
-        let mut registries = Registries::default();
-        let registry = registry(&mut registries);
-        room(registry, 512, Tick(100 * S));
-        for second in 0..20 {
-            limited(registry, Tick((100 + 5 * second) * S));
-        }
-        assert_eq!(room(registry, 512, Tick(195 * S)), 1);
-        assert_eq!(room(registry, 512, Tick(204 * S)), 1);
-        assert_eq!(room(registry, 512, Tick(205 * S)), 2);
-        assert_eq!(room(registry, 4, Tick(9999 * S)), 4);
-    }
-
-    #[test]
-    fn a_ceiling_below_64_holds_from_the_first_pull() {
-        let mut registries = Registries::default();
-        assert_eq!(room(registry(&mut registries), 8, Tick(100 * S)), 8);
-    }
-
-    #[test]
-    fn long_pulls_leave_the_budget_but_count_against_the_ceiling() {
-        let mut registries = Registries::default();
-        let registry = registry(&mut registries);
-        registry.take(64);
-        assert_eq!(room(registry, 100, Tick(100 * S)), 0);
-        registry.leave(64);
-        assert_eq!(room(registry, 100, Tick(100 * S)), 36);
-        registry.give_back(64, true);
-        assert_eq!(room(registry, 100, Tick(100 * S)), 64);
-    }
-
-    #[test]
-    fn the_most_urgent_node_is_served_first() {
-        let mut registries = Registries::default();
-        let registry = registry(&mut registries);
-        assert_eq!(room(registry, 512, Tick(100 * S)), 64);
-        assert_eq!(registry.grows_at(512), None, "nobody waits");
-        let [one, two] = [1, 2].map(NodeIdx::from_index);
-        registry.wait(0, one);
-        registry.wait(7, two);
-        assert_eq!(registry.grows_at(512), Some(Tick(110 * S)));
-        assert_eq!(registry.next_waiting(), Some(two));
-        assert_eq!(registry.next_waiting(), Some(one));
-        assert_eq!(registry.next_waiting(), None);
-    }
-}
+mod tests;

@@ -224,8 +224,7 @@ fn asks_registry(
 }
 
 fn room(view: &NodeView<'_>, registry: RegistryId) -> u32 {
-    let ceiling = view.model.settings.max_registry_pulls;
-    view.model.names.registries.get(registry).room(ceiling)
+    view.model.names.registries.get(registry).room()
 }
 
 /// Fills the node's free batches.
@@ -288,11 +287,10 @@ impl Fill<'_, '_> {
 
     fn room_now(&mut self, registry: RegistryId) -> u32 {
         let model = self.view.model;
-        let ceiling = model.settings.max_registry_pulls;
         let taken = self.taken.get(&registry).copied().unwrap_or_default();
         self.plan.asked.insert(registry);
         let registry = model.names.registries.get(registry);
-        registry.room_now(ceiling, self.view.now, taken)
+        registry.room_now(self.view.now, taken)
     }
 
     fn batch(&self, key: GroupKey, chunk: &[&DesiredImage]) -> PlannedPull {

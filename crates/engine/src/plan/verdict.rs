@@ -111,8 +111,7 @@ impl NodeView<'_> {
         let cache = &self.model.caches[cache];
         let reason = self.verdict(cache, desired, context)?;
         let registry = self.model.names.images.get(desired.image).registry;
-        let ceiling = self.model.settings.max_registry_pulls;
-        let room = self.model.names.registries.get(registry).room(ceiling);
+        let room = self.model.names.registries.get(registry).room();
         let may_pull = cache.node_may_pull(self.idx);
         limit(may_pull, context, room).map_or(Ok(reason), Err)
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use crate::model::node::Node;
+use crate::{model::node::Node, vocabulary::Ineligible};
 
 /// How many nodes a sentence names.
 const NAMED: usize = 3;
@@ -124,6 +124,27 @@ impl Causes<'_> {
             .or_else(|| self.silence(nodes))
             .or_else(|| self.unfitness())
     }
+}
+
+/// Why nodes that match are not eligible, with the first of them by name.
+pub fn ineligible(groups: &BTreeMap<Ineligible, Group<'_>>) -> String {
+    let kinds = groups.iter().map(|(why, group)| {
+        let why = match why {
+            Ineligible::NotReady => "not ready",
+            Ineligible::Cordoned => "cordoned",
+            Ineligible::Tainted => "with a taint for disk pressure, shutdown or removal",
+            Ineligible::NoPullerPlanned => {
+                "without a planned puller, because the pullers' DaemonSet does not select the node or does not tolerate its taints"
+            }
+            Ineligible::Unknown
+            | Ineligible::Excluded
+            | Ineligible::Virtual
+            | Ineligible::OtherSystem => "barred",
+        };
+        format!("{} {why} ({group})", group.count)
+    });
+    let kinds: Vec<String> = kinds.collect();
+    kinds.join("; ")
 }
 
 /// A number and a noun: "1 node", "2 nodes".

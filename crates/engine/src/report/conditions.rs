@@ -1,13 +1,18 @@
 //! The conditions of a cache: what is true of it now. Ready, Progressing and Degraded are for people and scripts;
 //! Reconciling and Stalled say the same to tools that know no `ImageCache` (kstatus: Flux, Helm 4, kpt).
 
+use std::collections::BTreeMap;
+
 use kubefledged_api_types::{
     NodeShare, Timestamp,
     conditions::{self, Condition, Degraded, Progressing, Ready, Stalled},
 };
 
-use super::causes::{Causes, plural};
-use crate::model::{Model, cache::Cache, facts::Facts, node_status::Flags, operation::Kind};
+use super::causes::{self, Causes, Group, plural};
+use crate::{
+    model::{Model, cache::Cache, facts::Facts, node_status::Flags, operation::Kind},
+    vocabulary::Ineligible,
+};
 
 /// Most lists that one message names.
 const NAMED_LISTS: usize = 3;
@@ -84,6 +89,8 @@ struct Readiness {
     ready: i64,
     /// How many must.
     needed: i64,
+    /// Why matching nodes are not eligible; empty if some are.
+    ineligible: String,
 }
 
 impl Readiness {
@@ -94,11 +101,15 @@ impl Readiness {
         let enough = share.of(u64::try_from(desired).unwrap_or(0));
         let required = spec.require_nodes.map_or(0, i64::from);
         let needed = i64::try_from(enough).unwrap_or(i64::MAX).max(required);
+        let ineligible = match desired {
+            0 => ineligible_candidates(model, cache),
+            _ => String::new(),
+        };
         let reason = if cache.invalid.is_some() {
             Ready::CacheSpecValidationFailed
         } else if cache.desired.matches_nothing() && spec.require_nodes != Some(0) {
             Ready::NoNodeMatches
-        } else if desired == 0 && any_candidate(model, cache) {
+        } else if !ineligible.is_empty() {
             Ready::NodesNotEligible
         } else if desired < required {
             Ready::TooFewNodes
@@ -118,6 +129,7 @@ impl Readiness {
             desired,
             ready,
             needed,
+            ineligible,
         }
     }
 
@@ -158,8 +170,8 @@ impl Readiness {
             Ready::CacheSpecValidationFailed => cache.invalid.clone().unwrap_or_default(),
             Ready::NoNodeMatches => no_match(cache),
             Ready::NodesNotEligible => {
-                "nodes match, but none of them is eligible: they are not ready, cordoned, or have a taint of trouble or removal"
-                    .to_owned()
+                let why = &self.ineligible;
+                format!("nodes match, but none of them is eligible: {why}")
             }
             Ready::TooFewNodes => {
                 format!("{counts} by spec.requireNodes, even if there are fewer nodes")
@@ -179,13 +191,20 @@ fn is_purged(cache: &Cache) -> bool {
     cache.history.purged || cache.runs(Kind::Purge) || cache.object.deleting
 }
 
-/// Does some node match that is not eligible now, and can become so?
-fn any_candidate(model: &Model, cache: &Cache) -> bool {
-    let mut nodes = model.nodes.iter();
-    nodes.any(|(idx, node)| {
+/// Why matching nodes that can become eligible are not; empty: there are none.
+fn ineligible_candidates(model: &Model, cache: &Cache) -> String {
+    let mut groups: BTreeMap<Ineligible, Group<'_>> = BTreeMap::new();
+    for idx in model.nodes.by_name().values() {
+        let node = &model.nodes[*idx];
         let candidate = node.facts.as_ref().is_some_and(Facts::is_candidate);
-        candidate && !cache.set(idx).is_empty()
-    })
+        if let Err(why) = node.eligibility()
+            && candidate
+            && !cache.set(*idx).is_empty()
+        {
+            groups.entry(why).or_default().note(node);
+        }
+    }
+    causes::ineligible(&groups)
 }
 
 /// Which lists match nothing, and with what selectors.

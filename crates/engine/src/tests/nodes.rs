@@ -122,6 +122,8 @@ fn a_running_pull_survives_a_cordon_and_the_operation_does_not_await_it() {
         "nobody is left, and that is no success"
     );
     harness.is("Ready", "False", "NodesNotEligible");
+    let said = harness.message("Ready");
+    assert!(said.ends_with("2 cordoned (n1, n2)"), "{said}");
     harness.end_slow("r.test/big:1");
     assert_eq!(harness.held("n1"), ["r.test/big:1"]);
 }
@@ -402,4 +404,26 @@ fn nodes_that_the_pullers_daemonset_does_not_select_are_neither_awaited_nor_fail
     harness.handle(Event::PullersPlaced(None));
     harness.wait(150);
     assert_eq!(harness.status().nodes.unwrap().unreachable, 2);
+}
+
+#[test]
+fn a_cache_whose_nodes_get_no_puller_says_so_and_names_them() {
+    let mut harness = Harness::new(&[]);
+    for (name, pool) in [("n1", "a"), ("n2", "b"), ("n3", "b")] {
+        let pool = facts(&[("pool", pool)]);
+        harness.handle(Event::NodeApplied(node(name), pool));
+    }
+    harness.handle(Event::PullersPlaced(Some(Box::new(Placement {
+        node_selector: [("pool".into(), "a".into())].into(),
+        ..Placement::default()
+    }))));
+    harness.create(spec(&[(&["r.test/a:1"], &[("pool", "b")])]));
+    harness.lead();
+    harness.wait(300);
+    harness.is("Ready", "False", "NodesNotEligible");
+    let said = harness.message("Ready");
+    assert!(
+        said.contains("2 without a planned puller") && said.ends_with("(n2, n3)"),
+        "{said}"
+    );
 }

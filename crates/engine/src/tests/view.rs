@@ -194,6 +194,11 @@ fn a_node_shows_why_it_is_not_eligible_and_which_image_it_lacks() {
     let cache = &detail.caches[0];
     assert_eq!(cache.state, PullState::Failed);
     assert_eq!((cache.desired, cache.present, cache.failed), (2, 1, 1));
+    assert_eq!(
+        (cache.bytes, detail.bytes),
+        (1024, 1024),
+        "a:1, in whole KiB"
+    );
     let failure = cache.worst.as_ref().unwrap().failure.clone().unwrap();
     assert_eq!(&*failure.reason, "ImageNotFound");
     let mut cordoned = facts(&[]);

@@ -77,6 +77,7 @@ impl Engine {
             next_call: not_before.map(|at| until(at, now.tick)),
             silent: contact.silent_since.map(|since| until(now.tick, since)),
             checked: checked.min().and_then(|stamp| self.model.clock.at(stamp)),
+            bytes: node.observed.size(node.desired.iter()),
             caches: caches
                 .filter_map(|(key, at)| self.node_cache_row(key, *at, idx, &context, now))
                 .collect(),
@@ -105,6 +106,10 @@ impl Engine {
             desired: set.desired.len(),
             present: view.node.observed.count_present(&set.images),
             failed: row.failing as usize,
+            bytes: view
+                .node
+                .observed
+                .size(set.desired.iter().map(|desired| desired.image)),
             purged: cache.history.purged,
             worst: pairs
                 .filter(|pair| pair.state != PullState::Ready || pair.failure.is_some())

@@ -132,6 +132,8 @@ pub struct NodeDetail {
     pub silent: Option<Duration>,
     /// Time of the oldest observation of a desired image.
     pub checked: Option<Timestamp>,
+    /// Size of all desired images that are present in bytes, each image once.
+    pub bytes: u64,
     /// Every cache.
     pub caches: Vec<NodeCacheRow>,
     /// Batches in flight.
@@ -151,6 +153,9 @@ pub struct NodeCacheRow {
     pub present: usize,
     /// Those of them that failed.
     pub failed: usize,
+    /// Size of those that are present in bytes, as the runtimes that reported them last count it; two names of one
+    /// image count once.
+    pub bytes: u64,
     /// The cache is purged.
     pub purged: bool,
     /// The image that best explains why the node is not ready.

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use kubefledged_api_types::ImagePullPolicy;
 
@@ -20,8 +20,12 @@ pub struct Settings {
     pub puller_grace: Duration,
     /// How long a deleted object waits for its images to be removed.
     pub purge_deadline: Duration,
+    /// Pulls from a registry that run at a time before the budget has grown or shrunk; at most its ceiling.
+    pub initial_registry_pulls: u32,
     /// Most pulls from one registry that run at a time.
     pub max_registry_pulls: u32,
+    /// The same for single registries, by the name that all spellings of the host share.
+    pub max_registry_pulls_by_host: BTreeMap<String, u32>,
     /// Most image names of all caches of one namespace; further caches are not taken up.
     pub max_namespace_images: usize,
     /// Spreads work over time that would otherwise begin at the same moment.
@@ -38,7 +42,9 @@ impl Default for Settings {
             check_interval: Duration::from_secs(5 * 60),
             puller_grace: Duration::from_secs(2 * 60),
             purge_deadline: Duration::from_secs(10 * 60),
+            initial_registry_pulls: 64,
             max_registry_pulls: 512,
+            max_registry_pulls_by_host: BTreeMap::new(),
             max_namespace_images: 100_000,
             seed: 0,
         }

@@ -1,0 +1,166 @@
+//! Budgets and ceilings.
+
+use super::*;
+
+const S: u64 = 1000;
+
+fn registry(registries: &mut Registries) -> &mut Registry {
+    let id = registries.intern("r.test");
+    registries.get_mut(id)
+}
+
+/// Room now; the budget grows, as it does before pulls start.
+fn room(registry: &mut Registry, ceiling: u32, now: Tick) -> u32 {
+    registry.ceiling = ceiling;
+    let room = registry.room_now(now, 0);
+    registry.grow(now);
+    assert_eq!(registry.room(), room);
+    room
+}
+
+/// Two nodes are asked for fewer requests.
+fn limited(registry: &mut Registry, now: Tick) {
+    for node in [1, 2].map(NodeIdx::from_index) {
+        registry.pulls(node);
+        registry.rate_limited(node, now);
+    }
+}
+
+#[test]
+fn the_word_of_one_node_among_others_halves_no_budget() {
+    let mut registries = Registries::default();
+    let registry = registry(&mut registries);
+    room(registry, 512, Tick(100 * S));
+    let [rogue, other] = [1, 2].map(NodeIdx::from_index);
+    registry.pulls(rogue);
+    registry.rate_limited(rogue, Tick(100 * S));
+    assert_eq!(room(registry, 512, Tick(101 * S)), 32, "no other pulls");
+    registry.pulls(other);
+    registry.pulls(rogue);
+    for second in 0..100 {
+        registry.rate_limited(rogue, Tick((106 + second) * S));
+    }
+    assert_eq!(room(registry, 512, Tick(106 * S)), 32);
+    registry.rate_limited(other, Tick(206 * S));
+    assert!(room(registry, 512, Tick(206 * S)) <= 21);
+}
+
+#[test]
+fn an_answer_of_another_host_is_not_the_registrys() {
+    let mut registries = Registries::default();
+    let mut says = |host: &str, message: &str| {
+        let id = registries.intern(host);
+        registries.get(id).says(message)
+    };
+    let own = "unexpected status code https://r.test:5000/v2/a/manifests/1: 429 Too Many Requests";
+    let layer = "failed open: unexpected status code http://layers.test/x: 429 Too Many Requests";
+    assert!(says("r.test:5000", own) && !says("r.test:5000", layer));
+    assert!(says("r.test:5000", "toomanyrequests: slow down"));
+    assert!(says(
+        "docker.io",
+        &own.replace("r.test:5000", "registry-1.docker.io")
+    ));
+    assert!(!says("docker.io", layer) && !says("docker.io", own));
+    assert!(says("[::1]:5000", &own.replace("r.test", "[::1]")));
+}
+
+#[test]
+fn a_registry_begins_with_64_and_halves_at_most_once_in_five_seconds() {
+    let mut registries = Registries::default();
+    let registry = registry(&mut registries);
+    assert_eq!(room(registry, 512, Tick(100 * S)), 64);
+    limited(registry, Tick(101 * S));
+    limited(registry, Tick(105 * S));
+    assert_eq!(room(registry, 512, Tick(105 * S)), 32);
+    limited(registry, Tick(106 * S));
+    assert_eq!(room(registry, 512, Tick(106 * S)), 16);
+}
+
+#[test]
+fn the_budget_grows_by_one_in_ten_quiet_seconds_up_to_the_ceiling() {
+    let mut registries = Registries::default();
+    let registry = registry(&mut registries);
+    room(registry, 512, Tick(100 * S));
+    for second in 0..20 {
+        limited(registry, Tick((100 + 5 * second) * S));
+    }
+    assert_eq!(room(registry, 512, Tick(195 * S)), 1);
+    assert_eq!(room(registry, 512, Tick(204 * S)), 1);
+    assert_eq!(room(registry, 512, Tick(205 * S)), 2);
+    assert_eq!(room(registry, 4, Tick(9999 * S)), 4);
+}
+
+#[test]
+fn a_ceiling_below_the_start_is_the_start_so_that_one_429_halves_it() {
+    let settings = Settings {
+        max_registry_pulls: 8,
+        ..Settings::default()
+    };
+    let mut registries = Registries::new(&settings);
+    let registry = registry(&mut registries);
+    assert_eq!(room(registry, 8, Tick(100 * S)), 8);
+    limited(registry, Tick(101 * S));
+    assert_eq!(room(registry, 8, Tick(101 * S)), 4);
+}
+
+#[test]
+fn a_host_with_a_ceiling_of_its_own_keeps_to_it_and_others_to_the_common_one() {
+    let settings = Settings {
+        initial_registry_pulls: 20,
+        max_registry_pulls: 30,
+        max_registry_pulls_by_host: [("r.test".to_owned(), 2), ("fast.test".to_owned(), 900)]
+            .into(),
+        ..Settings::default()
+    };
+    let mut registries = Registries::new(&settings);
+    for (host, first, last) in [("r.test", 2, 2), ("fast.test", 20, 900), ("x.test", 20, 30)] {
+        let id = registries.intern(host);
+        let registry = registries.get_mut(id);
+        registry.grow(Tick(0));
+        assert_eq!(registry.room(), first, "{host}");
+        assert_eq!(registry.room_now(Tick(9000 * S), 0), last, "{host}");
+    }
+}
+
+#[test]
+fn a_registry_that_is_used_no_more_is_forgotten_when_its_budget_is_back_at_its_start() {
+    let settings = Settings {
+        max_registry_pulls_by_host: [("r.test".to_owned(), 4)].into(),
+        ..Settings::default()
+    };
+    let mut registries = Registries::new(&settings);
+    limited(registry(&mut registries), Tick(100 * S));
+    let swept = |registries: &mut Registries, second| {
+        let gone = registries.sweep(&IdSet::default(), Tick(second * S));
+        gone.len()
+    };
+    assert_eq!(swept(&mut registries, 119), 0);
+    assert_eq!(swept(&mut registries, 120), 1);
+}
+
+#[test]
+fn long_pulls_leave_the_budget_but_count_against_the_ceiling() {
+    let mut registries = Registries::default();
+    let registry = registry(&mut registries);
+    registry.take(64);
+    assert_eq!(room(registry, 100, Tick(100 * S)), 0);
+    registry.leave(64);
+    assert_eq!(room(registry, 100, Tick(100 * S)), 36);
+    registry.give_back(64, true);
+    assert_eq!(room(registry, 100, Tick(100 * S)), 64);
+}
+
+#[test]
+fn the_most_urgent_node_is_served_first() {
+    let mut registries = Registries::default();
+    let registry = registry(&mut registries);
+    assert_eq!(room(registry, 512, Tick(100 * S)), 64);
+    assert_eq!(registry.grows_at(), None, "nobody waits");
+    let [one, two] = [1, 2].map(NodeIdx::from_index);
+    registry.wait(0, one);
+    registry.wait(7, two);
+    assert_eq!(registry.grows_at(), Some(Tick(110 * S)));
+    assert_eq!(registry.next_waiting(), Some(two));
+    assert_eq!(registry.next_waiting(), Some(one));
+    assert_eq!(registry.next_waiting(), None);
+}

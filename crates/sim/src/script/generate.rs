@@ -421,9 +421,8 @@ impl Day {
 }
 
 fn seconds(seconds: u64) -> RefreshSpec {
-    RefreshSpec {
-        interval: Some(GoDuration(Duration::from_secs(seconds))),
-    }
+    let interval = Some(GoDuration(Duration::from_secs(seconds)));
+    RefreshSpec { interval }
 }
 
 /// Any other zone.
@@ -437,18 +436,15 @@ fn not_in(zone: &str) -> NodeAffinity {
         match_expressions: vec![other],
         ..NodeSelectorTerm::default()
     };
-    NodeAffinity {
-        required: Some(NodeSelector {
-            node_selector_terms: vec![term],
-        }),
-    }
+    let required = Some(NodeSelector {
+        node_selector_terms: vec![term],
+    });
+    NodeAffinity { required }
 }
 
 fn secrets(names: &[&str]) -> Vec<PullSecretReference> {
-    names
-        .iter()
-        .map(|name| PullSecretReference {
-            name: (*name).to_owned(),
-        })
-        .collect()
+    let named = |name: &&str| PullSecretReference {
+        name: (*name).to_owned(),
+    };
+    names.iter().map(named).collect()
 }

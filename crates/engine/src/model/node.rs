@@ -306,9 +306,13 @@ impl Node {
         self.runtime.ids.retain(|image, _| keep(image));
     }
 
-    /// Until when a failed pull waits for room on the disk; `None`: it does not.
+    /// Until when a failed pull waits for room on the disk; `None`: it does not. Below the watermark it is tried with
+    /// the usual back-off: room may have been made before the first report.
     pub fn waits_for_room(&self, attempt: &Attempt, now: Tick) -> Option<Tick> {
-        attempt.no_room?.waits(self.losses.used_percent, now)
+        attempt
+            .no_room
+            .filter(|_| self.runtime.disk_full)?
+            .waits(self.losses.used_percent, now)
     }
 
     /// Drops the failed attempts at an image, because it is present.

@@ -342,3 +342,16 @@ fn pulls_end_when_the_kubelet_reports_disk_pressure_and_go_on_when_it_is_over() 
     harness.wait(5);
     assert_eq!(harness.reported().0, "Succeeded");
 }
+
+#[test]
+fn a_pull_does_not_wait_if_room_was_made_before_the_next_report() {
+    let mut harness = harness(Settings::default(), 1);
+    harness.broken.insert("r.test/a:1".into(), "DiskPressure");
+    harness.disk_full = true;
+    harness.create(images(&["r.test/a:1"]));
+    harness.lead();
+    harness.broken.clear();
+    harness.disk_full = false;
+    harness.wait(640);
+    assert_eq!(harness.reported().0, "Succeeded");
+}

@@ -443,8 +443,8 @@ fn not_in(zone: &str) -> NodeAffinity {
 }
 
 fn secrets(names: &[&str]) -> Vec<PullSecretReference> {
-    let named = |name: &&str| PullSecretReference {
+    let reference = |name: &&str| PullSecretReference {
         name: (*name).to_owned(),
     };
-    names.iter().map(named).collect()
+    names.iter().map(reference).collect()
 }

@@ -275,7 +275,7 @@ impl Engine {
             let name = node.name.clone();
             let name = name.as_ref().map_or("", |name| &name.0).as_bytes();
             let spread = |count: u32| backoff::hash(seed, &[name, &count.to_le_bytes()]);
-            node.losses.lost(image, now, spread);
+            node.losses.lost(image, node.runtime.disk, now, spread);
             self.model.lost += 1;
         }
         if present && !before {
@@ -300,7 +300,6 @@ impl Engine {
         };
         let (idx, stamp) = (flight.node, flight.stamp);
         let seed = self.model.settings.seed;
-        self.model.nodes[idx].losses.see_disk(report.disk);
         self.model.nodes[idx].report(report, stamp, now, seed);
         self.touch_node(idx);
     }

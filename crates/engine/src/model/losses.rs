@@ -48,18 +48,20 @@ pub struct Losses {
     checks: Option<Row>,
     /// Lost images are not pulled again before this.
     heal_at: Option<Tick>,
-    /// How full the image file system was at the last check, in per cent; `None`: not known.
-    pub used_percent: Option<u8>,
-    /// From here on a loss is the disk's fault, in per cent; `None`: not known.
-    pub full_from: Option<u8>,
 }
 
 impl Losses {
     /// Notes that a check did not find an image that was present before. After the first check with a loss
     /// images are pulled again at once, after each further one later, so that a node under disk pressure
-    /// does not pull all the time. `spread` maps a count to a hash for jitter.
-    pub fn lost(&mut self, image: ImageId, now: Tick, spread: impl Fn(u32) -> u64) {
-        let level = self.used_percent;
+    /// does not pull all the time. `disk`: as that check found it; `spread` maps a count to a hash for jitter.
+    pub fn lost(
+        &mut self,
+        image: ImageId,
+        disk: Option<Disk>,
+        now: Tick,
+        spread: impl Fn(u32) -> u64,
+    ) {
+        let level = disk.and_then(|disk| disk.used_percent());
         let row = Row::next(self.images.get(&image).copied(), level, now);
         self.images.insert(image, row);
         if self.checks.is_some_and(|checks| checks.last == now) {
@@ -80,25 +82,20 @@ impl Losses {
             .filter(|at| *at > now && self.images.contains_key(&image))
     }
 
-    /// Notes the disk of a check.
-    pub fn see_disk(&mut self, disk: Option<Disk>) {
-        self.used_percent = disk.and_then(|disk| disk.used_percent());
-        self.full_from = disk.map(|disk| disk.watermark_percent.saturating_sub(BELOW_WATERMARK));
-    }
-
-    /// At which level this image was lost, if the disk is as full as then: pulled now, it would be lost again. Within
-    /// an hour the kubelet's thresholds are the same; after that it is tried.
-    pub fn level_reached(&self, image: ImageId, now: Tick) -> Option<u8> {
-        let row = self.images.get(&image)?;
-        let level = row.level.filter(|level| Some(*level) >= self.full_from)?;
-        let full = self.used_percent.is_some_and(|used| used >= level);
-        (full && row.last.after(MEMORY) > now).then_some(level)
-    }
-
-    /// When that level counts no longer; `None`: it does not count.
-    pub fn level_until(&self, image: ImageId, now: Tick) -> Option<Tick> {
-        self.level_reached(image, now)?;
-        Some(self.images.get(&image)?.last.after(MEMORY))
+    /// At which level of the disk this image was lost, and until when that counts, if the disk is as full as then:
+    /// pulled now, the image would be lost again. Within an hour the kubelet's thresholds are the same; after that it
+    /// is tried.
+    pub fn level_reached(
+        &self,
+        image: ImageId,
+        disk: Option<Disk>,
+        now: Tick,
+    ) -> Option<(u8, Tick)> {
+        let (row, disk) = (self.images.get(&image)?, disk?);
+        let (level, until) = (row.level?, row.last.after(MEMORY));
+        let its_fault = level >= disk.watermark_percent.saturating_sub(BELOW_WATERMARK);
+        let full = disk.used_percent() >= Some(level);
+        (its_fault && full && until > now).then_some((level, until))
     }
 
     /// Was this image lost within the last hour?
@@ -136,7 +133,7 @@ mod tests {
     const S: u64 = 1000;
 
     fn lose(losses: &mut Losses, image: ImageId, second: u64) {
-        losses.lost(image, Tick(second * S), |_| 0);
+        losses.lost(image, None, Tick(second * S), |_| 0);
     }
 
     #[test]
@@ -176,17 +173,20 @@ mod tests {
                 watermark_percent: 80,
             })
         };
-        losses.see_disk(disk(31));
-        lose(&mut losses, image, 100);
-        assert_eq!(losses.level_reached(image, Tick(100 * S)), None, "69 %");
-        losses.see_disk(disk(22));
-        lose(&mut losses, image, 200);
-        assert_eq!(losses.level_reached(image, Tick(200 * S)), Some(78));
-        losses.see_disk(disk(23));
-        assert_eq!(losses.level_reached(image, Tick(300 * S)), None);
-        losses.see_disk(disk(15));
-        assert_eq!(losses.level_reached(image, Tick(400 * S)), Some(78));
-        assert_eq!(losses.level_reached(image, Tick(3800 * S)), None, "an hour");
+        let lose = |losses: &mut Losses, free, second: u64| {
+            losses.lost(image, disk(free), Tick(second * S), |_| 0);
+        };
+        let level = |losses: &Losses, free, second: u64| {
+            let reached = losses.level_reached(image, disk(free), Tick(second * S));
+            reached.map(|(level, _)| level)
+        };
+        lose(&mut losses, 31, 100);
+        assert_eq!(level(&losses, 31, 100), None, "69 %");
+        lose(&mut losses, 22, 200);
+        assert_eq!(level(&losses, 22, 200), Some(78));
+        assert_eq!(level(&losses, 23, 300), None);
+        assert_eq!(level(&losses, 15, 400), Some(78));
+        assert_eq!(level(&losses, 15, 3800), None, "an hour");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 use super::{backoff, facts::Facts, losses::Losses, observations::Observations};
 use crate::{
     ids::{IdSet, ImageId, ScopeId, Stamp},
-    vocabulary::{BatchId, CheckReport, FailureClass, Ineligible, NodeName, Puller, Tick},
+    vocabulary::{BatchId, CheckReport, Disk, FailureClass, Ineligible, NodeName, Puller, Tick},
 };
 
 /// How many pulls a puller runs at a time, if it does not say.
@@ -103,7 +103,9 @@ pub struct RuntimeReport {
     pub ids: BTreeMap<ImageId, Arc<str>>,
     /// Whether the runtime lets us pin images; `None`: not known.
     pub can_pin: Option<bool>,
-    /// The image file system is above its watermark.
+    /// The image file system at the last check; `None`: not known.
+    pub disk: Option<Disk>,
+    /// It is above its watermark, as that check or a pin since then found.
     pub disk_full: bool,
     /// Pinning failed; it is not tried again before this.
     pub pin_retry_at: Option<Tick>,
@@ -112,6 +114,11 @@ pub struct RuntimeReport {
 }
 
 impl RuntimeReport {
+    /// How full the image file system was at the last check, in per cent; `None`: not known.
+    pub fn used_percent(&self) -> Option<u8> {
+        self.disk?.used_percent()
+    }
+
     /// May pins be changed now?
     pub fn may_pin(&self, now: Tick) -> bool {
         self.pin_retry_at.is_none_or(|at| at <= now)
@@ -269,7 +276,9 @@ impl Node {
             runtime.reported = runtime.reported.max(Some(stamp));
             runtime.pins = report.pinned_by_us;
         }
-        if let Some(used) = self.losses.used_percent {
+        runtime.disk = report.disk;
+        runtime.disk_full = report.disk.is_some_and(|disk| disk.is_full());
+        if let Some(used) = runtime.used_percent() {
             for attempt in self.attempts.values_mut() {
                 if let Some(no_room) = &mut attempt.no_room {
                     no_room.level.get_or_insert(used);
@@ -278,12 +287,6 @@ impl Node {
         }
         runtime.can_pin = report.can_pin.or(runtime.can_pin);
         runtime.parallel_pulls = report.parallel_pulls;
-        runtime.disk_full = report.disk.is_some_and(|disk| {
-            let used = disk.capacity.saturating_sub(disk.available);
-            disk.capacity > 0
-                && u128::from(used) * 100
-                    >= u128::from(disk.capacity) * u128::from(disk.watermark_percent)
-        });
     }
 
     /// Sets which images are desired. Nothing is remembered of other images, because nobody checks them.
@@ -312,7 +315,7 @@ impl Node {
         attempt
             .no_room
             .filter(|_| self.runtime.disk_full)?
-            .waits(self.losses.used_percent, now)
+            .waits(self.runtime.used_percent(), now)
     }
 
     /// Drops the failed attempts at an image, because it is present.
@@ -324,7 +327,6 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vocabulary::Disk;
 
     #[test]
     fn a_disk_is_full_at_its_watermark() {

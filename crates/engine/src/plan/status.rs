@@ -191,7 +191,10 @@ impl Assessor<'_, '_> {
         let Some(attempt) = attempt else {
             if !pair.present {
                 self.wake_later(node.losses.heals_at(image, view.now), status);
-                self.wake_later(node.losses.level_until(image, view.now), status);
+                let level = node
+                    .losses
+                    .level_reached(image, node.runtime.disk, view.now);
+                self.wake_later(level.map(|(_, until)| until), status);
             }
             return;
         };

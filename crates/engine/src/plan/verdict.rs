@@ -95,8 +95,8 @@ impl NodeView<'_> {
         if let Some(at) = losses.heals_at(image, self.now) {
             return Err(PullBlock::LossBackOff(at));
         }
-        let level = losses.level_reached(image, self.now);
-        level.map_or(Ok(PullReason::Missing), |level| {
+        let level = losses.level_reached(image, self.node.runtime.disk, self.now);
+        level.map_or(Ok(PullReason::Missing), |(level, _)| {
             Err(PullBlock::LostAtLevel(level))
         })
     }

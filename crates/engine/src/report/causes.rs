@@ -20,7 +20,7 @@ impl<'a> Group<'a> {
     /// Adds a node.
     pub fn note(&mut self, node: &'a Node) {
         self.count += 1;
-        self.fullest = self.fullest.max(node.losses.used_percent);
+        self.fullest = self.fullest.max(node.runtime.used_percent());
         if self.first.len() < NAMED {
             self.first.push(node.hostname());
         }

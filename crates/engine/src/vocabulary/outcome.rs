@@ -90,6 +90,11 @@ impl Disk {
         let used = u128::from(self.capacity.saturating_sub(self.available)) * 100;
         u8::try_from(used.checked_div(u128::from(self.capacity))?).ok()
     }
+
+    /// Is it filled up to its watermark?
+    pub fn is_full(&self) -> bool {
+        self.used_percent() >= Some(self.watermark_percent)
+    }
 }
 
 /// Outcome of one image on one node.

@@ -1,8 +1,6 @@
 //! Watches `ImageCaches`. Each is parsed on its own, so that an invalid one does not stop the watch.
 
-use std::borrow::Cow;
-
-use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Resource, ResourceExt as _};
 use kubefledged_api_types::{
     ImageCache, ImageCacheStatus,
@@ -19,37 +17,14 @@ use super::Input;
 const LONGEST_MESSAGE: usize = 1024;
 
 /// An `ImageCache` whose spec and status are not parsed yet.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Resource)]
+#[resource(inherit = ImageCache)]
 pub struct StoredCache {
     metadata: ObjectMeta,
     #[serde(default)]
     spec: Value,
     #[serde(default)]
     status: Value,
-}
-
-impl Resource for StoredCache {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        ImageCache::kind(&())
-    }
-    fn group((): &()) -> Cow<'_, str> {
-        ImageCache::group(&())
-    }
-    fn version((): &()) -> Cow<'_, str> {
-        ImageCache::version(&())
-    }
-    fn plural((): &()) -> Cow<'_, str> {
-        ImageCache::plural(&())
-    }
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
 }
 
 /// Converts `ImageCaches` to events.

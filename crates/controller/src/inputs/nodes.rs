@@ -1,9 +1,9 @@
 //! Watches Nodes and reads only a part of them. A Node has 10 to 15 KiB, most of it images and addresses,
 //! which change with every heartbeat. An event is sent only if a fact changed that decisions need.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::collections::BTreeMap;
 
-use k8s_openapi::{ClusterResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::Resource;
 use kubefledged_engine::{Event, NodeFacts, NodeName, Taint};
 use serde::Deserialize;
@@ -12,7 +12,8 @@ use super::{Input, lean};
 use crate::runtimes::KubeletRuntimes;
 
 /// The part of a Node that is read.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Resource)]
+#[resource(inherit = Node)]
 pub struct LeanNode {
     #[serde(deserialize_with = "lean::metadata")]
     metadata: ObjectMeta,
@@ -56,30 +57,6 @@ struct LeanCondition {
     #[serde(rename = "type")]
     type_: String,
     status: String,
-}
-
-impl Resource for LeanNode {
-    type DynamicType = ();
-    type Scope = ClusterResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        "Node".into()
-    }
-    fn group((): &()) -> Cow<'_, str> {
-        "".into()
-    }
-    fn version((): &()) -> Cow<'_, str> {
-        "v1".into()
-    }
-    fn plural((): &()) -> Cow<'_, str> {
-        "nodes".into()
-    }
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
 }
 
 /// Converts Nodes to events. Keeps the facts that were sent last.

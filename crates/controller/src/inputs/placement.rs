@@ -1,10 +1,8 @@
 //! Watches the pullers' `DaemonSet`: on which nodes pullers run. Other nodes are not counted.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::collections::BTreeMap;
 
-use k8s_openapi::{
-    NamespaceResourceScope, api::apps::v1::DaemonSet, apimachinery::pkg::apis::meta::v1::ObjectMeta,
-};
+use k8s_openapi::{api::apps::v1::DaemonSet, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::Resource;
 use kubefledged_api_types::NodeSelector;
 use kubefledged_engine::{Event, Placement, Toleration};
@@ -13,7 +11,8 @@ use serde::Deserialize;
 use super::{Input, lean};
 
 /// The part of a `DaemonSet` that is read.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Resource)]
+#[resource(inherit = DaemonSet)]
 pub struct LeanDaemonSet {
     #[serde(deserialize_with = "lean::metadata")]
     metadata: ObjectMeta,
@@ -59,30 +58,6 @@ struct LeanToleration {
     operator: String,
     value: String,
     effect: String,
-}
-
-impl Resource for LeanDaemonSet {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        DaemonSet::kind(&())
-    }
-    fn group((): &()) -> Cow<'_, str> {
-        DaemonSet::group(&())
-    }
-    fn version((): &()) -> Cow<'_, str> {
-        DaemonSet::version(&())
-    }
-    fn plural((): &()) -> Cow<'_, str> {
-        DaemonSet::plural(&())
-    }
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
 }
 
 /// Converts the `DaemonSet` to events. Keeps the placement that was sent last.

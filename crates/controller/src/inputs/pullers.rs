@@ -2,15 +2,13 @@
 //! pods, and an endpoint may be in two slices. They are merged by the pod's UID, and only changes are sent.
 
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
 use k8s_openapi::{
-    NamespaceResourceScope, api::discovery::v1::EndpointSlice,
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    api::discovery::v1::EndpointSlice, apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::Resource;
 use kubefledged_engine::{Event, NodeName, Puller};
@@ -19,7 +17,8 @@ use serde::Deserialize;
 use super::{Input, lean};
 
 /// The part of an `EndpointSlice` that is read.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Resource)]
+#[resource(inherit = EndpointSlice)]
 pub struct LeanSlice {
     #[serde(deserialize_with = "lean::metadata")]
     metadata: ObjectMeta,
@@ -51,30 +50,6 @@ struct LeanTarget {
 struct LeanPort {
     name: Option<String>,
     port: Option<u16>,
-}
-
-impl Resource for LeanSlice {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        EndpointSlice::kind(&())
-    }
-    fn group((): &()) -> Cow<'_, str> {
-        EndpointSlice::group(&())
-    }
-    fn version((): &()) -> Cow<'_, str> {
-        EndpointSlice::version(&())
-    }
-    fn plural((): &()) -> Cow<'_, str> {
-        EndpointSlice::plural(&())
-    }
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
 }
 
 /// Converts `EndpointSlices` to events. Keeps ready pullers by slice and by node, and the puller that was

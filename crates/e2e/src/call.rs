@@ -26,6 +26,8 @@ use crate::{
 
 /// For one call. A stream that stays open longer was allowed.
 const LIMIT: Duration = Duration::from_secs(5);
+/// Before each call: a puller lets one address begin 50 handshakes in a second.
+const PAUSE: Duration = Duration::from_millis(25);
 
 /// What came of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,12 +77,13 @@ impl Drop for Puller {
 }
 
 impl Puller {
-    /// Calls a method, such as `package.Service/Method`, with an empty request.
+    /// Calls a method, such as `package.Service/Method`, with an empty request, after [`PAUSE`].
     pub fn call(&self, client: &Arc<ClientConfig>, method: &str) -> anyhow::Result<Answer> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         let path = PathAndQuery::try_from(format!("/{method}"))?;
+        std::thread::sleep(PAUSE);
         let called = async {
             let called = tokio::time::timeout(LIMIT, self.first_message(client, path));
             called.await.unwrap_or(Ok(()))

@@ -34,8 +34,8 @@ pub enum RemovalStep {
     Asking(Image),
     /// It is pinned: is that us? What speaks against its removal is known.
     Owning(Image, Result<String, RemoveResult>),
-    /// Our pin is taken off. What comes then, if it is known; otherwise everything is inspected again.
-    Unpinning(Option<RemoveResult>),
+    /// Our pin is taken off this id. What comes then, if it is known; otherwise everything is inspected again.
+    Unpinning(String, Option<RemoveResult>),
     /// The runtime removes it.
     Removing(Target),
     /// The runtime is asked what is left of the image.
@@ -98,8 +98,6 @@ pub struct Removal {
     pub held: BTreeSet<String>,
     /// Our pin was taken off the one at hand.
     unpinned: bool,
-    /// The image of which our pin is, or was last, taken off.
-    unpins: String,
     /// How often the one at hand was looked at again, because a pin that was taken off may still show.
     unpin_looks: u32,
     /// The one at hand goes only if we pulled it, and we did not.
@@ -189,7 +187,6 @@ impl Removal {
             call: None,
             held: BTreeSet::new(),
             unpinned: false,
-            unpins: String::new(),
             unpin_looks: 0,
             not_pulled: false,
             pulled: BTreeSet::new(),
@@ -296,11 +293,11 @@ impl Removal {
             (RemovalStep::Owning(image, target), Answer::Pins(Ok(ours))) => {
                 self.owned(&image, target, ours.contains(&image.id), around)
             }
-            (RemovalStep::Unpinning(Some(result)), Answer::Pinned(Ok(()))) => {
+            (RemovalStep::Unpinning(_, Some(result)), Answer::Pinned(Ok(()))) => {
                 AfterRemoval::Finish(result)
             }
             // Somebody may have come meanwhile.
-            (RemovalStep::Unpinning(None), Answer::Pinned(Ok(()))) => {
+            (RemovalStep::Unpinning(_, None), Answer::Pinned(Ok(()))) => {
                 self.unpinned = true;
                 self.step = RemovalStep::Inspecting;
                 AfterRemoval::Call(Call::Inspect(self.runtime_name()))
@@ -351,7 +348,10 @@ impl Removal {
 
     /// The image of which our pin is being taken off.
     pub fn unpinning(&self) -> Option<&str> {
-        matches!(self.step, RemovalStep::Unpinning(_)).then_some(&self.unpins)
+        match &self.step {
+            RemovalStep::Unpinning(id, _) => Some(id),
+            _ => None,
+        }
     }
 
     /// The image whose removal is under way.

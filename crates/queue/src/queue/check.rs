@@ -120,7 +120,7 @@ impl Queue {
             .checks
             .get(&at)
             .is_some_and(|check| check.answers.len() == check.names.len() && check.pins.is_some());
-        if !known || self.disk.awaited_by_checks() {
+        if !known || self.disk.awaited_by_checks(self.polled) {
             return;
         }
         if let Some(check) = self.checks.remove(&at) {

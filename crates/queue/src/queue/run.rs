@@ -198,7 +198,7 @@ impl Queue {
 
     fn next_looks(&self, now: Tick, most: usize) -> Vec<TaskKey> {
         let busy = self.busy();
-        let awaited = self.disk.awaited();
+        let awaited = self.disk.awaited(now);
         let inspections = self.tasks.inspections().filter(|(key, task)| {
             task.due(now) && !busy.contains(&*key.image) && !(awaited && task.pins())
         });
@@ -267,7 +267,7 @@ impl Queue {
     }
 
     pub(super) fn start_pulls(&mut self, now: Tick) {
-        while !self.disk.awaited()
+        while !self.disk.awaited(now)
             && let Some((key, turn)) = self.next_pull(now)
         {
             if let Some(why) = self.full() {

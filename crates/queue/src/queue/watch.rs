@@ -23,19 +23,17 @@ pub(super) struct DiskObservation {
     call: Option<CallId>,
     /// The last answer, and when it came. An answer without figures: it cannot be seen.
     seen: Option<(Option<Disk>, Tick)>,
-    /// The time of the last poll.
-    now: Tick,
 }
 
 impl DiskObservation {
     /// The answer is awaited, and the last one holds no longer.
-    pub fn awaited(&self) -> bool {
-        self.call.is_some() && !self.fresh(self.now, DISK_AGE)
+    pub fn awaited(&self, now: Tick) -> bool {
+        self.call.is_some() && !self.fresh(now, DISK_AGE)
     }
 
     /// A check waits for the answer. A file system that answers slowly does not make a node look unreachable.
-    pub fn awaited_by_checks(&self) -> bool {
-        self.call.is_some() && !self.fresh(self.now, CHECKS_AGE)
+    pub fn awaited_by_checks(&self, now: Tick) -> bool {
+        self.call.is_some() && !self.fresh(now, CHECKS_AGE)
     }
 
     /// As it was last seen.
@@ -53,7 +51,6 @@ impl Queue {
 
     /// Before a pull begins, and every few seconds while one runs.
     pub(super) fn look_at_disk(&mut self, now: Tick) {
-        self.disk.now = now;
         if self.settings.disk_watermark.is_none() {
             return;
         }
@@ -101,7 +98,6 @@ impl Queue {
         self.disk = DiskObservation {
             call: None,
             seen: Some((disk, now)),
-            now,
         };
         self.finish_checks();
         let crossed = disk.zip(self.settings.disk_watermark);

@@ -136,8 +136,7 @@ impl Removal {
         let mut names = image.tags.iter().chain(&image.digests);
         let desired = names.any(|name| self.desired.contains(&normalized(name)));
         if only_the_pin || (self.unpin_ours && !desired) {
-            self.step = RemovalStep::Unpinning(target.err());
-            self.unpins.clone_from(&image.id);
+            self.step = RemovalStep::Unpinning(image.id.clone(), target.err());
             return AfterRemoval::Call(Call::Pin(image.id.clone(), false));
         }
         AfterRemoval::Finish(

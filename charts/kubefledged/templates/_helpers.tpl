@@ -184,9 +184,9 @@ dnsPolicy: ClusterFirstWithHostNet
 nodeSelector:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .values.tolerations }}
+{{- with include "kubefledged.tolerations" . }}
 tolerations:
-  {{- toYaml . | nindent 2 }}
+  {{- . | nindent 2 }}
 {{- end }}
 {{- with .values.topologySpreadConstraints }}
 topologySpreadConstraints:
@@ -205,6 +205,18 @@ affinity:
           labelSelector:
             matchLabels:
               {{- include "kubefledged.selectorLabels" . | nindent 14 }}
+{{- end }}
+{{- end }}
+
+{{/* All our pods tolerate the taint of the node gate: pullers bring the images, and if every node is new, the controller
+     must run on one to release it. */}}
+{{- define "kubefledged.tolerations" -}}
+{{- $all := default list .values.tolerations }}
+{{- if .root.Values.nodeGate.taint.enabled }}
+{{- $all = append $all (dict "key" .root.Values.nodeGate.taint.key "operator" "Exists") }}
+{{- end }}
+{{- if $all }}
+{{- toYaml $all }}
 {{- end }}
 {{- end }}
 

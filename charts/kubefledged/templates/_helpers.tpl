@@ -232,7 +232,8 @@ readinessProbe:
   httpGet:
     path: /readyz
     port: http
-  periodSeconds: 2
+  {{- /* A new node waits for its puller: a second of delay is one for every pod that waits for images. */}}
+  periodSeconds: {{ ternary 1 2 (eq .component "puller") }}
   timeoutSeconds: 2
 {{- with .values.resources }}
 resources:

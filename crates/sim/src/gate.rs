@@ -32,6 +32,8 @@ pub struct Gates {
     pub held_since: BTreeMap<(usize, NodeName), u64>,
     /// Since when nothing has been wrong.
     pub quiet_since: Option<u64>,
+    /// Since when nothing has been wrong with the API server.
+    pub api_since: Option<u64>,
 }
 
 /// A taint that keeps pods away.

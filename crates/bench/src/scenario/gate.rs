@@ -1,7 +1,7 @@
 //! Nodes that join with the taint of the node gate: how long each is held although it is warm, and what that costs the
 //! API server.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::OnceLock, time::Duration};
 
 use anyhow::Context as _;
 use futures::TryStreamExt as _;
@@ -44,18 +44,17 @@ impl World {
         self.nodes += JOINERS;
         let joiners = from..self.nodes;
         let before = self.cluster.node_patches().await?;
+        let most = OnceLock::new();
         let work = async {
             let warm = self.warm(joiners.clone(), count);
             let released = self.released(joiners.clone());
             let joined = self.join_tainted(joiners.clone());
             let (warm, released, ()) = tokio::try_join!(warm, released, joined)?;
             let held = held(&warm, &released)?;
-            let last = held.iter().max().copied().unwrap_or_default();
-            let median = held.get(held.len() / 2).copied().unwrap_or_default();
+            let [median, late, last] = [50, 99, 100].map(|percent| part(&held, percent));
+            let most = *most.get_or_init(|| last);
             Ok(format!(
-                "from warm to released: median {:.0} ms, at most {:.0} ms",
-                median.as_secs_f64() * 1e3,
-                last.as_secs_f64() * 1e3
+                "held although warm: median {median:.2?}, 99 of 100 {late:.2?}, most {most:.2?}"
             ))
         };
         let what = "500 nodes join with the gate's taint within 10 s";
@@ -64,6 +63,11 @@ impl World {
         let patches = self.cluster.node_patches().await? - before;
         row.note = format!("{}; {patches} writes to Nodes", row.note);
         anyhow::ensure!(patches <= MOST_WRITES * JOINERS as u64, "{}", row.note);
+        anyhow::ensure!(
+            most.get().is_some_and(|most| *most <= MOST_HELD),
+            "{}",
+            row.note
+        );
         self.delete(&name).await?;
         Ok(row)
     }
@@ -138,9 +142,13 @@ fn held(warm: &Moments, released: &Moments) -> anyhow::Result<Vec<Duration>> {
         held.push(released.saturating_duration_since(*warm));
     }
     held.sort();
-    let last = held.last().copied().unwrap_or_default();
-    anyhow::ensure!(last <= MOST_HELD, "a warm node was held for {last:?}");
     Ok(held)
+}
+
+/// The one below which so many per cent are.
+fn part(sorted: &[Duration], percent: usize) -> Duration {
+    let at = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
+    sorted.get(at).copied().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -148,15 +156,17 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_node_that_is_released_cold_or_held_warm_is_an_error() {
+    async fn a_node_that_is_released_cold_or_never_is_an_error() {
         let now = Instant::now();
         let at = |ms| Moments::from([(1, now + Duration::from_millis(ms))]);
         assert_eq!(
             held(&at(100), &at(400)).unwrap(),
             [Duration::from_millis(300)]
         );
+        let all: Vec<Duration> = (1..=200).map(Duration::from_millis).collect();
+        assert_eq!(part(&all, 50), Duration::from_millis(101));
+        assert_eq!(part(&all, 100), Duration::from_millis(200));
         assert!(held(&at(1000), &at(100)).is_err());
-        assert!(held(&at(0), &at(2500)).is_err());
         assert!(held(&at(0), &Moments::new()).is_err());
     }
 }

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Most writes to Nodes in flight, on all nodes together.
-const MAX_WRITES: usize = 32;
+const MAX_WRITES: usize = 64;
 /// How long a write that was answered counts although the watch does not show it.
 const UNSEEN: Duration = Duration::from_secs(60);
 /// Back-off after writes that failed.
@@ -211,31 +211,39 @@ pub fn must_write(known: Option<GateReason>, reason: GateReason) -> bool {
 #[derive(Debug, Default)]
 pub struct GateWrites {
     in_flight: BTreeSet<NodeIdx>,
-    waiting: BTreeSet<NodeIdx>,
+    /// Nodes that wait for a place. Those that are released come first: pods wait for them.
+    waiting: BTreeSet<(bool, NodeIdx)>,
 }
 
 impl GateWrites {
-    /// Takes a place for a write. False: there is none, and the node waits for one.
-    pub fn take(&mut self, node: NodeIdx) -> bool {
+    /// Takes a place for a write. `holds`: the node is held, and not released. False: there is no place, and the node
+    /// waits for one.
+    pub fn take(&mut self, node: NodeIdx, holds: bool) -> bool {
         let free = self.in_flight.len() < MAX_WRITES;
+        self.stop_waiting(node);
         if free {
-            self.waiting.remove(&node);
             self.in_flight.insert(node);
         } else {
-            self.waiting.insert(node);
+            self.waiting.insert((holds, node));
         }
         free
+    }
+
+    fn stop_waiting(&mut self, node: NodeIdx) {
+        for holds in [false, true] {
+            self.waiting.remove(&(holds, node));
+        }
     }
 
     /// Gives the place of a node back, and returns a node that waits for one.
     pub fn give_back(&mut self, node: NodeIdx) -> Option<NodeIdx> {
         self.in_flight.remove(&node);
-        self.waiting.pop_first()
+        self.waiting.pop_first().map(|(_, next)| next)
     }
 
     /// Forgets a node that is gone, and returns a node that waits for its place.
     pub fn forget(&mut self, node: NodeIdx) -> Option<NodeIdx> {
-        self.waiting.remove(&node);
+        self.stop_waiting(node);
         let held = self.in_flight.contains(&node);
         held.then(|| self.give_back(node)).flatten()
     }
@@ -318,10 +326,15 @@ mod tests {
         use crate::ids::Index;
         let mut writes = GateWrites::default();
         let node = NodeIdx::from_index;
-        assert!((0..MAX_WRITES).all(|index| writes.take(node(index))));
-        assert!(!writes.take(node(100)) && !writes.take(node(101)));
+        assert!((0..MAX_WRITES).all(|index| writes.take(node(index), true)));
+        for (index, holds) in [(100, true), (101, true), (102, false), (100, true)] {
+            assert!(!writes.take(node(index), holds));
+        }
         assert_eq!(writes.forget(node(101)), None);
-        assert_eq!(writes.give_back(node(3)), Some(node(100)));
-        assert!(writes.take(node(100)));
+        // A node that is released goes before one that is held.
+        assert_eq!(writes.give_back(node(3)), Some(node(102)));
+        assert!(writes.take(node(102), false));
+        assert_eq!(writes.give_back(node(4)), Some(node(100)));
+        assert_eq!(writes.give_back(node(5)), None);
     }
 }

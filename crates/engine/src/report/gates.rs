@@ -39,7 +39,7 @@ impl Engine {
         let node = &mut model.nodes[idx];
         if let Some(at) = node.gate.writer.waits(now.tick) {
             self.agenda.timers.set(Timer::Gate(idx), Some(at));
-        } else if model.gate_writes.take(idx) {
+        } else if model.gate_writes.take(idx, reason.holds()) {
             node.gate.writer.begin(write);
             let command = command(model, idx, write, now);
             self.agenda.outbox.extend(command);

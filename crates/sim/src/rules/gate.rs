@@ -6,7 +6,10 @@ use kubefledged_api_types::names::{EXCLUDE_LABEL, IMAGES_NOT_CACHED_TAINT};
 use kubefledged_engine::{CacheObject, FailureClass, GateReason, NodeFacts, NodeName, PlacedTaint};
 
 use super::{View, surely_wants, wanted};
-use crate::world::{Event, World};
+use crate::{
+    script::Trouble,
+    world::{Event, World},
+};
 
 /// How often it is seen whether nodes are held that are not to be, in ms.
 const LOOK: u64 = 5_000;
@@ -14,6 +17,10 @@ const LOOK: u64 = 5_000;
 const HELD: u64 = 15_000;
 /// Nothing was wrong for so long before it counts, in ms: back-offs are over, and nodes are checked.
 const QUIET: u64 = 120_000;
+/// The same for a leader before deadlines count, in ms.
+const SETTLED: u64 = 20_000;
+/// The longest back-off of a write to a Node, in ms.
+const BACK_OFF: u64 = 80_000;
 /// A node is written at most so often in [`WINDOW`].
 const MOST_WRITES: usize = 60;
 const WINDOW: u64 = 600_000;
@@ -157,27 +164,20 @@ impl World {
         }
     }
 
-    /// Looks whether nodes are held that are not to be, while nothing is wrong and somebody leads.
+    /// Looks whether nodes are held that are not to be, while nothing is wrong that matters and somebody leads.
     pub fn check_gates(&mut self) {
         self.after(LOOK, Event::Gate);
-        if self.troubles.is_empty() {
-            self.gates.quiet_since.get_or_insert(self.now);
-        } else {
-            self.gates.quiet_since = None;
-        }
-        let quiet = self
-            .gates
-            .quiet_since
-            .is_some_and(|since| since + QUIET <= self.now);
+        let now = self.now;
+        let calm =
+            |since: Option<u64>, quiet: bool| since.filter(|_| quiet).or(quiet.then_some(now));
+        let api = !self.troubles.iter().any(is_of_the_api);
+        let gates = &mut self.gates;
+        gates.quiet_since = calm(gates.quiet_since, self.troubles.is_empty());
+        gates.api_since = calm(gates.api_since, api);
         for who in 0..self.controllers.len() {
-            let held = if quiet {
-                self.held_wrongly(who)
-            } else {
-                BTreeSet::new()
-            };
+            let held = self.held_wrongly(who);
             let since = &mut self.gates.held_since;
             since.retain(|(known, node), _| *known != who || held.contains(node));
-            let now = self.now;
             for node in held {
                 let since = *since.entry((who, node.clone())).or_insert(now);
                 if since + HELD < now {
@@ -188,36 +188,53 @@ impl World {
         }
     }
 
-    /// Nodes with our taint whose images are all there, or whose deadlines are over, as far as this leader was told.
+    /// Nodes with our taint whose deadlines are over, or whose images are all there while nothing is wrong, as far as
+    /// this leader was told.
     fn held_wrongly(&self, who: usize) -> BTreeSet<NodeName> {
         let controller = &self.controllers[who];
-        let disturbed =
-            controller.disturbed + QUIET > self.now || controller.paused_until > self.now;
-        if !controller.leads() || disturbed {
+        let calm =
+            |since: Option<u64>, wait: u64| since.is_some_and(|since| since + wait <= self.now);
+        let undisturbed = |wait: u64| {
+            controller.disturbed + wait <= self.now && controller.paused_until <= self.now
+        };
+        if !controller.leads() || !undisturbed(SETTLED) || !calm(self.gates.api_since, BACK_OFF) {
             return BTreeSet::new();
         }
-        let nodes = controller.view.nodes.iter();
+        let quiet = undisturbed(QUIET) && calm(self.gates.quiet_since, QUIET);
         let ours = |facts: &NodeFacts| {
-            facts
-                .taints
-                .iter()
-                .any(|t| t.key == IMAGES_NOT_CACHED_TAINT)
+            let mut taints = facts.taints.iter();
+            taints.any(|taint| taint.key == IMAGES_NOT_CACHED_TAINT)
         };
         let flag = self.gate_settings().timeout;
-        let due = nodes.filter(|(name, facts)| {
+        let view = &controller.view;
+        let due = view.nodes.iter().filter(|(name, facts)| {
             let mut machines = self.nodes.iter();
             let machine = machines.find(|node| node.name == **name);
             let calm = machine
                 .is_some_and(|node| node.disturbed + QUIET <= self.now && node.process.is_some());
-            ours(facts) && calm && controller.view.may_go(name, self.now, flag)
+            ours(facts) && view.may_go(name, self.now, flag, quiet && calm)
         });
         due.map(|(name, _)| name.clone()).collect()
     }
 }
 
+/// Does this keep a leader from writing to Nodes, or from hearing of them?
+fn is_of_the_api(trouble: &Trouble) -> bool {
+    matches!(
+        trouble,
+        Trouble::Conflicts
+            | Trouble::WritesFail
+            | Trouble::AnswersLost
+            | Trouble::ApiSlow
+            | Trouble::ApiUnreachable(_)
+            | Trouble::WatchBroken(..)
+            | Trouble::ListsStale
+    )
+}
+
 impl View {
-    /// Is every image of every gating cache on this node, or is the time of that cache over?
-    fn may_go(&self, node: &NodeName, now: u64, flag: Duration) -> bool {
+    /// Is for every gating cache the time over, or, if `warm` counts, every image on this node?
+    fn may_go(&self, node: &NodeName, now: u64, flag: Duration, warm: bool) -> bool {
         let Some(facts) = self.nodes.get(node) else {
             return false;
         };
@@ -227,7 +244,7 @@ impl View {
             let there =
                 |name: &String| self.present.get(&(node.clone(), name.clone())) == Some(&true);
             self.deadline(node, object, flag) + ROUNDED < now
-                || wanted(object, facts).iter().all(there)
+                || (warm && wanted(object, facts).iter().all(there))
         })
     }
 }

@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use kubefledged_api_types::{GoDuration, NodeGate};
 
-use super::{Action, DAY, Step};
-use crate::rng::{Rng, mix};
+use super::{Action, DAY, Step, Trouble};
+use crate::{
+    registry::HOSTS,
+    rng::{Rng, mix},
+};
 
 /// Time-outs that users write, in seconds. The flag says 300.
 const TIMEOUTS: [u64; 3] = [60, 120, 600];
@@ -45,5 +48,25 @@ pub fn add(seed: u64, nodes: usize, steps: &mut Vec<Step>) -> bool {
         let action = Action::Rejoin(node, rng.percent(50));
         steps.push(Step { at: back, action });
     }
+    if rng.percent(50) {
+        outage(&mut rng, nodes, steps);
+    }
     true
+}
+
+/// A machine is replaced while no registry answers, and both controllers begin anew while its Node is held: its
+/// deadline stays what it was.
+fn outage(rng: &mut Rng, nodes: usize, steps: &mut Vec<Step>) {
+    let begun = rng.below(DAY - 400_000) + 1_000;
+    let node = rng.index(nodes);
+    let mut push = |at: u64, action| steps.push(Step { at, action });
+    for host in 0..HOSTS.len() {
+        let trouble = Trouble::RegistryDown(host);
+        push(begun, Action::Trouble(trouble, 380_000));
+    }
+    push(begun - 1_000, Action::Leave(node));
+    push(begun + 1_000, Action::Rejoin(node, true));
+    for who in 0..2 {
+        push(begun + 45_000, Action::Crash(who, 1_000));
+    }
 }

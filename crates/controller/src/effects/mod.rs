@@ -6,6 +6,7 @@ pub(crate) mod dial;
 pub mod dialer;
 pub mod dockercfg;
 mod limits;
+pub mod looks;
 pub mod objects;
 mod pool;
 pub mod pullers;

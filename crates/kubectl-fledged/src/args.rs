@@ -1,0 +1,181 @@
+//! Flags and commands. Those that kubectl has too mean the same.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+use kubefledged_api_types::GoDuration;
+
+use crate::output::Format;
+
+/// See, understand and plan which container images are cached on which nodes.
+///
+/// Exit codes: 0 good, 1 not ready or failed, 2 usage, 3 would not fit, 4 no access.
+#[derive(Debug, Parser)]
+#[command(name = "kubectl-fledged", bin_name = "kubectl fledged", version)]
+pub struct Cli {
+    /// Flags of all commands.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags of all commands.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Path of the kubeconfig. Not set: $KUBECONFIG, or ~/.kube/config, or the pod's ServiceAccount
+    #[arg(long, global = true)]
+    pub kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig. Not set: the current one
+    #[arg(long, global = true)]
+    pub context: Option<String>,
+    /// Namespace of the ImageCaches. Not set: that of the context
+    #[arg(short, long, global = true)]
+    pub namespace: Option<String>,
+    /// ImageCaches of all namespaces
+    #[arg(short = 'A', long, global = true, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+    /// How to print the result
+    #[arg(short, long, global = true, value_enum, default_value_t)]
+    pub output: Format,
+    /// Namespace in which kubefledged is installed. Not set: it is searched
+    #[arg(long, global = true)]
+    pub installation: Option<String>,
+    /// Address of a forwarded debug port of the leading controller, such as 127.0.0.1:7070. Not set: the plugin forwards
+    /// the port itself
+    #[arg(long, global = true)]
+    pub debug_address: Option<SocketAddr>,
+}
+
+/// One ImageCache.
+#[derive(Args, Clone, Debug)]
+pub struct Name {
+    /// Name of the ImageCache
+    pub name: String,
+}
+
+/// All commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List ImageCaches with their progress and size. The right to list them is enough
+    List,
+    /// Show one ImageCache on one screen: conditions, causes, slowest nodes, and what is next
+    Status(Name),
+    /// Show which image is in which state on which node, the worst first
+    Matrix(Matrix),
+    /// List nodes: whether they get images, their puller, and what they hold
+    Nodes(Nodes),
+    /// Say in a sentence why a node lacks images, and which command helps
+    Why(Why),
+    /// Follow the pulls of an ImageCache until they end
+    Watch(Watch),
+    /// Pull again: images that nodes lack, and newer ones where the pull policy is Always
+    Refresh(Request),
+    /// Remove the images of an ImageCache from the nodes, after a question
+    Purge(Purge),
+    /// Print completions for a shell
+    Completion(Completion),
+}
+
+/// Flags of `matrix`.
+#[derive(Args, Clone, Debug)]
+pub struct Matrix {
+    /// Name of the ImageCache
+    pub name: String,
+    /// Only this node
+    #[arg(long)]
+    pub node: Option<String>,
+    /// Only images whose name contains this text
+    #[arg(long)]
+    pub image: Option<String>,
+    /// Only nodes with an image in one of these states
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub state: Vec<crate::states::Shown>,
+    /// Number of nodes to print; the others are counted. 0: all
+    #[arg(long, default_value_t = 50)]
+    pub limit: usize,
+}
+
+/// Flags of `nodes`.
+#[derive(Args, Clone, Debug)]
+pub struct Nodes {
+    /// Only nodes that lack an image, or get none
+    #[arg(long)]
+    pub unready: bool,
+}
+
+/// Flags of `why`.
+#[derive(Args, Clone, Debug)]
+pub struct Why {
+    /// Name of the node
+    pub node: String,
+    /// Name of the image, or a part of it. Not set: all images that the node lacks
+    pub image: Option<String>,
+}
+
+/// Flags of `watch`.
+#[derive(Args, Clone, Debug)]
+pub struct Watch {
+    /// Name of the ImageCache
+    pub name: String,
+    /// End after this time with exit code 1 (Go duration)
+    #[arg(long)]
+    pub timeout: Option<GoDuration>,
+}
+
+/// Flags of a request by annotation.
+#[derive(Args, Clone, Debug)]
+pub struct Request {
+    /// Name of the ImageCache
+    pub name: String,
+    /// Wait until the operation has ended
+    #[arg(long)]
+    pub wait: bool,
+    /// With --wait: end after this time with exit code 1 (Go duration)
+    #[arg(long, default_value = "10m")]
+    pub timeout: GoDuration,
+}
+
+/// Flags of `purge`.
+#[derive(Args, Clone, Debug)]
+pub struct Purge {
+    /// What to purge, and how long to wait.
+    #[command(flatten)]
+    pub request: Request,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+/// Flags of `completion`.
+#[derive(Args, Clone, Debug)]
+pub struct Completion {
+    /// For this shell
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_of_kubectl_stand_before_or_behind_the_command() {
+        for line in [
+            ["kubectl-fledged", "-n", "shop", "status", "web"],
+            ["kubectl-fledged", "status", "web", "-n", "shop"],
+        ] {
+            let cli = Cli::try_parse_from(line).expect("it parses");
+            assert_eq!(cli.global.namespace.as_deref(), Some("shop"));
+        }
+    }
+}

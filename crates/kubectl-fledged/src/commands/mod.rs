@@ -1,0 +1,11 @@
+//! One module for each command: it reads, has a pure function make rows or sentences, and prints them.
+
+pub mod list;
+pub mod matrix;
+pub mod nodes;
+pub mod purge;
+pub mod request;
+pub mod status;
+pub mod wait;
+pub mod watch;
+pub mod why;

@@ -109,6 +109,7 @@ install: images ## Build the images and install the chart into the local cluster
 	hack/install
 
 e2e: ## Run the end-to-end tests on the local cluster
+	$(CARGO) build --quiet --locked --target $(TARGET) --package kubectl-fledged
 	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e -- --test-threads=1
 
 test-runtimes: setup images ## Run end-to-end tests on containerd 1.6, containerd 2.2 and CRI-O, in clusters of their own

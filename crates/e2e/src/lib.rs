@@ -18,6 +18,7 @@ pub mod examples;
 pub mod fleet;
 pub mod install;
 pub mod leader;
+pub mod plugin;
 pub mod registry;
 
 /// Between two looks while waiting.

@@ -75,6 +75,14 @@ pub enum Command {
     Refresh(Request),
     /// Remove the images of an ImageCache from the nodes, after a question
     Purge(Purge),
+    /// Say what an ImageCache would pull, where, how much, and whether it fits (exit code 3: it does not). Writes nothing
+    Plan(Plan),
+    /// Cache the images of workloads or of a list, and wait for them: for CI
+    Warm(Warm),
+    /// Write an ImageCache with the images that run in a namespace
+    Generate(Generate),
+    /// Say whether the installation is well; --bundle writes a file for a bug report, without secrets
+    Doctor(Doctor),
     /// Print completions for a shell
     Completion(Completion),
 }
@@ -147,6 +155,73 @@ pub struct Purge {
     /// Do not ask
     #[arg(short, long)]
     pub yes: bool,
+}
+
+/// Flags of `plan`.
+#[derive(Args, Clone, Debug)]
+pub struct Plan {
+    /// File with an ImageCache or with workloads; - is the standard input
+    #[arg(short, long)]
+    pub filename: PathBuf,
+    /// Host of a registry that speaks plain HTTP, such as registry.test:5000; may be repeated
+    #[arg(long, value_name = "HOST")]
+    pub plain_http: Vec<String>,
+}
+
+/// Flags of `warm`.
+#[derive(Args, Clone, Debug)]
+pub struct Warm {
+    /// File with workloads or an ImageCache; - is the standard input
+    #[arg(
+        short,
+        long,
+        conflicts_with = "image",
+        required_unless_present = "image"
+    )]
+    pub filename: Option<PathBuf>,
+    /// Image to cache; may be repeated
+    #[arg(long)]
+    pub image: Vec<String>,
+    /// Labels of the nodes, such as tier=web,zone=a. Not set: the nodeSelector of the workloads, or all nodes
+    #[arg(short = 'l', long, value_delimiter = ',')]
+    pub selector: Vec<String>,
+    /// Name of the ImageCache. Not set: that of the first workload
+    #[arg(long, required_unless_present = "filename")]
+    pub name: Option<String>,
+    /// Pull secret of the namespace; may be repeated
+    #[arg(long)]
+    pub pull_secret: Vec<String>,
+    /// Wait until the nodes hold the images; end at once with exit code 1 if that cannot happen by waiting
+    #[arg(long)]
+    pub wait: bool,
+    /// With --wait: end after this time with exit code 1 (Go duration)
+    #[arg(long, default_value = "10m")]
+    pub timeout: GoDuration,
+    /// Delete the ImageCache in the end; the images stay on the nodes
+    #[arg(long, requires = "wait")]
+    pub rm: bool,
+}
+
+/// Flags of `generate`.
+#[derive(Args, Clone, Debug)]
+pub struct Generate {
+    /// Name of the ImageCache. Not set: the namespace's
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Write images with the digests that run
+    #[arg(long)]
+    pub digests: bool,
+    /// Also write each image and the digest that runs to this file, one a line; implies --digests
+    #[arg(long, value_name = "FILE")]
+    pub lock: Option<PathBuf>,
+}
+
+/// Flags of `doctor`.
+#[derive(Args, Clone, Debug)]
+pub struct Doctor {
+    /// Write everything that a bug report needs to this file, as YAML without secrets
+    #[arg(long, value_name = "FILE")]
+    pub bundle: Option<PathBuf>,
 }
 
 /// Flags of `completion`.

@@ -8,6 +8,7 @@ pub mod access;
 pub mod args;
 pub mod commands;
 pub mod exit;
+pub mod manifests;
 pub mod output;
 pub mod reasons;
 pub mod states;
@@ -43,6 +44,10 @@ pub async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Watch(args) => commands::watch::run(&access, out, &args).await,
         Command::Refresh(args) => commands::request::refresh(&access, out, &args).await,
         Command::Purge(args) => commands::purge::run(&access, out, &args).await,
+        Command::Plan(args) => commands::plan::run(&access, out, &args).await,
+        Command::Warm(args) => commands::warm::run(&access, out, args).await,
+        Command::Generate(args) => commands::generate::run(&access, out, &args).await,
+        Command::Doctor(args) => commands::doctor::run(&access, out, &args).await,
         Command::Completion(_) => Ok(Exit::Good),
     }
 }

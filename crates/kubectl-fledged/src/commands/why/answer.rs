@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use kubefledged_proto::debug::{Action, CacheNodeImage, PlannedStep, State};
+use kubefledged_proto::debug::{Action, CacheNodeImage, PlannedStep};
 use serde::Serialize;
 
 use super::Facts;
@@ -281,14 +281,7 @@ fn notes(facts: &Facts, of_image: bool, good: bool) -> Vec<String> {
         ));
     }
     if good && of_image {
-        let names = facts
-            .pairs
-            .iter()
-            .filter(|(_, _, pair)| pair.state() == State::Ready);
-        notes.push(format!(
-            "{node} holds it ({} of these ImageCaches are present)",
-            counted(names.count(), "image")
-        ));
+        notes.push(format!("{node} holds it"));
         notes.push(verification(facts.verification.as_deref()));
     }
     let Some(health) = &facts.health else {

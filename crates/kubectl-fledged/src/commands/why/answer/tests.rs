@@ -1,4 +1,6 @@
-use kubefledged_proto::debug::{GetDiskResponse, GetNodeResponse, NodeCache, Puller, Registry};
+use kubefledged_proto::debug::{
+    GetDiskResponse, GetNodeResponse, NodeCache, Puller, Registry, State,
+};
 
 use super::*;
 use crate::access::puller::Health;

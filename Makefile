@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package sbom test-dashboard test-install test-runtimes test-faults test-abuse sim sim-mutations fuzz soak \
+.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package plugin krew sbom test-dashboard test-install test-runtimes test-faults test-abuse sim sim-mutations fuzz soak \
 	bench-engine bench-queue bench-guard bench-real bench-real-big bench-real-install bench-fleet bench-inside \
 	deploy-using-yaml remove-kubefledged update down test-vectors test-status
 
@@ -17,6 +17,8 @@ REGISTRY := registry.test:5000
 # The kubectl of your own cluster, for deploy-using-yaml and remove-kubefledged.
 KUBECTL ?= kubectl
 CLEANUP ?= yes
+# A folder in PATH.
+PLUGIN_DIR ?= $(HOME)/.local/bin
 HELM := hack/tool helm
 CHART := charts/kubefledged
 CONTROLLER_CRD = $(CARGO) run --quiet --locked --target $(TARGET) --package kubefledged-controller -- crd
@@ -138,6 +140,14 @@ test-abuse: images ## Attack the ports, as a tenant, as a node and as a registry
 	export CLUSTER_NAME=abuse; trap '$(CLUSTER) down' EXIT; \
 	$(CLUSTER) down; $(CLUSTER) up 3; hack/install; \
 	$(CARGO) test --locked --no-fail-fast --target $(TARGET) --package kubefledged-e2e --test abuse -- --test-threads=1 --ignored --nocapture
+
+plugin: ## Build the kubectl plugin and copy it to PLUGIN_DIR=~/.local/bin, with its completions for kubectl
+	$(CARGO) build --locked --release --target $(TARGET) --package kubectl-fledged
+	install -d $(PLUGIN_DIR)
+	install target/$(TARGET)/release/kubectl-fledged crates/kubectl-fledged/kubectl_complete-fledged $(PLUGIN_DIR)
+
+krew: ## Write dist/fledged.yaml, the plugin's krew manifest, for the archives dist/kubectl-fledged_*.tar.gz
+	hack/krew
 
 package: ## Package the chart and its manifests as dist/kubefledged-VERSION.{tgz,yaml}, with the digests of dist/*.digest
 	hack/package

@@ -175,13 +175,13 @@ fn planned_is_pulled(cluster: &Cluster, images: &[String]) {
     let object =
         json!({"kind": "ImageCache", "metadata": {"name": "planned"}, "spec": spec(images)});
     let file = File::new("plan", &object.to_string());
-    let plain = "registry.test:5000";
+    let host = "registry.test:5000";
     let args = [
         "plan",
         "-f",
         file.path(),
         "--plain-http",
-        plain,
+        host,
         "-o",
         "json",
     ];

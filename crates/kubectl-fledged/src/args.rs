@@ -85,6 +85,9 @@ pub enum Command {
     Doctor(Doctor),
     /// Print completions for a shell
     Completion(Completion),
+    /// Print candidates for kubectl_complete-fledged
+    #[command(name = "__complete", hide = true)]
+    Complete(Complete),
 }
 
 /// Flags of `matrix`.
@@ -230,6 +233,14 @@ pub struct Completion {
     /// For this shell
     #[arg(value_enum)]
     pub shell: clap_complete::Shell,
+}
+
+/// Flags of `__complete`.
+#[derive(Args, Clone, Debug)]
+pub struct Complete {
+    /// The words that are typed
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub words: Vec<String>,
 }
 
 #[cfg(test)]

@@ -34,6 +34,9 @@ pub async fn run(cli: Cli) -> Result<Exit, Failure> {
         output::text(&String::from_utf8_lossy(&shown))?;
         return Ok(Exit::Good);
     }
+    if let Command::Complete(complete) = &cli.command {
+        return commands::complete::run(&Cli::command(), &cli.global, &complete.words).await;
+    }
     let access = Access::new(&cli.global).await?;
     match cli.command {
         Command::List => commands::list::run(&access, out).await,
@@ -48,6 +51,6 @@ pub async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Warm(args) => commands::warm::run(&access, out, args).await,
         Command::Generate(args) => commands::generate::run(&access, out, &args).await,
         Command::Doctor(args) => commands::doctor::run(&access, out, &args).await,
-        Command::Completion(_) => Ok(Exit::Good),
+        Command::Completion(_) | Command::Complete(_) => Ok(Exit::Good),
     }
 }

@@ -1,7 +1,7 @@
 //! Bytes of running pulls, for as long as somebody watches: which nodes are asked, and what their answers add up to.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -56,9 +56,16 @@ impl Meter {
     /// Takes in the answer of one node. Only images that the controller has pulled there count: a node cannot tell of
     /// others.
     fn note(&mut self, asked: &PullingRow, answer: &[Pull]) {
+        let ended = |pull: &Pull| pull.state() == PullState::Finished;
+        let running = answer.iter().filter(|pull| !ended(pull));
+        let running: BTreeSet<&str> = running.map(|pull| pull.image.as_str()).collect();
         for pull in answer {
             let key = (asked.node.clone(), pull.image.clone());
-            let ended = pull.state() == PullState::Finished;
+            let ended = ended(pull);
+            // An earlier pull of the image, which the node still remembers.
+            if ended && running.contains(pull.image.as_str()) {
+                continue;
+            }
             let known = self.running.contains_key(&key);
             if !known && (ended || !asked.images.contains(pull.image.as_str())) {
                 continue;
@@ -234,6 +241,21 @@ mod tests {
         };
         meter.note(&one, &[failed]);
         assert_eq!(meter.sums(), (40, 40));
+    }
+
+    #[test]
+    fn an_earlier_pull_of_the_image_does_not_end_the_one_that_runs() {
+        let mut meter = Meter::default();
+        let one = row("n1", "a:1");
+        let earlier = Pull {
+            state: PullState::Finished.into(),
+            result: "Pulled".to_owned(),
+            ..pull("a:1", 100, 100)
+        };
+        for done in [10, 20] {
+            meter.note(&one, &[earlier.clone(), pull("a:1", done, 100)]);
+            assert_eq!(meter.sums(), (done, 100));
+        }
     }
 
     #[test]

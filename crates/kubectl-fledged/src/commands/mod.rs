@@ -1,5 +1,6 @@
 //! One module for each command: it reads, has a pure function make rows or sentences, and prints them.
 
+pub mod complete;
 pub mod doctor;
 pub mod generate;
 pub mod list;

@@ -6,6 +6,7 @@ use std::{
     io::Write as _,
     path::PathBuf,
     process::{Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -20,6 +21,9 @@ pub mod install;
 pub mod leader;
 pub mod plugin;
 pub mod registry;
+
+/// Held by the test that uses the nodes.
+static NODES: Mutex<()> = Mutex::new(());
 
 /// Between two looks while waiting.
 const LOOK: Duration = Duration::from_millis(200);
@@ -101,6 +105,14 @@ impl Cluster {
     pub fn object(&self, namespace: &str, name: &str) -> anyhow::Result<Value> {
         let json = self.kubectl(&format!("get imagecache {name} -n {namespace} -o json"))?;
         Ok(serde_json::from_str(&json)?)
+    }
+
+    /// The cluster without objects and images of ours; held for one test.
+    pub fn exclusive(namespace: &str) -> anyhow::Result<(Self, MutexGuard<'static, ()>)> {
+        let guard = NODES.lock().unwrap_or_else(PoisonError::into_inner);
+        let cluster = Self::default();
+        cluster.clean(namespace)?;
+        Ok((cluster, guard))
     }
 
     /// Removes what an earlier test left: all objects, pods in this namespace, demo images on the

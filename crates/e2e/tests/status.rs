@@ -4,21 +4,11 @@
 
 use std::{
     fs,
-    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use kubefledged_e2e::{Cluster, demo, install::shell_blocks};
 use serde_json::{Value, json};
-
-static NODES: Mutex<()> = Mutex::new(());
-
-fn cluster() -> (Cluster, MutexGuard<'static, ()>) {
-    let guard = NODES.lock().unwrap_or_else(PoisonError::into_inner);
-    let cluster = Cluster::default();
-    cluster.clean("shop").unwrap();
-    (cluster, guard)
-}
 
 /// Status and cause, as kstatus computes them.
 fn kstatus(cluster: &Cluster) -> anyhow::Result<String> {
@@ -60,7 +50,7 @@ fn scale(cluster: &Cluster, replicas: u32) {
 
 #[test]
 fn an_object_that_no_controller_has_seen_is_never_current() {
-    let (cluster, _nodes) = cluster();
+    let (cluster, _nodes) = Cluster::exclusive("shop").unwrap();
     kstatus(&cluster).unwrap_err();
     scale(&cluster, 0);
     cluster.create("shop", "web", &list(&demo("web"))).unwrap();
@@ -96,7 +86,7 @@ fn an_object_that_no_controller_has_seen_is_never_current() {
 
 #[test]
 fn a_wrong_tag_fails_within_30_seconds_and_names_image_reason_and_nodes() {
-    let (cluster, _nodes) = cluster();
+    let (cluster, _nodes) = Cluster::exclusive("shop").unwrap();
     cluster.create("shop", "web", &list(&wrong("web"))).unwrap();
     let said = becomes(&cluster, 30, "Failed");
     let cause = format!("2 of 2 nodes lack {}: ImageNotFound (n1, n2)", wrong("web"));
@@ -121,7 +111,7 @@ fn a_wrong_tag_fails_within_30_seconds_and_names_image_reason_and_nodes() {
 
 #[test]
 fn a_label_with_a_typo_fails_and_is_told_once() {
-    let (cluster, _nodes) = cluster();
+    let (cluster, _nodes) = Cluster::exclusive("shop").unwrap();
     let spec = |label: &str| json!({"cacheSpec": [{"images": [demo("web")], "nodeSelector": {label: "linux"}}]});
     cluster
         .create("shop", "web", &spec("kubernetes.io/so"))
@@ -148,7 +138,7 @@ fn a_label_with_a_typo_fails_and_is_told_once() {
 
 #[test]
 fn what_somebody_suspended_or_purged_is_current_and_not_ready() {
-    let (cluster, _nodes) = cluster();
+    let (cluster, _nodes) = Cluster::exclusive("shop").unwrap();
     let mut spec = list(&demo("web"));
     spec["suspend"] = json!(true);
     cluster.create("shop", "web", &spec).unwrap();
@@ -169,7 +159,7 @@ fn what_somebody_suspended_or_purged_is_current_and_not_ready() {
 
 #[test]
 fn a_spec_that_asks_for_nothing_is_refused_with_what_to_write() {
-    let (cluster, _nodes) = cluster();
+    let (cluster, _nodes) = Cluster::exclusive("shop").unwrap();
     let mut paused = list(&demo("web"));
     paused["maxConcurrentNodes"] = json!(0);
     for (spec, hint) in [
@@ -203,7 +193,7 @@ fn chart(image: &str) -> std::path::PathBuf {
 
 #[test]
 fn helm_4_waits_for_the_images_and_fails_on_a_wrong_tag() {
-    let (cluster, _nodes) = cluster();
+    let (cluster, _nodes) = Cluster::exclusive("shop").unwrap();
     let _ = cluster.shell("hack/tool helm4 uninstall shop -n shop --wait");
     let folder = chart(&demo("web"));
     let install = |verb: &str| {
@@ -231,7 +221,7 @@ fn helm_4_waits_for_the_images_and_fails_on_a_wrong_tag() {
 
 #[test]
 fn the_guides_command_puts_the_health_check_into_argo_cds_configuration() {
-    let (cluster, _nodes) = cluster();
+    let (cluster, _nodes) = Cluster::exclusive("shop").unwrap();
     let blocks = shell_blocks("docs/gitops.md").unwrap();
     let command = blocks.iter().find(|block| block.contains("argocd-cm"));
     let script = format!(
@@ -253,7 +243,7 @@ fn the_guides_command_puts_the_health_check_into_argo_cds_configuration() {
 /// Two tools that apply one object: the second one is told which field the first one owns.
 #[test]
 fn two_owners_of_one_list_are_told_of_each_other() {
-    let (cluster, _nodes) = cluster();
+    let (cluster, _nodes) = Cluster::exclusive("shop").unwrap();
     let apply = |owner: &str, spec: &Value| {
         let object = json!({
             "apiVersion": "kubefledged.io/v1alpha2", "kind": "ImageCache",

@@ -5,7 +5,6 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -17,15 +16,6 @@ use kubefledged_e2e::{
 use serde_json::{Value, json};
 
 const DOCUMENT: &str = include_str!("../../../docs/troubleshooting.md");
-static NODES: Mutex<()> = Mutex::new(());
-
-/// A cluster without objects and images of ours; held for one test.
-fn cluster() -> (Cluster, MutexGuard<'static, ()>) {
-    let guard = NODES.lock().unwrap_or_else(PoisonError::into_inner);
-    let cluster = Cluster::default();
-    cluster.clean("shop").unwrap();
-    (cluster, guard)
-}
 
 fn create(cluster: &Cluster, images: &[String], more: &Value) {
     let mut spec = json!({"cacheSpec": [{"images": images}]});
@@ -78,14 +68,15 @@ fn planted(work: impl FnOnce(), undo: impl FnOnce()) {
 
 #[test]
 fn the_tag_is_wrong() {
-    let (cluster, _nodes) = cluster();
+    let (cluster, _nodes) = Cluster::exclusive("shop").unwrap();
     create(
         &cluster,
         &[demo("web").replace(":1.0", ":none")],
         &json!({}),
     );
     let line = shows(&cluster, "On one screen", "ImageNotFound");
-    assert!(line.lines().count() == 5, "{line}");
+    // The operation, four conditions, one image.
+    assert_eq!(line.lines().count(), 6, "{line}");
     let said = shows(&cluster, "The tag is wrong", "ImageNotFound");
     assert!(
         said.contains("demo/web:none") && said.contains("PullFailed"),
@@ -97,7 +88,7 @@ fn the_tag_is_wrong() {
 
 #[test]
 fn the_secret_is_wrong() {
-    let (cluster, _nodes) = cluster();
+    let (cluster, _nodes) = Cluster::exclusive("shop").unwrap();
     let _ = cluster.kubectl("delete secret wrong -n shop");
     cluster
         .kubectl("create secret docker-registry wrong -n shop --docker-server=private.test:5001 --docker-username=demo --docker-password=nonsense")
@@ -116,7 +107,7 @@ fn the_secret_is_wrong() {
 
 #[test]
 fn the_registry_is_down() {
-    let (cluster, _nodes) = cluster();
+    let (cluster, _nodes) = Cluster::exclusive("shop").unwrap();
     create(
         &cluster,
         &["down.test:5002/demo/web:1.0".to_owned()],
@@ -130,7 +121,7 @@ fn the_registry_is_down() {
 
 #[test]
 fn the_registry_says_429() {
-    let (cluster, _nodes) = cluster();
+    let (cluster, _nodes) = Cluster::exclusive("shop").unwrap();
     cluster
         .run(&["fault", "status=429", "retry-after=5"], "")
         .unwrap();
@@ -151,7 +142,7 @@ fn the_registry_says_429() {
 
 #[test]
 fn the_disk_is_full() {
-    let (cluster, _nodes) = cluster();
+    let (cluster, _nodes) = Cluster::exclusive("shop").unwrap();
     let watermark = |percent: &str| {
         let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../../charts/kubefledged");
         let set = format!("puller.diskWatermark={percent}");
@@ -207,7 +198,7 @@ fn the_disk_is_full() {
 
 #[test]
 fn a_node_is_cordoned() {
-    let (cluster, _nodes) = cluster();
+    let (cluster, _nodes) = Cluster::exclusive("shop").unwrap();
     create(&cluster, &[demo("web")], &json!({}));
     cluster.kubectl("cordon n2").unwrap();
     let work = || {
@@ -220,7 +211,7 @@ fn a_node_is_cordoned() {
 
 #[test]
 fn a_node_is_not_ready() {
-    let (cluster, _nodes) = cluster();
+    let (cluster, _nodes) = Cluster::exclusive("shop").unwrap();
     // Without its kubelet nothing is forwarded to a pod.
     cluster.lead_away_from("2").unwrap();
     create(&cluster, &[demo("web")], &json!({}));
@@ -239,7 +230,7 @@ fn a_node_is_not_ready() {
 
 #[test]
 fn a_node_is_excluded() {
-    let (cluster, _nodes) = cluster();
+    let (cluster, _nodes) = Cluster::exclusive("shop").unwrap();
     create(&cluster, &[demo("web")], &json!({}));
     cluster
         .kubectl("label node n2 kubefledged.io/exclude=true --overwrite")
@@ -262,20 +253,34 @@ fn a_node_is_excluded() {
 
 #[test]
 fn the_puller_is_missing() {
-    let (cluster, _nodes) = cluster();
-    let term = json!({"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["n2"]}]});
-    let affinity = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}});
-    let patch = json!({"spec": {"template": {"spec": {"affinity": affinity}}}}).to_string();
+    let (cluster, _nodes) = Cluster::exclusive("shop").unwrap();
     let daemonset = "daemonset/kubefledged-puller -n kube-fledged";
+    let patch = |of: &Value| {
+        let patch = format!("patch {daemonset} --type=strategic -p {of}");
+        cluster.kubectl(&patch).unwrap();
+    };
+    let image = cluster
+        .kubectl(&format!(
+            "get {daemonset} -o jsonpath={{.spec.template.spec.containers[0].image}}"
+        ))
+        .unwrap();
+    let with = |image: &str, strategy: &str| {
+        let containers = json!([{"name": "puller", "image": image}]);
+        let strategy = json!({"type": strategy});
+        json!({"spec": {"updateStrategy": strategy, "template": {"spec": {"containers": containers}}}})
+    };
     let settled = || {
         let wait = format!("rollout status {daemonset} --timeout=120s");
         cluster.kubectl(&wait).unwrap();
     };
-    cluster
-        .kubectl(&format!("patch {daemonset} --type=merge -p {patch}"))
-        .unwrap();
+    // The next pod on n2 has an image that does not exist.
+    patch(&with("registry.test:5000/none:1.0", "OnDelete"));
     let work = || {
-        settled();
+        let pullers = cluster.pods("puller").unwrap();
+        let pod = pullers.iter().find(|pod| pod.node == "2").unwrap();
+        cluster
+            .kubectl(&format!("delete pod {} -n kube-fledged", pod.name))
+            .unwrap();
         create(&cluster, &[demo("web")], &json!({}));
         let said = shows(&cluster, "The puller is missing", "\"NoPuller\"");
         let node: Value = serde_json::from_str(&said).unwrap();
@@ -287,17 +292,14 @@ fn the_puller_is_missing() {
         explains(&cluster, "why n2", "no puller answers on the node");
     };
     planted(work, || {
-        let back = json!({"spec": {"template": {"spec": {"affinity": null}}}}).to_string();
-        cluster
-            .kubectl(&format!("patch {daemonset} --type=merge -p {back}"))
-            .unwrap();
+        patch(&with(&image, "RollingUpdate"));
         settled();
     });
 }
 
 #[test]
 fn an_image_is_in_use() {
-    let (cluster, _nodes) = cluster();
+    let (cluster, _nodes) = Cluster::exclusive("shop").unwrap();
     create(&cluster, &[demo("web"), demo("api")], &json!({}));
     cluster.ended("shop", "web", "ImageCacheCreate").unwrap();
     cluster.use_image("shop", &demo("web")).unwrap();

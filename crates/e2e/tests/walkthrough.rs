@@ -3,22 +3,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-use std::{sync::Mutex, time::Duration};
+use std::{sync::MutexGuard, time::Duration};
 
 use kubefledged_e2e::{Cluster, demo};
 use serde_json::json;
 
-static NODES: Mutex<()> = Mutex::new(());
-
 const PULLED: &str = "All requested images pulled succesfully to respective nodes";
 
 /// A cluster without objects and images of ours; held for one test.
-fn cluster(namespace: &str) -> (Cluster, std::sync::MutexGuard<'static, ()>) {
-    let guard = NODES
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
-    let cluster = Cluster::default();
-    cluster.clean(namespace).unwrap();
+fn cluster(namespace: &str) -> (Cluster, MutexGuard<'static, ()>) {
+    let (cluster, guard) = Cluster::exclusive(namespace).unwrap();
     cluster
         .kubectl("label node n2 tier=backend --overwrite")
         .unwrap();

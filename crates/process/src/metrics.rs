@@ -7,9 +7,13 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use prometheus_client::{metrics::info::Info, registry::Registry};
+use prometheus_client::{
+    encoding::text::{encode_eof, encode_registry},
+    metrics::info::Info,
+    registry::Registry,
+};
 
-use crate::usage::Usage;
+use crate::usage::{self, Usage};
 
 /// Prefix of all metric names.
 const PREFIX: &str = "kubefledged";
@@ -39,16 +43,15 @@ type Before = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + 
 #[derive(Clone)]
 pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
+    /// Metrics whose names have no prefix.
+    conventional: Arc<Registry>,
     before: Option<Before>,
 }
 
 impl Metrics {
     /// Answers with the metrics of this registry.
     pub fn new(registry: Registry) -> Self {
-        Self {
-            registry: Arc::new(Mutex::new(registry)),
-            before: None,
-        }
+        Self::from(Arc::new(Mutex::new(registry)))
     }
 
     /// Runs `work` before each answer, for gauges that are computed on demand.
@@ -72,8 +75,10 @@ impl Metrics {
         }
         let mut body = String::new();
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        prometheus_client::encoding::text::encode(&mut body, &registry)?;
+        encode_registry(&mut body, &registry)?;
         drop(registry);
+        encode_registry(&mut body, &self.conventional)?;
+        encode_eof(&mut body)?;
         if accept.contains("application/openmetrics-text") {
             return Ok((OPEN_METRICS, body));
         }
@@ -85,6 +90,7 @@ impl From<Arc<Mutex<Registry>>> for Metrics {
     fn from(registry: Arc<Mutex<Registry>>) -> Self {
         Self {
             registry,
+            conventional: Arc::new(usage::conventional()),
             before: None,
         }
     }
@@ -167,7 +173,15 @@ mod tests {
         let (kind, body) = metrics.answer("*/*").await.unwrap();
         assert_eq!(kind, TEXT);
         let (body, usage) = body.split_once("# HELP kubefledged_process_").unwrap();
-        assert!(usage.contains("\nkubefledged_process_tasks "), "{usage}");
+        for name in [
+            "kubefledged_process_tasks",
+            "process_cpu_seconds_total",
+            "process_start_time_seconds",
+            "process_resident_memory_bytes",
+            "process_open_fds",
+        ] {
+            assert!(usage.contains(&format!("\n{name} ")), "{name}: {usage}");
+        }
         assert_eq!(
             body,
             "# HELP kubefledged_build_info Version and source revision of this process.\n\

@@ -182,12 +182,14 @@ pub async fn watch(
             }
             Err(status) => {
                 known = None;
-                let mut why = format!("the runtime does not answer: {}", status.message());
+                let path = socket.path();
+                let mut why = format!(
+                    "the runtime at {} does not answer: {}",
+                    path.display(),
+                    status.message()
+                );
                 if let Err(others) = search.search_again(&socket).await {
-                    why = format!(
-                        "{why}; its socket {} is gone: {others}",
-                        socket.path().display()
-                    );
+                    why = format!("{why}; no other was found: {others}");
                 }
                 ready.set_pending(why);
                 RETRY

@@ -1,15 +1,9 @@
 //! The nodes of a cluster with their runtimes, and what users do there.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::MutexGuard, time::Duration};
 
 use kubefledged_e2e::Cluster;
 use serde_json::{Value, json};
-
-static NODES: Mutex<()> = Mutex::new(());
 
 /// A cluster without objects and images of ours, its nodes and their runtimes; held for one test.
 pub struct Setup {
@@ -21,9 +15,7 @@ pub struct Setup {
 
 impl Setup {
     pub fn new(namespace: &'static str) -> Self {
-        let guard = NODES.lock().unwrap_or_else(PoisonError::into_inner);
-        let cluster = Cluster::default();
-        cluster.clean(namespace).unwrap();
+        let (cluster, guard) = Cluster::exclusive(namespace).unwrap();
         let nodes = cluster.nodes().unwrap().into_iter();
         let nodes = nodes.map(|node| (node.clone(), cluster.runtime(&node).unwrap()));
         Self {

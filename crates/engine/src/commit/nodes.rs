@@ -23,7 +23,10 @@ impl Engine {
         if let Some(name) = &node.name {
             for (_, cache) in self.model.caches.iter_mut() {
                 let set = cache.desired.select(name, &facts, &self.model.names.images);
-                cache.nodes.rows[idx.index()].set = set;
+                let row = &mut cache.nodes.rows[idx.index()];
+                if row.set != set {
+                    row.select(set);
+                }
             }
         }
         node.facts = Some(facts);

@@ -200,9 +200,6 @@ impl Engine {
         let observation = node.observed.get_mut(image);
         let moved = observation.digest.is_some() && observation.digest != digest;
         observation.digest = digest;
-        if let Some(observed) = observed {
-            observation.measure(observed);
-        }
         observation.pinned = outcome.pin == PinResult::Pinned;
         if asked_registry {
             observation.fetched = observation.fetched.max(Some(stamp));
@@ -210,6 +207,9 @@ impl Engine {
             if last.is_none_or(|last| last.stamp <= stamp) {
                 *last = Some(RegistryAnswer { stamp, digest });
             }
+        }
+        if let Some(observed) = observed {
+            node.observed.measure(image, observed);
         }
         moved
     }
@@ -285,7 +285,7 @@ impl Engine {
         if let (Some(digest), Some(observed)) = (digest, outcome.observed) {
             let observation = node.observed.get_mut(image);
             (observation.digest, observation.pinned) = (digest, observed.pinned);
-            observation.measure(&observed);
+            node.observed.measure(image, &observed);
             if pinned {
                 let id = bare_id(&observed.image_id).into();
                 node.runtime.ids.insert(image, id);

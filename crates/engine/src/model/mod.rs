@@ -298,10 +298,10 @@ impl Model {
             return;
         };
         for (row, node) in cache.nodes.rows.iter_mut().zip(&self.nodes.slots) {
-            row.set = match (&node.name, &node.facts) {
+            row.select(match (&node.name, &node.facts) {
                 (Some(name), Some(facts)) => cache.desired.select(name, facts, &self.names.images),
                 _ => SetIdx::default(),
-            };
+            });
         }
     }
 

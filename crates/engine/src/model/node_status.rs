@@ -76,6 +76,8 @@ pub struct NodeStatus {
     pub failing: u32,
     /// Bytes that the desired images take there, as far as their sizes are known.
     pub bytes: u64,
+    /// `Observations::revision` for which `bytes` and `checked` were computed; `None`: not for these images.
+    pub summed: Option<u32>,
     /// Stamp of the oldest observation of a desired image; `None`: some image was never observed.
     pub checked: Option<Stamp>,
     /// What it was computed from.
@@ -85,6 +87,12 @@ pub struct NodeStatus {
 }
 
 impl NodeStatus {
+    /// The cache desires other images there.
+    pub fn select(&mut self, set: SetIdx) {
+        self.set = set;
+        self.summed = None;
+    }
+
     /// Compute it again at this time, or earlier if that was asked for before.
     pub fn wake_at(&mut self, at: Tick) {
         self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));

@@ -24,15 +24,6 @@ pub struct Observation {
     same: u32,
 }
 
-impl Observation {
-    /// Notes its id and size.
-    pub fn measure(&mut self, observed: &ObservedImage) {
-        self.kib = u32::try_from(observed.size.div_ceil(1 << 10)).unwrap_or(u32::MAX);
-        let hash = backoff::hash(0, &[observed.image_id.as_bytes()]);
-        self.same = (hash >> 32) as u32;
-    }
-}
-
 /// How far back the observations of a set of images reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Oldest {
@@ -47,9 +38,16 @@ pub enum Oldest {
 pub struct Observations {
     all: Vec<Observation>,
     present: IdSet<ImageId>,
+    /// Rises with every change of a size.
+    revision: u32,
 }
 
 impl Observations {
+    /// As long as it is the same, every [`Self::size`] is.
+    pub fn revision(&self) -> u32 {
+        self.revision
+    }
+
     /// The last observation of an image.
     pub fn get(&self, image: ImageId) -> Observation {
         let at = self.all.binary_search_by_key(&image, |known| known.image);
@@ -92,9 +90,21 @@ impl Observations {
         if present {
             self.present.insert(image);
         } else {
+            let changes = known.kib > 0;
             (known.digest, known.pinned, known.kib) = (None, false, 0);
+            self.revision += u32::from(changes);
             self.present.remove(image);
         }
+    }
+
+    /// Notes the id and the size of an image that was observed.
+    pub fn measure(&mut self, image: ImageId, observed: &ObservedImage) {
+        let kib = u32::try_from(observed.size.div_ceil(1 << 10)).unwrap_or(u32::MAX);
+        let same = (backoff::hash(0, &[observed.image_id.as_bytes()]) >> 32) as u32;
+        let known = self.get_mut(image);
+        let changes = (known.kib, known.same) != (kib, same);
+        (known.kib, known.same) = (kib, same);
+        self.revision += u32::from(changes);
     }
 
     /// The oldest observation of any of these images, which are sorted.
@@ -143,12 +153,14 @@ impl Observations {
     /// Drops the observations of all other images.
     pub fn keep_only(&mut self, desired: &IdSet<ImageId>) {
         self.all.retain(|known| desired.contains(known.image));
+        self.revision += 1;
         self.present.intersect_with(desired);
     }
 
     /// Drops the observations of images whose numbers will mean others.
     pub fn forget(&mut self, images: &IdSet<ImageId>) {
         self.all.retain(|known| !images.contains(known.image));
+        self.revision += 1;
         for image in images.iter() {
             self.present.remove(image);
         }
@@ -192,11 +204,12 @@ mod tests {
         let ids = [1, 4, 9].map(ImageId::from_index);
         for (image, id) in ids.into_iter().zip(["a", "b", "a"]) {
             observations.observe(image, true, stamp(5));
-            observations.get_mut(image).measure(&ObservedImage {
+            let observed = ObservedImage {
                 image_id: id.to_owned(),
                 size: 5 << 20,
                 ..ObservedImage::default()
-            });
+            };
+            observations.measure(image, &observed);
         }
         assert_eq!(observations.size(ids.into_iter()), 10 << 20);
         assert_eq!(observations.size(ids[1..].iter().copied()), 10 << 20);

@@ -67,6 +67,11 @@ impl<'m> NodeView<'m> {
                 continue;
             }
             let since = self.check_since(cache);
+            let last = cache.row(self.idx);
+            if last.summed.is_some() && last.checked >= Some(since) {
+                // Observations only become newer.
+                continue;
+            }
             let desired = &cache.set(self.idx).desired;
             let images = desired.iter().map(|desired| desired.image);
             match self.node.observed.oldest(images) {

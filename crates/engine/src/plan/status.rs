@@ -85,8 +85,8 @@ impl Assessor<'_, '_> {
         }
         status.desired = count(set.desired.len());
         status.present = count(node.observed.count_present(&set.images));
-        let images = set.desired.iter().map(|desired| desired.image);
-        status.bytes = node.observed.size(images);
+        status.summed = Some(node.observed.revision());
+        status.bytes = self.bytes(cache, set, status.summed);
         status.checked = self.oldest_check(set);
         let sums = self.sums(cache, set, status);
         status.done &= unreachable || !sums.open;
@@ -111,6 +111,16 @@ impl Assessor<'_, '_> {
         flags.set(Flags::STALLED, !unreachable && sums.stalled);
         flags.set(Flags::UNPINNABLE, unpinnable);
         flags.set(Flags::DISK, pinned && runtime.disk_full);
+    }
+
+    /// Bytes that the images take: those of the last status, if no size has changed since.
+    fn bytes(&self, cache: &Cache, set: &ImageSet, revision: Option<u32>) -> u64 {
+        let last = cache.row(self.view.idx);
+        if last.summed == revision {
+            return last.bytes;
+        }
+        let images = set.desired.iter().map(|desired| desired.image);
+        self.view.node.observed.size(images)
     }
 
     /// Stamp of the oldest observation of an image that can be observed.

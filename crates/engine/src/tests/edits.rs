@@ -217,18 +217,8 @@ fn an_invalid_spec_is_reported_keeps_images_and_can_be_corrected() {
     let mut harness = Harness::new(&["n1"]);
     harness.create(images(&["r.test/a:1"]));
     harness.lead();
-    let object = harness.objects[&key()].clone();
     harness.asked();
-    harness.handle(Event::CacheInvalid(Box::new(InvalidCache {
-        key: key(),
-        uid: object.uid.clone(),
-        resource_version: object.resource_version.clone(),
-        generation: 2,
-        status: object.status.clone(),
-        finalizer: false,
-        deleting: false,
-        message: "spec: nonsense".into(),
-    })));
+    harness.break_spec("spec: nonsense");
     harness.run();
     assert_eq!(harness.reported(), ("Failed", "CacheSpecValidationFailed"));
     assert_eq!(harness.status().message, "spec: nonsense");

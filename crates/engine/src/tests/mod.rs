@@ -184,6 +184,21 @@ impl Harness {
         self.engine.as_mut().unwrap()
     }
 
+    /// The object becomes one that cannot be parsed, as generation 2.
+    fn break_spec(&mut self, message: &str) {
+        let object = self.objects[&key()].clone();
+        self.handle(Event::CacheInvalid(Box::new(InvalidCache {
+            key: key(),
+            uid: object.uid,
+            resource_version: object.resource_version,
+            generation: 2,
+            status: object.status,
+            finalizer: false,
+            deleting: false,
+            message: message.into(),
+        })));
+    }
+
     fn lead(&mut self) {
         self.handle(Event::Synced(Source::Caches));
         self.handle(Event::Leadership(Some(1)));

@@ -113,17 +113,7 @@ fn purged() -> Harness {
 fn invalid() -> Harness {
     let mut harness = waited(led(|_, _| {}), 2);
     harness.apply(|object| object.generation = 2);
-    let object = harness.objects[&key()].clone();
-    harness.handle(Event::CacheInvalid(Box::new(InvalidCache {
-        key: key(),
-        uid: object.uid.clone(),
-        resource_version: object.resource_version.clone(),
-        generation: 2,
-        status: object.status.clone(),
-        finalizer: false,
-        deleting: false,
-        message: "spec: invalid type: string, expected a sequence".into(),
-    })));
+    harness.break_spec("spec: invalid type: string, expected a sequence");
     harness.run();
     waited(harness, 2)
 }

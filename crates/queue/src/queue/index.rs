@@ -3,8 +3,10 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
 };
+
+use slab::Slab;
 
 use crate::{
     Tick,
@@ -48,41 +50,53 @@ fn slot_turn(key: &TaskKey, task: &Task) -> Option<Turn> {
     waits.then(|| Turn::of(key, task))
 }
 
-/// All tasks.
+/// All tasks. Those that an answer of the runtime passes over are found by their place, without a comparison of
+/// names.
 #[derive(Debug, Default)]
 pub(super) struct Tasks {
-    all: BTreeMap<TaskKey, Task>,
+    all: Slab<Task>,
+    /// Where each is.
+    places: BTreeMap<TaskKey, usize>,
     /// They wait for an inspection: is the image there?
     inspections: BTreeMap<Rank, TaskKey>,
     /// They wait for a slot: by priority, then by whose turn it is, the oldest first.
     slots: BTreeMap<Reverse<i32>, BTreeMap<Turn, BTreeMap<u64, TaskKey>>>,
     /// They have had one, or the runtime works for them, or did and is asked again.
-    active: BTreeSet<TaskKey>,
+    active: BTreeMap<TaskKey, usize>,
     /// Those that ended, in the order in which they are forgotten.
     ended: VecDeque<(Tick, TaskKey)>,
 }
 
 impl Tasks {
     pub fn get(&self, key: &TaskKey) -> Option<&Task> {
-        self.all.get(key)
+        self.all.get(*self.places.get(key)?)
+    }
+
+    fn get_mut(&mut self, key: &TaskKey) -> Option<&mut Task> {
+        self.all.get_mut(*self.places.get(key)?)
+    }
+
+    fn get_key_value(&self, key: &TaskKey) -> Option<(&TaskKey, &Task)> {
+        let (key, place) = self.places.get_key_value(key)?;
+        Some((key, self.all.get(*place)?))
     }
 
     /// Takes in a new task in place of an older one.
     pub fn insert(&mut self, key: &TaskKey, task: Task) {
         self.remove(key);
-        self.all.insert(key.clone(), task);
+        self.places.insert(key.clone(), self.all.insert(task));
         self.index(key);
     }
 
     pub fn remove(&mut self, key: &TaskKey) -> Option<Task> {
-        let task = self.all.remove(key)?;
+        let task = self.all.try_remove(self.places.remove(key)?)?;
         self.leave(key, task.rank(), slot_turn(key, &task).as_ref());
         Some(task)
     }
 
     /// The only way to change a task: what it waits for may be something else afterwards.
     pub fn change<T>(&mut self, key: &TaskKey, change: impl FnOnce(&mut Task) -> T) -> Option<T> {
-        let task = self.all.get_mut(key)?;
+        let task = self.get_mut(key)?;
         let (rank, turn) = (task.rank(), slot_turn(key, task));
         let result = change(task);
         self.leave(key, rank, turn.as_ref());
@@ -111,18 +125,25 @@ impl Tasks {
 
     /// Somebody got the outcome of a task.
     pub fn hear(&mut self, key: &TaskKey) {
-        if let Some(task) = self.all.get_mut(key) {
+        if let Some(task) = self.get_mut(key) {
             task.heard = true;
         }
     }
 
-    /// Changes what no index knows: who waits for a task.
-    pub fn interests(&mut self) -> impl Iterator<Item = (&TaskKey, &mut Task)> {
-        self.all.iter_mut()
+    /// Changes what no index knows: who waits for a task. In the order of the keys.
+    pub fn change_interests(&mut self, mut change: impl FnMut(&mut Task)) {
+        for place in self.places.values() {
+            if let Some(task) = self.all.get_mut(*place) {
+                change(task);
+            }
+        }
     }
 
     fn index(&mut self, key: &TaskKey) {
-        let Some(task) = self.all.get(key) else {
+        let Some(place) = self.places.get(key).copied() else {
+            return;
+        };
+        let Some(task) = self.all.get(place) else {
             return;
         };
         let rank = task.rank();
@@ -142,34 +163,38 @@ impl Tasks {
         let works = task.call().is_some() || task.paused_until().is_some();
         let begun = task.started.is_some() || works || task.repeats();
         if !task.finished() && begun {
-            self.active.insert(key.clone());
+            self.active.insert(key.clone(), place);
         }
     }
 
     /// In the order of the keys.
     pub fn iter(&self) -> impl Iterator<Item = (&TaskKey, &Task)> {
-        self.all.iter()
+        self.places
+            .iter()
+            .filter_map(|(key, place)| Some((key, self.all.get(*place)?)))
     }
 
     /// Of one image.
     pub fn of<'a>(&'a self, image: &'a str) -> impl Iterator<Item = (&'a TaskKey, &'a Task)> {
         let from = TaskKey::first(image);
-        let range = self.all.range(from..);
-        range.take_while(move |(key, _)| key.image == image)
+        let range = self.places.range(from..);
+        range
+            .take_while(move |(key, _)| key.image == image)
+            .filter_map(|(key, place)| Some((key, self.all.get(*place)?)))
     }
 
     /// Those that have had a slot, or that the runtime works for, or did and is asked again.
     pub fn active(&self) -> impl Iterator<Item = (&TaskKey, &Task)> + Clone {
         self.active
             .iter()
-            .filter_map(|key| self.all.get_key_value(key))
+            .filter_map(|(key, place)| Some((key, self.all.get(*place)?)))
     }
 
     /// Those that wait for an inspection, the first to be served first.
     pub fn inspections(&self) -> impl Iterator<Item = (&TaskKey, &Task)> {
         self.inspections
             .values()
-            .filter_map(|key| self.all.get_key_value(key))
+            .filter_map(|key| self.get_key_value(key))
     }
 
     /// Those that wait for a slot, one priority after the other, the highest first; in each by turn, the oldest
@@ -181,7 +206,7 @@ impl Tasks {
         self.slots.values().map(|turns| {
             turns.iter().map(|(turn, tasks)| {
                 let keys = tasks.values();
-                (turn, keys.filter_map(|key| self.all.get_key_value(key)))
+                (turn, keys.filter_map(|key| self.get_key_value(key)))
             })
         })
     }
@@ -217,8 +242,8 @@ impl Tasks {
         while let Some((until, key)) = self.ended.pop_front() {
             // Another task may have its key by now.
             let same = |task: &Task| matches!(task.state, State::Finished(_, at) if at == until);
-            if self.all.get(&key).is_some_and(same) {
-                self.all.remove(&key);
+            if self.get(&key).is_some_and(same) {
+                self.remove(&key);
                 return true;
             }
         }

@@ -62,14 +62,12 @@ impl Queue {
         if authority.term > self.term {
             self.term = authority.term;
             let end = now.after(TERM_GRACE);
-            for interest in self
-                .tasks
-                .interests()
-                .flat_map(|(_, task)| &mut task.interests)
-            {
-                interest.until.get_or_insert(end);
-                self.interests_end.get_or_insert(end);
-            }
+            self.tasks.change_interests(|task| {
+                for interest in &mut task.interests {
+                    interest.until.get_or_insert(end);
+                    self.interests_end.get_or_insert(end);
+                }
+            });
         }
         true
     }
@@ -215,12 +213,12 @@ impl Queue {
         let mut replies = Vec::new();
         for (batch, names) in cancels {
             let names: BTreeSet<String> = names.into_iter().collect();
-            for (_, task) in self.tasks.interests() {
+            self.tasks.change_interests(|task| {
                 for interest in task.cancel(authority.term, batch, &names) {
                     let outcome = outcome(task, &interest, PullResult::Cancelled, now);
                     replies.push((interest.stream, outcome));
                 }
-            }
+            });
         }
         self.interests_left = true;
         let count = u32::try_from(replies.len()).unwrap_or(u32::MAX);
@@ -230,15 +228,11 @@ impl Queue {
 
     pub(super) fn closed(&mut self, stream: StreamId) {
         self.open.remove(&stream);
-        for interest in self
-            .tasks
-            .interests()
-            .flat_map(|(_, task)| &mut task.interests)
-        {
-            if interest.stream == Some(stream) {
-                interest.stream = None;
+        self.tasks.change_interests(|task| {
+            for interest in &mut task.interests {
+                interest.stream = interest.stream.filter(|known| *known != stream);
             }
-        }
+        });
         // Nobody waits for what is left of a removal; the controller asks again for what it owes.
         for removal in &mut self.removals {
             if removal.stream == Some(stream) {

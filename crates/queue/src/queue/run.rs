@@ -55,14 +55,14 @@ impl Queue {
         }
         let mut replies = Vec::new();
         let mut next: Option<Tick> = None;
-        for (_, task) in self.tasks.interests() {
+        self.tasks.change_interests(|task| {
             for interest in task.expire(now) {
                 let outcome = outcome(task, &interest, PullResult::Cancelled, now);
                 replies.push((interest.stream, outcome));
             }
             let ends = task.interests.iter().filter_map(|known| known.until);
             next = next.into_iter().chain(ends).min();
-        }
+        });
         self.interests_end = next;
         self.interests_left = true;
         self.reply(replies);
@@ -197,10 +197,11 @@ impl Queue {
     }
 
     fn next_looks(&self, now: Tick, most: usize) -> Vec<TaskKey> {
-        let busy = self.busy();
+        let busy = OnceCell::new();
         let awaited = self.disk.awaited(now);
         let inspections = self.tasks.inspections().filter(|(key, task)| {
-            task.due(now) && !busy.contains(&*key.image) && !(awaited && task.pins())
+            let busy = || busy.get_or_init(|| self.busy()).contains(&*key.image);
+            task.due(now) && !(awaited && task.pins()) && !busy()
         });
         inspections.take(most).map(|(key, _)| key.clone()).collect()
     }

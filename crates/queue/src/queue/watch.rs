@@ -41,6 +41,11 @@ impl DiskObservation {
         self.seen.and_then(|(disk, _)| disk)
     }
 
+    /// Nothing so young is known or awaited.
+    fn outdated(&self, now: Tick, age: Duration) -> bool {
+        self.call.is_none() && !self.fresh(now, age)
+    }
+
     fn fresh(&self, now: Tick, age: Duration) -> bool {
         self.seen.is_some_and(|(_, at)| at.after(age) > now)
     }
@@ -54,7 +59,7 @@ impl Queue {
         if self.settings.disk_watermark.is_none() {
             return;
         }
-        if self.disk_matters(now) {
+        if self.disk.outdated(now, DISK_AGE) && self.disk_matters(now) {
             self.want_disk(now);
         }
         if self.pull_runs() {
@@ -67,8 +72,7 @@ impl Queue {
     }
 
     fn want_younger_disk(&mut self, now: Tick, age: Duration) {
-        let off = self.settings.disk_watermark.is_none();
-        if !off && self.disk.call.is_none() && !self.disk.fresh(now, age) {
+        if self.settings.disk_watermark.is_some() && self.disk.outdated(now, age) {
             self.disk.call = Some(self.call(Caller::Disk, Call::FsInfo));
         }
     }
@@ -147,12 +151,11 @@ impl Queue {
             return;
         }
         let pulls = || {
-            self.tasks
-                .iter()
-                .filter_map(|(k, t)| Some((k, t, t.watch_at()?)))
+            let tasks = self.tasks.active();
+            tasks.filter_map(|(_, task)| Some((task, task.watch_at()?)))
         };
-        if pulls().any(|(.., at)| at <= now) {
-            let names = pulls().map(|(_, task, _)| task.name.clone()).collect();
+        if pulls().any(|(_, at)| at <= now) {
+            let names = pulls().map(|(task, _)| task.name.clone()).collect();
             self.bytes_awaited = true;
             self.call(Caller::Progress, Call::Progress(names));
         }

@@ -202,6 +202,17 @@ fn a_pin_that_does_not_show_does_not_say_that_a_runtime_that_pinned_before_canno
     assert!(node.ours.contains("sha256:r.test/b:1"), "the label stays");
 }
 
+fn is_removed_when_the_pin_shows_no_more(node: &mut Node, stream: u64) {
+    node.rest(3);
+    assert!(
+        !node.removed.contains_key(&stream),
+        "nothing is concluded yet"
+    );
+    node.held("r.test/a:1").pinned = false;
+    node.rest(5);
+    assert_eq!(node.removal(stream), "Removed");
+}
+
 #[test]
 fn a_pin_of_ours_that_the_runtime_still_shows_after_it_was_taken_off_does_not_keep_the_image() {
     let mut node = Node::containerd(Settings::default());
@@ -210,11 +221,7 @@ fn a_pin_of_ours_that_the_runtime_still_shows_after_it_was_taken_off_does_not_ke
     node.pins_late = true;
     node.unpin(2, &["r.test/a:1"], &[], &[]);
     node.run();
-    node.rest(3);
-    assert!(!node.removed.contains_key(&2), "nothing is concluded yet");
-    node.held("r.test/a:1").pinned = false;
-    node.rest(5);
-    assert_eq!(node.removal(2), "Removed");
+    is_removed_when_the_pin_shows_no_more(&mut node, 2);
 }
 
 #[test]
@@ -226,11 +233,7 @@ fn a_pin_of_ours_that_an_earlier_request_took_off_and_that_still_shows_does_not_
     node.unpin(2, &[], &[], &["sha256:r.test/a:1"]);
     node.remove(3, authority(1, 30), &["r.test/a:1"]);
     node.run();
-    node.rest(3);
-    assert!(!node.removed.contains_key(&3), "nothing is concluded yet");
-    node.held("r.test/a:1").pinned = false;
-    node.rest(5);
-    assert_eq!(node.removal(3), "Removed");
+    is_removed_when_the_pin_shows_no_more(&mut node, 3);
 }
 
 #[test]

@@ -3,25 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-use std::{
-    io::Write as _,
-    path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::{io::Write as _, path::PathBuf};
 
 use kubefledged_e2e::{Cluster, demo, plugin::Said};
 use serde_json::{Value, json};
 
 const BIG: &str = "registry.test:5000/bench/big:1.0";
-static NODES: Mutex<()> = Mutex::new(());
-
-/// A cluster without objects and images of ours; held for one test.
-fn cluster() -> (Cluster, MutexGuard<'static, ()>) {
-    let guard = NODES.lock().unwrap_or_else(PoisonError::into_inner);
-    let cluster = Cluster::default();
-    cluster.clean("shop").unwrap();
-    (cluster, guard)
-}
 
 fn spec(images: &[String]) -> Value {
     json!({"cacheSpec": [{"images": images}]})
@@ -56,7 +43,7 @@ impl Drop for File {
 
 #[test]
 fn a_tenant_with_the_role_view_lists_and_reads_and_no_more() {
-    let (cluster, _nodes) = cluster();
+    let (cluster, _nodes) = Cluster::exclusive("shop").unwrap();
     cluster
         .create("shop", "web", &spec(&[demo("web")]))
         .unwrap();
@@ -87,7 +74,7 @@ fn a_tenant_with_the_role_view_lists_and_reads_and_no_more() {
 
 #[test]
 fn exit_codes_say_how_a_command_ended() {
-    let (cluster, _nodes) = cluster();
+    let (cluster, _nodes) = Cluster::exclusive("shop").unwrap();
     has(
         &cluster.fledged(&["list", "--no-such-flag"]).unwrap(),
         2,
@@ -145,7 +132,7 @@ fn exit_codes_say_how_a_command_ended() {
 
 #[test]
 fn every_format_has_the_same_objects() {
-    let (cluster, _nodes) = cluster();
+    let (cluster, _nodes) = Cluster::exclusive("shop").unwrap();
     cluster
         .create("shop", "web", &spec(&[demo("web")]))
         .unwrap();
@@ -210,7 +197,7 @@ fn planned_is_pulled(cluster: &Cluster, images: &[String]) {
 
 #[test]
 fn the_planned_bytes_are_those_that_the_registry_sends() {
-    let (cluster, _nodes) = cluster();
+    let (cluster, _nodes) = Cluster::exclusive("shop").unwrap();
     let all = ["web", "api", "worker", "cache", "extra"].map(demo);
     planned_is_pulled(&cluster, &all);
 }
@@ -239,7 +226,7 @@ fn forget_big(cluster: &Cluster) {
 #[test]
 #[ignore = "needs the image of 300 MB: hack/cluster images big"]
 fn a_large_image_is_planned_and_its_pull_is_seen_in_ten_steps_at_least() {
-    let (cluster, _nodes) = cluster();
+    let (cluster, _nodes) = Cluster::exclusive("shop").unwrap();
     assert!(has_big(&cluster), "hack/cluster images big");
     forget_big(&cluster);
     planned_is_pulled(&cluster, &[BIG.to_owned()]);
@@ -260,7 +247,7 @@ fn a_large_image_is_planned_and_its_pull_is_seen_in_ten_steps_at_least() {
 
 #[test]
 fn warm_waits_for_images_and_ends_at_once_if_waiting_cannot_help() {
-    let (cluster, _nodes) = cluster();
+    let (cluster, _nodes) = Cluster::exclusive("shop").unwrap();
     let deployment = json!({
         "kind": "Deployment", "metadata": {"name": "ci", "namespace": "shop"},
         "spec": {"template": {"spec": {"containers": [{"name": "c", "image": demo("web")}]}}},
@@ -297,7 +284,7 @@ fn warm_waits_for_images_and_ends_at_once_if_waiting_cannot_help() {
 
 #[test]
 fn what_runs_in_a_namespace_becomes_an_image_cache() {
-    let (cluster, _nodes) = cluster();
+    let (cluster, _nodes) = Cluster::exclusive("shop").unwrap();
     cluster
         .create("shop", "web", &spec(&[demo("web")]))
         .unwrap();
@@ -317,7 +304,7 @@ fn what_runs_in_a_namespace_becomes_an_image_cache() {
 
 #[test]
 fn after_a_change_of_the_leader_commands_find_the_new_one() {
-    let (cluster, _nodes) = cluster();
+    let (cluster, _nodes) = Cluster::exclusive("shop").unwrap();
     cluster
         .create("shop", "web", &spec(&[demo("web")]))
         .unwrap();

@@ -83,6 +83,8 @@ pub enum Command {
     Generate(Generate),
     /// Say whether the installation is well; --bundle writes a file for a bug report, without secrets
     Doctor(Doctor),
+    /// Serve a page on 127.0.0.1 with a heat map of nodes and images, live progress, and the causes
+    Ui(Ui),
     /// Print completions for a shell
     Completion(Completion),
     /// Print candidates for kubectl_complete-fledged
@@ -225,6 +227,14 @@ pub struct Doctor {
     /// Write everything that a bug report needs to this file, as YAML without secrets
     #[arg(long, value_name = "FILE")]
     pub bundle: Option<PathBuf>,
+}
+
+/// Flags of `ui`.
+#[derive(Args, Clone, Debug)]
+pub struct Ui {
+    /// Port on 127.0.0.1. 0: a free one
+    #[arg(long, default_value_t = 0)]
+    pub port: u16,
 }
 
 /// Flags of `completion`.

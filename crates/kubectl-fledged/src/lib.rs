@@ -51,6 +51,7 @@ pub async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Warm(args) => commands::warm::run(&access, out, args).await,
         Command::Generate(args) => commands::generate::run(&access, out, &args).await,
         Command::Doctor(args) => commands::doctor::run(&access, out, &args).await,
+        Command::Ui(args) => commands::ui::run(&access, &args).await,
         Command::Completion(_) | Command::Complete(_) => Ok(Exit::Good),
     }
 }

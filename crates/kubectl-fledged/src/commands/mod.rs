@@ -10,6 +10,7 @@ pub mod plan;
 pub mod purge;
 pub mod request;
 pub mod status;
+pub mod ui;
 pub mod wait;
 pub mod warm;
 pub mod watch;

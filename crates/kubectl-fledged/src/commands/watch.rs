@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use kubefledged_proto::debug::{WatchProgressRequest, WatchProgressResponse};
+use serde::{Serialize, Serializer};
 use tokio::time::{Instant, timeout_at};
 use tonic::Streaming;
 
@@ -24,17 +25,32 @@ const LOOK: Duration = Duration::from_millis(250);
 /// Nodes that have a bar of their own.
 const MOST_BARS: usize = 10;
 
-/// What is shown of one message.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Step {
+/// How far the pulls are, from all messages until now.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Step {
     ready: u64,
     desired: u64,
     done: u64,
     total: u64,
     per_second: f64,
+    #[serde(rename = "leftSeconds", serialize_with = "in_seconds")]
     left: Option<Duration>,
-    /// Running pulls by node: name, image, bytes that have arrived, all bytes.
-    pulls: Vec<(String, String, u64, u64)>,
+    pulls: Vec<Pull>,
+}
+
+/// A pull that runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Pull {
+    node: String,
+    image: String,
+    done: u64,
+    total: u64,
+}
+
+#[expect(clippy::ref_option, reason = "serde's signature")]
+fn in_seconds<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    time.map(|time| time.as_secs()).serialize(serializer)
 }
 
 /// Follows an `ImageCache`. Without the right to reach the controller its object is followed, which has no bytes.
@@ -140,7 +156,7 @@ async fn read(
 
 impl Step {
     /// Takes in a message. Unchanged counts are not sent again.
-    fn take(&mut self, message: WatchProgressResponse) {
+    pub fn take(&mut self, message: WatchProgressResponse) {
         if let Some(images) = message.caches.first().and_then(|cache| cache.images) {
             self.ready = images.ready.into();
             self.desired = images.desired.into();
@@ -155,7 +171,12 @@ impl Step {
         }
         let pulls = message.pulls.into_iter();
         self.pulls = pulls
-            .map(|pull| (pull.node, pull.image, pull.done_bytes, pull.total_bytes))
+            .map(|pull| Pull {
+                node: pull.node,
+                image: pull.image,
+                done: pull.done_bytes,
+                total: pull.total_bytes,
+            })
             .collect();
     }
 
@@ -284,8 +305,9 @@ impl Bars {
         self.bytes.set_message(format!("{speed}/s{left}"));
         for (at, bar) in self.nodes.iter().enumerate() {
             let pull = step.pulls.get(at);
-            bar.set_message(pull.map_or_else(String::new, |(node, image, done, total)| {
-                format!("  {node} {image}: {} of {}", bytes(*done), bytes(*total))
+            bar.set_message(pull.map_or_else(String::new, |pull| {
+                let (done, total) = (bytes(pull.done), bytes(pull.total));
+                format!("  {} {}: {done} of {total}", pull.node, pull.image)
             }));
         }
     }

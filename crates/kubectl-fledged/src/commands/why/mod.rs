@@ -2,6 +2,8 @@
 
 mod answer;
 
+pub use answer::Answer;
+
 use kubefledged_proto::debug::{
     CacheNodeImage, GetNodeResponse, PlannedStep, Registry, State, StreamCacheNodesRequest,
 };
@@ -35,45 +37,57 @@ pub struct Facts {
 /// Answers. The exit code says whether the node holds what was asked for.
 pub async fn run(access: &Access, out: Out, args: &Why) -> Result<Exit, Failure> {
     let mut controller = Controller::connect(access).await?;
-    let facts = gather(access, &mut controller, args).await?;
-    let answer = answer::answer(&facts, args.image.as_deref());
+    let image = args.image.as_deref();
+    let answer = ask(access, &mut controller, &args.node, image).await?;
     out.one(&answer, &format!("node/{}", args.node), &answer.to_string())?;
     Ok(Exit::of(answer.good))
+}
+
+/// Answers why a node lacks images: all, or those whose name has this part.
+pub async fn ask(
+    access: &Access,
+    controller: &mut Controller,
+    node: &str,
+    image: Option<&str>,
+) -> Result<Answer, Failure> {
+    let facts = gather(access, controller, node, image.is_some()).await?;
+    Ok(answer::answer(&facts, image))
 }
 
 async fn gather(
     access: &Access,
     controller: &mut Controller,
-    args: &Why,
+    name: &str,
+    of_image: bool,
 ) -> Result<Facts, Failure> {
-    let node = controller.node(&args.node).await?;
+    let node = controller.node(name).await?;
     let mut pairs = Vec::new();
     for cache in &node.caches {
         let whole = cache.state() == State::Ready && cache.reason.is_empty();
-        if cache.desired_images == 0 || (whole && args.image.is_none()) {
+        if cache.desired_images == 0 || (whole && !of_image) {
             continue;
         }
         let request = StreamCacheNodesRequest {
             namespace: cache.namespace.clone(),
             name: cache.name.clone(),
-            node: args.node.clone(),
+            node: name.to_owned(),
             ..StreamCacheNodesRequest::default()
         };
         let found = controller.pairs(request).await?.into_iter();
         pairs.extend(found.map(|pair| (cache.namespace.clone(), cache.name.clone(), pair)));
     }
-    let steps = controller.plan(&args.node).await?;
+    let steps = controller.plan(name).await?;
     let registries = controller.registries().await?;
     let installation = access.installation().await.map(|found| found.namespace);
     let installation = installation.unwrap_or_else(|_| "kube-fledged".to_owned());
-    let health = health(access, &installation, &args.node).await;
+    let health = health(access, &installation, name).await;
     Ok(Facts {
         node,
         pairs,
         steps,
         registries,
         health: health.ok(),
-        verification: verification(access, &args.node).await,
+        verification: verification(access, name).await,
         installation,
     })
 }

@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package plugin krew sbom test-dashboard test-install test-runtimes test-faults test-abuse sim sim-mutations fuzz soak \
+.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package plugin krew sbom test-dashboard test-ui test-install test-runtimes test-faults test-abuse sim sim-mutations fuzz soak \
 	bench-engine bench-queue bench-guard bench-real bench-real-big bench-real-install bench-fleet bench-inside \
 	deploy-using-yaml remove-kubefledged update down test-vectors test-status
 
@@ -125,6 +125,12 @@ test-dashboard: setup ## Run the dashboard's queries in a Prometheus that scrape
 	export KUBEFLEDGED_DASHBOARD=$$(mktemp); trap 'rm -f $$KUBEFLEDGED_DASHBOARD' EXIT; \
 	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test dashboard -- --ignored; \
 	$(CARGO) run --quiet --locked --target $(TARGET) --package kubefledged-bench --bin dashboard -- $$KUBEFLEDGED_DASHBOARD docs/dashboard.svg
+
+test-ui: ## Test the page of `kubectl fledged ui` in headless Chromium on the local cluster with the chart installed, and draw docs/ui.png
+	command -v chromium >/dev/null || { echo "install Debian's package chromium" >&2; exit 1; }
+	$(CARGO) build --quiet --locked --target $(TARGET) --package kubectl-fledged
+	export KUBEFLEDGED_SCREENSHOT=$(CURDIR)/docs/ui.png; \
+	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test ui -- --test-threads=1 --ignored
 
 test-install: images ## Test installing, upgrading, moving over and uninstalling, on a local cluster of its own
 	export CLUSTER_NAME=install; trap '$(CLUSTER) down' EXIT; \

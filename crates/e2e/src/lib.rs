@@ -13,6 +13,7 @@ use std::{
 use anyhow::Context as _;
 use serde_json::Value;
 
+pub mod browser;
 pub mod call;
 pub mod document;
 pub mod examples;

@@ -2,7 +2,7 @@
 
 use std::{
     path::PathBuf,
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
     time::Duration,
 };
 
@@ -43,6 +43,14 @@ impl Cluster {
     /// Runs the plugin inside node 1, where the names of the registries resolve.
     pub fn fledged_on_node(&self, args: &[&str]) -> anyhow::Result<Said> {
         self.plugin(&["node", "1"], args)
+    }
+
+    /// Starts the plugin in node 1's network; its standard output can be read.
+    pub fn fledged_in_background(&self, args: &[&str]) -> anyhow::Result<Child> {
+        let mut command = Command::new(&self.program);
+        command.arg("run").arg(binary()?).args(args);
+        let command = command.stdin(Stdio::null()).stdout(Stdio::piped());
+        command.spawn().context("cannot run hack/cluster")
     }
 
     fn plugin(&self, how: &[&str], args: &[&str]) -> anyhow::Result<Said> {

@@ -67,11 +67,9 @@ pub async fn run(access: &Access, args: &Ui) -> Result<Exit, Failure> {
     let token = token()?;
     text(&format!("http://{address}/{token}/\n"))?;
     let hosts = [address.to_string(), format!("localhost:{}", address.port())];
-    let app = Router::new()
-        .nest(&format!("/{token}"), routes(served))
-        .layer(middleware::from_fn(move |request, next| {
-            guarded(hosts.clone(), request, next)
-        }));
+    let app = routes(&token, served).layer(middleware::from_fn(move |request, next| {
+        guarded(hosts.clone(), request, next)
+    }));
     let ended = async {
         // Without a signal handler the process ends by the signal itself.
         let _ = tokio::signal::ctrl_c().await;
@@ -85,19 +83,23 @@ pub async fn run(access: &Access, args: &Ui) -> Result<Exit, Failure> {
     Ok(Exit::Good)
 }
 
-fn routes(served: Served) -> Router {
+fn routes(token: &str, served: Served) -> Router {
+    let at = |path: &str| format!("/{token}/{path}");
     let file = |kind: &'static str, text: &'static str| {
         get(async move || ([(header::CONTENT_TYPE, kind)], text))
     };
     Router::new()
-        .route("/", file("text/html; charset=utf-8", PAGE))
-        .route("/app.js", file("text/javascript; charset=utf-8", SCRIPT))
-        .route("/style.css", file("text/css; charset=utf-8", STYLE))
-        .route("/api/caches", get(caches))
-        .route("/api/matrix", get(matrix))
-        .route("/api/registries", get(registries))
-        .route("/api/why", get(explain))
-        .route("/events", get(events))
+        .route(&at(""), file("text/html; charset=utf-8", PAGE))
+        .route(
+            &at("app.js"),
+            file("text/javascript; charset=utf-8", SCRIPT),
+        )
+        .route(&at("style.css"), file("text/css; charset=utf-8", STYLE))
+        .route(&at("api/caches"), get(caches))
+        .route(&at("api/matrix"), get(matrix))
+        .route(&at("api/registries"), get(registries))
+        .route(&at("api/why"), get(explain))
+        .route(&at("events"), get(events))
         .with_state(served)
 }
 

@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package plugin krew sbom test-dashboard test-ui test-install test-runtimes test-faults test-abuse sim sim-mutations fuzz soak \
+.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package plugin krew sbom test-dashboard test-ui test-install test-runtimes test-faults test-abuse test-gate bench-real-gate sim sim-mutations fuzz soak \
 	bench-engine bench-queue bench-guard bench-real bench-real-big bench-real-install bench-fleet bench-inside \
 	deploy-using-yaml remove-kubefledged update down test-vectors test-status
 
@@ -34,7 +34,7 @@ SIM_ARGS = $(if $(SEED),--seed $(SEED) $(if $(TRACE),--trace),--seeds $(SEEDS) -
 NODES ?= 5000
 MINUTES ?= 60
 # cold also measures a check round, one more image and a purge; sick has dead and slow nodes.
-FLEET := cold bandwidth join killed sick wrong limited caches rewrites growth
+FLEET := cold bandwidth join gate killed sick wrong limited caches rewrites growth
 CASES ?= 1000000
 VECTORS ?= 200000
 FUZZ_MINUTES ?= 30
@@ -154,6 +154,16 @@ plugin: ## Build the kubectl plugin and copy it to PLUGIN_DIR=~/.local/bin, with
 
 krew: ## Write dist/fledged.yaml, the plugin's krew manifest, for the archives dist/kubectl-fledged_*.tar.gz
 	hack/krew
+
+test-gate: images ## Test the node gate with nodes that join, in a cluster of its own
+	export CLUSTER_NAME=gate; trap '$(CLUSTER) down' EXIT; \
+	$(CLUSTER) down; $(CLUSTER) up; hack/install; \
+	$(CARGO) test --locked --no-fail-fast --target $(TARGET) --package kubefledged-e2e --test gate -- --test-threads=1 --include-ignored --nocapture --skip measure
+
+bench-real-gate: images ## Measure what the node gate adds to the pulls of a new node beside crictl, in a cluster of its own
+	export CLUSTER_NAME=gate; trap '$(CLUSTER) down' EXIT; \
+	$(CLUSTER) down; $(CLUSTER) up; hack/install; \
+	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test gate -- --test-threads=1 --ignored --nocapture measure
 
 package: ## Package the chart and its manifests as dist/kubefledged-VERSION.{tgz,yaml}, with the digests of dist/*.digest
 	hack/package

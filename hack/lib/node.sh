@@ -149,7 +149,8 @@ CONFIG
 
 start_kubelet() {
     local n=$1 dir=$STATE/nodes/n$1
-    write_kubelet_config "$n"
+    # As --register-with-taints; it has no effect on a Node that exists.
+    write_kubelet_config "$n" ${TAINT:+"registerWithTaints: [{key: ${TAINT%:*}, effect: ${TAINT##*:}}]"}
     write_kube_proxy_config "$n"
     wait_for_runtime "$n"
     spawn "$n" kubelet kubelet --config="$dir/etc/kubelet.yaml" --kubeconfig="$dir/etc/kubelet.kubeconfig" \

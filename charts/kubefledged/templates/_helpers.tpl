@@ -184,9 +184,9 @@ dnsPolicy: ClusterFirstWithHostNet
 nodeSelector:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .values.tolerations }}
+{{- with include "kubefledged.tolerations" . }}
 tolerations:
-  {{- toYaml . | nindent 2 }}
+  {{- . | nindent 2 }}
 {{- end }}
 {{- with .values.topologySpreadConstraints }}
 topologySpreadConstraints:
@@ -208,6 +208,18 @@ affinity:
 {{- end }}
 {{- end }}
 
+{{/* All our pods tolerate the taint of the node gate: pullers bring the images, and if every node is new, the controller
+     must run on one to release it. */}}
+{{- define "kubefledged.tolerations" -}}
+{{- $all := default list .values.tolerations }}
+{{- if .root.Values.nodeGate.taint.enabled }}
+{{- $all = append $all (dict "key" .root.Values.nodeGate.taint.key "operator" "Exists") }}
+{{- end }}
+{{- if $all }}
+{{- toYaml $all }}
+{{- end }}
+{{- end }}
+
 {{/* The end of a container, after its volumeMounts. */}}
 {{- define "kubefledged.containerTail" -}}
 livenessProbe:
@@ -220,7 +232,8 @@ readinessProbe:
   httpGet:
     path: /readyz
     port: http
-  periodSeconds: 2
+  {{- /* A new node waits for its puller: a second of delay is one for every pod that waits for images. */}}
+  periodSeconds: {{ ternary 1 2 (eq .component "puller") }}
   timeoutSeconds: 2
 {{- with .values.resources }}
 resources:

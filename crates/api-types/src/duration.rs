@@ -8,6 +8,15 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 /// Regular expression of a non-negative Go duration with units. The CRD uses it.
 pub const PATTERN: &str = r"^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+$";
 
+/// What the CRD says of a text that is no duration.
+pub const FORMAT_MESSAGE: &str = "write a duration with units, such as 30s, 5m, 1h30m or 0s";
+
+/// The rule of the CRD for the text of a duration. A rule, not a pattern: for a pattern the API server would print the
+/// regular expression.
+pub fn format_rule() -> String {
+    format!("self.matches(r'{PATTERN}')")
+}
+
 /// An error message quotes at most this many characters of the invalid text.
 const LONGEST_TOLD: usize = 64;
 
@@ -131,13 +140,12 @@ impl JsonSchema for GoDuration {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        // A rule, not a pattern: for a pattern the API server would print the regular expression.
         json_schema!({
             "type": "string",
             "maxLength": 32,
             "x-kubernetes-validations": [{
-                "rule": format!("self.matches(r'{PATTERN}')"),
-                "message": "write a duration with units, such as 30s, 5m, 1h30m or 0s",
+                "rule": format_rule(),
+                "message": FORMAT_MESSAGE,
             }],
         })
     }

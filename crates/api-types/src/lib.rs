@@ -12,6 +12,7 @@ pub mod duration;
 mod explain;
 pub mod line;
 pub mod names;
+pub mod node_gate;
 pub mod share;
 pub mod spec;
 pub mod status;
@@ -23,9 +24,10 @@ pub use affinity::{
 };
 pub use duration::{DurationError, GoDuration};
 pub use line::one_line;
+pub use node_gate::GateReason;
 pub use share::NodeShare;
 pub use spec::{
-    CacheSpecEntry, DeletionPolicy, ImageCache, ImageCacheSpec, ImagePullPolicy,
+    CacheSpecEntry, DeletionPolicy, ImageCache, ImageCacheSpec, ImagePullPolicy, NodeGate,
     PullSecretReference, RefreshSpec, RemovalPolicy, Retention,
 };
 pub use status::{AppliedImage, Failure, ImageCacheStatus, PurgeStatus};

@@ -16,6 +16,13 @@ pub const EXCLUDE_LABEL: &str = "kubefledged.io/exclude";
 /// Label whose value `status.failures` shows as `node`, as in kube-fledged.
 pub const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
 
+/// Type of the condition of a Node that says whether the images of gating `ImageCaches` are there. Its reasons are in
+/// [`crate::node_gate`].
+pub const IMAGES_CACHED_CONDITION: &str = "kubefledged.io/ImagesCached";
+/// Key of the taint that a new node loses when it has the images, unless the controller's `--node-gate-taint-key` names
+/// another one.
+pub const IMAGES_NOT_CACHED_TAINT: &str = "kubefledged.io/images-not-cached";
+
 /// Values of `status.status`.
 pub mod status {
     /// An operation is running.

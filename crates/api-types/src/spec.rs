@@ -6,7 +6,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{GoDuration, ImageCacheStatus, NodeAffinity, NodeShare};
+use crate::{GoDuration, ImageCacheStatus, NodeAffinity, NodeShare, duration};
 
 /// Desired images, the nodes they are for, and how they are kept there.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -87,6 +87,25 @@ pub struct ImageCacheSpec {
     /// Not set: Default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<Retention>,
+    /// Whether a node that joins is held until it has the images of this cache: Required or Ignored. With
+    /// Required, the condition kubefledged.io/ImagesCached of a new node is not True, and the controller
+    /// leaves its taint on the node, until the images are there, cannot be pulled, or the time is up. It has
+    /// an effect only if the controller's --node-gate-condition or --node-gate-taint-key is set. A suspended
+    /// cache holds no node. Not set: Ignored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_gate: Option<NodeGate>,
+    /// With nodeGate Required: maximum time for which this cache holds a node, as a Go duration from 1s to
+    /// 24h. It counts from the creation of the Node. Not set: the controller's --node-gate-timeout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-validations" = [
+        {"rule": duration::format_rule(), "message": duration::FORMAT_MESSAGE},
+        {
+            // The first rule refuses a text that is not a duration.
+            "rule": format!("!({}) || (duration(self) >= duration('1s') && duration(self) <= duration('24h'))", duration::format_rule()),
+            "message": "write 1s to 24h; to hold no node, write nodeGate: Ignored",
+        },
+    ]))]
+    pub node_gate_timeout: Option<GoDuration>,
     /// If true, the controller starts no pull, removal or requested operation for this cache.
     /// Running pulls finish and nodes are still checked. Other caches do not remove images that this
     /// cache desires. Not set: false.
@@ -168,6 +187,16 @@ pub enum Retention {
     Pinned,
 }
 
+/// Whether nodes that join wait for the images.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum NodeGate {
+    /// They are held until the images are there.
+    Required,
+    /// They do not wait.
+    #[default]
+    Ignored,
+}
+
 /// Reference to a Secret in the namespace of the object.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 pub struct PullSecretReference {
@@ -206,6 +235,11 @@ impl ImageCacheSpec {
     /// Returns whether the images are to be protected from garbage collection.
     pub fn pinned(&self) -> bool {
         self.retention == Some(Retention::Pinned)
+    }
+
+    /// Returns whether nodes that join wait for the images.
+    pub fn gates_nodes(&self) -> bool {
+        self.node_gate == Some(NodeGate::Required)
     }
 
     /// Returns whether the object needs our finalizer, so that it does not disappear before its images

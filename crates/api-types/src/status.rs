@@ -79,6 +79,11 @@ pub struct ImageCacheStatus {
     /// Number of nodes that hold every image, a slash, and the number of eligible nodes: "47/48".
     #[serde(skip_serializing_if = "String::is_empty")]
     pub ready: String,
+    /// Number of nodes that wait for images of this cache: they carry the taint of the node gate, or their condition
+    /// kubefledged.io/ImagesCached is not True because of it. Set only with spec.nodeGate Required, while the controller
+    /// gates nodes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_nodes: Option<i64>,
     /// Time of the last refresh, including automatic ones that found nothing to pull and so started
     /// no operation.
     #[serde(skip_serializing_if = "Option::is_none")]

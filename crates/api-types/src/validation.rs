@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kubefledged_image::ImageRef;
 
-use crate::{ImageCacheSpec, NodeShare, names::refusal};
+use crate::{ImageCacheSpec, NodeShare, names::refusal, node_gate::TIMEOUTS};
 
 /// One broken rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,6 +68,15 @@ pub fn violations(spec: &ImageCacheSpec) -> Vec<Violation> {
                 message: format!("{interval} is too short: write at least 1m, or 0s for never"),
             });
         }
+    }
+    if let Some(timeout) = spec.node_gate_timeout
+        && !TIMEOUTS.contains(&timeout.0)
+    {
+        let advice = "write 1s to 24h; to hold no node, write nodeGate: Ignored";
+        found.push(Violation {
+            field: "spec.nodeGateTimeout".to_owned(),
+            message: format!("{timeout} is out of range: {advice}"),
+        });
     }
     found
 }
@@ -173,6 +182,20 @@ mod tests {
             let texts = texts(&paused);
             assert_eq!(texts.len(), 1, "{none}");
             assert!(texts[0].contains("suspend: true"), "{texts:?}");
+        }
+    }
+
+    #[test]
+    fn a_time_out_of_the_node_gate_that_holds_nobody_or_for_days_is_refused_with_what_to_write() {
+        for (written, allowed) in [("0s", false), ("1s", true), ("24h", true), ("25h", false)] {
+            let mut gating = spec(&[&["a:1"]]);
+            gating.node_gate_timeout = written.parse().ok();
+            let texts = texts(&gating);
+            assert_eq!(texts.is_empty(), allowed, "{written}: {texts:?}");
+            assert!(
+                allowed || texts[0].contains("nodeGate: Ignored"),
+                "{texts:?}"
+            );
         }
     }
 

@@ -25,6 +25,8 @@ const SLICE: usize = 100;
 const PORT: u16 = 7443;
 /// Requests to the API server at a time.
 const PARALLEL: usize = 16;
+/// Verbs of writes.
+const WRITES: [&str; 5] = ["POST", "PUT", "PATCH", "APPLY", "DELETE"];
 const OURS: &str = "kubefledged.io/bench=fleet";
 
 /// The API server.
@@ -60,12 +62,21 @@ impl Cluster {
 
     /// Registers nodes, without their pullers.
     pub async fn add_nodes(&self, nodes: std::ops::Range<usize>) -> anyhow::Result<()> {
+        self.add_tainted_nodes(nodes, None).await
+    }
+
+    /// The same, with a taint of this key if one is given.
+    pub async fn add_tainted_nodes(
+        &self,
+        nodes: std::ops::Range<usize>,
+        taint: Option<&str>,
+    ) -> anyhow::Result<()> {
         let api: Api<Node> = Api::all(self.client.clone());
         stream::iter(nodes)
             .map(|node| {
                 let api = api.clone();
                 async move {
-                    let object: Node = serde_json::from_value(node_object(node))?;
+                    let object: Node = serde_json::from_value(node_object(node, taint))?;
                     match api.create(&PostParams::default(), &object).await {
                         Ok(_) => Ok(()),
                         Err(kube::Error::Api(error)) if error.is_already_exists() => Ok(()),
@@ -169,19 +180,22 @@ impl Cluster {
 
     /// Creates an `ImageCache` of one list for all nodes.
     pub async fn create_cache(&self, name: &str, images: Vec<String>) -> anyhow::Result<()> {
-        let spec = ImageCacheSpec {
-            cache_spec: vec![CacheSpecEntry {
-                images,
-                ..CacheSpecEntry::default()
-            }],
-            ..ImageCacheSpec::default()
-        };
+        self.create(name, spec(images)).await
+    }
+
+    /// Creates an `ImageCache`.
+    pub async fn create(&self, name: &str, spec: ImageCacheSpec) -> anyhow::Result<()> {
         let object = ImageCache::new(name, spec);
         self.caches()
             .create(&PostParams::default(), &object)
             .await
             .context("cannot create an ImageCache")?;
         Ok(())
+    }
+
+    /// Nodes.
+    pub fn nodes(&self) -> Api<Node> {
+        Api::all(self.client.clone())
     }
 
     /// Waits until a cache is as asked for.
@@ -224,9 +238,25 @@ impl Cluster {
 
     /// Writes of the controller so far, by the API server's own count.
     pub async fn writes(&self) -> anyhow::Result<u64> {
+        let text = self.metrics().await?;
+        let lines = text.lines();
+        Ok(lines
+            .filter_map(|line| counted(line, &WRITES, &["imagecaches", "events"]))
+            .sum())
+    }
+
+    /// Patches of Nodes so far: of the controller alone, where no scenario rewrites Nodes.
+    pub async fn node_patches(&self) -> anyhow::Result<u64> {
+        let text = self.metrics().await?;
+        let lines = text.lines();
+        Ok(lines
+            .filter_map(|line| counted(line, &["PATCH"], &["nodes"]))
+            .sum())
+    }
+
+    async fn metrics(&self) -> anyhow::Result<String> {
         let request = http_get("/metrics")?;
-        let text = self.client.request_text(request).await?;
-        Ok(text.lines().filter_map(controllers_write).sum())
+        Ok(self.client.request_text(request).await?)
     }
 }
 
@@ -234,8 +264,19 @@ fn http_get(path: &str) -> anyhow::Result<http::Request<Vec<u8>>> {
     Ok(http::Request::get(path).body(Vec::new())?)
 }
 
-/// `apiserver_request_total{...} 12` of a write to what only the controller writes.
-fn controllers_write(line: &str) -> Option<u64> {
+/// An `ImageCache` of one list for all nodes.
+pub fn spec(images: Vec<String>) -> ImageCacheSpec {
+    ImageCacheSpec {
+        cache_spec: vec![CacheSpecEntry {
+            images,
+            ..CacheSpecEntry::default()
+        }],
+        ..ImageCacheSpec::default()
+    }
+}
+
+/// `apiserver_request_total{...} 12` of one of these verbs and resources.
+fn counted(line: &str, verbs: &[&str], resources: &[&str]) -> Option<u64> {
     let rest = line.strip_prefix("apiserver_request_total{")?;
     let (labels, value) = rest.rsplit_once("} ")?;
     let has = |name: &str, values: &[&str]| {
@@ -243,21 +284,24 @@ fn controllers_write(line: &str) -> Option<u64> {
             .iter()
             .any(|value| labels.contains(&format!("{name}=\"{value}\"")))
     };
-    let write = has("verb", &["POST", "PUT", "PATCH", "APPLY", "DELETE"]);
-    let resource = has("resource", &["imagecaches", "events"]);
-    (write && resource)
+    (has("verb", verbs) && has("resource", resources))
         .then(|| value.trim().parse().ok())
         .flatten()
 }
 
-fn node_object(node: usize) -> Value {
+fn node_object(node: usize, taint: Option<&str>) -> Value {
     let name = fleet::name(node);
+    let taints: Vec<Value> = taint
+        .into_iter()
+        .map(|key| json!({"key": key, "effect": "NoSchedule"}))
+        .collect();
     json!({
         "apiVersion": "v1", "kind": "Node",
         "metadata": {"name": name, "labels": {
             "kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "kubefledged.io/bench": "fleet",
             "pool": format!("p{}", node % 20),
         }},
+        "spec": {"taints": taints},
         "status": {
             "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}],
             "addresses": [{"type": "InternalIP", "address": fleet::address(node).to_string()}],
@@ -305,14 +349,19 @@ mod tests {
                 "apiserver_request_total{{code=\"200\",resource=\"{resource}\",verb=\"{verb}\"}} 7"
             )
         };
-        assert_eq!(controllers_write(&line("PATCH", "imagecaches")), Some(7));
-        assert_eq!(controllers_write(&line("GET", "imagecaches")), None);
-        assert_eq!(controllers_write(&line("POST", "nodes")), None);
+        let ours = |line: &str| counted(line, &WRITES, &["imagecaches", "events"]);
+        assert_eq!(ours(&line("PATCH", "imagecaches")), Some(7));
+        assert_eq!(ours(&line("GET", "imagecaches")), None);
+        assert_eq!(ours(&line("POST", "nodes")), None);
+        assert_eq!(
+            counted(&line("PATCH", "nodes"), &["PATCH"], &["nodes"]),
+            Some(7)
+        );
     }
 
     #[test]
     fn objects_are_what_the_api_has() {
-        serde_json::from_value::<Node>(node_object(3)).unwrap();
+        serde_json::from_value::<Node>(node_object(3, Some("a"))).unwrap();
         let slice: EndpointSlice =
             serde_json::from_value(slice_object(&[3, 4], &Fleet::new(5))).unwrap();
         assert_eq!(slice.endpoints.len(), 2);

@@ -139,6 +139,11 @@ impl Fleet {
             .clone()
     }
 
+    /// Images present on a node.
+    pub fn held(&self, node: usize) -> usize {
+        self.nodes[node].lock().held.count_ones(..)
+    }
+
     /// Node images present over all nodes.
     pub fn pairs(&self) -> u64 {
         let count = |node: &SimNode| node.lock().held.count_ones(..) as u64;

@@ -1,6 +1,7 @@
 //! The scenarios. Each begins with a controller that leads and has settled, and ends when the
 //! status in the API server says what was asked for.
 
+mod gate;
 mod troubles;
 
 use std::time::Duration;
@@ -33,6 +34,8 @@ pub enum Scenario {
     Bandwidth,
     /// 500 nodes join a warm fleet within 10 s
     Join,
+    /// 500 nodes join within 10 s with the taint of the node gate
+    Gate,
     /// The leader is killed when half of the wave is done
     Killed,
     /// A tenth of the nodes never answers, a twentieth is ten times slower
@@ -56,7 +59,7 @@ impl Scenario {
     /// budget of 64 pulls at a time decides how long a wave is: it is made short enough to be waited for.
     fn images(self) -> usize {
         match self {
-            Self::Bandwidth => 10,
+            Self::Bandwidth | Self::Gate => 10,
             Self::Wrong => 5,
             Self::Killed | Self::Sick | Self::Limited | Self::Rewrites => 20,
             _ => 100,
@@ -78,11 +81,15 @@ impl World {
             return self.growth(images).await;
         }
         self.resize(nodes).await?;
+        if scenario == Scenario::Gate {
+            self.add_flags(&gate::FLAGS);
+        }
         self.restart().await?;
         match scenario {
             Scenario::Cold => self.cold_and_after(images).await,
             Scenario::Bandwidth => Ok(vec![self.bandwidth(images).await?]),
             Scenario::Join => Ok(vec![self.join(images).await?]),
+            Scenario::Gate => Ok(vec![self.gate(images).await?]),
             Scenario::Killed => Ok(vec![self.killed(images).await?]),
             Scenario::Sick => Ok(vec![self.sick(images).await?]),
             Scenario::Wrong => self.wrong(images).await,

@@ -89,6 +89,12 @@ impl World {
         Ok(())
     }
 
+    /// More flags for controllers that start from now on.
+    pub fn add_flags(&mut self, flags: &[&str]) {
+        let flags = flags.iter().map(ToString::to_string);
+        self.program.flags.extend(flags);
+    }
+
     /// One more controller.
     pub fn start_controller(&mut self) -> anyhow::Result<Controller> {
         self.started += 1;

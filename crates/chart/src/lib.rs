@@ -157,6 +157,7 @@ pub fn everything() -> Value {
             "pullerEgress": [{"ports": [{"port": 443}]}],
         },
         "flowControl": {"enabled": true},
+        "nodeGate": {"condition": {"enabled": true}, "taint": {"enabled": true}},
         "extraObjects": [
             {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-extra"}},
         ],

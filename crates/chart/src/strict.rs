@@ -4,7 +4,10 @@
 use anyhow::Context as _;
 use k8s_openapi::{
     api::{
-        admissionregistration::v1::ValidatingWebhookConfiguration,
+        admissionregistration::v1::{
+            ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+            ValidatingWebhookConfiguration,
+        },
         apps::v1::{DaemonSet, Deployment},
         batch::v1::Job,
         core::v1::{ConfigMap, Pod, ResourceQuota, Secret, Service, ServiceAccount},
@@ -29,6 +32,12 @@ pub fn check(manifest: &Value) -> anyhow::Result<()> {
         return Ok(());
     }
     match (version, kind) {
+        ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy") => {
+            same::<ValidatingAdmissionPolicy>(manifest)
+        }
+        ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding") => {
+            same::<ValidatingAdmissionPolicyBinding>(manifest)
+        }
         ("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration") => {
             same::<ValidatingWebhookConfiguration>(manifest)
         }

@@ -6,11 +6,13 @@ use clap::Parser as _;
 use kubefledged_chart::{NAMESPACE, matrix, render, strict};
 use serde_json::{Value, json};
 
-const CLUSTER_SCOPED: [&str; 5] = [
+const CLUSTER_SCOPED: [&str; 7] = [
     "ClusterRole",
     "ClusterRoleBinding",
     "CustomResourceDefinition",
     "FlowSchema",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
     "ValidatingWebhookConfiguration",
 ];
 

@@ -28,7 +28,8 @@ fn needed(path: &str) -> Value {
         ("metrics.prom", "metrics.prometheusRule.enabled", on.clone()),
         ("metrics.dash", "metrics.dashboard.enabled", on.clone()),
         ("networkPolicy.", "networkPolicy.enabled", on.clone()),
-        ("flowControl.", "flowControl.enabled", on),
+        ("flowControl.", "flowControl.enabled", on.clone()),
+        ("nodeGate.", "nodeGate.taint.enabled", on),
     ];
     let found = all
         .into_iter()

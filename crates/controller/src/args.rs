@@ -1,15 +1,16 @@
 //! Flags of the controller. Flags of kube-fledged keep their names. Those that have no effect any
 //! more are accepted, and the controller logs a warning.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser, value_parser};
 use kubefledged_api_types::{DurationError, GoDuration, ImagePullPolicy};
-use kubefledged_engine::Settings;
+use kubefledged_engine::{GateSettings, Settings};
 use kubefledged_process::{LogArgs, debug::DebugAddress};
 
 use crate::certificates::{self, Mode};
 
+mod node_gate;
 mod registries;
 
 pub use registries::PullsByHost;
@@ -127,6 +128,18 @@ pub struct RunArgs {
     /// duration, 1s to 168h); an Event names the images that are left then
     #[arg(long, default_value = "10m", help_heading = "Images", value_parser = purge_deadline)]
     pub purge_deadline: GoDuration,
+
+    /// Write the condition kubefledged.io/ImagesCached of Nodes
+    #[arg(long, help_heading = "Node gate")]
+    pub node_gate_condition: bool,
+    /// Remove taints with this key from a node when it holds the images of all `ImageCaches` with nodeGate
+    /// Required, such as kubefledged.io/images-not-cached. Not set: no taint is removed
+    #[arg(long, help_heading = "Node gate", value_parser = node_gate::taint_key)]
+    pub node_gate_taint_key: Option<Arc<str>>,
+    /// Maximum time for which a node is held, from the creation of its Node (Go duration, 1s to 24h), for
+    /// `ImageCaches` without nodeGateTimeout
+    #[arg(long, default_value = "10m", help_heading = "Node gate", value_parser = node_gate::timeout)]
+    pub node_gate_timeout: GoDuration,
 
     /// Maximum number of connection attempts to pullers at the same time (2 to 4096); half of them are
     /// reserved for pullers that do not answer at once
@@ -306,6 +319,11 @@ impl RunArgs {
             max_registry_pulls_by_host: self.max_registry_pulls_by_host.0.clone(),
             max_namespace_images: usize::try_from(self.max_images_per_namespace)
                 .unwrap_or(usize::MAX),
+            gate: GateSettings {
+                condition: self.node_gate_condition,
+                taint: self.node_gate_taint_key.clone(),
+                timeout: self.node_gate_timeout.0,
+            },
             ..Settings::default()
         }
     }

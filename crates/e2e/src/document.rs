@@ -22,6 +22,18 @@ fn cells(row: &str) -> Vec<String> {
     row.split('|').map(|cell| cell.trim().to_owned()).collect()
 }
 
+/// The text of the code block whose first line is this language, with what follows it.
+pub fn block(path: &str, language: &str) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(file(path)).with_context(|| path.to_owned())?;
+    let begin = format!("\n```{language}\n");
+    let below = text.split_once(&begin).map(|(_, below)| below);
+    let below = below.with_context(|| format!("{path} has no block {language:?}"))?;
+    let (block, _) = below
+        .split_once("\n```\n")
+        .with_context(|| format!("{path}: the block {language:?} does not end"))?;
+    Ok(block.to_owned())
+}
+
 /// What stands between backticks.
 pub fn words(cell: &str) -> Vec<&str> {
     cell.split('`').skip(1).step_by(2).collect()

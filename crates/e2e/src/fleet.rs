@@ -1,6 +1,13 @@
 //! Our own pods and what they tell; nodes' labels, put back whatever a test does; conditions.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -81,6 +88,31 @@ impl Cluster {
             let all = pods.len() == count && pods.iter().all(|pod| pod.ready);
             Ok(all.then_some(pods))
         })
+    }
+
+    /// When the puller of the node of this number became ready: told by a watch, as soon as it is.
+    pub fn puller_ready(&self, node: &str) -> mpsc::Receiver<Instant> {
+        let (tell, told) = mpsc::channel();
+        let mut watch = Command::new(self.program());
+        watch
+            .args(["kubectl", "get", "pods", "-w", "-n", OURS])
+            .args(["-l", "app.kubernetes.io/component=puller"])
+            .args(["--field-selector", &format!("spec.nodeName=n{node}"), "-o"])
+            .arg("jsonpath={.status.conditions[?(@.type==\"Ready\")].status}{\"\\n\"}")
+            .stdout(Stdio::piped());
+        thread::spawn(move || {
+            let Ok(mut watch) = watch.spawn() else { return };
+            let lines = watch.stdout.take().map(|out| BufReader::new(out).lines());
+            for line in lines.into_iter().flatten().map_while(Result::ok) {
+                if line.trim() == "True" {
+                    let _ = tell.send(Instant::now());
+                    break;
+                }
+            }
+            let _ = watch.kill();
+            let _ = watch.wait();
+        });
+        told
     }
 
     /// The kubelets look after the pullers' volumes now instead of within a minute: a change of a

@@ -66,6 +66,11 @@ impl Cluster {
         Ok(String::from_utf8(output.stdout)?)
     }
 
+    /// Path of `hack/cluster`.
+    pub fn program(&self) -> &std::path::Path {
+        &self.program
+    }
+
     /// `kubectl ARGS`, split at spaces.
     pub fn kubectl(&self, args: &str) -> anyhow::Result<String> {
         self.run(&split("kubectl", args), "")

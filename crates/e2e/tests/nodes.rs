@@ -4,14 +4,11 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use std::{
-    io::{BufRead as _, BufReader},
-    process::{Command, Stdio},
-    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
-use kubefledged_e2e::{Cluster, demo, faulty, fleet::OURS};
+use kubefledged_e2e::{Cluster, demo, faulty};
 use serde_json::{Value, json};
 
 fn cluster(namespace: &str) -> Cluster {
@@ -26,33 +23,6 @@ const NONE: (&str, &str, &str) = ("Ready", "True", "NoEligibleNodes");
 /// No node has ever matched.
 const NEVER: (&str, &str, &str) = ("Ready", "False", "NoNodeMatches");
 
-/// When the puller of a node became ready: told by a watch, as soon as it is.
-fn puller_ready(node: &'static str) -> mpsc::Receiver<Instant> {
-    let (tell, told) = mpsc::channel();
-    thread::spawn(move || {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../hack/cluster");
-        let selector = format!("spec.nodeName={node}");
-        let mut watch = Command::new(script)
-            .args(["kubectl", "get", "pods", "-w", "-n", OURS])
-            .args(["-l", "app.kubernetes.io/component=puller"])
-            .args(["--field-selector", &selector, "-o"])
-            .arg("jsonpath={.status.conditions[?(@.type==\"Ready\")].status}{\"\\n\"}")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(watch.stdout.take().unwrap()).lines();
-        for line in lines.map_while(Result::ok) {
-            if line.trim() == "True" {
-                let _ = tell.send(Instant::now());
-                break;
-            }
-        }
-        let _ = watch.kill();
-        let _ = watch.wait();
-    });
-    told
-}
-
 #[test]
 fn a_node_that_joins_gets_its_first_image_within_a_second_of_its_pullers_readiness() {
     let cluster = cluster("join");
@@ -60,7 +30,7 @@ fn a_node_that_joins_gets_its_first_image_within_a_second_of_its_pullers_readine
     cluster.create("join", "j", &spec).unwrap();
     cluster.ended("join", "j", "ImageCacheCreate").unwrap();
     let log = cluster.access_log().unwrap();
-    let ready = puller_ready("n3");
+    let ready = cluster.puller_ready("3");
     let first_pull = || {
         let mut requests = log.requests()?.into_iter();
         let first = requests.find(|r| r.client == "10.77.0.3" && r.path.contains("/demo/"));

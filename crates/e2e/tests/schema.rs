@@ -119,6 +119,21 @@ fn wrong_objects() -> Vec<Wrong> {
             "supported values: \"Default\", \"Pinned\"",
         ),
         (
+            spec(json!({"nodeGate": "Yes"})),
+            "spec.nodeGate",
+            "supported values: \"Required\", \"Ignored\"",
+        ),
+        (
+            spec(json!({"nodeGateTimeout": "soon"})),
+            "spec.nodeGateTimeout",
+            DURATION,
+        ),
+        (
+            spec(json!({"nodeGateTimeout": "0s"})),
+            "spec.nodeGateTimeout",
+            "to hold no node, write nodeGate: Ignored",
+        ),
+        (
             spec(json!({"deletionPolicy": "Delete"})),
             "spec.deletionPolicy",
             "supported values: \"Retain\", \"Purge\"",
@@ -147,6 +162,8 @@ fn every_new_field_at_its_limits_is_accepted() -> anyhow::Result<()> {
         spec(json!({"refresh": {"interval": "1h30m"}})),
         spec(json!({"refresh": {"interval": null}, "maxConcurrentNodes": null})),
         spec(json!({"retention": "Pinned", "deletionPolicy": "Purge"})),
+        spec(json!({"nodeGate": "Required", "nodeGateTimeout": "1s"})),
+        spec(json!({"nodeGate": "Ignored", "nodeGateTimeout": "24h"})),
         entry(json!({"priority": -1000, "pullDeadline": "1.5h"})),
         requirement("Lt", &["-4"]),
         requirement("DoesNotExist", &[]),

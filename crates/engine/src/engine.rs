@@ -21,7 +21,7 @@ impl Engine {
             Event::CacheApplied(object) => self.cache_applied(now, *object),
             Event::CacheDeleted(key) => self.cache_gone(now, &key),
             Event::CacheInvalid(invalid) => self.cache_invalid(now, *invalid),
-            Event::NodeApplied(name, facts) => self.node_applied(now.tick, name, facts),
+            Event::NodeApplied(name, facts) => self.node_applied(now, name, facts),
             Event::NodeDeleted(name) => self.node_deleted(&name),
             Event::PullerChanged(name, puller) => self.puller_changed(now, name, puller),
             Event::PullersPlaced(placement) => self.pullers_placed(placement.as_deref()),
@@ -37,6 +37,7 @@ impl Engine {
             Event::SecretsRead(key, problems) => self.secrets_read(&key, problems),
             Event::StatusWritten(key, result) => self.status_written(now, &key, result),
             Event::AnnotationCleared(key, result) => self.annotation_cleared(now, &key, result),
+            Event::NodeWritten(name, result) => self.node_written(now, &name, result),
             Event::FinalizerWritten(key, result) => self.finalizer_written(now, &key, result),
         }
     }
@@ -96,12 +97,14 @@ impl Engine {
         let plan = plan::plan(&view, context);
         self.commit(idx, plan, now);
         self.note_transition(idx, now);
+        self.advance_gate(idx, now);
     }
 
     fn fire_timers(&mut self, now: Now) {
         while let Some(timer) = self.agenda.timers.due(now.tick) {
             match timer {
                 Timer::Node(node) => self.touch_node(node),
+                Timer::Gate(node) => self.agenda.nodes.insert(node),
                 Timer::Cache(cache) => {
                     self.agenda.caches.insert(cache);
                 }

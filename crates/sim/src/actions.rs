@@ -60,6 +60,10 @@ impl World {
                     .labels
                     .insert(EXCLUDE_LABEL.to_owned(), on.to_string());
             }),
+            Action::Rejoin(..)
+            | Action::Taint(..)
+            | Action::Retaint(_)
+            | Action::DropCondition(_) => self.act_on_gate(&action),
             Action::Reboot(node, wiped) => self.reboot(node, wiped),
             Action::PullerRestarts(node) => self.puller_ends(node, false),
             Action::PullerReplaced(node) => self.puller_ends(node, true),
@@ -162,7 +166,8 @@ impl World {
         });
     }
 
-    fn facts(&mut self, node: usize, change: impl FnOnce(&mut NodeFacts)) {
+    /// Changes a Node.
+    pub fn facts(&mut self, node: usize, change: impl FnOnce(&mut NodeFacts)) {
         let Some(facts) = &mut self.nodes[node].facts else {
             return;
         };
@@ -193,6 +198,9 @@ impl World {
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
                 .collect(),
             ready: true,
+            taints: self.first_taints(),
+            uid: format!("{name}-{}", self.nodes[node].pod),
+            created: Some(self.wall()),
             ..NodeFacts::default()
         };
         self.nodes[node].facts = Some(facts.clone());

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// When the World begins, in seconds since 1970.
-const DAWN: i64 = 1_800_000_000;
+pub const DAWN: i64 = 1_800_000_000;
 /// Polls until an engine must come to rest.
 const MOST_POLLS: usize = 64;
 
@@ -62,6 +62,11 @@ impl Controller {
         self.engine.is_some() && self.observed.is_some()
     }
 
+    /// Does it lead, as far as it knows?
+    pub fn leads(&self) -> bool {
+        self.engine.is_some() && self.term.is_some()
+    }
+
     fn now(&self, world: u64) -> Now {
         let seconds = i64::try_from(world / 1000).unwrap_or(i64::MAX);
         Now {
@@ -81,6 +86,7 @@ impl World {
         let settings = Settings {
             seed: self.script.seed,
             max_registry_pulls: self.script.registry_pulls,
+            gate: self.gate_settings(),
             ..Settings::default()
         };
         self.controllers[who] = Controller {
@@ -234,6 +240,18 @@ impl World {
             } => {
                 self.absorb_bytes(message.as_bytes());
                 self.note(|| format!("c{who} event {key} {reason}: {message}"));
+            }
+            Command::RemoveTaints { node, uid, taints } => {
+                self.check_untaint(who, &node, &taints);
+                self.write(who, Write::Untaint(node, uid, taints));
+            }
+            Command::WriteNodeCondition {
+                node,
+                uid,
+                condition,
+            } => {
+                self.check_condition(who, &node, condition.reason);
+                self.write(who, Write::Condition(node, uid, condition));
             }
             Command::SetFinalizer { key, uid, present } => {
                 self.write(who, Write::Finalizer(key, uid, present));

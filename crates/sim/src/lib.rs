@@ -5,6 +5,7 @@
 mod actions;
 mod api;
 mod controller;
+mod gate;
 mod network;
 mod node;
 mod puller;

@@ -3,10 +3,12 @@
 
 mod engine;
 mod fair;
+mod gate;
 mod node;
 mod queue;
 
 pub use fair::Waiting;
+use gate::{FirstSight, is_hopeless};
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,6 +44,10 @@ pub struct View {
     pub removal_at: u64,
     /// Whether a node held a name when that was last told.
     present: BTreeMap<(NodeName, String), bool>,
+    /// Names whose pulls failed so that waiting does not help.
+    hopeless: BTreeSet<(NodeName, String)>,
+    /// When each Node was told first.
+    first: BTreeMap<NodeName, FirstSight>,
 }
 
 /// A batch that has not ended.
@@ -118,12 +124,22 @@ impl View {
         if asked.verb != Verb::Check {
             *name = None;
         }
+        let at = (asked.node.clone(), known);
+        match result {
+            ImageResult::Failed { reason, .. } if is_hopeless(reason) => {
+                self.hopeless.insert(at.clone());
+            }
+            ImageResult::Present | ImageResult::Pulled => {
+                self.hopeless.remove(&at);
+            }
+            _ => {}
+        }
         let present = match result {
             ImageResult::Present | ImageResult::Pulled => true,
             ImageResult::Absent | ImageResult::Removed | ImageResult::Pulling => false,
             _ => return,
         };
-        self.present.insert((asked.node.clone(), known), present);
+        self.present.insert(at, present);
     }
 }
 
@@ -176,6 +192,7 @@ impl World {
     /// Notes what an engine is told.
     pub fn heard(&mut self, who: usize, event: &EngineEvent) {
         let now = self.now;
+        let wall = self.wall().0 + self.controllers[who].skew;
         let view = &mut self.controllers[who].view;
         match event {
             EngineEvent::CacheApplied(object) => {
@@ -183,16 +200,19 @@ impl World {
             }
             EngineEvent::CacheDeleted(key) => drop(view.caches.remove(key)),
             EngineEvent::NodeApplied(node, facts) => {
+                view.sees(node, facts, now, wall);
                 view.nodes.insert(node.clone(), facts.clone());
             }
             EngineEvent::NodeDeleted(node) => {
                 view.nodes.remove(node);
                 view.live.retain(|_, asked| asked.node != *node);
                 view.present.retain(|(known, _), _| known != node);
+                view.hopeless.retain(|(known, _)| known != node);
             }
             EngineEvent::Leadership(Some(_)) => {
                 view.live.clear();
                 view.present.clear();
+                view.hopeless.clear();
             }
             EngineEvent::Outcomes(batch, outcomes) => {
                 for outcome in outcomes {

@@ -1,7 +1,9 @@
 //! What happens in a bad day, decided before it begins: who does what when, and which troubles last
 //! how long. A script can be cut down to what a failure needs.
 
+mod gate;
 mod generate;
+mod specs;
 
 use std::fmt;
 
@@ -28,6 +30,8 @@ pub struct Script {
     pub nodes: Vec<Flavor>,
     /// Images for which the queue of a puller has room.
     pub room: usize,
+    /// Nodes come up with the taint of the node gate, and the controller has its flags.
+    pub gated: bool,
     /// `--max-registry-pulls`
     pub registry_pulls: u32,
     /// In order of time.
@@ -74,6 +78,14 @@ pub enum Action {
     Ready(usize, bool),
     /// Labelled to get no images, or not any more.
     Exclude(usize, bool),
+    /// A machine that left comes back as another Node; the disk may be empty then.
+    Rejoin(usize, bool),
+    /// Somebody else puts a taint before all others, or takes it away.
+    Taint(usize, bool),
+    /// Somebody puts the taint of the node gate onto a Node.
+    Retaint(usize),
+    /// Somebody takes our condition off a Node.
+    DropCondition(usize),
     /// The machine starts anew; the disk may be empty then.
     Reboot(usize, bool),
     /// The puller's container starts anew in the same pod.
@@ -221,6 +233,10 @@ impl Action {
             | Self::Ready(n, _)
             | Self::Exclude(n, _)
             | Self::Reboot(n, _)
+            | Self::Rejoin(n, _)
+            | Self::Taint(n, _)
+            | Self::Retaint(n)
+            | Self::DropCondition(n)
             | Self::PullerRestarts(n)
             | Self::PullerReplaced(n)
             | Self::RuntimeRestarts(n, _)
@@ -260,8 +276,9 @@ impl fmt::Display for Script {
         let (nodes, pulls, room) = (&self.nodes, self.registry_pulls, self.room);
         writeln!(
             f,
-            "seed {}, nodes {nodes:?}, {pulls} pulls per registry, room for {room} images",
-            self.seed
+            "seed {}, nodes {nodes:?}, {pulls} pulls per registry, room for {room} images{}",
+            self.seed,
+            if self.gated { ", gated" } else { "" }
         )?;
         for step in &self.steps {
             write!(f, "  {:>8} ", step.at)?;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use kubefledged_api_types::{
     ImageCacheStatus,
     conditions::{self, Progressing, Ready},
-    names::{EXCLUDE_LABEL, status},
+    names::{EXCLUDE_LABEL, IMAGES_NOT_CACHED_TAINT, status},
 };
 use kubefledged_engine::{CacheObject, Event as EngineEvent, NodeFacts};
 
@@ -31,6 +31,7 @@ impl World {
             told.extend(self.cache_settled(key, object));
         }
         told.extend(self.nodes_settled());
+        told.extend(self.gates_settled());
         told.extend(self.nothing_in_flight());
         for (rule, detail) in told {
             self.broken(rule, detail);
@@ -133,6 +134,23 @@ impl World {
             let barred = excluded.is_some_and(|value| value != "false");
             !barred && !wanted(seen, facts).is_empty()
         })
+    }
+
+    /// No node is held, and each says what holds.
+    fn gates_settled(&self) -> Vec<(&'static str, String)> {
+        let members = self.members().filter(|_| self.script.gated);
+        let held = members.filter(|(_, facts)| {
+            let condition = facts.images_cached.as_ref();
+            let open = condition.is_some_and(|condition| condition.status == "True");
+            !open
+                || facts
+                    .taints
+                    .iter()
+                    .any(|taint| taint.key == IMAGES_NOT_CACHED_TAINT)
+        });
+        let told = |(index, facts): (usize, &NodeFacts)| format!("n{index}: {facts:?}");
+        held.map(|node| ("no node is held in the end", told(node)))
+            .collect()
     }
 
     /// What nobody wants any more is gone from every node, unless something keeps it.

@@ -8,6 +8,7 @@ use kubefledged_queue::CallId;
 use crate::{
     api::Api,
     controller::Controller,
+    gate::Gates,
     network::Link,
     node::{Node, Running},
     registry::{PAUSE, Registries},
@@ -66,6 +67,8 @@ pub enum Event {
     Limit(usize, u32, CallId),
     /// A pull that was cancelled ends in the runtime all the same.
     EndsLate(usize, u32, Box<Running>),
+    /// It is seen whether nodes are held that are not to be.
+    Gate,
     /// It is seen whether pulls run on although the disk of a node is full.
     Room(usize),
     /// The puller of a node begins, in the pod of this number.
@@ -126,6 +129,8 @@ pub struct World {
     pub highest_term: u64,
     /// The highest term that was believed of a puller beside which no other answered.
     pub only_claim: u64,
+    /// What the node gate did and has to do.
+    pub gates: Gates,
     /// The bad day is over.
     pub calm: bool,
     /// The first broken rule.
@@ -158,6 +163,7 @@ impl World {
             left: BTreeSet::new(),
             highest_term: 0,
             only_claim: 0,
+            gates: Gates::default(),
             calm: false,
             failure: None,
             heap: BTreeMap::new(),
@@ -180,6 +186,9 @@ impl World {
             world.at(at, Event::Step(index));
         }
         world.at(DAY, Event::Calm);
+        if world.script.gated {
+            world.at(0, Event::Gate);
+        }
         world
     }
 
@@ -243,6 +252,7 @@ impl World {
             Event::Done(node, incarnation, call) => self.call_done(node, incarnation, call),
             Event::Limit(node, incarnation, call) => self.call_limit(node, incarnation, call),
             Event::EndsLate(node, incarnation, pull) => self.ends_late(node, incarnation, &pull),
+            Event::Gate => self.check_gates(),
             Event::Room(node) => self.check_room(node),
             Event::PullerStarts(node, pod) => self.puller_starts(node, pod),
             Event::Endpoint(node) => self.endpoint(node),

@@ -7,6 +7,7 @@ pub mod dialer;
 pub mod dockercfg;
 mod limits;
 pub mod looks;
+mod nodes;
 pub mod objects;
 mod pool;
 pub mod pullers;
@@ -63,6 +64,9 @@ fn answer_if_lost(command: &Command) -> Option<Event> {
             Event::AnnotationCleared(key.clone(), Err(failed()))
         }
         Command::SetFinalizer { key, .. } => Event::FinalizerWritten(key.clone(), Err(failed())),
+        Command::RemoveTaints { node, .. } | Command::WriteNodeCondition { node, .. } => {
+            Event::NodeWritten(node.clone(), Err(failed()))
+        }
         Command::CancelPulls(_) | Command::EmitEvent { .. } | Command::NodeTransition { .. } => {
             return None;
         }
@@ -106,6 +110,14 @@ impl Effects {
                 Command::SetFinalizer { key, uid, present } => {
                     Box::pin(objects.set_finalizer(key, uid, present)).await
                 }
+                Command::RemoveTaints { node, uid, taints } => {
+                    Box::pin(objects.remove_taints(node, &uid, &taints)).await
+                }
+                Command::WriteNodeCondition {
+                    node,
+                    uid,
+                    condition,
+                } => Box::pin(objects.write_node_condition(node, &uid, condition)).await,
                 Command::EmitEvent {
                     key,
                     uid,

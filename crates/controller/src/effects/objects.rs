@@ -9,7 +9,9 @@ use kube::{
     runtime::events::{Event as KubeEvent, EventType, Recorder, Reporter},
 };
 use kubefledged_api_types::{ImageCache, ImageCacheStatus, names::FINALIZER, one_line};
-use kubefledged_engine::{CacheKey, Event, NodeName, NodeTransition, Severity, WriteError};
+use kubefledged_engine::{
+    CacheKey, Event, GateReason, MissingImage, NodeName, NodeTransition, Severity, WriteError,
+};
 use serde_json::json;
 use tokio::{sync::Semaphore, time::timeout};
 
@@ -49,6 +51,11 @@ impl Objects {
             client,
             publishing: Arc::new(Semaphore::new(MOST_EVENTS)),
         }
+    }
+
+    /// Client of the API server.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
     }
 
     fn api(&self, key: &CacheKey) -> Api<ImageCache> {
@@ -206,8 +213,36 @@ fn node_event(transition: NodeTransition) -> KubeEvent {
             );
             (Severity::Warning, "ImagesNotCached", message)
         }
+        NodeTransition::Released {
+            reason,
+            first,
+            more,
+        } => {
+            let message = released(reason, first, more);
+            (Severity::Warning, "ReleasedWithoutImages", message)
+        }
     };
     event(severity, reason.to_owned(), "Caching".to_owned(), &message)
+}
+
+/// Returns what the Event on a node says that the node gate releases although images are missing.
+fn released(reason: GateReason, first: Option<MissingImage>, more: usize) -> String {
+    let why = match reason {
+        GateReason::ReleasedAfterFailure => "what is missing cannot be pulled",
+        _ => "the time-out of the node gate is over",
+    };
+    let Some(first) = first else {
+        return format!("Pods may come: {why}. The images on the node are not known yet");
+    };
+    let failure = first.failure.map_or_else(String::new, |(reason, message)| {
+        format!(": {reason}: {message}")
+    });
+    let others = match more {
+        0 => String::new(),
+        more => format!(" ({more} more are missing)"),
+    };
+    let (image, cache) = (first.image, first.cache);
+    format!("Pods may come: {why}. ImageCache {cache}: {image} is missing{failure}{others}")
 }
 
 /// Converts an Event to the API's form.
@@ -254,7 +289,7 @@ async fn finalize(
     Ok(written.resource_version())
 }
 
-fn params() -> PatchParams {
+pub(super) fn params() -> PatchParams {
     PatchParams {
         field_manager: Some(FIELD_MANAGER.to_owned()),
         ..PatchParams::default()
@@ -268,13 +303,16 @@ fn patch_of(operations: serde_json::Value) -> Result<Patch<ImageCache>, WriteErr
 }
 
 /// Error of the API server.
-struct Refused {
+pub(super) struct Refused {
     /// HTTP status. 0 if it did not answer.
-    code: u16,
-    message: String,
+    pub code: u16,
+    /// What it said.
+    pub message: String,
 }
 
-async fn limited<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Refused> {
+pub(super) async fn limited<T>(
+    call: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, Refused> {
     match timeout(LIMIT, call).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(Refused {

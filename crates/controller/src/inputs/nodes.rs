@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::Resource;
-use kubefledged_engine::{Event, NodeFacts, NodeName, Taint};
+use kubefledged_api_types::{Timestamp, names::IMAGES_CACHED_CONDITION};
+use kubefledged_engine::{Event, NodeCondition, NodeFacts, NodeName, Taint};
 use serde::Deserialize;
 
 use super::{Input, lean};
@@ -57,6 +58,8 @@ struct LeanCondition {
     #[serde(rename = "type")]
     type_: String,
     status: String,
+    #[serde(default)]
+    reason: String,
 }
 
 /// Converts Nodes to events. Keeps the facts that were sent last.
@@ -103,12 +106,11 @@ impl Input for Nodes {
 }
 
 fn facts(node: LeanNode) -> NodeFacts {
+    let conditions = node.status.conditions;
+    let ready = |c: &LeanCondition| c.type_ == "Ready" && c.status == "True";
+    let created = node.metadata.creation_timestamp;
     NodeFacts {
-        ready: node
-            .status
-            .conditions
-            .iter()
-            .any(|c| c.type_ == "Ready" && c.status == "True"),
+        ready: conditions.iter().any(ready),
         unschedulable: node.spec.unschedulable,
         taints: node
             .spec
@@ -117,6 +119,12 @@ fn facts(node: LeanNode) -> NodeFacts {
             .map(|LeanTaint { key, value, effect }| Taint { key, value, effect })
             .collect(),
         labels: node.metadata.labels.unwrap_or_default(),
+        uid: node.metadata.uid.unwrap_or_default(),
+        created: created.map(|created| Timestamp(created.0.as_second())),
+        images_cached: conditions
+            .into_iter()
+            .find(|c| c.type_ == IMAGES_CACHED_CONDITION)
+            .map(|LeanCondition { status, reason, .. }| NodeCondition { status, reason }),
     }
 }
 
@@ -134,6 +142,26 @@ mod tests {
             },
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn a_node_tells_which_one_it_is_how_old_it_is_and_what_our_condition_says() {
+        let node: LeanNode = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "n1", "uid": "u1", "creationTimestamp": "2023-11-14T22:13:20Z"},
+            "status": {"conditions": [
+                {"type": "Ready", "status": "True", "reason": "KubeletReady"},
+                {"type": "kubefledged.io/ImagesCached", "status": "False", "reason": "Pulling"},
+            ]},
+        }))
+        .unwrap();
+        let facts = facts(node);
+        assert_eq!((facts.ready, &*facts.uid), (true, "u1"));
+        assert_eq!(facts.created, Some(Timestamp(1_700_000_000)));
+        let condition = facts.images_cached.unwrap();
+        assert_eq!(
+            (&*condition.status, &*condition.reason),
+            ("False", "Pulling")
+        );
     }
 
     #[test]

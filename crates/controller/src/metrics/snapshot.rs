@@ -272,6 +272,10 @@ fn sums(sums: &Sums, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let metric =
         encoder.encode_descriptor("nodes_without_puller", help, None, MetricType::Gauge)?;
     ConstGauge::new(count(sums.silent)).encode(metric)?;
+    let help =
+        "Nodes that wait for images of ImageCaches with nodeGate Required before pods may come.";
+    let metric = encoder.encode_descriptor("held_nodes", help, None, MetricType::Gauge)?;
+    ConstGauge::new(count(sums.held)).encode(metric)?;
     let batches = [
         ("pull", BatchKind::Pull),
         ("remove", BatchKind::Remove),

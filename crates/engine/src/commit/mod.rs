@@ -83,6 +83,8 @@ pub struct Engine {
     pub(crate) model: Model,
     pub(crate) agenda: Agenda,
     pub(crate) transitions: TransitionBudget,
+    /// The same for nodes that are released without their images.
+    pub(crate) releases: TransitionBudget,
 }
 
 impl Engine {
@@ -129,6 +131,7 @@ impl Engine {
         self.model.leadership.begun = true;
         self.model.in_flight.clear();
         self.model.probes.clear();
+        self.model.gate_writes.clear();
         self.agenda.timers.clear();
         self.agenda.outbox.clear();
         self.agenda.caches.clear();

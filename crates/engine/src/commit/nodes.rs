@@ -3,20 +3,28 @@
 use super::{Engine, timers::Timer};
 use crate::{
     ids::{CacheIdx, Index, NodeIdx},
-    model::{facts::Facts, node::Instance, node_status::NodeStatus, selector::PullerSelector},
-    vocabulary::{NodeFacts, NodeName, Now, Placement, Puller, Tick},
+    model::{
+        facts::Facts,
+        gate::{Gate, GateFacts},
+        node::Instance,
+        node_status::NodeStatus,
+        selector::PullerSelector,
+    },
+    vocabulary::{NodeFacts, NodeName, Now, Placement, Puller},
 };
 
 impl Engine {
-    pub(crate) fn node_applied(&mut self, now: Tick, name: NodeName, facts: NodeFacts) {
+    pub(crate) fn node_applied(&mut self, now: Now, name: NodeName, facts: NodeFacts) {
         let idx = self.model.claim_node(name);
+        let gate = self.gate_facts(idx, &facts, now);
         let mut facts = Facts::new(facts, &mut self.model.texts);
+        facts.gate = gate;
         let node = &mut self.model.nodes[idx];
-        if let (Some(placement), Some(name)) = (&self.model.placement, &node.name) {
-            facts.selected = placement.matches(name, &facts);
+        if let Some(name) = &node.name {
+            PullerSelector::place(self.model.placement.as_ref(), name, &mut facts);
         }
-        facts.continue_from(node.facts.as_ref(), now);
-        if node.eligibility().is_err() && facts.eligible.is_ok() && facts.selected {
+        facts.continue_from(node.facts.as_ref(), now.tick);
+        if node.eligibility().is_err() && facts.eligible.is_ok() && facts.placement.is_selected() {
             // The grace time of its puller begins now.
             node.contact.silent_since = None;
         }
@@ -33,6 +41,46 @@ impl Engine {
         self.touch_node(idx);
     }
 
+    /// What a Node says of its gate. If the Node or its taint is new, only observations from now on can release it.
+    fn gate_facts(&mut self, idx: NodeIdx, facts: &NodeFacts, now: Now) -> GateFacts {
+        let settings = &self.model.settings.gate;
+        if !settings.is_on() {
+            return GateFacts::default();
+        }
+        let before = self.model.nodes[idx].facts.as_ref();
+        let before = before.map(|before| &before.gate);
+        let key = settings.taint.as_deref();
+        let gate = GateFacts::new(facts, before, key, &mut self.model.texts, now);
+        let same = before.is_some_and(|before| before.uid == gate.uid);
+        let tainted = before.is_some_and(|before| !before.taints.is_empty());
+        let node = &mut self.model.nodes[idx];
+        if same {
+            node.gate.writer.seen(&gate);
+        }
+        if same && (tainted || gate.taints.is_empty()) {
+            return gate;
+        }
+        let stamp = self
+            .model
+            .clock
+            .next(now.wall, self.model.settings.check_interval);
+        if !same {
+            self.forget_gate(idx);
+        }
+        let node = &mut self.model.nodes[idx];
+        node.gate.since = Some(stamp);
+        node.gate.writer.told = false;
+        node.checks.since = Some(stamp);
+        gate
+    }
+
+    /// Forgets the gate of a Node that is gone.
+    fn forget_gate(&mut self, idx: NodeIdx) {
+        self.agenda.timers.set(Timer::Gate(idx), None);
+        self.agenda.nodes.extend(self.model.gate_writes.forget(idx));
+        self.model.nodes[idx].gate = Gate::default();
+    }
+
     /// Other nodes get pullers from now on.
     pub(crate) fn pullers_placed(&mut self, placement: Option<&Placement>) {
         self.model.placement = placement.map(PullerSelector::new);
@@ -40,13 +88,13 @@ impl Engine {
             let Some((facts, name)) = node.facts.as_mut().zip(node.name.as_ref()) else {
                 continue;
             };
-            let placement = self.model.placement.as_ref();
-            let selected = placement.is_none_or(|placement| placement.matches(name, facts));
-            if selected && !facts.selected {
+            let before = facts.placement;
+            PullerSelector::place(self.model.placement.as_ref(), name, facts);
+            node.epoch += u32::from(facts.placement != before);
+            if facts.placement.is_selected() && !before.is_selected() {
                 // The grace time of its puller begins now.
                 node.contact.silent_since = None;
             }
-            facts.selected = selected;
         }
         self.touch_all_nodes();
     }
@@ -56,6 +104,7 @@ impl Engine {
             return;
         };
         self.model.nodes[idx].facts = None;
+        self.forget_gate(idx);
         for id in std::mem::take(&mut self.model.nodes[idx].in_flight) {
             self.end_flight(id);
         }

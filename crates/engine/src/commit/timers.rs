@@ -12,6 +12,8 @@ use crate::{
 pub enum Timer {
     /// Plan a node again.
     Node(NodeIdx),
+    /// Write to a Node object.
+    Gate(NodeIdx),
     /// Decide about a cache again.
     Cache(CacheIdx),
     /// A registry's budget has grown, and nodes wait for it.

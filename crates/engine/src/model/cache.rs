@@ -329,6 +329,11 @@ impl Cache {
         (self.spec().suspend && !self.object.deleting) || self.invalid.is_some()
     }
 
+    /// Do nodes that join wait for its images? Those of a cache that starts nothing do not come.
+    pub fn gates_nodes(&self) -> bool {
+        self.spec().gates_nodes() && !self.held()
+    }
+
     /// Stamp of the operation in progress.
     pub fn operation_stamp(&self) -> Option<Stamp> {
         self.operation.as_ref().map(|op| op.stamp)

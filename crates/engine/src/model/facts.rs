@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kubefledged_api_types::names::{EXCLUDE_LABEL, HOSTNAME_LABEL};
 
-use super::texts::Texts;
+use super::{gate::GateFacts, texts::Texts};
 use crate::vocabulary::{Ineligible, NodeFacts, Taint, Tick};
 
 /// The kubelet sets it while the node's disk is nearly full.
@@ -33,6 +33,25 @@ const TOLERATED_TAINTS: [&str; 7] = [
     "node.kubernetes.io/network-unavailable",
 ];
 
+/// Whether the pullers' `DaemonSet` makes a pod for a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NodePlacement {
+    /// It does, or that is not known.
+    #[default]
+    Selected,
+    /// It does not tolerate a taint, which may go.
+    NotTolerated,
+    /// It does not select the node.
+    NotSelected,
+}
+
+impl NodePlacement {
+    /// Does it make a pod?
+    pub fn is_selected(self) -> bool {
+        self == Self::Selected
+    }
+}
+
 /// The facts of one Node. A text that stands on many nodes is kept once.
 #[derive(Debug)]
 pub struct Facts {
@@ -45,8 +64,10 @@ pub struct Facts {
     pub eligible: Result<(), Ineligible>,
     /// Whether a puller could run there. Removals stay pending for such a node while it does not answer.
     pub runs_puller: bool,
-    /// Whether the pullers' `DaemonSet` selects it, as far as that is known.
-    pub selected: bool,
+    /// What the pullers' `DaemonSet` says of it.
+    pub placement: NodePlacement,
+    /// What the Node says of its gate.
+    pub gate: GateFacts,
     /// Since when the node is unfit for a moment; `None`: it is eligible, or barred for good.
     pub unfit_since: Option<Tick>,
 }
@@ -65,7 +86,8 @@ impl Facts {
             taints: facts.taints.into_iter().filter(keeps_pods_away).collect(),
             eligible,
             runs_puller,
-            selected: true,
+            placement: NodePlacement::default(),
+            gate: GateFacts::default(),
             unfit_since: None,
         }
     }

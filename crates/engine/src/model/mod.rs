@@ -7,6 +7,7 @@ pub mod cache;
 pub mod clock;
 pub mod desired;
 pub mod facts;
+pub mod gate;
 pub mod images;
 pub mod in_flight;
 pub mod last_operation;
@@ -33,6 +34,7 @@ use crate::{
 
 use cache::Cache;
 use clock::Clock;
+use gate::GateWrites;
 use in_flight::InFlight;
 use names::Names;
 use node::Node;
@@ -268,6 +270,8 @@ pub struct Model {
     pub probes: BTreeMap<(ImageId, ScopeId), Probe>,
     /// Objects with which their namespace would name too many images. They wait for room.
     pub refused: BTreeMap<CacheKey, CacheObject>,
+    /// Writes to Node objects.
+    pub gate_writes: GateWrites,
     /// Images that vanished from nodes since the process began.
     pub lost: u64,
 }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{backoff, facts::Facts, losses::Losses, observations::Observations};
+use super::{backoff, facts::Facts, gate::Gate, losses::Losses, observations::Observations};
 use crate::{
     ids::{IdSet, ImageId, ScopeId, Stamp},
     vocabulary::{BatchId, CheckReport, Disk, FailureClass, Ineligible, NodeName, Puller, Tick},
@@ -177,6 +177,8 @@ pub struct Node {
     pub state: NodeState,
     /// Since when it is eligible and not warm yet; `None`: it is warm, or that is not known.
     pub cold_since: Option<Tick>,
+    /// Whether it is held until it has its images.
+    pub gate: Gate,
     /// Rises with every change: caches compute its status anew.
     pub epoch: u32,
 }
@@ -186,7 +188,7 @@ impl Node {
     pub fn eligibility(&self) -> Result<(), Ineligible> {
         let facts = self.facts.as_ref().ok_or(Ineligible::Unknown)?;
         facts.eligible?;
-        if facts.selected || self.puller.is_some() {
+        if facts.placement.is_selected() || self.puller.is_some() {
             Ok(())
         } else {
             Err(Ineligible::NoPullerPlanned)
@@ -204,7 +206,9 @@ impl Node {
     /// Could a puller run there, so that it may hold images of ours?
     pub fn runs_puller(&self) -> bool {
         let facts = self.facts.as_ref();
-        facts.is_some_and(|facts| facts.runs_puller && (facts.selected || self.puller.is_some()))
+        facts.is_some_and(|facts| {
+            facts.runs_puller && (facts.placement.is_selected() || self.puller.is_some())
+        })
     }
 
     /// The name that `status.failures` shows.

@@ -1,6 +1,9 @@
 //! Status of one node in one cache, and the sums over all nodes.
 
-use kubefledged_api_types::status::{ImageCounts, NodeCounts};
+use kubefledged_api_types::{
+    GateReason,
+    status::{ImageCounts, NodeCounts},
+};
 
 use crate::{
     ids::{SetIdx, Stamp},
@@ -33,7 +36,10 @@ impl Flags {
     /// It was eligible when the operation began, and is not for a moment.
     pub const UNFIT: Self = Self(512);
 
-    const COUNT: usize = 10;
+    /// It waits for images of the cache before pods may come.
+    pub const HOLDS: Self = Self(1024);
+
+    const COUNT: usize = 11;
 
     /// Is this flag set?
     pub fn has(self, flag: Self) -> bool {
@@ -80,6 +86,8 @@ pub struct NodeStatus {
     pub summed: Option<u32>,
     /// Stamp of the oldest observation of a desired image; `None`: some image was never observed.
     pub checked: Option<Stamp>,
+    /// What the cache says of the node's gate; `None`: it is not known yet.
+    pub gate: Option<GateReason>,
     /// What it was computed from.
     pub epochs: Epochs,
     /// It must be computed again then, even if nothing happens; `None`: never.

@@ -8,7 +8,7 @@ use kubefledged_api_types::{
     NodeSelectorTerm,
 };
 
-use super::facts::Facts;
+use super::facts::{Facts, NodePlacement};
 use crate::vocabulary::{NodeName, Placement, Taint, Toleration};
 
 /// A compiled node selector of one list.
@@ -94,10 +94,18 @@ impl PullerSelector {
         }
     }
 
-    /// Does the `DaemonSet` controller make a pod for this node?
-    pub fn matches(&self, name: &NodeName, facts: &Facts) -> bool {
+    /// Notes whether the `DaemonSet` controller makes a pod for this node. `placement`: `None` where that is not known.
+    pub fn place(placement: Option<&Self>, name: &NodeName, facts: &mut Facts) {
+        facts.placement = match placement {
+            Some(known) if !known.selector.matches(name, facts) => NodePlacement::NotSelected,
+            Some(known) if !known.tolerates(facts) => NodePlacement::NotTolerated,
+            _ => NodePlacement::Selected,
+        };
+    }
+
+    fn tolerates(&self, facts: &Facts) -> bool {
         let tolerated = |taint: &Taint| self.tolerations.iter().any(|t| tolerates(t, taint));
-        self.selector.matches(name, facts) && facts.taints.iter().all(tolerated)
+        facts.taints.iter().all(tolerated)
     }
 }
 

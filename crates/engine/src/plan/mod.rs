@@ -4,6 +4,7 @@
 mod checks;
 pub mod context;
 mod freshness;
+mod gate;
 mod node;
 pub mod node_plan;
 pub mod pairs;

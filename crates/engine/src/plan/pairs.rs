@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Message of every pair of a node whose puller is silent.
-const SILENT: &str =
+pub const SILENT: &str =
     "the puller of this node does not answer: see the DaemonSet kubefledged-puller";
 
 /// So many times in a row a registry must refuse the credentials before somebody has to act.

@@ -56,6 +56,7 @@ impl Assessor<'_, '_> {
             },
             ..NodeStatus::default()
         };
+        self.assess_gate(cache, set, &mut status);
         let settled = self.removals_settled(cache, &mut status);
         let removes = cache.operation.as_ref();
         let removes = removes.is_some_and(|op| op.removes.contains(view.idx));
@@ -124,7 +125,7 @@ impl Assessor<'_, '_> {
     }
 
     /// Stamp of the oldest observation of an image that can be observed.
-    fn oldest_check(&self, set: &ImageSet) -> Option<Stamp> {
+    pub(super) fn oldest_check(&self, set: &ImageSet) -> Option<Stamp> {
         let images = &self.view.model.names.images;
         let valid = |image: &ImageId| set.invalid == 0 || images.get(*image).invalid.is_none();
         let desired = set.desired.iter().map(|desired| desired.image);

@@ -7,6 +7,7 @@ pub mod conditions;
 mod deletion;
 mod events;
 mod failures;
+mod gates;
 mod operations;
 mod quota;
 mod refresh;

@@ -5,7 +5,7 @@ use kubefledged_api_types::{ImageCacheStatus, status::ImageCounts};
 use super::{conditions, failures};
 use crate::{
     ids::Stamp,
-    model::{Model, cache::Cache, pending},
+    model::{Model, cache::Cache, node_status::Flags, pending},
     vocabulary::{Now, PullState},
 };
 
@@ -28,6 +28,7 @@ pub fn project(model: &Model, cache: &Cache, now: Now) -> ImageCacheStatus {
         ..ImageCacheStatus::default()
     };
     status.lists_without_nodes = cache.desired.unmatched().collect();
+    let gates = model.settings.gate.is_on() && cache.spec().gates_nodes();
     if cache.nodes.first_round {
         // What was written stays until the first round is complete.
         status.nodes = previous.nodes;
@@ -37,6 +38,7 @@ pub fn project(model: &Model, cache: &Cache, now: Now) -> ImageCacheStatus {
         status.failures.clone_from(&previous.failures);
         status.failure_count = previous.failure_count;
         status.failures_truncated = previous.failures_truncated;
+        status.held_nodes = previous.held_nodes.filter(|_| gates);
         status.conditions.clone_from(&previous.conditions);
         // What was written tells of another spec if the object was edited while nobody led.
         let edited = previous.observed_generation != Some(cache.object.generation);
@@ -52,6 +54,7 @@ pub fn project(model: &Model, cache: &Cache, now: Now) -> ImageCacheStatus {
         size: human(counts.images.bytes),
         ..counts.images.clone()
     });
+    status.held_nodes = gates.then(|| counts.flagged(Flags::HOLDS));
     status.ready = format!("{}/{}", counts.nodes.ready, counts.nodes.desired);
     status.last_check_time = oldest_check(cache).and_then(|stamp| model.clock.at(stamp));
     let causes = failures::list(model, cache, now.tick, &mut status);

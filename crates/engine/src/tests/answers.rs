@@ -24,6 +24,12 @@ impl Harness {
             Command::EmitEvent {
                 reason, message, ..
             } => self.log.push(format!("event {reason}: {message}")),
+            Command::RemoveTaints { node, uid, taints } => self.untaint(&node, &uid, &taints),
+            Command::WriteNodeCondition {
+                node,
+                uid,
+                condition,
+            } => self.condition_written(&node, &uid, &condition),
             Command::NodeTransition {
                 node, transition, ..
             } => {
@@ -31,6 +37,14 @@ impl Harness {
                     NodeTransition::Warm { .. } => "warm".to_owned(),
                     NodeTransition::Stuck { image, reason, .. } => {
                         format!("stuck: {image} {reason}")
+                    }
+                    NodeTransition::Released {
+                        reason,
+                        first,
+                        more,
+                    } => {
+                        let image = first.map_or_else(String::new, |first| first.image.to_string());
+                        format!("released: {} {image} +{more}", reason.as_str())
                     }
                 };
                 self.log.push(format!("event {node} {text}"));

@@ -5,6 +5,8 @@ mod answers;
 mod deletion;
 mod edits;
 mod fields;
+mod gate;
+mod gates;
 mod honest;
 mod leaders;
 mod limits;
@@ -76,6 +78,8 @@ struct Harness {
     watch_is_faster: bool,
     /// Writes of the status are not answered with success.
     writes_fail: bool,
+    /// Node objects that the gate writes to.
+    gated: BTreeMap<String, gate::Object>,
     /// A status with more names than this is too large for the API server.
     most_names: Option<usize>,
     /// How many were.

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     commit::Engine,
     ids::{CacheIdx, Index, NodeIdx},
-    model::node_status::NodeStatus,
+    model::node_status::{Flags, NodeStatus},
     plan::context::{NodeContext, NodeView},
     vocabulary::{CacheKey, NodeName, Now, PullState},
 };
@@ -124,8 +124,10 @@ impl Engine {
             ..Sums::default()
         };
         sums.nodes.insert(None, 0);
-        let nodes = self.model.nodes.iter().map(|(_, node)| node);
-        for node in nodes.filter(|node| node.facts.is_some()) {
+        let nodes = self.model.nodes.iter();
+        for (idx, node) in nodes.filter(|(_, node)| node.facts.is_some()) {
+            let mut rows = self.model.caches.values().map(|cache| cache.row(idx));
+            sums.held += usize::from(rows.any(|row| row.flags.has(Flags::HOLDS)));
             *sums.nodes.entry(node.eligibility().err()).or_default() += 1;
             sums.silent += usize::from(node.contact.silent_since.is_some());
         }

@@ -201,6 +201,8 @@ pub struct Sums {
     pub nodes: BTreeMap<Option<Ineligible>, usize>,
     /// Nodes without a puller that answers, although one could run there.
     pub silent: usize,
+    /// Nodes that the node gate holds.
+    pub held: usize,
     /// Batches in flight, by what they do.
     pub batches: BTreeMap<BatchKind, usize>,
     /// Desired images that vanished from nodes, since the process began.

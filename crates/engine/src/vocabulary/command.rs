@@ -1,10 +1,10 @@
 use std::{sync::Arc, time::Duration};
 
-use kubefledged_api_types::{ImageCacheStatus, ImagePullPolicy};
+use kubefledged_api_types::{GateReason, ImageCacheStatus, ImagePullPolicy, Timestamp};
 
 use super::{
     name::{BatchId, CacheKey, NodeName},
-    object::Puller,
+    object::{PlacedTaint, Puller},
 };
 
 /// Something to do. Most commands are answered by an [event](crate::Event).
@@ -56,6 +56,24 @@ pub enum Command {
         action: String,
         /// One sentence.
         message: String,
+    },
+    /// Remove taints from a Node, if they still stand there. Answered by `Event::NodeWritten`.
+    RemoveTaints {
+        /// Which node.
+        node: NodeName,
+        /// Its UID: another Node of the same name is left alone.
+        uid: Arc<str>,
+        /// Which taints, in the order of their indexes.
+        taints: Vec<PlacedTaint>,
+    },
+    /// Set the condition `kubefledged.io/ImagesCached` of a Node. Answered by `Event::NodeWritten`.
+    WriteNodeCondition {
+        /// Which node.
+        node: NodeName,
+        /// Its UID: another Node of the same name is left alone.
+        uid: Arc<str>,
+        /// The condition.
+        condition: ConditionWrite,
     },
     /// A node has become warm or stuck. Not answered.
     NodeTransition {
@@ -185,6 +203,30 @@ pub enum Severity {
     Warning,
 }
 
+/// The condition of a Node that is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConditionWrite {
+    /// Its reason, which decides about its status.
+    pub reason: GateReason,
+    /// One sentence.
+    pub message: String,
+    /// When this was decided.
+    pub at: Timestamp,
+    /// Its status changes. False: the time of the last transition stays.
+    pub transition: bool,
+}
+
+/// An image that is missing on a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MissingImage {
+    /// A cache that desires it.
+    pub cache: CacheKey,
+    /// Its name.
+    pub image: Arc<str>,
+    /// Reason of its failure and the message; `None`: no pull has failed.
+    pub failure: Option<(Arc<str>, Arc<str>)>,
+}
+
 /// A change in how a node stands with all caches together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NodeTransition {
@@ -204,6 +246,15 @@ pub enum NodeTransition {
         /// Message of its failure.
         message: Arc<str>,
         /// How many more failed.
+        more: usize,
+    },
+    /// The node gate lets pods come although images are missing.
+    Released {
+        /// Why: `ReleasedAfterFailure` or `ReleasedByTimeout`.
+        reason: GateReason,
+        /// The first image that is missing; `None`: the node was not checked yet.
+        first: Option<MissingImage>,
+        /// How many more are missing.
         more: usize,
     },
 }

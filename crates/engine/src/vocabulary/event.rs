@@ -44,6 +44,8 @@ pub enum Event {
     /// Answer to `Command::SetFinalizer`: the new resource version; `None`: nothing had to be
     /// changed.
     FinalizerWritten(CacheKey, Result<Option<String>, WriteError>),
+    /// Answer to `Command::RemoveTaints` and `Command::WriteNodeCondition`.
+    NodeWritten(NodeName, Result<(), WriteError>),
 }
 
 /// Pull secrets of a cache that hold no credentials.

@@ -10,14 +10,18 @@ mod reason;
 mod settings;
 
 pub use command::{
-    Batch, CancelPulls, Command, CredentialScope, NodeTransition, Pin, PullItem, Severity, Work,
+    Batch, CancelPulls, Command, ConditionWrite, CredentialScope, MissingImage, NodeTransition,
+    Pin, PullItem, Severity, Work,
 };
 pub use event::{BatchEnd, Event, SecretProblems, Source, WriteError};
-pub use kubefledged_api_types::Tick;
+pub use kubefledged_api_types::{GateReason, Tick};
 pub use name::{BatchId, CacheKey, NodeName, Now};
-pub use object::{CacheObject, InvalidCache, NodeFacts, Placement, Puller, Taint, Toleration};
+pub use object::{
+    CacheObject, InvalidCache, NodeCondition, NodeFacts, PlacedTaint, Placement, Puller, Taint,
+    Toleration,
+};
 pub use outcome::{CheckReport, Disk, ImageOutcome, ImageResult, ObservedImage, PinResult};
 pub use reason::{
     FailureClass, Ineligible, KeptReason, PullBlock, PullReason, PullState, RemovalBlock,
 };
-pub use settings::Settings;
+pub use settings::{GateSettings, Settings};

@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use kubefledged_api_types::{ImageCacheSpec, ImageCacheStatus, NodeSelector};
+use kubefledged_api_types::{ImageCacheSpec, ImageCacheStatus, NodeSelector, Timestamp};
 
 use super::name::CacheKey;
 
@@ -61,6 +61,32 @@ pub struct NodeFacts {
     pub unschedulable: bool,
     /// `spec.taints`.
     pub taints: Vec<Taint>,
+    /// `metadata.uid`: another Node of the same name has another one.
+    pub uid: String,
+    /// `metadata.creationTimestamp`; `None`: not known.
+    pub created: Option<Timestamp>,
+    /// The condition `kubefledged.io/ImagesCached`; `None`: the Node has none.
+    pub images_cached: Option<NodeCondition>,
+}
+
+/// A condition of a Node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeCondition {
+    /// True, False or Unknown.
+    pub status: String,
+    /// Its cause in one word.
+    pub reason: String,
+}
+
+/// A taint and its place on a Node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlacedTaint {
+    /// Its index in `spec.taints`.
+    pub index: usize,
+    /// Its key.
+    pub key: Arc<str>,
+    /// Its effect.
+    pub effect: Arc<str>,
 }
 
 /// A taint of a Node.

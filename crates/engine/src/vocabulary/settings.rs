@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use kubefledged_api_types::ImagePullPolicy;
 
@@ -28,6 +28,8 @@ pub struct Settings {
     pub max_registry_pulls_by_host: BTreeMap<String, u32>,
     /// Most image names of all caches of one namespace; further caches are not taken up.
     pub max_namespace_images: usize,
+    /// The node gate.
+    pub gate: GateSettings,
     /// Spreads work over time that would otherwise begin at the same moment.
     pub seed: u64,
 }
@@ -46,7 +48,36 @@ impl Default for Settings {
             max_registry_pulls: 512,
             max_registry_pulls_by_host: BTreeMap::new(),
             max_namespace_images: 100_000,
+            gate: GateSettings::default(),
             seed: 0,
+        }
+    }
+}
+
+/// Settings of the node gate, which keeps pods from a node that joins until its images are there.
+#[derive(Clone, Debug)]
+pub struct GateSettings {
+    /// Whether the condition `kubefledged.io/ImagesCached` of Nodes is written.
+    pub condition: bool,
+    /// Key of the taint that is removed from Nodes; `None`: none is.
+    pub taint: Option<Arc<str>>,
+    /// How long after the creation of its Node a node is held at most, for caches without a time-out of their own.
+    pub timeout: Duration,
+}
+
+impl GateSettings {
+    /// Is anything written to Nodes?
+    pub fn is_on(&self) -> bool {
+        self.condition || self.taint.is_some()
+    }
+}
+
+impl Default for GateSettings {
+    fn default() -> Self {
+        Self {
+            condition: false,
+            taint: None,
+            timeout: Duration::from_secs(10 * 60),
         }
     }
 }

@@ -1,10 +1,14 @@
 //! What a controller writes to the API server, which may or may not do it, and may or may not say so.
 
+use std::sync::Arc;
+
 use kubefledged_api_types::{
     ImageCacheStatus,
     names::{PURGE_ANNOTATION, REFRESH_ANNOTATION},
 };
-use kubefledged_engine::{CacheKey, Event as EngineEvent, WriteError};
+use kubefledged_engine::{
+    CacheKey, ConditionWrite, Event as EngineEvent, NodeName, PlacedTaint, WriteError,
+};
 
 use crate::{
     api::{Object, Resource},
@@ -21,6 +25,10 @@ pub enum Write {
     Clear(CacheKey, &'static str, String),
     /// The finalizer on an object with this UID, or none.
     Finalizer(CacheKey, String, bool),
+    /// Taints of a Node with this UID, which go.
+    Untaint(NodeName, Arc<str>, Vec<PlacedTaint>),
+    /// The condition of a Node with this UID.
+    Condition(NodeName, Arc<str>, ConditionWrite),
 }
 
 impl World {
@@ -39,7 +47,10 @@ impl World {
 
     /// A write reaches the API server, which may or may not do it, and may or may not say so.
     pub fn write_arrives(&mut self, who: usize, life: u32, write: &Write) {
-        let (Write::Status(key, ..) | Write::Clear(key, ..) | Write::Finalizer(key, ..)) = write;
+        let (Write::Status(key, ..) | Write::Clear(key, ..) | Write::Finalizer(key, ..)) = write
+        else {
+            return self.node_write_arrives(who, life, write);
+        };
         let (key, name) = (key.clone(), key.to_string());
         if self.hits(Trouble::Conflicts, 40)
             && let Some(object) = self.api.cache(&name).cloned()
@@ -49,18 +60,7 @@ impl World {
                 Resource::Cache(Box::new(object)),
             );
         }
-        let failed = || WriteError::Failed("the server is currently unable".to_owned());
-        let refused = self.is(Trouble::ApiUnreachable(who)) || self.hits(Trouble::WritesFail, 60);
-        let mut result = if refused {
-            Err(failed())
-        } else {
-            self.stored(&name, write)
-        };
-        let mut wait = self.rng.between(1, 20);
-        if self.hits(Trouble::AnswersLost, 50) {
-            result = Err(failed());
-            wait += 5_000;
-        }
+        let (result, wait) = self.answered(who, |world| world.stored(&name, write));
         self.note(|| format!("write of c{who} to {name}: {result:?}"));
         let answer = match write {
             Write::Status(..) => {
@@ -68,8 +68,25 @@ impl World {
             }
             Write::Clear(..) => EngineEvent::AnnotationCleared(key, result),
             Write::Finalizer(..) => EngineEvent::FinalizerWritten(key, result),
+            Write::Untaint(..) | Write::Condition(..) => return,
         };
         self.after(wait, Event::Tell(who, life, Box::new(answer)));
+    }
+
+    /// What the API server says of a write, and when: it may refuse to carry it out, and its answer may be lost.
+    pub fn answered<T>(
+        &mut self,
+        who: usize,
+        store: impl FnOnce(&mut Self) -> Result<T, WriteError>,
+    ) -> (Result<T, WriteError>, u64) {
+        let failed = || WriteError::Failed("the server is currently unable".to_owned());
+        let refused = self.is(Trouble::ApiUnreachable(who)) || self.hits(Trouble::WritesFail, 60);
+        let result = if refused { Err(failed()) } else { store(self) };
+        let wait = self.rng.between(1, 20);
+        if self.hits(Trouble::AnswersLost, 50) {
+            return (Err(failed()), wait + 5_000);
+        }
+        (result, wait)
     }
 
     /// What the API server does with a write. The new version; none where nothing was to do.
@@ -108,6 +125,7 @@ impl World {
                     return Ok(Some(object.version.to_string()));
                 }
             }
+            Write::Untaint(..) | Write::Condition(..) => return Ok(None),
         }
         self.put(
             (SourceKey::Caches, name.to_owned()),
@@ -145,5 +163,7 @@ fn told(write: &Write) -> String {
         ),
         Write::Clear(key, annotation, value) => format!("clear {annotation}={value:?} of {key}"),
         Write::Finalizer(key, _, on) => format!("finalizer of {key}: {on}"),
+        Write::Untaint(node, _, taints) => format!("untaint {node}: {taints:?}"),
+        Write::Condition(node, _, condition) => format!("condition of {node}: {condition:?}"),
     }
 }

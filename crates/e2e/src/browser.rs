@@ -1,4 +1,4 @@
-//! A headless Chromium in node 1's network, driven by its DevTools protocol. The messages go through two pipes, because
+//! A headless Chromium in node 1's network, driven by its `DevTools` protocol. The messages go through two pipes, because
 //! this process is not in that network.
 
 use std::{

@@ -1,6 +1,6 @@
 //! Metrics of the resources that this process uses. They are read at each scrape.
 
-use std::fmt;
+use std::{fmt, fs};
 
 use procfs::{ProcResult, WithCurrentSystemInfo as _, process::Process};
 use prometheus_client::{
@@ -101,14 +101,12 @@ struct Used {
 
 impl Used {
     fn read() -> Self {
-        Self::of(Process::myself()).unwrap_or_default()
+        Self::try_read().unwrap_or_default()
     }
 
-    fn of(process: ProcResult<Process>) -> ProcResult<Self> {
-        let process = process?;
-        let stat = process.stat()?;
-        // Reading the directory opens one descriptor itself.
-        let files = process.fd_count()?.saturating_sub(1);
+    fn try_read() -> ProcResult<Self> {
+        let open_fds = open_files();
+        let stat = Process::myself()?.stat()?;
         #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
         let seconds = |ticks: u64| ticks as f64 / procfs::ticks_per_second() as f64;
         #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
@@ -117,9 +115,16 @@ impl Used {
             cpu_seconds: seconds(stat.utime + stat.stime),
             start_seconds: boot + seconds(stat.starttime),
             resident_bytes: i64::try_from(stat.rss_bytes().get()).unwrap_or(i64::MAX),
-            open_fds: i64::try_from(files).unwrap_or(i64::MAX),
+            open_fds,
         })
     }
+}
+
+/// The library's count holds descriptors of its own, how many depends on the kernel.
+fn open_files() -> i64 {
+    let files = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    // Reading the directory opens one descriptor itself.
+    i64::try_from(files.saturating_sub(1)).unwrap_or(i64::MAX)
 }
 
 fn tasks_alive() -> i64 {
@@ -130,10 +135,7 @@ fn tasks_alive() -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        fs,
-        time::{SystemTime, UNIX_EPOCH},
-    };
+    use std::time::{SystemTime, UNIX_EPOCH};
 
     use super::*;
 

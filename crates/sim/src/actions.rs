@@ -134,7 +134,8 @@ impl World {
             let over = purge.is_some_and(|purge| purge.completion_time.is_some())
                 && object.status.status != status::PROCESSING
                 && object.purge.as_ref().is_none_or(answered);
-            let news = value.is_empty() || object.refresh.as_ref() != Some(&value);
+            // What is annotated already cannot be asked for once more: the API server sees no change.
+            let news = object.refresh.as_ref() != Some(&value);
             object.refresh = Some(value);
             if news {
                 object.last_wish = Wish::Refresh(over);
@@ -144,9 +145,9 @@ impl World {
 
     fn ask_purge(&mut self, cache: usize, value: String) {
         self.change(cache, false, |object| {
-            let news = value.is_empty()
-                || (object.purge.as_ref() != Some(&value)
-                    && object.status.last_handled_purge.as_ref() != Some(&value));
+            let handled =
+                !value.is_empty() && object.status.last_handled_purge.as_ref() == Some(&value);
+            let news = object.purge.as_ref() != Some(&value) && !handled;
             // A token on an object that nobody has seen is taken for one of a restored cluster.
             let seen = value.is_empty() || object.status.observed_generation.is_some();
             object.purge = Some(value);

@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package sbom test-dashboard test-install test-runtimes test-faults test-abuse test-gate bench-real-gate sim sim-mutations fuzz soak \
+.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package plugin krew sbom test-dashboard test-ui test-install test-runtimes test-faults test-abuse test-gate bench-real-gate sim sim-mutations fuzz soak \
 	bench-engine bench-queue bench-guard bench-real bench-real-big bench-real-install bench-fleet bench-inside \
 	deploy-using-yaml remove-kubefledged update down test-vectors test-status
 
@@ -17,6 +17,8 @@ REGISTRY := registry.test:5000
 # The kubectl of your own cluster, for deploy-using-yaml and remove-kubefledged.
 KUBECTL ?= kubectl
 CLEANUP ?= yes
+# A folder in PATH.
+PLUGIN_DIR ?= $(HOME)/.local/bin
 HELM := hack/tool helm
 CHART := charts/kubefledged
 CONTROLLER_CRD = $(CARGO) run --quiet --locked --target $(TARGET) --package kubefledged-controller -- crd
@@ -109,6 +111,7 @@ install: images ## Build the images and install the chart into the local cluster
 	hack/install
 
 e2e: ## Run the end-to-end tests on the local cluster
+	$(CARGO) build --quiet --locked --target $(TARGET) --package kubectl-fledged
 	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e -- --test-threads=1
 
 test-runtimes: setup images ## Run end-to-end tests on containerd 1.6, containerd 2.2 and CRI-O, in clusters of their own
@@ -122,6 +125,12 @@ test-dashboard: setup ## Run the dashboard's queries in a Prometheus that scrape
 	export KUBEFLEDGED_DASHBOARD=$$(mktemp); trap 'rm -f $$KUBEFLEDGED_DASHBOARD' EXIT; \
 	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test dashboard -- --ignored; \
 	$(CARGO) run --quiet --locked --target $(TARGET) --package kubefledged-bench --bin dashboard -- $$KUBEFLEDGED_DASHBOARD docs/dashboard.svg
+
+test-ui: ## Test the page of `kubectl fledged ui` in headless Chromium on the local cluster with the chart installed, and draw docs/ui.png
+	command -v chromium >/dev/null || { echo "install Debian's package chromium" >&2; exit 1; }
+	$(CARGO) build --quiet --locked --target $(TARGET) --package kubectl-fledged
+	export KUBEFLEDGED_SCREENSHOT=$(CURDIR)/docs/ui.png; \
+	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test ui -- --test-threads=1 --ignored
 
 test-install: images ## Test installing, upgrading, moving over and uninstalling, on a local cluster of its own
 	export CLUSTER_NAME=install; trap '$(CLUSTER) down' EXIT; \
@@ -147,6 +156,14 @@ bench-real-gate: images ## Measure what the node gate adds to the pulls of a new
 	export CLUSTER_NAME=gate; trap '$(CLUSTER) down' EXIT; \
 	$(CLUSTER) down; $(CLUSTER) up; hack/install; \
 	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test gate -- --test-threads=1 --ignored --nocapture measure
+
+plugin: ## Build the kubectl plugin and copy it to PLUGIN_DIR=~/.local/bin, with its completions for kubectl
+	$(CARGO) build --locked --release --target $(TARGET) --package kubectl-fledged
+	install -d $(PLUGIN_DIR)
+	install target/$(TARGET)/release/kubectl-fledged crates/kubectl-fledged/kubectl_complete-fledged $(PLUGIN_DIR)
+
+krew: ## Write dist/fledged.yaml, the plugin's krew manifest, for the archives dist/kubectl-fledged_*.tar.gz
+	hack/krew
 
 package: ## Package the chart and its manifests as dist/kubefledged-VERSION.{tgz,yaml}, with the digests of dist/*.digest
 	hack/package

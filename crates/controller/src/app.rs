@@ -145,18 +145,19 @@ impl Bound {
         let election = lease::run(candidate, followers, raised, shutdown.clone());
         let releasing = tokio::spawn(begun(election, passed, shutdown.clone()));
 
-        let metered = (certificates, failures);
-        let ends = shutdown.clone();
-        let connector = certify(&mut tasks, &args, &client, metered, leading, ends)?;
+        let ends = (leading, shutdown.clone());
+        let connector = certify(&mut tasks, &args, &client, (certificates, failures), ends)?;
+        let pullers = pullers(&args, &client, raise_term, (connector, kubelets), &metrics);
         let shown = Debug {
             engine,
+            pullers: Arc::new(pullers.clone()),
             standing: standing.clone(),
             holder,
             namespace: args.namespace.as_str().into(),
         };
         serve_debug(&mut tasks, self.debug, shown, shutdown.clone()).await?;
         let effects = Effects {
-            pullers: pullers(&args, &client, raise_term, (connector, kubelets), &metrics),
+            pullers,
             objects: Objects::new(client, args.pod_name.clone()),
             events,
             standing,
@@ -222,8 +223,7 @@ fn certify(
     args: &RunArgs,
     client: &Client,
     (metrics, failures): (certificates::Metrics, Failures),
-    leading: watch::Receiver<bool>,
-    shutdown: CancellationToken,
+    (leading, shutdown): (watch::Receiver<bool>, CancellationToken),
 ) -> anyhow::Result<Connector> {
     let (identity, current) = watch::channel(None);
     let name = tls::names::puller(&args.namespace);

@@ -1,6 +1,8 @@
 //! Implements `kubefledged.debug.v1.ControllerDebugService`, which shows people what the engine knows and would
 //! do. Each page is one question to the driver.
 
+mod bytes;
+mod fleet;
 mod progress;
 mod rows;
 mod words;
@@ -17,8 +19,10 @@ use kubefledged_proto::{
     debug::{
         ExplainPlanRequest, ExplainPlanResponse, GetCacheRequest, GetCacheResponse, GetNodeRequest,
         GetNodeResponse, ListBatchesRequest, ListBatchesResponse, ListCachesRequest,
-        ListCachesResponse, ListRegistriesRequest, ListRegistriesResponse, StreamCacheNodesRequest,
-        StreamCacheNodesResponse, WatchProgressRequest, WatchProgressResponse,
+        ListCachesResponse, ListNodesRequest, ListNodesResponse, ListRegistriesRequest,
+        ListRegistriesResponse, PlanSpecRequest, PlanSpecResponse, StreamCacheNodesRequest,
+        StreamCacheNodesResponse, StreamMatrixRequest, StreamMatrixResponse, WatchProgressRequest,
+        WatchProgressResponse,
         controller_debug_service_server::{ControllerDebugService, ControllerDebugServiceServer},
     },
 };
@@ -26,7 +30,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, service::Routes};
 
-use crate::{driver::Asking, lease::Term};
+use crate::{driver::Asking, effects::looks::Looks, lease::Term};
 
 pub(crate) use words::ineligible;
 
@@ -43,6 +47,8 @@ type Streamed<T> = Answered<ReceiverStream<Result<T, Status>>>;
 pub struct Debug {
     /// Asks the engine.
     pub engine: Asking,
+    /// Asks the pullers.
+    pub pullers: Arc<dyn Looks>,
     /// The term while this process leads.
     pub standing: watch::Receiver<Option<Term>>,
     /// Holder of the Lease. Empty if there is none, or it is unknown.
@@ -165,6 +171,8 @@ impl Debug {
 #[tonic::async_trait]
 impl ControllerDebugService for Debug {
     type StreamCacheNodesStream = ReceiverStream<Result<StreamCacheNodesResponse, Status>>;
+    type StreamMatrixStream = ReceiverStream<Result<StreamMatrixResponse, Status>>;
+    type PlanSpecStream = ReceiverStream<Result<PlanSpecResponse, Status>>;
     type ExplainPlanStream = ReceiverStream<Result<ExplainPlanResponse, Status>>;
     type WatchProgressStream = ReceiverStream<Result<WatchProgressResponse, Status>>;
 
@@ -227,6 +235,40 @@ impl ControllerDebugService for Debug {
         });
         let (detail, now) = detail.await?.ok_or_else(|| no_node(&name))?;
         Ok(Response::new(rows::node(&name, detail, now)))
+    }
+
+    async fn list_nodes(&self, request: Request<ListNodesRequest>) -> Answered<ListNodesResponse> {
+        let request = request.into_inner();
+        let limit = page_size(request.page_size)?;
+        let after = node(&request.page_token);
+        let page = self.look(move |engine, now| engine.view_nodes(now, after.as_ref(), limit));
+        let page = page.await?;
+        Ok(Response::new(ListNodesResponse {
+            nodes: page.rows.iter().map(fleet::node).collect(),
+            next_page_token: page.next.map_or_else(String::new, |name| name.to_string()),
+        }))
+    }
+
+    async fn stream_matrix(
+        &self,
+        request: Request<StreamMatrixRequest>,
+    ) -> Streamed<StreamMatrixResponse> {
+        let request = request.into_inner();
+        let cache = key(&request.namespace, &request.name);
+        self.known(Some(cache.clone()), None).await?;
+        let debug = self.clone();
+        Ok(stream(|answers| async move {
+            debug.stream_matrix(cache, &answers).await
+        }))
+    }
+
+    async fn plan_spec(&self, request: Request<PlanSpecRequest>) -> Streamed<PlanSpecResponse> {
+        let spec = fleet::spec(&request.into_inner().spec)?;
+        self.leads()?;
+        let debug = self.clone();
+        Ok(stream(|answers| async move {
+            debug.stream_spec(spec, &answers).await
+        }))
     }
 
     async fn list_batches(
@@ -303,7 +345,7 @@ impl ControllerDebugService for Debug {
         self.known(cache.clone(), None).await?;
         let debug = self.clone();
         Ok(stream(|answers| async move {
-            let watch = progress::Watch::new(cache, request.until_settled);
+            let watch = progress::Watch::new(cache, &request);
             debug.watch(watch, interval, &answers).await
         }))
     }

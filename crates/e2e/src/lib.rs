@@ -13,12 +13,14 @@ use std::{
 use anyhow::Context as _;
 use serde_json::Value;
 
+pub mod browser;
 pub mod call;
 pub mod document;
 pub mod examples;
 pub mod fleet;
 pub mod install;
 pub mod leader;
+pub mod plugin;
 pub mod registry;
 
 /// Held by the test that uses the nodes.

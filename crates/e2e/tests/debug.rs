@@ -7,6 +7,25 @@ use kubefledged_e2e::{
 use serde_json::json;
 
 const PORTS: [u16; 2] = [7070, 7071];
+/// Each method, and a part of what its example prints.
+const EXPECTED: [(&str, &str); 16] = [
+    ("ListCaches", "\"ready\": 4"),
+    ("GetCache", "AllImagesPresent"),
+    ("StreamCacheNodes", "\"sizeBytes\""),
+    ("GetNode", "\"eligible\": true"),
+    ("ListNodes", "\"desiredImages\": 2"),
+    ("StreamMatrix", "\"states\""),
+    ("PlanSpec", "\"architecture\""),
+    ("ListBatches", "{"),
+    ("ListRegistries", "\"registry.test:5000\""),
+    ("ExplainPlan", "\"reason\": \"Present\""),
+    ("WatchProgress", "\"caches\""),
+    ("GetQueue", "PULL_STATE_FINISHED"),
+    ("ListImages", "demo/web:1.0"),
+    ("GetRuntime", "\"answers\": true"),
+    ("GetDisk", "\"node\": \"n1\""),
+    ("ListUnknownErrors", "\"node\": \"n1\""),
+];
 
 #[test]
 fn every_example_of_the_documentation_works_as_it_stands_there() {
@@ -26,22 +45,7 @@ fn every_example_of_the_documentation_works_as_it_stands_there() {
     ] {
         assert!(said.contains(service), "{said}");
     }
-    let expected = [
-        ("ListCaches", "\"ready\": 4"),
-        ("GetCache", "AllImagesPresent"),
-        ("StreamCacheNodes", "\"sizeBytes\""),
-        ("GetNode", "\"eligible\": true"),
-        ("ListBatches", "{"),
-        ("ListRegistries", "\"registry.test:5000\""),
-        ("ExplainPlan", "\"reason\": \"Present\""),
-        ("WatchProgress", "\"caches\""),
-        ("GetQueue", "PULL_STATE_FINISHED"),
-        ("ListImages", "demo/web:1.0"),
-        ("GetRuntime", "\"answers\": true"),
-        ("GetDisk", "\"node\": \"n1\""),
-        ("ListUnknownErrors", "\"node\": \"n1\""),
-    ];
-    for (heading, part) in expected {
+    for (heading, part) in EXPECTED {
         let (_, commands) = examples
             .iter()
             .find(|(known, _)| *known == heading)
@@ -59,7 +63,7 @@ fn every_example_of_the_documentation_works_as_it_stands_there() {
         for method in run(&[&list]).lines() {
             let method = method.rsplit('.').next().unwrap();
             assert!(
-                expected.iter().any(|(heading, _)| *heading == method),
+                EXPECTED.iter().any(|(heading, _)| *heading == method),
                 "{method}"
             );
         }

@@ -201,7 +201,7 @@ fn the_largest_object_works_and_one_byte_more_is_refused_with_what_to_do() {
     more[0][0].push('2');
     let said = refused(&cluster, "large", &lists(&more, &here));
     assert!(
-        said.contains("more than 400000 bytes in all: split it into several ImageCaches"),
+        said.contains("more than 400000 bytes in all: split them into several ImageCaches"),
         "{said}"
     );
 

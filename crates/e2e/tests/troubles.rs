@@ -51,6 +51,12 @@ fn shows(cluster: &Cluster, heading: &str, part: &str) -> String {
         .unwrap()
 }
 
+/// The plugin shows the same in one command, which exits with a code other than 0.
+fn explains(cluster: &Cluster, command: &str, part: &str) {
+    let args: Vec<&str> = command.split_whitespace().collect();
+    cluster.fledged_explains(&args, part).unwrap();
+}
+
 /// Undoes what was planted, also where the test fails.
 fn planted(work: impl FnOnce(), undo: impl FnOnce()) {
     let result = catch_unwind(AssertUnwindSafe(work));
@@ -76,6 +82,8 @@ fn the_tag_is_wrong() {
         said.contains("demo/web:none") && said.contains("PullFailed"),
         "{said}"
     );
+    explains(&cluster, "status web -n shop", "no such image or tag");
+    explains(&cluster, "why n1", "no such image or tag");
 }
 
 #[test]
@@ -93,6 +101,8 @@ fn the_secret_is_wrong() {
     );
     let said = shows(&cluster, "The secret is wrong", "Unauthorized");
     assert!(!said.contains("nonsense"), "{said}");
+    explains(&cluster, "status web -n shop", "refuses the credentials");
+    explains(&cluster, "why n1", "refuses the credentials");
 }
 
 #[test]
@@ -105,6 +115,8 @@ fn the_registry_is_down() {
     );
     let said = shows(&cluster, "The registry is down", "RegistryUnavailable");
     assert!(said.contains("down.test:5002"), "{said}");
+    explains(&cluster, "status web -n shop", "registry does not answer");
+    explains(&cluster, "why n1", "registry does not answer");
 }
 
 #[test]
@@ -123,6 +135,7 @@ fn the_registry_says_429() {
             .find(|one| one["host"] == "faulty.test:5003")
             .unwrap();
         assert!(limited["budget"].as_u64().unwrap() < 64, "{said}");
+        explains(&cluster, "why n1", "answered 429");
     };
     planted(work, || drop(cluster.run(&["fault", "off"], "").unwrap()));
 }
@@ -157,6 +170,28 @@ fn the_disk_is_full() {
         create(&cluster, &[demo("web")], &json!({}));
         let said = shows(&cluster, "The disk is full", "DiskPressure");
         assert!(said.contains("% full"), "{said}");
+        explains(&cluster, "why n1", "image file system is too full");
+        explains(
+            &cluster,
+            "status web -n shop",
+            "image file system is too full",
+        );
+        let planned =
+            json!({"kind": "ImageCache", "spec": {"cacheSpec": [{"images": [demo("web")]}]}});
+        let file = std::env::temp_dir().join("kubefledged-full.json");
+        std::fs::write(&file, planned.to_string()).unwrap();
+        let plan = [
+            "plan",
+            "-f",
+            file.to_str().unwrap(),
+            "--plain-http",
+            "registry.test:5000",
+        ];
+        let said = cluster.fledged_on_node(&plan).unwrap();
+        assert!(
+            said.code == 3 && said.out.contains("does not fit"),
+            "{said:?}"
+        );
     };
     planted(work, || watermark("100"));
 }
@@ -169,6 +204,7 @@ fn a_node_is_cordoned() {
     let work = || {
         let said = shows(&cluster, "A node is cordoned", "\"Cordoned\"");
         assert!(said.contains("kubectl uncordon"), "{said}");
+        explains(&cluster, "why n2", "kubectl uncordon n2");
     };
     planted(work, || drop(cluster.kubectl("uncordon n2").unwrap()));
 }
@@ -181,7 +217,10 @@ fn a_node_is_not_ready() {
     create(&cluster, &[demo("web")], &json!({}));
     let away = cluster.clone();
     let back = std::thread::spawn(move || away.run(&["restart", "2", "kubelet", "90"], ""));
-    let work = || drop(shows(&cluster, "A node is not ready", "\"NotReady\""));
+    let work = || {
+        shows(&cluster, "A node is not ready", "\"NotReady\"");
+        explains(&cluster, "why n2", "condition Ready is not True");
+    };
     planted(work, || {
         back.join().unwrap().unwrap();
         let wait = "wait --for=condition=Ready node/n2 --timeout=60s";
@@ -199,6 +238,11 @@ fn a_node_is_excluded() {
     let work = || {
         let said = shows(&cluster, "A node is excluded", "\"Excluded\"");
         assert!(said.contains("kubefledged.io/exclude"), "{said}");
+        explains(
+            &cluster,
+            "why n2",
+            "kubectl label node n2 kubefledged.io/exclude-",
+        );
     };
     planted(work, || {
         cluster
@@ -245,6 +289,7 @@ fn the_puller_is_missing() {
             "{said}"
         );
         assert!(node["pullerSilent"].is_string(), "{said}");
+        explains(&cluster, "why n2", "no puller answers on the node");
     };
     planted(work, || {
         patch(&with(&image, "RollingUpdate"));
@@ -267,5 +312,6 @@ fn an_image_is_in_use() {
         "{said}"
     );
     assert!(!said.contains("demo/api:1.0"), "{said}");
+    explains(&cluster, "why n1 demo/web", "a container uses it");
     cluster.kubectl("delete pod user -n shop --now").unwrap();
 }

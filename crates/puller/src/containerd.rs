@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use kubefledged_proto::containerd::{
@@ -16,6 +16,7 @@ use kubefledged_proto::containerd::{
     },
 };
 use kubefledged_queue::{Bytes, Support};
+use tokio::sync::Mutex;
 use tonic::{Code, Request, Status, metadata::MetadataValue, transport::Channel};
 
 use crate::progress::{self, Active, Manifest, Plan};
@@ -36,7 +37,8 @@ const MOST_MANIFEST: usize = 4 << 20;
 pub struct Containerd {
     images: ImagesClient<Channel>,
     content: ContentClient<Channel>,
-    /// Progress of the watched pulls by image name.
+    /// Progress of the watched pulls by image name. Held while the runtime is asked: the queue and people may ask at the
+    /// same time.
     plans: Arc<Mutex<HashMap<String, Plan>>>,
 }
 
@@ -157,8 +159,8 @@ impl Containerd {
 
     /// Returns the progress of the pulls of these names, as far as they can be distinguished.
     pub async fn progress(&self, names: &[String]) -> Result<BTreeMap<String, Bytes>, Status> {
+        let mut plans = self.plans.lock().await;
         let active = self.statuses().await?;
-        let mut plans = std::mem::take(&mut *self.plans());
         plans.retain(|name, _| names.contains(name));
         for name in names {
             if !plans.contains_key(name)
@@ -168,7 +170,7 @@ impl Containerd {
             }
         }
         let mut seen = BTreeMap::new();
-        for (name, plan) in &mut plans {
+        for (name, plan) in plans.iter_mut() {
             for digest in plan.unseen(&active) {
                 if self.complete(digest.clone()).await? {
                     plan.complete(&digest);
@@ -176,7 +178,6 @@ impl Containerd {
             }
             seen.insert(name.clone(), plan.see(&active));
         }
-        *self.plans() = plans;
         Ok(seen)
     }
 
@@ -191,10 +192,6 @@ impl Containerd {
             Err(status) if status.code() == Code::NotFound => Ok(false),
             Err(status) => Err(status),
         }
-    }
-
-    fn plans(&self) -> std::sync::MutexGuard<'_, HashMap<String, Plan>> {
-        self.plans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn statuses(&self) -> Result<Active, Status> {

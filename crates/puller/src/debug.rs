@@ -57,6 +57,31 @@ impl Debug {
         self.inputs.send(input).map_err(|_| leaving())?;
         answer.await.map_err(|_| leaving())
     }
+
+    /// Brings the bytes of running pulls up to date. The queue itself looks only as often as its time limits need.
+    async fn look_at_bytes(&self, pulls: &mut [Pull]) -> Result<(), Status> {
+        let pulling = |pull: &&mut Pull| pull.state() == PullState::Pulling;
+        if !pulls.iter_mut().any(|pull| pulling(&pull)) {
+            return Ok(());
+        }
+        let (rows, _) = self.view(0, ROWS).await?;
+        let names = rows
+            .into_iter()
+            .filter_map(|row| (row.state == queue::PullState::Pulling).then_some(row.image));
+        // What cannot be seen now was seen before, or is unknown.
+        let seen = self
+            .node
+            .containerd
+            .progress(&names.collect::<Vec<_>>())
+            .await;
+        let seen = seen.unwrap_or_default();
+        for pull in pulls.iter_mut().filter(pulling) {
+            if let Some(bytes) = seen.get(&pull.image) {
+                (pull.done_bytes, pull.total_bytes) = (bytes.done, bytes.total);
+            }
+        }
+        Ok(())
+    }
 }
 
 #[tonic::async_trait]
@@ -95,6 +120,7 @@ impl PullerDebugService for Debug {
                 break (more, totals);
             }
         };
+        self.look_at_bytes(&mut pulls).await?;
         Ok(Response::new(GetQueueResponse {
             pulls,
             next_page_token: if more {

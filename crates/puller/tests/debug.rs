@@ -4,12 +4,14 @@
 
 mod common;
 
+use std::time::{Duration, Instant};
+
 use common::{NODE, Puller, image};
 use kubefledged_proto::debug::{
     GetDiskRequest, GetQueueRequest, GetRuntimeRequest, ListImagesRequest, PullState,
     puller_debug_service_client::PullerDebugServiceClient,
 };
-use kubefledged_testkit::{FakeRuntime, Removal, eventually};
+use kubefledged_testkit::{FakeRuntime, Native, Removal, eventually};
 use tonic::{
     Code,
     transport::{Channel, Endpoint},
@@ -129,4 +131,29 @@ async fn the_disk_is_shown_with_the_guards_watermark_and_what_it_would_do_now() 
     );
     let (_puller, disk) = start("100").await;
     assert_eq!((disk.watermark_percent, disk.refuses_pulls), (0, false));
+}
+
+#[tokio::test]
+async fn whoever_looks_at_a_running_pull_sees_the_bytes_of_this_moment() {
+    let runtime = FakeRuntime::containerd(Native::WithoutPins).unwrap();
+    let socket = runtime.socket();
+    let flags = ["--cri-socket-path", socket.to_str().unwrap()];
+    let mut puller = Puller::beside(runtime, &flags).await;
+    puller.runtime.block(A);
+    let mut pulling = puller.pull(1, vec![image(A)]).await;
+    pulling.accepted().await;
+    let mut debug = debug(&puller).await;
+    let begun = Instant::now();
+    for done in [10_u32, 20, 30] {
+        puller.runtime.fetch(A, done.into(), 50);
+        eventually("the bytes are shown", async || {
+            let answer = debug.get_queue(GetQueueRequest::default()).await.unwrap();
+            let pull = answer.into_inner().pulls.into_iter().next()?;
+            ((pull.done_bytes, pull.total_bytes) == (done.into(), 50)).then_some(())
+        })
+        .await;
+    }
+    // The queue itself would look every ten seconds.
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    puller.runtime.release(A);
 }

@@ -17,7 +17,7 @@ mod task;
 mod tests;
 
 pub use classify::{Class, Remedy, classify, without_signatures};
-pub use disk::full;
+pub use disk::{full, lacks_room};
 pub use event::{
     Answer, Authority, Bytes, Call, CallError, CallId, Checked, Command, Container, CredentialId,
     Disk, Event, Image, Mark, PinResult, Policy, PullOutcome, PullRequest, PullResult,

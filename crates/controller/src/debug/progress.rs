@@ -9,10 +9,12 @@ use kubefledged_engine::{
     CacheKey,
     view::{CacheRow, MOST_ROWS},
 };
-use kubefledged_proto::debug::{CacheSummary, WatchProgressResponse};
+use kubefledged_proto::debug::{
+    CacheSummary, PulledBytes, RunningPull, WatchProgressRequest, WatchProgressResponse,
+};
 use tonic::Status;
 
-use super::{Answers, Debug, rows, send};
+use super::{Answers, Debug, bytes::Meter, rows, send};
 
 /// What was sent last.
 pub struct Watch {
@@ -21,15 +23,24 @@ pub struct Watch {
     sent: BTreeMap<CacheKey, CacheSummary>,
     /// Pairs that were ready, and when.
     ready: Option<(i64, Instant)>,
+    /// Bytes of running pulls; `None`: nobody asked for them.
+    meter: Option<Meter>,
+    /// The bytes that were sent last.
+    told: Told,
 }
 
+/// The part of a message about bytes.
+type Told = (Option<PulledBytes>, Vec<RunningPull>);
+
 impl Watch {
-    pub fn new(only: Option<CacheKey>, until_settled: bool) -> Self {
+    pub fn new(only: Option<CacheKey>, request: &WatchProgressRequest) -> Self {
         Self {
             only,
-            until_settled,
+            until_settled: request.until_settled,
             sent: BTreeMap::new(),
             ready: None,
+            meter: request.bytes.then(Meter::default),
+            told: Told::default(),
         }
     }
 
@@ -37,6 +48,7 @@ impl Watch {
     fn changes(
         &mut self,
         caches: &[CacheRow],
+        told: Told,
         wall: i64,
         now: Instant,
     ) -> Vec<WatchProgressResponse> {
@@ -59,6 +71,7 @@ impl Watch {
         let remaining = (speed > 0.0 && left > 0.0)
             .then(|| Duration::try_from_secs_f64(left / speed).ok())
             .flatten();
+        let bytes_arrived = told.1 != self.told.1;
         let message = |caches: &[CacheSummary]| WatchProgressResponse {
             time: Some(prost_types::Timestamp {
                 seconds: wall,
@@ -67,8 +80,16 @@ impl Watch {
             caches: caches.to_vec(),
             images_per_second: speed,
             remaining: remaining.and_then(rows::duration),
+            bytes: told.0,
+            pulls: told.1.clone(),
         };
-        changed.chunks(MOST_ROWS).map(message).collect()
+        let messages = if changed.is_empty() && bytes_arrived {
+            vec![message(&[])]
+        } else {
+            changed.chunks(MOST_ROWS).map(message).collect()
+        };
+        self.told = told;
+        messages
     }
 
     fn settled(&self, caches: &[CacheRow]) -> bool {
@@ -100,7 +121,12 @@ impl Debug {
                 _ = ticks.tick() => {}
             }
             let (caches, wall) = self.all_caches(watch.only.clone()).await?;
-            for message in watch.changes(&caches, wall, Instant::now()) {
+            let mut told = Told::default();
+            if let Some(meter) = &mut watch.meter {
+                let (bytes, pulls) = self.bytes(meter, watch.only.clone()).await?;
+                told = (Some(bytes), pulls);
+            }
+            for message in watch.changes(&caches, told, wall, Instant::now()) {
                 if !send(answers, message).await {
                     return Ok(());
                 }

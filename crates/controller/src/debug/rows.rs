@@ -268,7 +268,7 @@ fn left(at: Tick, now: Now) -> Option<prost_types::Duration> {
     duration(Duration::from_millis(at.0.saturating_sub(now.tick.0)))
 }
 
-fn count(number: usize) -> u32 {
+pub fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 

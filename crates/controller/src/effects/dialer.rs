@@ -5,8 +5,9 @@ use std::{net::SocketAddr, sync::Arc};
 use kubefledged_contract::{MESSAGE_LIMIT, controller as contract};
 use kubefledged_engine::{NodeName, Puller};
 use kubefledged_process::tls::Connector;
-use kubefledged_proto::puller::{
-    GetInfoRequest, GetInfoResponse, puller_service_client::PullerServiceClient,
+use kubefledged_proto::{
+    debug::puller_debug_service_client::PullerDebugServiceClient,
+    puller::{GetInfoRequest, GetInfoResponse, puller_service_client::PullerServiceClient},
 };
 use tonic::{Request, transport::Channel};
 
@@ -15,6 +16,9 @@ use crate::{
     metrics::{Connected, Metrics},
     runtimes::KubeletRuntimes,
 };
+
+/// Pulls that a puller tells of in one answer for people.
+pub const MOST_PULLS: usize = 1000;
 
 /// A client on an open connection.
 pub type PullerClient = PullerServiceClient<Channel>;
@@ -35,6 +39,8 @@ pub struct Dialer {
 pub struct Connection {
     /// Its messages are limited for calls without images.
     pub client: PullerClient,
+    /// The same connection, for what people look at.
+    pub debug: PullerDebugServiceClient<Channel>,
     /// Pulls that the puller runs at a time; 0: it does not say.
     pub parallel_pulls: u32,
     _counted: Arc<Connected>,
@@ -65,9 +71,12 @@ impl Dial for Dialer {
 
     async fn dial(&self, target: &Target) -> Result<Connection, Arc<str>> {
         let connected = self.connect(target).await;
-        let (client, info) = connected.inspect_err(|_| self.metrics.not_connected())?;
+        let connected = connected.inspect_err(|_| self.metrics.not_connected());
+        let (channel, client, info) = connected?;
         Ok(Connection {
             client,
+            debug: PullerDebugServiceClient::new(channel)
+                .max_decoding_message_size(contract::largest_answer(MOST_PULLS)),
             parallel_pulls: contract::parallel_pulls(&info),
             _counted: self.metrics.connected(),
         })
@@ -75,11 +84,14 @@ impl Dial for Dialer {
 }
 
 impl Dialer {
-    async fn connect(&self, target: &Target) -> Result<(PullerClient, GetInfoResponse), Arc<str>> {
+    async fn connect(
+        &self,
+        target: &Target,
+    ) -> Result<(Channel, PullerClient, GetInfoResponse), Arc<str>> {
         let channel = dial::connect(self.connector.clone(), target.address)
             .await
             .map_err(|error| Arc::from(sentence(&error)))?;
-        let mut client = PullerServiceClient::new(channel)
+        let mut client = PullerServiceClient::new(channel.clone())
             .max_decoding_message_size(contract::largest_answer(0))
             .max_encoding_message_size(MESSAGE_LIMIT);
         let mut request = Request::new(GetInfoRequest {
@@ -101,7 +113,7 @@ impl Dialer {
             tracing::warn!(node = %target.node, error, "wrong container runtime");
             return Err(error.into());
         }
-        Ok((client, info))
+        Ok((channel, client, info))
     }
 }
 

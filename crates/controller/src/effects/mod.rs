@@ -6,6 +6,7 @@ pub(crate) mod dial;
 pub mod dialer;
 pub mod dockercfg;
 mod limits;
+pub mod looks;
 mod nodes;
 pub mod objects;
 mod pool;

@@ -63,6 +63,11 @@ impl Pullers {
         }
     }
 
+    /// The connections, also for questions that belong to no batch.
+    pub(super) fn pool(&self) -> &Pool<Dialer> {
+        &self.pool
+    }
+
     /// Carries out a batch. Outcomes are sent as events; the returned event says how the batch ended.
     pub async fn run(&self, batch: Batch, events: &mpsc::Sender<Event>) -> Event {
         let end = self.carry_out(&batch, events).await;

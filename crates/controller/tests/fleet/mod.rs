@@ -3,12 +3,21 @@
 
 #![allow(dead_code, reason = "not all who use it need all of it")]
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use futures::{FutureExt as _, future::BoxFuture};
 
 use kubefledged_api_types::{CacheSpecEntry, ImageCacheSpec, ImageCacheStatus, ImagePullPolicy};
 use kubefledged_controller::{
     debug::{self, Debug},
     driver::{self, Asking},
+    effects::looks::{Holdings, Looks},
     lease::Term,
     metrics::Metrics,
 };
@@ -17,7 +26,12 @@ use kubefledged_engine::{
     ImageResult, KeptReason, NodeFacts, NodeName, ObservedImage, Puller, Settings, Source, Work,
 };
 use kubefledged_process::debug as endpoint;
-use kubefledged_proto::debug::controller_debug_service_client::ControllerDebugServiceClient;
+use kubefledged_proto::{
+    debug::{
+        Pull as Pulling, PullState, controller_debug_service_client::ControllerDebugServiceClient,
+    },
+    puller::DiskUsage,
+};
 use prometheus_client::registry::Registry;
 use tokio::{
     net::TcpListener,
@@ -74,6 +88,7 @@ impl Fleet {
         let (holder, holds) = watch::channel("pod-1_00ff".to_owned());
         let shown = Debug {
             engine: engine.clone(),
+            pullers: Arc::new(Told::default()),
             standing: stands,
             holder: holds,
             namespace: "kube-fledged".into(),
@@ -155,6 +170,59 @@ impl Fleet {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).unwrap();
         endpoint.connect().await.unwrap()
     }
+}
+
+/// What pullers tell people: `slow` gets ten bytes more with every look, `held` is present, and n00001 does not answer.
+#[derive(Default)]
+struct Told {
+    looks: AtomicU64,
+}
+
+impl Looks for Told {
+    fn pulls<'a>(
+        &'a self,
+        node: &'a NodeName,
+        _: &'a Puller,
+    ) -> BoxFuture<'a, Result<Vec<Pulling>, Arc<str>>> {
+        let looks = self.looks.fetch_add(1, Ordering::Relaxed) + 1;
+        let pull = Pulling {
+            image: "r.test/slow:1".to_owned(),
+            state: PullState::Pulling.into(),
+            done_bytes: looks * 10,
+            total_bytes: 1000,
+            ..Pulling::default()
+        };
+        answered(node, vec![pull])
+    }
+
+    fn holdings<'a>(
+        &'a self,
+        node: &'a NodeName,
+        _: &'a Puller,
+        images: &'a [Arc<str>],
+    ) -> BoxFuture<'a, Result<Holdings, Arc<str>>> {
+        let held = images.iter().enumerate();
+        let held = held.filter(|(_, image)| image.contains("held"));
+        let holdings = Holdings {
+            present: held.map(|(at, _)| (at, 4_000_000)).collect(),
+            disk: Some(DiskUsage {
+                capacity_bytes: 1000,
+                available_bytes: 400,
+                watermark_percent: 80,
+            }),
+        };
+        answered(node, holdings)
+    }
+}
+
+fn answered<'a, T: Send + 'a>(node: &NodeName, answer: T) -> BoxFuture<'a, Result<T, Arc<str>>> {
+    let silent = &*node.0 == "n00001";
+    let answer = if silent {
+        Err("it is silent".into())
+    } else {
+        Ok(answer)
+    };
+    std::future::ready(answer).boxed()
 }
 
 pub fn key(name: &str) -> CacheKey {

@@ -4,12 +4,14 @@
 mod batches;
 mod caches;
 mod explain;
+mod fleet;
 mod nodes;
 mod page;
 mod pairs;
 mod rows;
 
 pub use explain::{PlanQuery, PlanRow, PlanStep};
+pub use fleet::{NodeRow, PullingRow, SpecRow};
 pub use page::{MOST_ROWS, Page};
 pub use pairs::{PairFailure, PairQuery, PairRow};
 pub use rows::{

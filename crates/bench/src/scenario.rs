@@ -81,9 +81,7 @@ impl World {
             return self.growth(images).await;
         }
         self.resize(nodes).await?;
-        if scenario == Scenario::Gate {
-            self.add_flags(&gate::FLAGS);
-        }
+        self.set_flags(&gate::FLAGS, scenario == Scenario::Gate);
         self.restart().await?;
         match scenario {
             Scenario::Cold => self.cold_and_after(images).await,

@@ -89,10 +89,12 @@ impl World {
         Ok(())
     }
 
-    /// More flags for controllers that start from now on.
-    pub fn add_flags(&mut self, flags: &[&str]) {
-        let flags = flags.iter().map(ToString::to_string);
-        self.program.flags.extend(flags);
+    /// Whether controllers that start from now on have these flags.
+    pub fn set_flags(&mut self, flags: &[&str], on: bool) {
+        let known = &mut self.program.flags;
+        known.retain(|flag| !flags.contains(&flag.as_str()));
+        let flags = flags.iter().filter(|_| on);
+        known.extend(flags.map(ToString::to_string));
     }
 
     /// One more controller.

@@ -365,6 +365,29 @@ mod tests {
     }
 
     #[test]
+    fn the_event_of_a_node_that_is_released_names_what_is_missing_and_why() {
+        let first = MissingImage {
+            cache: CacheKey {
+                namespace: "ns".into(),
+                name: "a".into(),
+            },
+            image: "r.test/web:9".into(),
+            failure: Some(("ImageNotFound".into(), "not found".into())),
+        };
+        let told = released(GateReason::ReleasedAfterFailure, Some(first), 2);
+        assert_eq!(
+            told,
+            "Pods may come: what is missing cannot be pulled. ImageCache ns/a: r.test/web:9 is missing: \
+             ImageNotFound: not found (2 more are missing)"
+        );
+        let told = released(GateReason::ReleasedByTimeout, None, 0);
+        assert!(
+            told.contains("time-out") && told.contains("not known yet"),
+            "{told}"
+        );
+    }
+
+    #[test]
     fn an_event_is_no_longer_than_the_api_server_accepts() {
         let long = "images \u{e4} ".repeat(500);
         let event = event(Severity::Normal, "R".to_owned(), "A".to_owned(), &long);

@@ -58,11 +58,14 @@ impl Gated {
         Joining { watch, up }
     }
 
-    /// Ends the node that joined, if it is there.
+    /// Ends the node that joined, if it is there. Its pods go too: the API server would show them as ready for a while.
     pub fn leave(&self) {
         if self.cluster.nodes().unwrap().contains(&JOINER.to_owned()) {
             self.cluster.run(&["remove-node", JOINER], "").unwrap();
         }
+        let pods = format!("pods -n {OURS} --field-selector spec.nodeName=n{JOINER}");
+        let delete = format!("delete {pods} --force --grace-period=0");
+        self.cluster.kubectl(&delete).unwrap();
     }
 
     /// A Node as it is now.

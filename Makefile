@@ -147,17 +147,6 @@ test-abuse: images ## Attack the ports, as a tenant, as a node and as a registry
 	$(CLUSTER) down; $(CLUSTER) up 3; hack/install; \
 	$(CARGO) test --locked --no-fail-fast --target $(TARGET) --package kubefledged-e2e --test abuse -- --test-threads=1 --ignored --nocapture
 
-<<<<<<< HEAD
-=======
-plugin: ## Build the kubectl plugin and copy it to PLUGIN_DIR=~/.local/bin, with its completions for kubectl
-	$(CARGO) build --locked --release --target $(TARGET) --package kubectl-fledged
-	install -d $(PLUGIN_DIR)
-	install target/$(TARGET)/release/kubectl-fledged crates/kubectl-fledged/kubectl_complete-fledged $(PLUGIN_DIR)
-
-krew: ## Write dist/fledged.yaml, the plugin's krew manifest, for the archives dist/kubectl-fledged_*.tar.gz
-	hack/krew
-
->>>>>>> plugin
 test-gate: images ## Test the node gate with nodes that join, in a cluster of its own
 	export CLUSTER_NAME=gate; trap '$(CLUSTER) down' EXIT; \
 	$(CLUSTER) down; $(CLUSTER) up; hack/install; \
@@ -167,7 +156,6 @@ bench-real-gate: images ## Measure what the node gate adds to the pulls of a new
 	export CLUSTER_NAME=gate; trap '$(CLUSTER) down' EXIT; \
 	$(CLUSTER) down; $(CLUSTER) up; hack/install; \
 	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test gate -- --test-threads=1 --ignored --nocapture measure
-<<<<<<< HEAD
 
 plugin: ## Build the kubectl plugin and copy it to PLUGIN_DIR=~/.local/bin, with its completions for kubectl
 	$(CARGO) build --locked --release --target $(TARGET) --package kubectl-fledged
@@ -176,8 +164,6 @@ plugin: ## Build the kubectl plugin and copy it to PLUGIN_DIR=~/.local/bin, with
 
 krew: ## Write dist/fledged.yaml, the plugin's krew manifest, for the archives dist/kubectl-fledged_*.tar.gz
 	hack/krew
-=======
->>>>>>> plugin
 
 package: ## Package the chart and its manifests as dist/kubefledged-VERSION.{tgz,yaml}, with the digests of dist/*.digest
 	hack/package

@@ -160,8 +160,8 @@ impl GateWriter {
         self.in_flight = Some(write);
     }
 
-    /// Takes the write that is in flight; it was carried out.
-    pub fn done(&mut self, now: Tick) -> Option<GateWrite> {
+    /// Takes the write that is in flight; it was carried out. The watch may have shown it before the answer came.
+    pub fn done(&mut self, facts: &GateFacts, now: Tick) -> Option<GateWrite> {
         let write = self.in_flight.take()?;
         let until = now.after(UNSEEN);
         let unseen = Some(Unseen { write, until });
@@ -169,6 +169,7 @@ impl GateWriter {
             GateWrite::Taints => self.taints = unseen,
             GateWrite::Condition(_) => self.condition = unseen,
         }
+        self.seen(facts);
         (self.failures, self.not_before) = (0, None);
         Some(write)
     }
@@ -291,7 +292,7 @@ mod tests {
         let (mut writer, now) = (GateWriter::default(), Tick(0));
         let released = facts(0);
         writer.begin(GateWrite::Condition(GateReason::Pulling));
-        assert!(writer.is_busy() && writer.done(now).is_some());
+        assert!(writer.is_busy() && writer.done(&released, now).is_some());
         let known = |writer: &GateWriter, at| writer.condition(&released, Tick(at));
         assert_eq!(known(&writer, 59_999), Some(GateReason::Pulling));
         assert_eq!(known(&writer, 60_000), Some(GateReason::ImagesCached));
@@ -299,6 +300,25 @@ mod tests {
         seen.condition = Some(GateReason::Pulling);
         writer.seen(&seen);
         assert_eq!(known(&writer, 1), Some(GateReason::ImagesCached));
+    }
+
+    #[test]
+    fn a_write_that_the_watch_showed_before_its_answer_counts_no_longer() {
+        let (mut writer, now) = (GateWriter::default(), Tick(0));
+        let shown = facts(0);
+        assert!(shown.taints.is_empty());
+        writer.begin(GateWrite::Taints);
+        writer.seen(&shown);
+        assert_eq!(writer.done(&shown, now), Some(GateWrite::Taints));
+        let mut tainted = facts(0);
+        tainted.taints = vec![PlacedTaint {
+            index: 0,
+            key: "k".into(),
+            effect: "NoSchedule".into(),
+        }]
+        .into();
+        writer.seen(&tainted);
+        assert!(writer.tainted(&tainted, Tick(1)));
     }
 
     #[test]

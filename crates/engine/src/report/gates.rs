@@ -81,7 +81,7 @@ impl Engine {
         };
         let writer = &mut node.gate.writer;
         let known = writer.condition(&facts.gate, now.tick);
-        let reason = match writer.done(now.tick) {
+        let reason = match writer.done(&facts.gate, now.tick) {
             Some(GateWrite::Taints) => node.gate.reason,
             // A condition that was not there held nobody that we know of.
             Some(GateWrite::Condition(reason)) => {

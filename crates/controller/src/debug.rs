@@ -30,7 +30,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, service::Routes};
 
-use crate::{driver::Asking, effects::looks::Looks, lease::Term};
+use crate::{driver::Asking, effects::queries::PullerQueries, lease::Term};
 
 pub(crate) use words::ineligible;
 
@@ -48,7 +48,7 @@ pub struct Debug {
     /// Asks the engine.
     pub engine: Asking,
     /// Asks the pullers.
-    pub pullers: Arc<dyn Looks>,
+    pub pullers: Arc<dyn PullerQueries>,
     /// The term while this process leads.
     pub standing: watch::Receiver<Option<Term>>,
     /// Holder of the Lease. Empty if there is none, or it is unknown.

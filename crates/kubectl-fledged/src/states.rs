@@ -23,16 +23,6 @@ pub enum Shown {
 }
 
 impl Shown {
-    /// All, the worst first.
-    pub const ALL: [Self; 6] = [
-        Self::Failed,
-        Self::Unreachable,
-        Self::Pending,
-        Self::Pulling,
-        Self::Out,
-        Self::Ready,
-    ];
-
     /// From the debug service's.
     pub fn of(state: State) -> Self {
         match state {

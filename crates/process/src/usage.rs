@@ -10,6 +10,9 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+const RESIDENT_MEMORY: &str = "Resident memory of this process.";
+const OPEN_FDS: &str = "Open file descriptors of this process, including sockets.";
+
 /// Collects memory, file descriptors and tasks. These grow if the process leaks.
 #[derive(Debug)]
 pub struct Usage;
@@ -18,17 +21,15 @@ impl Collector for Usage {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let used = Used::read();
         let mut show = |name, help, unit, metric| encode(&mut encoder, name, help, unit, &metric);
-        let resident = "Resident memory of this process.";
         show(
             "process_resident_memory",
-            resident,
+            RESIDENT_MEMORY,
             Some(&Unit::Bytes),
             ConstGauge::new(used.resident_bytes),
         )?;
-        let files = "Open file descriptors of this process, including sockets.";
         show(
             "process_open_fds",
-            files,
+            OPEN_FDS,
             None,
             ConstGauge::new(used.open_fds),
         )?;
@@ -66,15 +67,13 @@ impl Collector for Conventional {
         show("process_start_time", start, seconds, used.start_seconds)?;
         #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
         let (resident, files) = (used.resident_bytes as f64, used.open_fds as f64);
-        let memory = "Resident memory of this process.";
         show(
             "process_resident_memory",
-            memory,
+            RESIDENT_MEMORY,
             Some(&Unit::Bytes),
             resident,
         )?;
-        let open = "Open file descriptors of this process, including sockets.";
-        show("process_open_fds", open, None, files)
+        show("process_open_fds", OPEN_FDS, None, files)
     }
 }
 

@@ -59,11 +59,12 @@ impl Debug {
     }
 
     /// Brings the bytes of running pulls up to date. The queue itself looks only as often as its time limits need.
-    async fn look_at_bytes(&self, pulls: &mut [Pull]) -> Result<(), Status> {
+    async fn refresh_bytes(&self, pulls: &mut [Pull]) -> Result<(), Status> {
         let pulling = |pull: &&mut Pull| pull.state() == PullState::Pulling;
         if !pulls.iter_mut().any(|pull| pulling(&pull)) {
             return Ok(());
         }
+        // Of all pulls: those that are left out are forgotten there.
         let (rows, _) = self.view(0, ROWS).await?;
         let names = rows
             .into_iter()
@@ -120,7 +121,7 @@ impl PullerDebugService for Debug {
                 break (more, totals);
             }
         };
-        self.look_at_bytes(&mut pulls).await?;
+        self.refresh_bytes(&mut pulls).await?;
         Ok(Response::new(GetQueueResponse {
             pulls,
             next_page_token: if more {

@@ -12,7 +12,7 @@ use kubefledged_proto::debug::{Pull, PullState, PulledBytes, RunningPull};
 use tonic::Status;
 
 use super::{Debug, rows};
-use crate::effects::looks::Looks;
+use crate::effects::queries::PullerQueries;
 
 /// Nodes that are asked for one message. With more that pull, they take turns.
 const MOST_NODES: usize = 256;
@@ -36,7 +36,7 @@ pub struct Meter {
     past: VecDeque<(Instant, u64)>,
     /// The node that was asked last, if not all were.
     last: Option<NodeName>,
-    /// Nodes that pull, and those that told of it, at the last look.
+    /// Nodes that pull, and those that answered, when they were asked last.
     nodes: (usize, usize),
 }
 
@@ -113,7 +113,7 @@ impl Meter {
     }
 
     /// The message's part.
-    fn told(&mut self, now: Instant) -> PulledBytes {
+    fn report(&mut self, now: Instant) -> PulledBytes {
         let (done, total) = self.sums();
         self.past.push_back((now, done));
         while self.past.len() > 2 && now.duration_since(self.past[1].0) >= WINDOW {
@@ -168,20 +168,20 @@ impl Debug {
         let turn = meter.turn(&pulling);
         let answers = stream::iter(turn).map(|row| ask(self.pullers.clone(), row));
         let answers: Vec<_> = answers.buffer_unordered(AT_ONCE).collect().await;
-        let told = answers
+        let answered = answers
             .iter()
             .filter(|(_, answer)| answer.is_some())
             .count();
-        meter.nodes = (pulling.len(), told);
+        meter.nodes = (pulling.len(), answered);
         for (row, answer) in &answers {
             meter.note(row, answer.as_deref().unwrap_or_default());
         }
         meter.forget(&pulling);
-        Ok((meter.told(Instant::now()), meter.pulls()))
+        Ok((meter.report(Instant::now()), meter.pulls()))
     }
 }
 
-async fn ask(pullers: Arc<dyn Looks>, row: PullingRow) -> (PullingRow, Option<Vec<Pull>>) {
+async fn ask(pullers: Arc<dyn PullerQueries>, row: PullingRow) -> (PullingRow, Option<Vec<Pull>>) {
     let pulls = pullers.pulls(&row.node, &row.puller).await.ok();
     (row, pulls)
 }
@@ -217,15 +217,15 @@ mod tests {
     fn bytes_add_up_over_nodes_and_stay_when_pulls_end() {
         let (mut meter, start) = (Meter::default(), Instant::now());
         let (one, two) = (row("n1", "a:1"), row("n2", "a:1"));
-        meter.told(start);
+        meter.report(start);
         meter.note(&one, &[pull("a:1", 10, 100)]);
         meter.note(&two, &[pull("a:1", 30, 100)]);
-        let told = meter.told(start + Duration::from_secs(2));
-        assert_eq!((told.done_bytes, told.total_bytes), (40, 200));
-        assert_eq!(told.remaining.unwrap().seconds, 8);
+        let sent = meter.report(start + Duration::from_secs(2));
+        assert_eq!((sent.done_bytes, sent.total_bytes), (40, 200));
+        assert_eq!(sent.remaining.unwrap().seconds, 8);
         meter.forget(std::slice::from_ref(&two));
-        let told = meter.told(start + Duration::from_secs(3));
-        assert_eq!((told.done_bytes, told.total_bytes), (130, 200));
+        let sent = meter.report(start + Duration::from_secs(3));
+        assert_eq!((sent.done_bytes, sent.total_bytes), (130, 200));
         assert_eq!(meter.pulls().len(), 1);
     }
 

@@ -14,7 +14,7 @@ use kubefledged_proto::debug::{
 use tonic::Status;
 
 use super::{Answers, Debug, no_cache, rows, send, words};
-use crate::effects::looks::{Holdings, Looks};
+use crate::effects::queries::{Holdings, PullerQueries};
 
 /// Questions to pullers at the same time.
 const AT_ONCE: usize = 64;
@@ -154,7 +154,7 @@ fn byte(state: State) -> u8 {
     u8::try_from(i32::from(state)).unwrap_or(0)
 }
 
-async fn ask(pullers: Arc<dyn Looks>, row: SpecRow) -> SpecNode {
+async fn ask(pullers: Arc<dyn PullerQueries>, row: SpecRow) -> SpecNode {
     let images: Vec<Arc<str>> = row.images.iter().cloned().collect();
     let held = match &row.puller {
         Some(puller) => pullers.holdings(&row.node, puller, &images).await,

@@ -26,11 +26,11 @@ pub struct Watch {
     /// Bytes of running pulls; `None`: nobody asked for them.
     meter: Option<Meter>,
     /// The bytes that were sent last.
-    told: Told,
+    arrived: Arrived,
 }
 
 /// The part of a message about bytes.
-type Told = (Option<PulledBytes>, Vec<RunningPull>);
+type Arrived = (Option<PulledBytes>, Vec<RunningPull>);
 
 impl Watch {
     pub fn new(only: Option<CacheKey>, request: &WatchProgressRequest) -> Self {
@@ -40,7 +40,7 @@ impl Watch {
             sent: BTreeMap::new(),
             ready: None,
             meter: request.bytes.then(Meter::default),
-            told: Told::default(),
+            arrived: Arrived::default(),
         }
     }
 
@@ -48,7 +48,7 @@ impl Watch {
     fn changes(
         &mut self,
         caches: &[CacheRow],
-        told: Told,
+        arrived: Arrived,
         wall: i64,
         now: Instant,
     ) -> Vec<WatchProgressResponse> {
@@ -71,7 +71,7 @@ impl Watch {
         let remaining = (speed > 0.0 && left > 0.0)
             .then(|| Duration::try_from_secs_f64(left / speed).ok())
             .flatten();
-        let bytes_arrived = told.1 != self.told.1;
+        let bytes_arrived = arrived.1 != self.arrived.1;
         let message = |caches: &[CacheSummary]| WatchProgressResponse {
             time: Some(prost_types::Timestamp {
                 seconds: wall,
@@ -80,15 +80,15 @@ impl Watch {
             caches: caches.to_vec(),
             images_per_second: speed,
             remaining: remaining.and_then(rows::duration),
-            bytes: told.0,
-            pulls: told.1.clone(),
+            bytes: arrived.0,
+            pulls: arrived.1.clone(),
         };
         let messages = if changed.is_empty() && bytes_arrived {
             vec![message(&[])]
         } else {
             changed.chunks(MOST_ROWS).map(message).collect()
         };
-        self.told = told;
+        self.arrived = arrived;
         messages
     }
 
@@ -121,12 +121,12 @@ impl Debug {
                 _ = ticks.tick() => {}
             }
             let (caches, wall) = self.all_caches(watch.only.clone()).await?;
-            let mut told = Told::default();
+            let mut arrived = Arrived::default();
             if let Some(meter) = &mut watch.meter {
                 let (bytes, pulls) = self.bytes(meter, watch.only.clone()).await?;
-                told = (Some(bytes), pulls);
+                arrived = (Some(bytes), pulls);
             }
-            for message in watch.changes(&caches, told, wall, Instant::now()) {
+            for message in watch.changes(&caches, arrived, wall, Instant::now()) {
                 if !send(answers, message).await {
                     return Ok(());
                 }

@@ -6,11 +6,11 @@ pub(crate) mod dial;
 pub mod dialer;
 pub mod dockercfg;
 mod limits;
-pub mod looks;
 mod nodes;
 pub mod objects;
 mod pool;
 pub mod pullers;
+pub mod queries;
 
 use std::panic::AssertUnwindSafe;
 

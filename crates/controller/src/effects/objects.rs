@@ -231,18 +231,11 @@ fn released(reason: GateReason, first: Option<MissingImage>, more: usize) -> Str
         GateReason::ReleasedAfterFailure => "what is missing cannot be pulled",
         _ => "the time-out of the node gate is over",
     };
-    let Some(first) = first else {
-        return format!("Pods may come: {why}. The images on the node are not known yet");
+    let missing = match first {
+        Some(first) => first.sentence(more),
+        None => "The images on the node are not known yet".to_owned(),
     };
-    let failure = first.failure.map_or_else(String::new, |(reason, message)| {
-        format!(": {reason}: {message}")
-    });
-    let others = match more {
-        0 => String::new(),
-        more => format!(" ({more} more are missing)"),
-    };
-    let (image, cache) = (first.image, first.cache);
-    format!("Pods may come: {why}. ImageCache {cache}: {image} is missing{failure}{others}")
+    format!("Pods may come: {why}. {missing}")
 }
 
 /// Converts an Event to the API's form.

@@ -254,7 +254,8 @@ impl Pullers {
         }
     }
 
-    fn sizes(&self) -> MutexGuard<'_, PieceSizes<NodeName>> {
+    /// How many images each node is asked about in one call.
+    pub(super) fn sizes(&self) -> MutexGuard<'_, PieceSizes<NodeName>> {
         self.sizes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -17,7 +17,7 @@ use kubefledged_api_types::{CacheSpecEntry, ImageCacheSpec, ImageCacheStatus, Im
 use kubefledged_controller::{
     debug::{self, Debug},
     driver::{self, Asking},
-    effects::looks::{Holdings, Looks},
+    effects::queries::{Holdings, PullerQueries},
     lease::Term,
     metrics::Metrics,
 };
@@ -88,7 +88,7 @@ impl Fleet {
         let (holder, holds) = watch::channel("pod-1_00ff".to_owned());
         let shown = Debug {
             engine: engine.clone(),
-            pullers: Arc::new(Told::default()),
+            pullers: Arc::new(Answers::default()),
             standing: stands,
             holder: holds,
             namespace: "kube-fledged".into(),
@@ -172,23 +172,23 @@ impl Fleet {
     }
 }
 
-/// What pullers tell people: `slow` gets ten bytes more with every look, `held` is present, and n00001 does not answer.
+/// What pullers answer: `slow` gets ten bytes more with every query, `held` is present, and n00001 does not answer.
 #[derive(Default)]
-struct Told {
-    looks: AtomicU64,
+struct Answers {
+    queries: AtomicU64,
 }
 
-impl Looks for Told {
+impl PullerQueries for Answers {
     fn pulls<'a>(
         &'a self,
         node: &'a NodeName,
         _: &'a Puller,
     ) -> BoxFuture<'a, Result<Vec<Pulling>, Arc<str>>> {
-        let looks = self.looks.fetch_add(1, Ordering::Relaxed) + 1;
+        let queries = self.queries.fetch_add(1, Ordering::Relaxed) + 1;
         let pull = Pulling {
             image: "r.test/slow:1".to_owned(),
             state: PullState::Pulling.into(),
-            done_bytes: looks * 10,
+            done_bytes: queries * 10,
             total_bytes: 1000,
             ..Pulling::default()
         };

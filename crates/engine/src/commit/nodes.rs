@@ -69,7 +69,7 @@ impl Engine {
         }
         let node = &mut self.model.nodes[idx];
         node.gate.since = Some(stamp);
-        node.gate.writer.told = false;
+        node.gate.writer.reported = false;
         node.checks.since = Some(stamp);
         gate
     }

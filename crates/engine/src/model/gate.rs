@@ -117,8 +117,8 @@ pub struct GateWriter {
     not_before: Option<Tick>,
     taints: Option<Unseen>,
     condition: Option<Unseen>,
-    /// An Event has told that the node was released without images.
-    pub told: bool,
+    /// An Event has reported that the node was released without images.
+    pub reported: bool,
 }
 
 impl GateWriter {

@@ -89,10 +89,10 @@ impl Engine {
             }
             None => None,
         };
-        let Some(reason) = reason.filter(|reason| reason.is_fail_open() && !writer.told) else {
+        let Some(reason) = reason.filter(|reason| reason.is_fail_open() && !writer.reported) else {
             return;
         };
-        writer.told = true;
+        writer.reported = true;
         let Some(node) = node.name.clone() else {
             return;
         };
@@ -182,29 +182,11 @@ fn message(model: &Model, idx: NodeIdx, reason: GateReason, now: Now) -> String 
         GateReason::PullerUnavailable => SILENT.to_owned(),
         GateReason::PullFailed
         | GateReason::ReleasedAfterFailure
-        | GateReason::ReleasedByTimeout => told(&missing(model, idx, now)),
+        | GateReason::ReleasedByTimeout => match missing(model, idx, now) {
+            (Some(first), more) => first.sentence(more),
+            (None, _) => "the images on the node are not known yet".to_owned(),
+        },
     }
-}
-
-/// The first missing image and how many more there are, in a sentence.
-fn told((first, more): &(Option<MissingImage>, usize)) -> String {
-    let Some(MissingImage {
-        cache,
-        image,
-        failure,
-    }) = first
-    else {
-        return "the images on the node are not known yet".to_owned();
-    };
-    let why = failure.as_ref();
-    let why = why.map_or_else(String::new, |(reason, message)| {
-        format!(": {reason}: {message}")
-    });
-    let others = match more {
-        0 => String::new(),
-        more => format!(" ({more} more are missing)"),
-    };
-    format!("ImageCache {cache}: {image} is missing{why}{others}")
 }
 
 /// The first image that a gating cache misses on a node, one whose pull failed if there is any, and how many more there

@@ -227,6 +227,26 @@ pub struct MissingImage {
     pub failure: Option<(Arc<str>, Arc<str>)>,
 }
 
+impl MissingImage {
+    /// A sentence without a full stop. `more`: how many others are missing.
+    pub fn sentence(&self, more: usize) -> String {
+        let Self {
+            cache,
+            image,
+            failure,
+        } = self;
+        let why = failure.as_ref();
+        let why = why.map_or_else(String::new, |(reason, message)| {
+            format!(": {reason}: {message}")
+        });
+        let others = match more {
+            0 => String::new(),
+            more => format!(" ({more} more are missing)"),
+        };
+        format!("ImageCache {cache}: {image} is missing{why}{others}")
+    }
+}
+
 /// A change in how a node stands with all caches together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NodeTransition {

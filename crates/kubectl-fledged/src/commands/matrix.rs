@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
+use clap::ValueEnum as _;
 use serde::Serialize;
 
 use crate::{
@@ -135,19 +136,26 @@ fn letters(grid: &Grid) -> String {
     });
     text += "\n";
     text += &columns(&head, rows);
-    let legend = Shown::ALL.map(|state| format!("{} {}", state.letter(), state.word()));
+    let states = Shown::value_variants().iter();
+    let legend: Vec<_> = states
+        .map(|state| format!("{} {}", state.letter(), state.word()))
+        .collect();
     let _ = writeln!(text, "\n{}", legend.join(", "));
     text
 }
 
 /// The number of images in each state on each node.
 fn counts(grid: &Grid) -> String {
-    let words = Shown::ALL.map(|state| state.word().to_uppercase());
+    let states = Shown::value_variants();
+    let words: Vec<_> = states
+        .iter()
+        .map(|state| state.word().to_uppercase())
+        .collect();
     let words = words.iter().map(String::as_str);
     let head: Vec<&str> = std::iter::once("NODE").chain(words).collect();
     let rows = grid.nodes.iter().map(|line| {
-        let counts = Shown::ALL.map(|state| {
-            let count = line.states.iter().filter(|known| **known == state).count();
+        let counts = states.iter().map(|state| {
+            let count = line.states.iter().filter(|known| *known == state).count();
             if count == 0 {
                 "-".to_owned()
             } else {

@@ -17,10 +17,8 @@ use super::{
     pullers::Pullers,
 };
 
-/// Whoever looks at progress does not wait longer for one node.
-const GLANCE: Duration = Duration::from_secs(2);
-/// Images that a node is asked about in one call.
-const PIECE: usize = 512;
+/// Whoever watches progress does not wait longer for one node.
+const QUERY_LIMIT: Duration = Duration::from_secs(2);
 
 /// What a node holds of some images.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -32,7 +30,7 @@ pub struct Holdings {
 }
 
 /// Asks pullers. The error is a sentence for people.
-pub trait Looks: Send + Sync {
+pub trait PullerQueries: Send + Sync {
     /// Pulls that run on a node or ended there in the last minutes.
     fn pulls<'a>(
         &'a self,
@@ -49,7 +47,7 @@ pub trait Looks: Send + Sync {
     ) -> BoxFuture<'a, Result<Holdings, Arc<str>>>;
 }
 
-impl Looks for Pullers {
+impl PullerQueries for Pullers {
     fn pulls<'a>(
         &'a self,
         node: &'a NodeName,
@@ -70,11 +68,11 @@ impl Looks for Pullers {
             let target = Target::new(node, puller);
             let borrowed = self.pool().borrow(&target).await?;
             let mut client = borrowed.connection().debug.clone();
-            let answer = within(GLANCE, client.get_queue(request)).await;
+            let answer = within(QUERY_LIMIT, client.get_queue(request)).await;
             answer.map_err(|status| Arc::from(status.message()))
         };
         async move {
-            let asked = tokio::time::timeout(GLANCE, asked).await;
+            let asked = tokio::time::timeout(QUERY_LIMIT, asked).await;
             let answer = asked.unwrap_or_else(|_| Err("the puller does not answer".into()));
             answer.map(|answer| answer.pulls)
         }
@@ -91,7 +89,8 @@ impl Looks for Pullers {
             let target = Target::new(node, puller);
             let borrowed = self.pool().borrow(&target).await?;
             let mut holdings = Holdings::default();
-            for (at, piece) in images.chunks(PIECE).enumerate() {
+            let size = self.sizes().of(node);
+            for (at, piece) in images.chunks(size).enumerate() {
                 let request = CheckImagesRequest {
                     node_name: node.to_string(),
                     references: piece.iter().map(ToString::to_string).collect(),
@@ -101,7 +100,7 @@ impl Looks for Pullers {
                 let mut client = client.max_decoding_message_size(most);
                 let answer = within(PIECE_LIMIT, client.check_images(request)).await;
                 let answer = answer.map_err(|status| Arc::<str>::from(status.message()))?;
-                holdings.add(at * PIECE, piece.len(), answer);
+                holdings.add(at * size, piece.len(), answer);
             }
             Ok(holdings)
         }

@@ -69,7 +69,7 @@ impl World {
         match verb {
             Verb::Remove => told.extend(self.wrong_removals(who, batch, &names)),
             Verb::Pull => {
-                told.extend(self.unrecorded(batch.cache.as_ref(), &names));
+                told.extend(self.unrecorded(who, batch.cache.as_ref(), &names));
                 told.extend(self.over_limit(who, batch, &names));
             }
             Verb::Check => {}
@@ -138,14 +138,20 @@ impl World {
         })
     }
 
-    /// What may come to lie on nodes is written down before.
+    /// What may come to lie on nodes is written down before. A controller whose watch is broken pulls for an object that
+    /// is gone, whose names nobody can look up any more.
     fn unrecorded(
         &self,
+        who: usize,
         key: Option<&CacheKey>,
         names: &[String],
     ) -> Option<(&'static str, String)> {
         let key = key?;
         let object = self.api.cache(&key.to_string())?;
+        let seen = self.controllers[who].view.caches.get(key)?;
+        if seen.uid != object.uid.to_string() {
+            return None;
+        }
         let known: BTreeSet<String> = object
             .ever_applied
             .iter()

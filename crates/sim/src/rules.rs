@@ -40,6 +40,8 @@ pub struct View {
     pub nodes: BTreeMap<NodeName, NodeFacts>,
     /// Batches that have not ended.
     pub live: BTreeMap<BatchId, Asked>,
+    /// Statuses that are being written.
+    pub writing: BTreeMap<CacheKey, ImageCacheStatus>,
     /// When the last removal was asked for.
     pub removal_at: u64,
     /// Whether a node held a name when that was last told.
@@ -57,6 +59,8 @@ pub struct Asked {
     verb: Verb,
     /// For which cache.
     cache: Option<CacheKey>,
+    /// Its UID then. An object of the same name may have followed it.
+    uid: Option<String>,
     /// Of its images; a pull that only pins counts for none.
     host: String,
     /// When it was last heard of.
@@ -199,6 +203,13 @@ impl World {
                 view.caches.insert(object.key.clone(), (**object).clone());
             }
             EngineEvent::CacheDeleted(key) => drop(view.caches.remove(key)),
+            // It knows what it has written, also while its watch is broken.
+            EngineEvent::StatusWritten(key, Ok(_)) => {
+                let status = view.writing.remove(key);
+                if let (Some(object), Some(status)) = (view.caches.get_mut(key), status) {
+                    object.status = status;
+                }
+            }
             EngineEvent::NodeApplied(node, facts) => {
                 view.sees(node, facts, now, wall);
                 view.nodes.insert(node.clone(), facts.clone());

@@ -81,6 +81,10 @@ impl World {
             node: batch.node.clone(),
             verb,
             cache: batch.cache.clone(),
+            uid: batch.cache.as_ref().and_then(|key| {
+                let object = self.controllers[who].view.caches.get(key);
+                object.map(|object| object.uid.clone())
+            }),
             host: self.controllers[who].view.charged(batch, &names),
             heard: self.now,
             names: names.into_iter().map(Some).collect(),
@@ -118,7 +122,9 @@ impl World {
         let pulls = || view.live.values().filter(|asked| asked.verb == Verb::Pull);
         let object = batch.cache.as_ref().and_then(|key| view.caches.get(key))?;
         if let Some(NodeShare::Count(most)) = object.spec.max_concurrent_nodes {
-            let mine = pulls().filter(|asked| asked.cache == batch.cache);
+            let uid = Some(&object.uid);
+            let mine =
+                pulls().filter(|asked| asked.cache == batch.cache && asked.uid.as_ref() == uid);
             let nodes: BTreeSet<&NodeName> = mine.map(|asked| &asked.node).collect();
             if !nodes.contains(&batch.node) && nodes.len() >= most.max(1) as usize {
                 let told = format!("{} beside {nodes:?} for {}", batch.node, object.key);
@@ -195,6 +201,8 @@ impl World {
         if let Some(lie) = lie {
             self.broken("Ready is true only of what was seen", lie);
         }
+        let writing = &mut self.controllers[who].view.writing;
+        writing.insert(key.clone(), status.clone());
     }
 
     fn false_ready(&self, who: usize, key: &CacheKey, status: &ImageCacheStatus) -> Option<String> {

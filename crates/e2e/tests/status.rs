@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kubefledged_e2e::{Cluster, demo, install::shell_blocks};
+use kubefledged_e2e::{Cluster, demo, document::block, install::shell_blocks};
 use serde_json::{Value, json};
 
 /// Status and cause, as kstatus computes them.
@@ -238,6 +238,33 @@ fn the_guides_command_puts_the_health_check_into_argo_cds_configuration() {
         map["data"]["resource.customizations.health.kubefledged.io_ImageCache"],
         include_str!("../../../docs/argocd/health.lua")
     );
+}
+
+/// Flux's own definition, from the module of its release.
+const FLUX: &str = "github.com/fluxcd/kustomize-controller@v1.9.0";
+const FLUX_CRD: &str = "config/crd/bases/kustomize.toolkit.fluxcd.io_kustomizations.yaml";
+
+#[test]
+fn an_api_server_with_fluxs_definition_takes_the_objects_of_the_guide() {
+    let (cluster, _nodes) = Cluster::exclusive("shop").unwrap();
+    let crd = format!(
+        "crd=$(cd \"$(mktemp -d)\" && go mod download -json {FLUX} | jq -r .Dir)/{FLUX_CRD}
+         kubectl create namespace flux-system; kubectl apply --server-side -f \"$crd\"
+         kubectl wait --for=condition=Established crd/kustomizations.kustomize.toolkit.fluxcd.io --timeout=30s"
+    );
+    cluster.shell(&crd).unwrap();
+    for language in ["yaml", "yaml\n# One object"] {
+        let objects = block("docs/gitops.md", language).unwrap();
+        let strict = ["kubectl", "create", "--dry-run=server", "--validate=strict"];
+        let said = cluster.run(&[&strict[..], &["-f", "-"]].concat(), &objects);
+        assert!(said.unwrap().contains("kustomization"), "{language}");
+        // It is the definition that accepts: it refuses a field that Flux does not have.
+        let typo = objects.replace("  prune: true", "  prume: true");
+        let said = cluster.run(&[&strict[..], &["-f", "-"]].concat(), &typo);
+        assert!(said.unwrap_err().to_string().contains("prume"));
+    }
+    let remove = "kubectl delete crd kustomizations.kustomize.toolkit.fluxcd.io; kubectl delete namespace flux-system --wait=false";
+    cluster.shell(remove).unwrap();
 }
 
 /// Two tools that apply one object: the second one is told which field the first one owns.

@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package plugin krew sbom test-dashboard test-ui test-install test-runtimes test-faults test-abuse test-gate bench-real-gate sim sim-mutations fuzz soak \
+.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package plugin krew sbom test-dashboard lint-ui test-ui test-install test-runtimes test-faults test-abuse test-gate bench-real-gate sim sim-mutations fuzz soak \
 	bench-engine bench-queue bench-guard bench-real bench-real-big bench-real-install bench-fleet bench-inside \
 	deploy-using-yaml remove-kubefledged update down test-vectors test-status
 
@@ -126,7 +126,11 @@ test-dashboard: setup ## Run the dashboard's queries in a Prometheus that scrape
 	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test dashboard -- --ignored; \
 	$(CARGO) run --quiet --locked --target $(TARGET) --package kubefledged-bench --bin dashboard -- $$KUBEFLEDGED_DASHBOARD docs/dashboard.svg
 
-test-ui: ## Test the page of `kubectl fledged ui` in headless Chromium on the local cluster with the chart installed, and draw docs/ui.png
+lint-ui: ## Lint the page of `kubectl fledged ui` with Biome (an npm package)
+	command -v npm >/dev/null || { echo "install Debian's package npm" >&2; exit 1; }
+	npm exec --yes @biomejs/biome@2.3.8 -- lint --error-on-warnings --skip=suspicious/noRedundantUseStrict crates/kubectl-fledged/ui
+
+test-ui: lint-ui ## Lint and test the page of `kubectl fledged ui` in headless Chromium on the local cluster with the chart installed, and draw docs/ui.png
 	command -v chromium >/dev/null || { echo "install Debian's package chromium" >&2; exit 1; }
 	$(CARGO) build --quiet --locked --target $(TARGET) --package kubectl-fledged
 	export KUBEFLEDGED_SCREENSHOT=$(CURDIR)/docs/ui.png; \

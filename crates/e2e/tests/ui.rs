@@ -77,6 +77,38 @@ fn the_page_shows_a_planted_failure_its_cause_and_changes_without_a_reload() {
         browser.screenshot(Path::new(&path)).unwrap();
     }
 
+    // The page of the node, and from there that of the image.
+    browser.value(&press("n")).unwrap();
+    shows(&cluster, &mut browser, "page-title", "Node n1");
+    shows(&cluster, &mut browser, "page-counts", "1 of 2 are present");
+    shows(&cluster, &mut browser, "rows", "api:nonefailed");
+    shows(&cluster, &mut browser, "why", "n1");
+    browser
+        .value("document.querySelector('#rows button').click()")
+        .unwrap();
+    shows(&cluster, &mut browser, "why", "api:none on n1");
+    browser
+        .value("document.querySelectorAll('#why a')[1].click()")
+        .unwrap();
+    shows(
+        &cluster,
+        &mut browser,
+        "page-title",
+        "Image registry.test:5000/demo/api:none",
+    );
+    shows(&cluster, &mut browser, "page-counts", "0 of 2 are present");
+    shows(&cluster, &mut browser, "rows", "n1failedn2failed");
+    browser
+        .value("document.getElementById('back').click()")
+        .unwrap();
+    let hidden =
+        "document.getElementById('page').hidden && !document.getElementById('overview').hidden";
+    cluster
+        .until(Duration::from_secs(10), "the overview is back", || {
+            Ok((browser.value(hidden)? == Value::from(true)).then_some(()))
+        })
+        .unwrap();
+
     // The same document sees the change.
     browser.value("window.mark = 1").unwrap();
     cluster

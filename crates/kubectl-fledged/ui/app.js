@@ -118,14 +118,15 @@ function choose(row, column) {
   redraw();
 }
 
-async function explain(whole) {
-  const line = matrix.rows[chosen.row];
-  if (!line) return;
-  const query = { node: line.node };
-  if (!whole) query.image = matrix.images[chosen.column];
+/** Says why a node lacks an image, or all that it lacks. */
+async function explain(node, image) {
+  const query = image ? { node, image } : { node };
   try {
     const answer = await get("api/why", query);
-    const parts = [element("h3", whole ? line.node : `${query.image} on ${line.node}`)];
+    const parts = [element("h3", image ? `${image} on ${node}` : node)];
+    const links = element("p", "");
+    links.append(link("node", node), image ? link("image", image) : "");
+    parts.push(links);
     for (const sentence of answer.sentences) {
       parts.push(element("p", `${sentence.text}.`));
       if (sentence.said) parts.push(element("p", `${sentence.reason}: ${sentence.said}`));
@@ -136,6 +137,80 @@ async function explain(whole) {
   } catch (error) {
     told(error.message);
   }
+}
+
+function explainChosen() {
+  const line = matrix.rows[chosen.row];
+  if (line) explain(line.node, matrix.images[chosen.column]);
+}
+
+// === the page of a node and that of an image. The address names it: #NAMESPACE/NAME/node/NODE
+
+/** ImageCache and page of the address. */
+function address() {
+  const [namespace, name, kind, of] = location.hash.slice(1).split("/").map(decodeURIComponent);
+  return { cache: name ? `${namespace}/${name}` : "", kind, of };
+}
+
+function hash(...parts) {
+  return `#${[...$("cache").value.split("/"), ...parts].map(encodeURIComponent).join("/")}`;
+}
+
+function link(kind, of) {
+  const made = element("a", `${kind} ${of}`);
+  made.href = hash(kind, of);
+  return made;
+}
+
+/** Name and state of each image of a node, or of each node that an image may be on; the worst first. */
+function pairs(kind, of) {
+  if (kind === "node") {
+    const line = matrix.rows.find((row) => row.node === of);
+    return line ? matrix.images.map((image, column) => [image, line.states[column]]) : [];
+  }
+  const column = matrix.images.indexOf(of);
+  return column < 0 ? [] : matrix.rows.map((row) => [row.node, row.states[column]]);
+}
+
+function page() {
+  const { kind, of } = address();
+  const shown = kind === "node" || kind === "image";
+  $("page").hidden = !shown;
+  $("overview").hidden = shown;
+  if (!shown) return redraw();
+  const all = pairs(kind, of).sort((one, other) => WORST.indexOf(one[1]) - WORST.indexOf(other[1]));
+  const ready = all.filter(([, state]) => state === "#").length;
+  const wanted = all.filter(([, state]) => state !== "-").length;
+  $("page-title").textContent = `${kind === "node" ? "Node" : "Image"} ${of}`;
+  $("page-of").textContent = kind === "node" ? "Image" : "Node";
+  $("page-counts").textContent = all.length ? `${ready} of ${wanted} are present.` : `This ImageCache has no such ${kind}.`;
+  $("back").href = hash();
+  $("rows").replaceChildren(...all.map(([name, state]) => {
+    const row = document.createElement("tr");
+    const why = element("button", name);
+    why.addEventListener("click", () => (kind === "node" ? explain(of, name) : explain(name, of)));
+    const cell = document.createElement("td");
+    cell.append(why);
+    const square = document.createElement("i");
+    square.style.background = `var(--${STATES[state] || "out"})`;
+    const told = document.createElement("td");
+    told.append(square, STATES[state] || "out");
+    row.append(cell, told);
+    return row;
+  }));
+}
+
+/** Shows what the address names. */
+function show() {
+  const { cache: wanted, kind, of } = address();
+  if (wanted && wanted !== $("cache").value && [...$("cache").options].some((option) => option.value === wanted)) {
+    $("cache").value = wanted;
+    load().then(follow, (error) => told(error.message));
+  }
+  page();
+  if ($("page").hidden) return;
+  $("page-title").focus();
+  if (kind === "node") explain(of);
 }
 
 // === what is shown
@@ -161,7 +236,7 @@ async function load() {
     one.host, one.inFlight, one.budget, one.waitingNodes, one.limitedSeconds === null ? "never" : `${one.limitedSeconds} s ago`,
   ]));
   choose(chosen.row, chosen.column);
-  redraw();
+  page();
 }
 
 function progress(step) {
@@ -193,11 +268,12 @@ function follow() {
 async function start() {
   const caches = await get("api/caches");
   $("cache").replaceChildren(...caches.map((name) => element("option", name)));
-  const wanted = decodeURIComponent(location.hash.slice(1));
+  const wanted = address().cache;
   if (caches.includes(wanted)) $("cache").value = wanted;
   if (!caches.length) return told("There is no ImageCache.");
   await load();
   follow();
+  show();
 }
 
 const MOVES = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1], PageUp: [-20, 0], PageDown: [20, 0] };
@@ -206,8 +282,9 @@ view.addEventListener("scroll", redraw, { passive: true });
 view.addEventListener("keydown", (event) => {
   const move = MOVES[event.key];
   if (move) choose(chosen.row + move[0], chosen.column + move[1]);
-  else if (event.key === "Enter") explain(false);
-  else if (event.key === "n") explain(true);
+  else if (event.key === "Enter") explainChosen();
+  else if (event.key === "n") location.hash = hash("node", matrix.rows[chosen.row]?.node ?? "");
+  else if (event.key === "i") location.hash = hash("image", matrix.images[chosen.column] ?? "");
   else return;
   event.preventDefault();
 });
@@ -217,16 +294,17 @@ view.addEventListener("click", (event) => {
   const x = event.clientX - box.left;
   if (x < LEFT) {
     choose(row, chosen.column);
-    explain(true);
+    location.hash = hash("node", matrix.rows[chosen.row]?.node ?? "");
   } else {
     choose(row, Math.floor((x - LEFT) / CELL) + Math.floor(view.scrollLeft / CELL));
-    explain(false);
+    explainChosen();
   }
 });
 $("cache").addEventListener("change", () => {
-  location.hash = encodeURIComponent($("cache").value);
+  location.hash = hash();
   load().then(follow, (error) => told(error.message));
 });
+addEventListener("hashchange", show);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 new ResizeObserver(redraw).observe(view);
 start().catch((error) => told(error.message));

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "kubefledged/puller/v1/puller.proto",
+    "kubefledged/peer/v1/peer.proto",
     "kubefledged/debug/v1/controller.proto",
     "kubefledged/debug/v1/puller.proto",
     "runtime/v1/api.proto",
@@ -19,6 +20,7 @@ const REFLECTED: [(&str, &[&str]); 2] = [
         "puller",
         &[
             "kubefledged/puller/v1/puller.proto",
+            "kubefledged/peer/v1/peer.proto",
             "kubefledged/debug/v1/puller.proto",
         ],
     ),

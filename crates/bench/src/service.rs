@@ -13,8 +13,9 @@ use kubefledged_proto::puller::{
     Accepted, Authority, CancelPullsRequest, CancelPullsResponse, CheckImagesRequest,
     CheckImagesResponse, GetInfoRequest, GetInfoResponse, Heartbeat, ListImagesRequest,
     ListImagesResponse, NodeImage, PullImagesRequest, PullImagesResponse, PullOutcome,
-    PullOutcomes, RemoveImagesRequest, RemoveImagesResponse, RemoveOutcomes, Support,
-    pull_images_response, puller_service_server::PullerService, remove_images_response,
+    PullOutcomes, RemoveImagesRequest, RemoveImagesResponse, RemoveOutcomes,
+    SetPeerIdentityRequest, SetPeerIdentityResponse, Support, pull_images_response,
+    puller_service_server::PullerService, remove_images_response,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -132,6 +133,13 @@ impl PullerService for Service {
     type PullImagesStream = Outgoing<PullImagesResponse>;
     type RemoveImagesStream = Outgoing<RemoveImagesResponse>;
     type ListImagesStream = Outgoing<ListImagesResponse>;
+
+    async fn set_peer_identity(
+        &self,
+        _request: Request<SetPeerIdentityRequest>,
+    ) -> Result<Response<SetPeerIdentityResponse>, Status> {
+        Err(Status::unimplemented("no layers from other nodes"))
+    }
 
     async fn get_info(
         &self,

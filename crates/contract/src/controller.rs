@@ -61,6 +61,7 @@ pub fn pull_request(
         authority: Some(authority(batch)),
         images,
         credentials,
+        ticket_signer: Vec::new(),
     }
 }
 
@@ -256,6 +257,9 @@ fn image_pull(
         credentials,
         fallback_deadline_ms: millis(item.fallback_deadline),
         cache: String::new(),
+        peers: Vec::new(),
+        ticket: None,
+        hold_layers_ms: 0,
     }
 }
 

@@ -195,6 +195,7 @@ pub fn checked(report: queue::Report) -> CheckImagesResponse {
             watermark_percent: report.watermark.into(),
         }),
         pin_support: support(report.pins).into(),
+        peer_support: Support::Unspecified.into(),
     }
 }
 
@@ -242,6 +243,9 @@ fn pull_outcome(outcome: queue::PullOutcome) -> PullOutcome {
         took_ms: u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX),
         pin: pin.into(),
         pin_message,
+        peer_bytes: 0,
+        registry_bytes: 0,
+        wasted_bytes: 0,
     }
 }
 

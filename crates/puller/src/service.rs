@@ -17,7 +17,7 @@ use kubefledged_proto::puller::{
     CancelPullsRequest, CancelPullsResponse, CheckImagesRequest, CheckImagesResponse, Credential,
     GetInfoRequest, GetInfoResponse, ListImagesRequest, ListImagesResponse, NodeImage,
     PullImagesRequest, PullImagesResponse, RemoveImagesRequest, RemoveImagesResponse,
-    puller_service_server::PullerService,
+    SetPeerIdentityRequest, SetPeerIdentityResponse, Support, puller_service_server::PullerService,
 };
 use kubefledged_queue::{CredentialId, Event, StreamId};
 use tokio::sync::{mpsc, watch};
@@ -175,6 +175,13 @@ impl PullerService for Service {
     type RemoveImagesStream = Outgoing<RemoveImagesResponse>;
     type ListImagesStream = Outgoing<ListImagesResponse>;
 
+    async fn set_peer_identity(
+        &self,
+        _request: Request<SetPeerIdentityRequest>,
+    ) -> Result<Response<SetPeerIdentityResponse>, Status> {
+        Err(Status::unimplemented("no layers from other nodes"))
+    }
+
     async fn get_info(
         &self,
         request: Request<GetInfoRequest>,
@@ -197,6 +204,9 @@ impl PullerService for Service {
             features: self.node.features(),
             trusted_ca_fingerprints: trusted,
             leaf_serial: serial,
+            peer_support: Support::No.into(),
+            peer_certificate_request: Vec::new(),
+            peer_serial: String::new(),
         }))
     }
 

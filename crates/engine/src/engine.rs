@@ -32,6 +32,8 @@ impl Engine {
                 self.model.leadership.begun = false;
             }
             Event::Outcomes(batch, outcomes) => self.outcomes(now, batch, outcomes),
+            // Nothing is decided by it yet.
+            Event::Transfers(..) => {}
             Event::Checked(batch, report) => self.checked(now.tick, batch, report),
             Event::BatchEnded(batch, end) => self.batch_ended(now, batch, end),
             Event::SecretsRead(key, problems) => self.secrets_read(&key, problems),

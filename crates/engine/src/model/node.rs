@@ -103,6 +103,8 @@ pub struct RuntimeReport {
     pub ids: BTreeMap<ImageId, Arc<str>>,
     /// Whether the runtime lets us pin images; `None`: not known.
     pub can_pin: Option<bool>,
+    /// Whether the runtime can take layers from other nodes and hand them on; `None`: not known.
+    pub can_share: Option<bool>,
     /// The image file system at the last check; `None`: not known.
     pub disk: Option<Disk>,
     /// It is above its watermark, as that check or a pin since then found.
@@ -290,6 +292,7 @@ impl Node {
             }
         }
         runtime.can_pin = report.can_pin.or(runtime.can_pin);
+        runtime.can_share = report.can_share.or(runtime.can_share);
         runtime.parallel_pulls = report.parallel_pulls;
     }
 

@@ -315,6 +315,8 @@ impl Fill<'_, '_> {
                 Pin::Leave
             },
             mark: self.context.mark,
+            peers: None,
+            hold_layers: None,
         };
         let image = |desired: &&DesiredImage| PulledImage {
             id: desired.image,

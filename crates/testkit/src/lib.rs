@@ -10,6 +10,7 @@ pub mod runtime;
 mod wait;
 
 pub use certificates::{Ca, Leaf, SecretDirectory, Usage};
+pub use containerd::store::sha256;
 pub use documented::assert_documented;
-pub use runtime::{Call, FakeRuntime, Login, Native, Removal};
+pub use runtime::{Call, FakeRuntime, Fetched, Login, Native, Published, Removal};
 pub use wait::eventually;

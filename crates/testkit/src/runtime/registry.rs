@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::PoisonError,
     time::Duration,
 };
 
@@ -11,10 +12,13 @@ use kubefledged_proto::cri::Image;
 use tonic::Status;
 
 use super::{FakeRuntime, Shared, State, normalized};
-use crate::containerd::store::{Blob, LAYER, WriteError, sha256};
+use crate::containerd::store::{Blob, LAYER, Lease, WriteError, sha256};
 
 /// Time between two looks at a layer that somebody else writes.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// After the end of a pull garbage is collected. On a real node it takes about a second.
+const COLLECTED: Duration = Duration::from_millis(300);
 
 /// An image in the registry.
 #[derive(Clone, Debug)]
@@ -159,6 +163,19 @@ impl FakeRuntime {
         self.shared.state().store.find(digest).is_some()
     }
 
+    /// Adds a blob that belongs to no image. Returns its digest.
+    pub fn hold_blob(&self, text: &[u8]) -> String {
+        let blob = Blob {
+            digest: sha256(text),
+            text: text.to_vec(),
+            kept: true,
+            ..Blob::default()
+        };
+        let digest = blob.digest.clone();
+        self.shared.state().store.add(blob, "");
+        digest
+    }
+
     /// Returns the names of blobs that are being written, and how many bytes of each are there.
     pub fn writes(&self) -> Vec<(String, usize)> {
         let state = self.shared.state();
@@ -175,6 +192,23 @@ impl FakeRuntime {
         leases
             .map(|(id, lease)| (id.clone(), lease.labels.clone()))
             .collect()
+    }
+
+    /// Makes a lease of a puller that is gone; without a purpose it is somebody else's.
+    pub fn lease(&self, id: &str, purpose: &str, end: &str) {
+        let mut labels = BTreeMap::from([("containerd.io/gc.expire".to_owned(), end.to_owned())]);
+        if !purpose.is_empty() {
+            labels.insert("kubefledged.io/peers".to_owned(), purpose.to_owned());
+        }
+        let lease = Lease {
+            labels,
+            ..Lease::default()
+        };
+        self.shared
+            .state()
+            .store
+            .leases
+            .insert(id.to_owned(), lease);
     }
 
     /// Answers each write to a blob only after this time.
@@ -294,9 +328,13 @@ struct Held<'a> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        let store = &mut self.shared.state().store;
-        store.leases.remove(&self.lease);
-        store.collect_garbage();
+        self.shared.state().store.leases.remove(&self.lease);
+        let state = self.shared.state.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(COLLECTED).await;
+            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.store.collect_garbage();
+        });
     }
 }
 

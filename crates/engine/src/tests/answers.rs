@@ -264,7 +264,12 @@ impl Harness {
         }
     }
 
-    pub(super) fn pull(&mut self, node: &str, index: usize, item: &PullItem) -> Option<ImageOutcome> {
+    pub(super) fn pull(
+        &mut self,
+        node: &str,
+        index: usize,
+        item: &PullItem,
+    ) -> Option<ImageOutcome> {
         let name = item.reference.to_string();
         if self.slow.contains(&name) {
             return None;

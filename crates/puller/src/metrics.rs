@@ -245,10 +245,10 @@ fn code(answer: &Answer) -> &str {
         Answer::Pins(result) => result.as_ref().err(),
         Answer::Progress(result) => result.as_ref().err(),
         Answer::Traced(result) => result.as_ref().err(),
-        Answer::Pulled(result)
-        | Answer::Removed(result)
-        | Answer::Pinned(result)
-        | Answer::Marked(result) => result.as_ref().err(),
+        Answer::Pulled(result) => result.as_ref().err(),
+        Answer::Removed(result) | Answer::Pinned(result) | Answer::Marked(result) => {
+            result.as_ref().err()
+        }
         Answer::Credentials(..) => None,
     };
     error.map_or("OK", |error| &error.code)
@@ -281,12 +281,16 @@ mod tests {
             pin: kubefledged_queue::PinResult::NotAsked,
             attempts: 1,
             took: Duration::from_secs(1),
+            sources: kubefledged_queue::Sources::default(),
         });
         metrics.removed(&RemoveResult::Removed);
         let id = kubefledged_queue::CallId(1);
         metrics.called(
             "PullImage",
-            &Input::Answered(id, Answer::Pulled(Ok(()))),
+            &Input::Answered(
+                id,
+                Answer::Pulled(Ok(kubefledged_queue::Sources::default())),
+            ),
             Duration::ZERO,
         );
         metrics.queued(1, 2);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use kubefledged_proto::puller::Credential;
-use kubefledged_queue::{Answer, Call, CallError, CallId, RuntimeFacts, Support};
+use kubefledged_queue::{Answer, Call, CallError, CallId, RuntimeFacts, Sources, Support};
 use tonic::{Code, Status};
 
 use crate::{
@@ -22,6 +22,8 @@ pub struct Abilities {
     pub pins: Support,
     /// Whether the runtime reports the bytes of pulls.
     pub progress: Support,
+    /// Whether layers can be taken from other nodes and handed on.
+    pub peers: Support,
 }
 
 /// Access to the node. Clones share connections and caches.
@@ -49,6 +51,7 @@ impl Node {
             sandbox_image: self.cri.sandbox_image().await,
             pins,
             progress,
+            peers: Support::No,
         })
     }
 
@@ -68,7 +71,10 @@ impl Node {
         let (cri, containerd) = (&self.cri, &self.containerd);
         let answer = match call {
             Call::Inspect(name) => Answer::Inspected(cri.inspect(name).await.map_err(error)),
-            Call::Pull(name, _) => Answer::Pulled(cri.pull(name, credential).await.map_err(error)),
+            Call::Pull(name, ..) => {
+                let pulled = cri.pull(name, credential).await;
+                Answer::Pulled(pulled.map(|()| Sources::default()).map_err(error))
+            }
             Call::Containers => Answer::Containers(cri.containers().await.map_err(error)),
             Call::Remove(target) => Answer::Removed(cri.remove(target).await.map_err(error)),
             Call::FsInfo => Answer::Disk(self.usage()),
@@ -77,7 +83,9 @@ impl Node {
             Call::Mark(name) => Answer::Marked(self.mark(name).await.map_err(error)),
             Call::Trace(name) => Answer::Traced(self.is_marked(name).await.map_err(error)),
             Call::Progress(names) => {
-                Answer::Progress(containerd.progress(&names).await.map_err(error))
+                let seen = containerd.progress(&names).await;
+                let seen = seen.map(|seen| seen.into_iter().map(|(k, v)| (k, v.into())).collect());
+                Answer::Progress(seen.map_err(error))
             }
             Call::Credentials(name) => {
                 let (credentials, trouble) = self.plugins.credentials(&name).await;

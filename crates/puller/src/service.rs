@@ -17,7 +17,7 @@ use kubefledged_proto::puller::{
     CancelPullsRequest, CancelPullsResponse, CheckImagesRequest, CheckImagesResponse, Credential,
     GetInfoRequest, GetInfoResponse, ListImagesRequest, ListImagesResponse, NodeImage,
     PullImagesRequest, PullImagesResponse, RemoveImagesRequest, RemoveImagesResponse,
-    SetPeerIdentityRequest, SetPeerIdentityResponse, Support, puller_service_server::PullerService,
+    SetPeerIdentityRequest, SetPeerIdentityResponse, puller_service_server::PullerService,
 };
 use kubefledged_queue::{CredentialId, Event, StreamId};
 use tokio::sync::{mpsc, watch};
@@ -204,7 +204,7 @@ impl PullerService for Service {
             features: self.node.features(),
             trusted_ca_fingerprints: trusted,
             leaf_serial: serial,
-            peer_support: Support::No.into(),
+            peer_support: contract::support(abilities.peers).into(),
             peer_certificate_request: Vec::new(),
             peer_serial: String::new(),
         }))
@@ -222,10 +222,11 @@ impl PullerService for Service {
             .into_iter()
             .map(|c| (CredentialId(self.number()), c))
             .collect();
+        let signer = request.ticket_signer.into();
         let images = request
             .images
             .into_iter()
-            .map(|image| contract::pull_request(image, &credentials, hash))
+            .map(|image| contract::pull_request(image, &credentials, &signer, hash))
             .collect::<Result<_, _>>()
             .map_err(|error| malformed(&error))?;
         let stream = StreamId(self.number());
@@ -233,6 +234,7 @@ impl PullerService for Service {
         let convert = |reply| match reply {
             Reply::Accepted(attached) => Some(contract::accepted(attached)),
             Reply::Pulled(outcomes) => Some(contract::pulled(outcomes)),
+            Reply::Transfers(transfers) => Some(contract::transfers(transfers)),
             _ => None,
         };
         let heartbeat = contract::pull_heartbeat;

@@ -12,6 +12,7 @@ mod intent;
 mod pins;
 mod queue;
 mod removal;
+mod sharing;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ pub use event::{
     RemoveOutcome, RemoveResult, Report, Retention, Runtime, RuntimeFacts, StreamId, Support,
 };
 pub use queue::{PullRow, PullState, Queue, Settings, Totals};
+pub use sharing::{Peer, Peers, Progress, Sharing, Sources, Transfer};
 pub use task::LONG_PULL;
 
 pub use kubefledged_api_types::Tick;

@@ -7,8 +7,8 @@ mod steps;
 use std::{cmp::Reverse, time::Duration};
 
 use crate::{
-    Call, CallId, CredentialId, Image, Mark, PinResult, Policy, PullRequest, PullResult, Retention,
-    Support, Tick, classify, pins,
+    Call, CallId, CredentialId, Image, Mark, PinResult, Policy, Progress, PullRequest, PullResult,
+    Retention, Sharing, Sources, Support, Tick, classify, pins,
 };
 use bytes::Watch;
 pub use interests::Interest;
@@ -115,6 +115,13 @@ pub struct Task {
     pub heard: bool,
     /// Whether pins work here, if it has found out.
     pub learnt: Option<Support>,
+    /// Where its layers came from, over all its calls.
+    pub sources: Sources,
+    sharing: Sharing,
+    /// Others wait for what is known of its bytes.
+    shares: bool,
+    /// What was told of its bytes.
+    told: Option<Progress>,
     policy: Policy,
     retention: Retention,
     deadline: Option<Duration>,
@@ -157,6 +164,8 @@ pub struct TaskContext<'a> {
     pub pins: Support,
     /// Why nothing is pinned now.
     pub full: Option<&'a str>,
+    /// The node shares layers with others, who wait for what is known of a pull.
+    pub shares: bool,
     /// The node has credential providers.
     pub providers: bool,
 }
@@ -178,6 +187,10 @@ impl Task {
             pin: PinResult::NotAsked,
             heard: false,
             learnt: None,
+            sources: Sources::default(),
+            sharing: request.sharing.clone(),
+            shares: false,
+            told: None,
             policy: request.policy,
             retention: request.retention,
             mark: request.mark,

@@ -185,6 +185,7 @@ impl Node {
             sandbox_image: Some(PAUSE.to_owned()),
             pins: if more { Support::Unknown } else { Support::No },
             progress: more,
+            peers: Support::No,
         };
         let mut queue = Queue::new(settings);
         queue.handle(Tick(0), QueueEvent::Runtime(facts));

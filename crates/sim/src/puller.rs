@@ -154,6 +154,10 @@ impl World {
                 let message = contract::pulled(outcomes).encode_to_vec();
                 self.reply_on(node, stream, Reply::Message(message));
             }
+            Command::Transfers(stream, transfers) => {
+                let message = contract::transfers(transfers).encode_to_vec();
+                self.reply_on(node, stream, Reply::Message(message));
+            }
             Command::Removed(stream, outcomes) => {
                 self.note(|| format!("n{node} stream {} {outcomes:?}", stream.0));
                 self.check_removed(node, stream, &outcomes);

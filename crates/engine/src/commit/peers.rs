@@ -75,6 +75,7 @@ impl Engine {
             if let Supply::Peers(parents) = &supply {
                 if let Some(swarm) = self.model.peers.swarm_mut(key) {
                     swarm.stirs(now);
+                    swarm.taking += 1;
                     if arrangement.seed != Some(node) {
                         swarm.seeds.remove(&node);
                     }
@@ -221,6 +222,9 @@ impl Engine {
             let key = (image, cell);
             if let Some(swarm) = self.model.peers.swarm_mut(key) {
                 swarm.seeds.remove(&idx);
+                if matches!(supply, Supply::Peers(_)) {
+                    swarm.taking = swarm.taking.saturating_sub(1);
+                }
             }
             self.agenda.swarms.insert(key);
         }
@@ -415,10 +419,20 @@ impl Engine {
         let waits = std::mem::take(&mut peers.waits);
         let flights = self.model.nodes[idx].in_flight.iter();
         let flights = flights.filter_map(|id| self.model.in_flight.get(*id));
-        let pulled: Vec<ImageId> = flights.flat_map(Flight::images).collect();
-        for image in pulled {
+        let pulls = flights.filter_map(|flight| match &flight.task {
+            Task::Pull(pull) => Some(pull),
+            _ => None,
+        });
+        let taken = |pull: &Pull| matches!(pull.supply, Supply::Peers(_));
+        let open = pulls.flat_map(|pull| {
+            let open = pull.images.iter().filter(|image| image.open);
+            open.map(move |image| (image.id, taken(pull)))
+        });
+        let pulled: Vec<(ImageId, bool)> = open.collect();
+        for (image, taken) in pulled {
             if let Some(swarm) = self.model.peers.swarm_mut((image, at)) {
                 swarm.seeds.remove(&idx);
+                swarm.taking = swarm.taking.saturating_sub(usize::from(taken));
                 self.agenda.swarms.insert((image, at));
             }
         }

@@ -319,6 +319,12 @@ impl Model {
         Some(since.after(self.settings.puller_grace))
     }
 
+    /// Is an image known to be so small that nobody waits for a node that fetches it?
+    pub fn is_small(&self, image: ImageId) -> bool {
+        let size = self.peers.size(image);
+        size > 0 && size < self.settings.peers.min_image_size
+    }
+
     /// Digest of the image that a node has under a name; `None`: it has none, or that is not known.
     pub fn digest(&self, node: NodeIdx, image: ImageId) -> Option<Arc<str>> {
         let digest = self.nodes[node].observed.get(image).digest?;

@@ -87,6 +87,8 @@ pub struct Swarm {
     pub holders: IdSet<NodeIdx>,
     /// Nodes that wait for it.
     pub waiting: IdSet<NodeIdx>,
+    /// How many nodes take it from others.
+    pub taking: usize,
     /// Nodes that fetch it from the registry for the others.
     pub seeds: BTreeMap<NodeIdx, Seed>,
     /// Some node that waits must ask the registry for the newest image.
@@ -117,6 +119,11 @@ impl Swarm {
         }
         self.waiting.insert(node);
         self.peak = self.peak.max(self.waiting.len());
+    }
+
+    /// How many nodes lack it and neither take nor fetch it.
+    pub fn idle(&self) -> usize {
+        self.lacking.saturating_sub(self.taking + self.seeds.len())
     }
 
     /// Notes that nodes wait for their turn to fetch it, behind other images: their wait has not begun.

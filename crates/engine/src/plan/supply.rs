@@ -31,6 +31,9 @@ const SMALL_WAIT: Duration = Duration::from_secs(2);
 /// A seed that needs longer for a small image shows that the registry is slow: then waiting is faster than a second
 /// download.
 const SMALL_TIME: Duration = Duration::from_secs(3);
+/// So long nodes gather before they take an image from a node that has it, if more of them are on their way: all of them
+/// are served at a time, and who comes later is served after them.
+const GATHER: Duration = Duration::from_secs(2);
 /// A node waits for no image longer than this, whatever comes.
 const LONGEST: Duration = Duration::from_secs(3600);
 /// After so many seeds in a row the registry is to blame: every node asks for itself, and reports what it gets.
@@ -120,10 +123,15 @@ pub fn arrange(model: &Model, key: SwarmKey, now: Tick) -> Arrangement {
         arrangement.offers = give_up(model, key, swarm, &[]);
         return arrangement;
     }
-    arrangement.offers = joined(model, key, swarm, waiting);
+    let gathers = gathers(model, key, swarm, waiting).filter(|until| *until > now);
+    if gathers.is_none() {
+        arrangement.offers = joined(model, key, swarm, waiting);
+    }
     let seeds = || swarm.seeds.values().filter(|seed| !is_stalled(seed, now));
     let has_source = is_trusted(model, key, swarm) && !swarm.holders.is_empty();
-    if !has_source && seeds().next().is_none() {
+    // Of a fleet that a new leader has not heard of yet, some node may have it.
+    let unheard = gathers.is_some() && model.peers.unsure > 0;
+    if !has_source && !unheard && seeds().next().is_none() {
         let seed = next_seed(model, key, swarm);
         arrangement.seed = seed.as_ref().map(|(node, _)| *node);
         arrangement.queued = seed.is_none();
@@ -141,9 +149,17 @@ pub fn arrange(model: &Model, key: SwarmKey, now: Tick) -> Arrangement {
     }
     arrangement.deadline = Some(deadline);
     let stalls = seeds().map(|seed| seed.progress.after(STALLED)).min();
-    let stalls = stalls.filter(|at| *at > now);
-    arrangement.again = Some(stalls.map_or(deadline, |at| at.min(deadline)));
+    let next = [Some(deadline), stalls, gathers].into_iter().flatten();
+    arrangement.again = next.filter(|at| *at > now).min();
     arrangement
+}
+
+/// Until when those that wait let others join them; `None`: no other is on its way, or it is not worth it.
+fn gathers(model: &Model, key: SwarmKey, swarm: &Swarm, waiting: usize) -> Option<Tick> {
+    let small = model.is_small(key.0);
+    let others = model.peers.unsure > 0 || waiting * 4 < swarm.idle() * 3;
+    let since = swarm.since.filter(|_| others && !small)?;
+    Some(since.after(GATHER))
 }
 
 /// Has a seed made no progress for too long?
@@ -210,8 +226,7 @@ fn next_seed(model: &Model, key: SwarmKey, swarm: &Swarm) -> Option<(NodeIdx, Su
 /// How long nodes wait without anything happening.
 fn patience(model: &Model, key: SwarmKey, swarm: &Swarm, has_source: bool, now: Tick) -> Duration {
     let settings = &model.settings.peers;
-    let size = model.peers.size(key.0);
-    if size == 0 || size >= settings.min_image_size {
+    if !model.is_small(key.0) {
         return settings.wait;
     }
     if has_source {

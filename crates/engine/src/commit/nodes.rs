@@ -155,6 +155,7 @@ impl Engine {
             return;
         }
         self.agenda.timers.set(Timer::Node(idx), None);
+        self.forget_peer(idx);
         self.model.probes.retain(|_, probe| probe.node != idx);
         self.model.nodes.release(idx);
     }

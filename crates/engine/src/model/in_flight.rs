@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use super::peers::Supply;
 use crate::{
     ids::{CacheIdx, ImageId, NodeIdx, RegistryId, ScopeId, Stamp},
     vocabulary::BatchId,
@@ -60,6 +61,8 @@ pub struct Pull {
     pub cost: u32,
     /// It brought no outcome for long and has left the budget.
     pub long: bool,
+    /// Where its layers come from.
+    pub supply: Supply,
 }
 
 /// One image of a pull batch.
@@ -101,6 +104,14 @@ impl Pull {
     /// How much of a registry's budget so many open pulls take.
     pub fn cost_of(open: usize, parallel: u32) -> u32 {
         u32::try_from(open).unwrap_or(u32::MAX).min(parallel)
+    }
+
+    /// How much of its registry's budget the pulls take that are open.
+    pub fn cost_now(&self) -> u32 {
+        match self.supply {
+            Supply::Peers(_) => 0,
+            Supply::Registry | Supply::Seed => Self::cost_of(self.open(), self.parallel),
+        }
     }
 
     /// How many images have no outcome.

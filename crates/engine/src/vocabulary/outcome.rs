@@ -41,6 +41,20 @@ pub struct MovedBytes {
     pub wasted: u64,
 }
 
+impl MovedBytes {
+    /// Adds those of another pull.
+    pub fn add(&mut self, other: Self) {
+        let Self {
+            peers,
+            registry,
+            wasted,
+        } = other;
+        self.peers = self.peers.saturating_add(peers);
+        self.registry = self.registry.saturating_add(registry);
+        self.wasted = self.wasted.saturating_add(wasted);
+    }
+}
+
 /// How far the pull of one image of a batch is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transfer {

@@ -94,6 +94,8 @@ pub struct PeerSettings {
     pub min_image_size: u64,
     /// How long a node waits for another node that has an image or receives it, before it pulls from the registry.
     pub wait: Duration,
+    /// Most nodes that take images from others at a time: each needs a connection.
+    pub at_once: usize,
 }
 
 impl Default for PeerSettings {
@@ -102,6 +104,7 @@ impl Default for PeerSettings {
             enabled: true,
             min_image_size: 20_000_000,
             wait: Duration::from_secs(30),
+            at_once: 512,
         }
     }
 }

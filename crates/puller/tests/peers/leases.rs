@@ -51,6 +51,10 @@ async fn a_node_that_discards_its_layers_has_nothing_to_hand_on() {
     first.runtime.discard_layers();
     let alone = world.request("n1", &published.digest, &[]);
     world.pull(&mut first, alone).await;
+    eventually("the runtime discards the layers", async || {
+        (!first.runtime.has_blob(&published.layers[0].0)).then_some(())
+    })
+    .await;
     let mut second = world.node("n2", &published, &[]).await;
     let request = world.request("n2", &published.digest, &[peer("n1", first.grpc)]);
     let (outcome, _) = world.pull(&mut second, request).await;

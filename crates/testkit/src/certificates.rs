@@ -9,7 +9,7 @@ use std::{
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 
 /// Use of a certificate.
@@ -103,6 +103,25 @@ impl Ca {
         let certificate = certificate.unwrap_or_else(|error| unreachable!("{error}"));
         certificate.der().to_vec()
     }
+}
+
+/// Issues a certificate with these DNS names by a CA whose certificate and key are PEM.
+///
+/// # Panics
+/// One of them cannot be used.
+pub fn issued_by((ca, ca_key): (&str, &str), names: &[&str], usage: Usage) -> Leaf {
+    let issue = || -> Result<Leaf, rcgen::Error> {
+        let issuer = Issuer::from_ca_cert_pem(ca, KeyPair::from_pem(ca_key)?)?;
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let mut params = CertificateParams::new(names)?;
+        params.extended_key_usages = vec![usage.purpose()];
+        let key = key();
+        Ok(Leaf {
+            certificate: params.signed_by(&key, &issuer)?.pem(),
+            key: key.serialize_pem(),
+        })
+    };
+    issue().unwrap_or_else(|error| unreachable!("{error}"))
 }
 
 fn key() -> KeyPair {

@@ -7,10 +7,10 @@ mod steps;
 use std::{cmp::Reverse, time::Duration};
 
 use crate::{
-    Call, CallId, CredentialId, Image, Mark, PinResult, Policy, Progress, PullRequest, PullResult,
-    Retention, Sharing, Sources, Support, Tick, classify, pins,
+    Call, CallId, CredentialId, Image, Mark, PinResult, Policy, PullRequest, PullResult, Retention,
+    Sharing, Sources, Support, Tick, classify, pins,
 };
-use bytes::Watch;
+use bytes::{Telling, Watch};
 pub use interests::Interest;
 
 /// A pull that runs for this time is long: it no longer delays small ones, because one more slot opens
@@ -118,10 +118,7 @@ pub struct Task {
     /// Where its layers came from, over all its calls.
     pub sources: Sources,
     sharing: Sharing,
-    /// Others wait for what is known of its bytes.
-    shares: bool,
-    /// What was told of its bytes.
-    told: Option<Progress>,
+    telling: Telling,
     policy: Policy,
     retention: Retention,
     deadline: Option<Duration>,
@@ -189,8 +186,7 @@ impl Task {
             learnt: None,
             sources: Sources::default(),
             sharing: request.sharing.clone(),
-            shares: false,
-            told: None,
+            telling: Telling::default(),
             policy: request.policy,
             retention: request.retention,
             mark: request.mark,

@@ -21,6 +21,15 @@ const SHARED: Duration = Duration::from_secs(2);
 /// Bytes per second that count as progress.
 const SLOWEST: u64 = 512;
 
+/// What others are told of the bytes of a pull.
+#[derive(Debug, Default)]
+pub(super) struct Telling {
+    /// They wait for it.
+    pub wanted: bool,
+    /// What they know.
+    told: Option<Progress>,
+}
+
 /// The bytes of a pull as they were seen.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Watch {
@@ -44,14 +53,14 @@ impl Task {
 
     /// Bytes of its layers that came from other nodes, as far as they were seen.
     pub fn peer_bytes(&self) -> u64 {
-        let seen = self.told.as_ref().map_or(0, |told| told.peers);
+        let seen = self.telling.told.as_ref().map_or(0, |told| told.peers);
         seen.max(self.sources.peers)
     }
 
     pub(super) fn watch_from(&mut self, now: Tick) {
         self.watch = Some(Watch {
             began: now,
-            next: now.after(if self.shares { AT_FIRST } else { OFTEN }),
+            next: now.after(if self.telling.wanted { AT_FIRST } else { OFTEN }),
             bytes: self.watch.and_then(|watch| watch.bytes),
             moved: now,
             mark: 0,
@@ -60,7 +69,7 @@ impl Task {
 
     /// Time between two observations of its bytes: none is longer than the limit.
     fn often(&self) -> Duration {
-        let longest = if self.shares { SHARED } else { WATCH };
+        let longest = if self.telling.wanted { SHARED } else { WATCH };
         self.no_progress.clamp(OFTEN, WATCH).min(longest)
     }
 
@@ -75,7 +84,7 @@ impl Task {
     /// as many bytes as at [`SLOWEST`], or a tenth of a small image: a registry that sends a byte a minute
     /// makes no progress.
     pub fn saw(&mut self, bytes: Option<Bytes>, now: Tick) -> Duration {
-        let (often, limit, shares) = (self.often(), self.no_progress, self.shares);
+        let (often, limit, shares) = (self.often(), self.no_progress, self.telling.wanted);
         let Some(watch) = &mut self.watch else {
             return Duration::ZERO;
         };
@@ -106,11 +115,11 @@ impl Task {
 
     /// Returns what is seen of its pull if that was not told yet, where others wait for it.
     pub fn news(&mut self, seen: Option<&Progress>) -> Option<Progress> {
-        let seen = seen.filter(|_| self.shares)?;
-        if self.told.as_ref() == Some(seen) {
+        let seen = seen.filter(|_| self.telling.wanted)?;
+        if self.telling.told.as_ref() == Some(seen) {
             return None;
         }
-        self.told = Some(seen.clone());
+        self.telling.told = Some(seen.clone());
         Some(seen.clone())
     }
 

@@ -24,7 +24,7 @@ impl Task {
     /// The first call in a slot.
     pub fn begin(&mut self, now: Tick, around: TaskContext<'_>) -> (Call, Phase) {
         self.started.get_or_insert(now);
-        self.shares = around.shares;
+        self.telling.wanted = around.shares;
         let fresh = self
             .inspected
             .is_some_and(|at| at.after(INSPECTION_AGE) > now);
@@ -70,7 +70,7 @@ impl Task {
 
     /// What follows from an answer.
     pub fn answered(&mut self, answer: Answer, now: Tick, around: TaskContext<'_>) -> AfterCall {
-        self.shares = around.shares;
+        self.telling.wanted = around.shares;
         let State::Calling(_, phase) = &self.state else {
             return AfterCall::Wait(now);
         };

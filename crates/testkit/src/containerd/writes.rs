@@ -29,7 +29,7 @@ impl Writer {
             let pace = self.state().write_pace;
             tokio::time::sleep(pace).await;
             let last = request.action() == WriteAction::Commit;
-            let answer = self.take(request);
+            let answer = self.take(&request);
             let failed = answer.is_err();
             if answers.send(answer).await.is_err() || failed || last {
                 return;
@@ -42,7 +42,7 @@ impl Writer {
     }
 
     #[allow(clippy::result_large_err)] // tonic's own error
-    fn take(&mut self, request: WriteContentRequest) -> Result<WriteContentResponse, Status> {
+    fn take(&mut self, request: &WriteContentRequest) -> Result<WriteContentResponse, Status> {
         if !self.open {
             (self.name, self.expected) = (request.r#ref.clone(), request.expected.clone());
             let (name, expected, lease) = (&self.name, &self.expected, &self.lease);

@@ -2,6 +2,7 @@
 
 mod calls;
 mod disk;
+mod peers;
 mod requests;
 
 use kubefledged_contract::puller as contract;
@@ -26,6 +27,7 @@ impl World {
         if machine.facts.is_none() || machine.pod != pod || machine.process.is_some() {
             return;
         }
+        machine.shares = self.script.peers.on;
         machine.start(node, now);
         self.note(|| format!("puller of n{node} begins in pod {pod}"));
         let wait = self.rng.between(10, 1_000);

@@ -174,7 +174,12 @@ impl World {
             Command::Checked(stream, report) => {
                 let no = (report.pins == Support::No).then_some(&PinResult::Unsupported);
                 self.check_pins(node, no.into_iter());
-                let message = contract::checked(report).encode_to_vec();
+                let mut message = contract::checked(report);
+                if !self.script.peers.on {
+                    // As a puller that does not know of peers.
+                    message.peer_support = 0;
+                }
+                let message = message.encode_to_vec();
                 self.reply_on(node, stream, Reply::Message(message));
             }
             Command::Cancelled(stream, _) => {

@@ -2,7 +2,9 @@
 
 use kubefledged_api_types::{DeletionPolicy, ImageCacheSpec};
 
-use super::{Action, CACHES, DAY, Lie, Script, SourceKey, Step, Trouble, ZONES, gate, peers};
+use super::{
+    Action, CACHES, DAY, Lie, PeerDay, Script, SourceKey, Step, Trouble, ZONES, gate, peers,
+};
 use crate::{
     registry::{HOSTS, NAMES},
     rng::Rng,
@@ -28,6 +30,15 @@ impl Classes {
 impl Script {
     /// The day of a seed.
     pub fn generate(seed: u64) -> Self {
+        Self::day(seed, true)
+    }
+
+    /// The day of a seed, with layers from other nodes on no day.
+    pub fn without_peers(seed: u64) -> Self {
+        Self::day(seed, false)
+    }
+
+    fn day(seed: u64, shares: bool) -> Self {
         let mut rng = Rng::new(seed);
         let mut nodes: Vec<Flavor> = (0..rng.between(3, 5)).map(|_| flavor(&mut rng)).collect();
         let registry_pulls = *rng.pick(&[1, 3, 512, 512]);
@@ -53,7 +64,11 @@ impl Script {
         }
         let mut steps = day.steps;
         let gated = gate::add(seed, nodes.len(), &mut steps);
-        let peers = peers::add(seed, &mut nodes, &mut steps);
+        let peers = if shares {
+            peers::add(seed, &mut nodes, &mut steps)
+        } else {
+            PeerDay::default()
+        };
         steps.sort_by_key(|step| step.at);
         Self {
             seed,

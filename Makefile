@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package plugin krew sbom test-dashboard test-ui test-install test-runtimes test-faults test-abuse test-gate bench-real-gate sim sim-mutations fuzz soak \
+.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package plugin krew sbom test-dashboard test-ui test-install test-runtimes test-faults test-abuse test-gate test-peers bench-real-gate bench-peers sim sim-mutations fuzz soak \
 	bench-engine bench-peers-model bench-queue bench-guard bench-real bench-real-big bench-real-install bench-fleet bench-inside \
 	deploy-using-yaml remove-kubefledged update down test-vectors test-status
 
@@ -151,6 +151,15 @@ test-gate: images ## Test the node gate with nodes that join, in a cluster of it
 	export CLUSTER_NAME=gate; trap '$(CLUSTER) down' EXIT; \
 	$(CLUSTER) down; $(CLUSTER) up; hack/install; \
 	$(CARGO) test --locked --no-fail-fast --target $(TARGET) --package kubefledged-e2e --test gate -- --test-threads=1 --include-ignored --nocapture --skip measure
+
+test-peers: images ## Test layers from other nodes on containerd 2.2 and 2.4, in a cluster of its own with four nodes
+	export CLUSTER_NAME=peers; trap '$(CLUSTER) down' EXIT; \
+	$(CLUSTER) down; $(CLUSTER) up 4 --runtime containerd2,containerd2,containerd24,containerd2; $(CLUSTER) images peers; hack/install; \
+	$(CARGO) test --locked --no-fail-fast --target $(TARGET) --package kubefledged-e2e --test peers -- --test-threads=1 --ignored --nocapture
+
+bench-peers: images ## Measure layers from other nodes with limited links, in a cluster of its own with nine nodes
+	export CLUSTER_NAME=peers; trap '$(CLUSTER) down' EXIT; \
+	$(CLUSTER) down; $(CLUSTER) up 9 --runtime containerd2; hack/install; hack/bench-peers
 
 bench-real-gate: images ## Measure what the node gate adds to the pulls of a new node beside crictl, in a cluster of its own
 	export CLUSTER_NAME=gate; trap '$(CLUSTER) down' EXIT; \

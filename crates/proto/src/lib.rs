@@ -13,6 +13,9 @@ pub const CONTROLLER_DESCRIPTORS: &[u8] =
 pub const PULLER_DESCRIPTORS: &[u8] =
     include_bytes!(concat!(env!("OUT_DIR"), "/puller.descriptors"));
 
+/// Bytes of a layer in a message.
+pub use prost::bytes::Bytes;
+
 pub use packages::{peer::v1 as peer, puller::v1 as puller};
 
 /// Packages whose messages use each other, in modules as deep as their names, as the generated code expects.
@@ -56,6 +59,11 @@ pub mod containerd {
     pub mod content {
         #![allow(clippy::pedantic, missing_docs)]
         tonic::include_proto!("containerd.services.content.v1");
+    }
+    /// What is kept from garbage collection.
+    pub mod leases {
+        #![allow(clippy::pedantic, missing_docs)]
+        tonic::include_proto!("containerd.services.leases.v1");
     }
 }
 

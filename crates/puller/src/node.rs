@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use kubefledged_proto::puller::Credential;
-use kubefledged_queue::{Answer, Call, CallError, CallId, RuntimeFacts, Sources, Support};
+use kubefledged_queue::{Answer, Call, CallError, CallId, RuntimeFacts, Support};
 use tonic::{Code, Status};
 
 use crate::{
@@ -12,6 +12,7 @@ use crate::{
     disk,
     driver::Input,
     marks::Marks,
+    peers::Peers,
     plugins::Plugins,
 };
 
@@ -39,6 +40,8 @@ pub struct Node {
     pub plugins: Plugins,
     /// What we pulled, where the runtime keeps no labels for us.
     pub marks: Marks,
+    /// Layers from other nodes, and for them. `None`: they are switched off.
+    pub peers: Option<Peers>,
 }
 
 impl Node {
@@ -51,7 +54,7 @@ impl Node {
             sandbox_image: self.cri.sandbox_image().await,
             pins,
             progress,
-            peers: Support::No,
+            peers: self.shares().await?,
         })
     }
 
@@ -71,9 +74,9 @@ impl Node {
         let (cri, containerd) = (&self.cri, &self.containerd);
         let answer = match call {
             Call::Inspect(name) => Answer::Inspected(cri.inspect(name).await.map_err(error)),
-            Call::Pull(name, ..) => {
-                let pulled = cri.pull(name, credential).await;
-                Answer::Pulled(pulled.map(|()| Sources::default()).map_err(error))
+            Call::Pull(name, _, sharing) => {
+                let pulled = self.pull(name, credential, &sharing).await;
+                Answer::Pulled(pulled.map_err(error))
             }
             Call::Containers => Answer::Containers(cri.containers().await.map_err(error)),
             Call::Remove(target) => Answer::Removed(cri.remove(target).await.map_err(error)),
@@ -82,11 +85,7 @@ impl Node {
             Call::Pin(id, on) => Answer::Pinned(containerd.pin(id, on).await.map_err(error)),
             Call::Mark(name) => Answer::Marked(self.mark(name).await.map_err(error)),
             Call::Trace(name) => Answer::Traced(self.is_marked(name).await.map_err(error)),
-            Call::Progress(names) => {
-                let seen = containerd.progress(&names).await;
-                let seen = seen.map(|seen| seen.into_iter().map(|(k, v)| (k, v.into())).collect());
-                Answer::Progress(seen.map_err(error))
-            }
+            Call::Progress(names) => Answer::Progress(self.progress(&names).await.map_err(error)),
             Call::Credentials(name) => {
                 let (credentials, trouble) = self.plugins.credentials(&name).await;
                 return Input::Credentials(id, credentials, trouble);

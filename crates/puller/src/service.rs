@@ -28,6 +28,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     driver::{Input, Reply},
     node::{Abilities, Node},
+    peers::{Peers, identity::Own},
 };
 
 /// The gRPC service.
@@ -56,6 +57,12 @@ pub struct Service {
 type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Service {
+    /// Layers from other nodes, where the runtime lets us take them.
+    fn peers(&self) -> Option<&Peers> {
+        let peers = self.node.peers.as_ref();
+        peers.filter(|peers| peers.is_supported())
+    }
+
     fn number(&self) -> u64 {
         self.counter.fetch_add(1, Ordering::Relaxed)
     }
@@ -177,9 +184,20 @@ impl PullerService for Service {
 
     async fn set_peer_identity(
         &self,
-        _request: Request<SetPeerIdentityRequest>,
+        request: Request<SetPeerIdentityRequest>,
     ) -> Result<Response<SetPeerIdentityResponse>, Status> {
-        Err(Status::unimplemented("no layers from other nodes"))
+        let SetPeerIdentityRequest {
+            node_name,
+            certificates,
+        } = request.into_inner();
+        self.check_node(&node_name)?;
+        let peers = self.peers();
+        let peers = peers.ok_or_else(|| Status::unimplemented("no layers from other nodes"))?;
+        peers
+            .own()
+            .install(certificates)
+            .map_err(|error| Status::invalid_argument(format!("{error:#}")))?;
+        Ok(Response::new(SetPeerIdentityResponse {}))
     }
 
     async fn get_info(
@@ -190,6 +208,7 @@ impl PullerService for Service {
         let version = self.node.cri.version().await?;
         let abilities = *self.abilities.borrow();
         let served = self.identity.borrow().clone();
+        let own = self.peers().map(Peers::own);
         let (trusted, serial) = served.map_or_else(Default::default, |served| {
             (served.trusted.clone(), served.serial.clone())
         });
@@ -205,8 +224,8 @@ impl PullerService for Service {
             trusted_ca_fingerprints: trusted,
             leaf_serial: serial,
             peer_support: contract::support(abilities.peers).into(),
-            peer_certificate_request: Vec::new(),
-            peer_serial: String::new(),
+            peer_certificate_request: own.map(Own::request).unwrap_or_default(),
+            peer_serial: own.and_then(Own::serial).unwrap_or_default(),
         }))
     }
 

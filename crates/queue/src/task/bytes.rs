@@ -42,6 +42,12 @@ impl Task {
         self.watch?.bytes
     }
 
+    /// Bytes of its layers that came from other nodes, as far as they were seen.
+    pub fn peer_bytes(&self) -> u64 {
+        let seen = self.told.as_ref().map_or(0, |told| told.peers);
+        seen.max(self.sources.peers)
+    }
+
     pub(super) fn watch_from(&mut self, now: Tick) {
         self.watch = Some(Watch {
             began: now,

@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package plugin krew sbom test-dashboard test-ui test-install test-runtimes test-faults test-abuse test-gate test-peers bench-real-gate bench-peers sim sim-mutations fuzz soak \
-	bench-engine bench-queue bench-guard bench-real bench-real-big bench-real-install bench-fleet bench-inside \
+	bench-engine bench-peers-model bench-queue bench-guard bench-real bench-real-big bench-real-install bench-fleet bench-inside \
 	deploy-using-yaml remove-kubefledged update down test-vectors test-status
 
 ARCH := $(shell uname -m)
@@ -181,6 +181,9 @@ sbom: ## Write the bills of materials of the binaries: dist/kubefledged-*.cdx.js
 	hack/sbom
 
 # === Benchmarks. They write their tables and plots into docs/performance.md. `make test` runs none of them.
+
+bench-peers-model: ## Run waves of layers from other nodes, with a real engine over simulated lines
+	$(CARGO) bench --quiet --locked --target $(TARGET) --package kubefledged-engine --bench peers
 
 bench-engine: ## Measure the engine alone: 1,000 to 20,000 nodes x 20 caches x 100 images
 	hack/bench-pure engine

@@ -26,6 +26,10 @@ impl World {
     /// A call begins.
     pub fn begin_call(&mut self, node: usize, id: CallId, call: Call) {
         let (plan, mut takes) = self.plan(node, &call);
+        let mut sources = Sources::default();
+        if let (Call::Pull(name, _, sharing), Plan::Succeed(Some(manifest))) = (&call, &plan) {
+            (takes, sources) = self.shared(node, name, sharing, manifest, takes);
+        }
         if self.is(Trouble::RuntimeSlow(node)) {
             takes += self.rng.below(if self.rng.clone().percent(20) {
                 45_000
@@ -57,6 +61,7 @@ impl World {
             plan,
             since: self.now,
             takes,
+            sources,
             cancelled: false,
             over_since: None,
         };
@@ -301,7 +306,7 @@ impl World {
                     runtime.store(name, manifest, now);
                     runtime.foreign.remove(&normalized(name));
                 }
-                Answer::Pulled(Ok(Sources::default()))
+                Answer::Pulled(Ok(running.sources))
             }
         }
     }

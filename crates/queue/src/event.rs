@@ -163,17 +163,6 @@ pub struct Disk {
     pub inodes_free: u64,
 }
 
-/// Bytes of the compressed layers of an image that is being pulled.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Bytes {
-    /// Arrived.
-    pub done: u64,
-    /// Of so many.
-    pub total: u64,
-    /// Some layer is being fetched right now; none is while layers are unpacked.
-    pub active: bool,
-}
-
 /// An image as the runtime knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Image {

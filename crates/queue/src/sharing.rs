@@ -3,8 +3,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::Bytes;
-
 /// How a pull shares layers with other nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sharing {
@@ -67,6 +65,17 @@ impl Sources {
             wasted: self.wasted.saturating_add(other.wasted),
         }
     }
+}
+
+/// Bytes of the compressed layers of an image that is being pulled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bytes {
+    /// Arrived.
+    pub done: u64,
+    /// Of so many.
+    pub total: u64,
+    /// Some layer is being fetched right now; none is while layers are unpacked.
+    pub active: bool,
 }
 
 /// What is seen of a running pull.

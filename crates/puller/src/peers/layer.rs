@@ -330,18 +330,10 @@ fn has_no_source(status: &Status) -> bool {
 }
 
 /// Measures how fast a node sends: only the time counts in which we wait for it.
+#[derive(Default)]
 struct Pace {
     bytes: u64,
     waited: Duration,
-}
-
-impl Default for Pace {
-    fn default() -> Self {
-        Self {
-            bytes: 0,
-            waited: Duration::ZERO,
-        }
-    }
 }
 
 impl Pace {

@@ -11,7 +11,7 @@ use std::{
 
 use futures::{StreamExt as _, stream};
 use kubefledged_api_types::Timestamp;
-use kubefledged_queue::{Peers as From, Sources as Bytes};
+use kubefledged_queue::{Peers as Offer, Sources as Bytes};
 use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
@@ -74,7 +74,7 @@ pub struct Received {
 impl Peers {
     /// Begins to take the layers of an image from other nodes. Returns when the runtime can be told to pull it. `None`:
     /// everything comes from the registry.
-    pub async fn receive(&self, name: &str, from: &From) -> Option<Receiving> {
+    pub async fn receive(&self, name: &str, from: &Offer) -> Option<Receiving> {
         let begun = self.begin(name, from).await;
         let begun = begun.inspect_err(|error| {
             tracing::warn!(
@@ -86,7 +86,7 @@ impl Peers {
         begun.ok().flatten()
     }
 
-    async fn begin(&self, name: &str, from: &From) -> anyhow::Result<Option<Receiving>> {
+    async fn begin(&self, name: &str, from: &Offer) -> anyhow::Result<Option<Receiving>> {
         let digest = ticket_digest(from)?;
         let (config, failures) = (self.own().client()?, self.failures());
         let sources = Sources::new(from, &self.access().namespace, config, failures);
@@ -134,7 +134,7 @@ impl Peers {
 }
 
 /// The image that the ticket is for. Whoever is asked verifies the rest of it.
-fn ticket_digest(from: &From) -> anyhow::Result<String> {
+fn ticket_digest(from: &Offer) -> anyhow::Result<String> {
     let ticket = kubefledged_proto::puller::Ticket {
         claims: from.claims.clone(),
         signature: Vec::new(),

@@ -16,7 +16,7 @@ use kubefledged_proto::{
     },
     puller::Ticket,
 };
-use kubefledged_queue::Peers as From;
+use kubefledged_queue::Peers as Offer;
 use rustls::ClientConfig;
 use tokio::{
     sync::watch,
@@ -88,7 +88,7 @@ impl Source {
 
 impl Sources {
     /// Connects to them when they are first asked. Those without a usable address are left out.
-    pub fn new(from: &From, namespace: &str, config: ClientConfig, failures: &Failures) -> Self {
+    pub fn new(from: &Offer, namespace: &str, config: ClientConfig, failures: &Failures) -> Self {
         let (_, current) = watch::channel(Some(Arc::new(config)));
         let sources = from.nodes.iter().filter_map(|peer| {
             let address: SocketAddr = peer.address.parse().ok()?;

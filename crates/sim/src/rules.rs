@@ -207,7 +207,14 @@ impl World {
             EngineEvent::CacheApplied(object) => {
                 view.caches.insert(object.key.clone(), (**object).clone());
             }
-            EngineEvent::CacheDeleted(key) => drop(view.caches.remove(key)),
+            EngineEvent::CacheDeleted(key) => {
+                view.caches.remove(key);
+                // Another object of the same name has nothing to do with them.
+                let live = view.live.values_mut();
+                for asked in live.filter(|asked| asked.cache.as_ref() == Some(key)) {
+                    asked.cache = None;
+                }
+            }
             EngineEvent::NodeApplied(node, facts) => {
                 view.sees(node, facts, now, wall);
                 view.troubles(node, now);

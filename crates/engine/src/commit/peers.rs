@@ -63,12 +63,7 @@ impl Engine {
             swarm.queue(now);
         }
         if let Some(node) = arrangement.seed {
-            let seed = Seed {
-                since: now,
-                progress: now,
-                bytes: 0,
-            };
-            swarm.seeds.insert(node, seed);
+            swarm.seeds.insert(node, Seed::new(now));
         }
         let (image, _) = key;
         for (node, supply) in arrangement.offers {
@@ -201,11 +196,18 @@ impl Engine {
     }
 
     /// A batch uses what was offered for its images.
-    pub(super) fn use_offers(&mut self, idx: NodeIdx, planned: &PlannedPull) {
-        let offers = &mut self.model.nodes[idx].peers.offers;
-        if !offers.is_empty() {
-            for image in &planned.pull.images {
-                offers.remove(&image.id);
+    pub(super) fn use_offers(&mut self, idx: NodeIdx, planned: &PlannedPull, now: Tick) {
+        let peers = &mut self.model.nodes[idx].peers;
+        let Some(cell) = peers.cell.filter(|_| !peers.offers.is_empty()) else {
+            return;
+        };
+        for image in &planned.pull.images {
+            peers.offers.remove(&image.id);
+            // A seed may have waited for the registry's budget.
+            if let Some(swarm) = self.model.peers.swarm_mut((image.id, cell))
+                && let Some(seed) = swarm.seeds.get_mut(&idx)
+            {
+                *seed = Seed::new(now);
             }
         }
     }
@@ -267,7 +269,7 @@ impl Engine {
 
     /// A puller tells how far pulls of a batch are.
     pub(crate) fn transfers(&mut self, now: Now, id: BatchId, transfers: &[Transfer]) {
-        let Some(Flight { node, task, .. }) = self.model.in_flight.get(id) else {
+        let Some(Flight { node, task, .. }) = self.model.in_flight.get_mut(id) else {
             return;
         };
         let (Task::Pull(pull), Some(cell)) = (task, self.model.nodes[*node].peers.cell) else {
@@ -275,9 +277,10 @@ impl Engine {
         };
         let peers = &mut self.model.peers;
         for transfer in transfers {
-            let Some(image) = pull.images.get(transfer.index).map(|image| image.id) else {
+            let Some(pulled) = pull.images.get_mut(transfer.index) else {
                 continue;
             };
+            let (image, moves) = (pulled.id, pulled.moves(transfer.done_bytes));
             if peers.measure(image, transfer.total_bytes) {
                 let swarms = peers.swarms_of(image).map(|(cell, _)| (image, cell));
                 self.agenda.swarms.extend(swarms);
@@ -285,13 +288,15 @@ impl Engine {
             let Some(swarm) = peers.swarm_mut((image, cell)) else {
                 continue;
             };
-            if let Some(seed) = swarm.seeds.get_mut(node) {
-                if transfer.done_bytes > seed.bytes {
-                    (seed.bytes, seed.progress) = (transfer.done_bytes, now.tick);
-                    swarm.stirs(now.tick);
-                }
-            } else if transfer.done_bytes > 0 && pull.supply != Supply::Registry {
+            if moves && pull.supply != Supply::Registry {
                 swarm.stirs(now.tick);
+            }
+            if moves && pull.supply == Supply::Seed {
+                // Also one that stood still, and was replaced.
+                let seed = swarm.seeds.entry(*node).or_insert(Seed::new(now.tick));
+                seed.progress = now.tick;
+            } else if moves && let Some(seed) = swarm.seeds.get_mut(node) {
+                seed.progress = now.tick;
             }
         }
     }

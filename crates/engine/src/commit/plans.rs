@@ -35,7 +35,7 @@ impl Engine {
             registry.grow(now.tick);
         }
         for pull in plan.pull {
-            self.use_offers(idx, &pull);
+            self.use_offers(idx, &pull, now.tick);
             self.start_pull(idx, pull, now);
         }
         self.wait_for_sources(idx, &plan.waits.sources, now.tick);

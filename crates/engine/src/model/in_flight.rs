@@ -78,6 +78,22 @@ pub struct PulledImage {
     pub open: bool,
     /// Its cancellation was asked for.
     pub cancelled: bool,
+    /// Bytes of its layers that had come when they last counted as progress.
+    pub bytes: u64,
+}
+
+/// So many more bytes are progress: a registry that drips makes none.
+const PROGRESS: u64 = 64 << 10;
+
+impl PulledImage {
+    /// Notes how many bytes have come. True if that is progress.
+    pub fn moves(&mut self, done: u64) -> bool {
+        let moves = done >= self.bytes.saturating_add(PROGRESS);
+        if moves {
+            self.bytes = done;
+        }
+        moves
+    }
 }
 
 impl Task {

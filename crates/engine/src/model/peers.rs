@@ -70,10 +70,18 @@ pub struct Parents {
 pub struct Seed {
     /// When it was chosen.
     pub since: Tick,
-    /// When bytes came last.
+    /// When it last made progress.
     pub progress: Tick,
-    /// How many had come then.
-    pub bytes: u64,
+}
+
+impl Seed {
+    /// One that is chosen now.
+    pub fn new(now: Tick) -> Self {
+        Self {
+            since: now,
+            progress: now,
+        }
+    }
 }
 
 /// One image in one cell.

@@ -363,6 +363,7 @@ impl Fill<'_, '_> {
             asks_registry: key.asks_registry,
             open: true,
             cancelled: false,
+            bytes: 0,
         };
         let asks = matches!(key.reason, PullReason::FreshnessProbe | PullReason::Retry);
         PlannedPull {

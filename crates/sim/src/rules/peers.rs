@@ -17,6 +17,8 @@ use crate::{
 const MOST_UPLOADS: usize = 2;
 /// A seed whose bytes moved within this time is not replaced, in ms; the engine waits for ten seconds.
 const MOVES: u64 = 9_000;
+/// So many more bytes are progress.
+const PROGRESS: u64 = 64 << 10;
 /// Between two looks, in ms.
 const LOOK: u64 = 15_000;
 /// No image waits for other nodes for longer, in ms.
@@ -80,7 +82,7 @@ impl View {
         };
         for transfer in transfers {
             if let Some(shared) = asked.shared.get_mut(transfer.index)
-                && transfer.done_bytes > shared.done
+                && transfer.done_bytes >= shared.done + PROGRESS
             {
                 shared.done = transfer.done_bytes;
                 shared.seed = shared.seed.map(|_| now);

@@ -2,8 +2,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package plugin krew sbom test-dashboard lint-ui test-ui test-install test-runtimes test-faults test-abuse test-gate bench-real-gate sim sim-mutations fuzz soak \
-	bench-engine bench-queue bench-guard bench-real bench-real-big bench-real-install bench-fleet bench-inside \
+.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package plugin krew sbom test-dashboard lint-ui test-ui test-install test-runtimes test-faults test-abuse test-gate test-peers bench-real-gate bench-peers sim sim-mutations fuzz soak \
+	bench-engine bench-peers-model bench-queue bench-guard bench-real bench-real-big bench-real-install bench-fleet bench-inside \
 	deploy-using-yaml remove-kubefledged update down test-vectors test-status
 
 ARCH := $(shell uname -m)
@@ -156,6 +156,15 @@ test-gate: images ## Test the node gate with nodes that join, in a cluster of it
 	$(CLUSTER) down; $(CLUSTER) up; hack/install; \
 	$(CARGO) test --locked --no-fail-fast --target $(TARGET) --package kubefledged-e2e --test gate -- --test-threads=1 --include-ignored --nocapture --skip measure
 
+test-peers: images ## Test layers from other nodes on containerd 2.2 and 2.4, in a cluster of its own with four nodes
+	export CLUSTER_NAME=peers; trap '$(CLUSTER) down' EXIT; \
+	$(CLUSTER) down; $(CLUSTER) up 4 --runtime containerd2,containerd2,containerd24,containerd2; $(CLUSTER) images peers; hack/install; \
+	$(CARGO) test --locked --no-fail-fast --target $(TARGET) --package kubefledged-e2e --test peers -- --test-threads=1 --ignored --nocapture
+
+bench-peers: images ## Measure layers from other nodes with limited links, in a cluster of its own with nine nodes
+	export CLUSTER_NAME=peers; trap '$(CLUSTER) down' EXIT; \
+	$(CLUSTER) down; $(CLUSTER) up 9 --runtime containerd2; hack/install; hack/bench-peers
+
 bench-real-gate: images ## Measure what the node gate adds to the pulls of a new node beside crictl, in a cluster of its own
 	export CLUSTER_NAME=gate; trap '$(CLUSTER) down' EXIT; \
 	$(CLUSTER) down; $(CLUSTER) up; hack/install; \
@@ -176,6 +185,9 @@ sbom: ## Write the bills of materials of the binaries: dist/kubefledged-*.cdx.js
 	hack/sbom
 
 # === Benchmarks. They write their tables and plots into docs/performance.md. `make test` runs none of them.
+
+bench-peers-model: ## Run waves of layers from other nodes, with a real engine over simulated lines
+	$(CARGO) bench --quiet --locked --target $(TARGET) --package kubefledged-engine --bench peers
 
 bench-engine: ## Measure the engine alone: 1,000 to 20,000 nodes x 20 caches x 100 images
 	hack/bench-pure engine

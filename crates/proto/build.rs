@@ -4,13 +4,15 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 8] = [
     "kubefledged/puller/v1/puller.proto",
+    "kubefledged/peer/v1/peer.proto",
     "kubefledged/debug/v1/controller.proto",
     "kubefledged/debug/v1/puller.proto",
     "runtime/v1/api.proto",
     "containerd/images.proto",
     "containerd/content.proto",
+    "containerd/leases.proto",
 ];
 /// What gRPC reflection tells of, by process: the runtimes' interfaces are not ours to describe.
 const REFLECTED: [(&str, &[&str]); 2] = [
@@ -19,6 +21,7 @@ const REFLECTED: [(&str, &[&str]); 2] = [
         "puller",
         &[
             "kubefledged/puller/v1/puller.proto",
+            "kubefledged/peer/v1/peer.proto",
             "kubefledged/debug/v1/puller.proto",
         ],
     ),
@@ -37,6 +40,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .build_transport(false)
         .codec_path("crate::bounded::Bounded")
+        // Layers: a part of one is passed on without a copy.
+        .bytes(".containerd.services.content.v1")
+        .bytes(".kubefledged.peer.v1.GetBlobResponse")
         // Secrets: their Debug is written by hand in lib.rs.
         .skip_debug([
             "kubefledged.puller.v1.Credential",

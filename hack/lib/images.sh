@@ -18,6 +18,13 @@ push_bench_images() {
     provide_image "$PLAIN/bench/big:1.0" fill_bench 300
 }
 
+# Images of three layers, in the plain registry and in the one with a password.
+push_peers_images() {
+    provide_image "$PLAIN/peers/large:1.0" fill_layers 50
+    provide_image "$PLAIN/peers/medium:1.0" fill_layers 10
+    provide_image "$PRIVATE/peers/secret:1.0" fill_layers 10
+}
+
 # provide_image NAME FILL...: builds the image unless the cache has it, pushes it unless the registry has it.
 provide_image() {
     local name=$1 layout digest
@@ -81,6 +88,18 @@ fill_bench() {
     cp "$STATE/bin/pause" "$root/pause"
     noise "$3" $((megabytes * 1024)) >"$root/data"
     add_layer "$2" "$root"
+    set_config "$2" '{"Entrypoint": ["/pause"]}'
+}
+
+# Three layers of incompressible data, MEGABYTES each, and a program in the last one.
+fill_layers() {
+    local megabytes=$1 root=$2/root layer
+    for layer in 1 2 3; do
+        mkdir -p "$root"
+        ((layer < 3)) || cp "$STATE/bin/pause" "$root/pause"
+        noise "$3 $layer" $((megabytes * 1024)) >"$root/data$layer"
+        add_layer "$2" "$root"
+    done
     set_config "$2" '{"Entrypoint": ["/pause"]}'
 }
 

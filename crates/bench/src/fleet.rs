@@ -1,11 +1,15 @@
 //! The nodes of the simulated fleet: what each holds, and what is being pulled.
 
+mod peers;
 mod pulls;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicU64},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use fixedbitset::FixedBitSet;
@@ -59,6 +63,10 @@ pub struct Counters {
     pub remove_calls: AtomicU64,
     /// Images that were transferred.
     pub pulled: AtomicU64,
+    /// Bytes that nodes took from each other.
+    pub peer_bytes: AtomicU64,
+    /// Pulls that were to come from other nodes and came from the registry.
+    pub fallbacks: AtomicU64,
     /// Images that were transferred though the node held them already.
     pub pulled_again: AtomicU64,
     /// Handshakes done.
@@ -87,6 +95,10 @@ struct State {
     term: u64,
     /// When what its pulls have asked for will have arrived.
     line: Option<Instant>,
+    /// When what others have asked it for will have been sent.
+    uplink: Option<Instant>,
+    /// When images that come from other nodes will have arrived.
+    arriving: BTreeMap<usize, [Option<Instant>; 2]>,
     /// Rises with every restart of the puller.
     incarnation: u64,
     gone: bool,
@@ -156,7 +168,9 @@ impl Fleet {
             let mut state = node.lock();
             state.held.clear();
             state.bases.clear();
+            state.arriving.clear();
         }
+        self.registry.bytes.store(0, Ordering::Relaxed);
     }
 
     fn image(&self, reference: &str) -> usize {
@@ -302,8 +316,6 @@ impl SimNode {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::Ordering;
-
     use kubefledged_proto::puller::PullResult;
 
     use super::*;
@@ -324,8 +336,8 @@ mod tests {
             ..Model::default()
         });
         let (a, b) = tokio::join!(
-            fleet.pull(0, (1, 1), 0, "r/a:1"),
-            fleet.pull(0, (1, 2), 0, "r/a:1"),
+            fleet.pull(0, (1, 1), 0, "r/a:1", &[]),
+            fleet.pull(0, (1, 2), 0, "r/a:1", &[]),
         );
         assert_eq!(a.result(), PullResult::Pulled);
         assert_eq!(b.result(), PullResult::Present);

@@ -33,6 +33,8 @@ pub struct Model {
     pub refused: Option<Refused>,
     /// More pulls than this at a time, and the registry answers 429.
     pub registry_limit: Option<u64>,
+    /// Nodes take layers from each other.
+    pub peers: bool,
 }
 
 /// Images that can be pulled nowhere, and what is said of them.
@@ -73,6 +75,11 @@ impl Model {
             .then(|| (refused.reason.to_owned(), message()))
     }
 
+    /// How long so many bytes take on a node's line.
+    pub fn transfer(&self, bytes: u64) -> Duration {
+        transfer(bytes, self.node_bandwidth)
+    }
+
     /// Do pulls take no time at all?
     pub fn is_instant(&self) -> bool {
         self.node_bandwidth == 0
@@ -102,6 +109,8 @@ pub struct Registry {
     pub most: AtomicU64,
     /// Pulls that were answered with 429.
     pub refused: AtomicU64,
+    /// Bytes that it has sent or will send.
+    pub bytes: AtomicU64,
 }
 
 /// Counts a pull at the registry for as long as it lives.
@@ -137,10 +146,9 @@ impl Registry {
     ) -> Instant {
         let now = Instant::now();
         let factor = if model.is_slow(node) { 10 } else { 1 };
-        let free = line.map_or(now, |until| until.max(now));
-        let received = free + factor * transfer(bytes, model.node_bandwidth);
-        *line = Some(received);
+        let received = queued(line, factor * model.transfer(bytes));
         let own = received.max(now + factor * model.least);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
         if model.registry_bandwidth == 0 {
             return own;
         }
@@ -153,6 +161,14 @@ impl Registry {
         *busy = Some(sent);
         own.max(sent)
     }
+}
+
+/// When something that takes so long is through a line that serves in the order of asking.
+pub fn queued(line: &mut Option<Instant>, takes: Duration) -> Instant {
+    let now = Instant::now();
+    let through = line.map_or(now, |until| until.max(now)) + takes;
+    *line = Some(through);
+    through
 }
 
 fn transfer(bytes: u64, bandwidth: u64) -> Duration {

@@ -4,7 +4,7 @@
 mod gate;
 mod troubles;
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use clap::ValueEnum;
 use kube::api::{Patch, PatchParams};
@@ -67,6 +67,18 @@ impl Scenario {
     }
 }
 
+/// A world in which bytes take time.
+fn bytes_model(peers: bool) -> Model {
+    Model {
+        own_bytes: 3 * MB,
+        base_bytes: 7 * MB,
+        node_bandwidth: GBIT,
+        registry_bandwidth: 100 * GBIT,
+        peers,
+        ..Model::default()
+    }
+}
+
 impl World {
     /// Runs one scenario over so many nodes.
     pub async fn play(
@@ -85,7 +97,7 @@ impl World {
         self.restart().await?;
         match scenario {
             Scenario::Cold => self.cold_and_after(images).await,
-            Scenario::Bandwidth => Ok(vec![self.bandwidth(images).await?]),
+            Scenario::Bandwidth => self.bandwidth(images).await,
             Scenario::Join => Ok(vec![self.join(images).await?]),
             Scenario::Gate => Ok(vec![self.gate(images).await?]),
             Scenario::Killed => Ok(vec![self.killed(images).await?]),
@@ -176,25 +188,43 @@ impl World {
         Ok(String::new())
     }
 
-    async fn bandwidth(&mut self, count: usize) -> anyhow::Result<Row> {
-        self.fleet.set_model(Model {
-            own_bytes: 3 * MB,
-            base_bytes: 7 * MB,
-            node_bandwidth: GBIT,
-            registry_bandwidth: 100 * GBIT,
-            ..Model::default()
-        });
+    /// Without layers from other nodes, and with them.
+    async fn bandwidth(&mut self, count: usize) -> anyhow::Result<Vec<Row>> {
+        let alone = self.wave_of_bytes(count, false).await?;
+        self.fleet.set_model(bytes_model(true));
+        // The new controller asks every node whether it shares.
+        self.restart().await?;
+        let shared = self.wave_of_bytes(count, true).await?;
+        Ok(vec![alone, shared])
+    }
+
+    async fn wave_of_bytes(&mut self, count: usize, peers: bool) -> anyhow::Result<Row> {
+        self.fleet.set_model(bytes_model(peers));
         let (name, images) = self.next_cache(count);
         let bases = count.min(BASES) as u64;
-        let bytes = self.nodes as u64 * (count as u64 * 3 + bases * 7) * MB;
-        let ideal = bytes / (100 * GBIT);
+        let image_bytes = (count as u64 * 3 + bases * 7) * MB;
+        let ideal = self.nodes as u64 * image_bytes / (100 * GBIT);
+        let fleet = self.fleet.clone();
         let work = async {
             self.wave(&name, images).await?;
-            Ok(format!("the registry's line alone takes {ideal} s"))
+            let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+            #[allow(clippy::cast_precision_loss)]
+            let times = load(&fleet.registry.bytes) as f64 / image_bytes as f64;
+            let fallbacks = load(&fleet.counters.fallbacks);
+            Ok(if peers {
+                format!(
+                    "the registry sent {times:.2} x the images, {fallbacks} pulls fell back to it"
+                )
+            } else {
+                format!("the registry sent {times:.0} x the images; its line alone takes {ideal} s")
+            })
         };
-        let row = self
-            .measure("cold, 100 Gbit/s registry", count, Box::pin(work))
-            .await?;
+        let what = if peers {
+            "cold, 100 Gbit/s registry, layers from other nodes"
+        } else {
+            "cold, 100 Gbit/s registry"
+        };
+        let row = self.measure(what, count, Box::pin(work)).await?;
         self.delete(&name).await?;
         Ok(row)
     }

@@ -34,6 +34,13 @@ use crate::{
 
 const BACKLOG: u32 = 16_384;
 
+/// A request for a certificate, one for all nodes: nobody makes a connection with it here.
+fn certificate_request() -> anyhow::Result<Arc<[u8]>> {
+    let key = rcgen::KeyPair::generate()?;
+    let request = rcgen::CertificateParams::default().serialize_request(&key)?;
+    Ok(request.der().to_vec().into())
+}
+
 /// Serves all nodes on a port, for as long as the process lives, under the newest certificate.
 pub async fn serve(
     fleet: Arc<Fleet>,
@@ -59,7 +66,8 @@ pub async fn serve(
         .map(move |stream| stream.and_then(|stream| Connection::new(stream, counting.clone())));
     Server::builder()
         .add_service(
-            PullerServiceServer::new(Service(fleet)).max_decoding_message_size(MESSAGE_LIMIT),
+            PullerServiceServer::new(Service(fleet, certificate_request()?))
+                .max_decoding_message_size(MESSAGE_LIMIT),
         )
         .serve_with_incoming(connections)
         .await

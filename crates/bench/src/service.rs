@@ -11,16 +11,20 @@ use futures::{Stream, StreamExt as _, stream::FuturesUnordered};
 use kubefledged_contract::SEEN_TERM;
 use kubefledged_proto::puller::{
     Accepted, Authority, CancelPullsRequest, CancelPullsResponse, CheckImagesRequest,
-    CheckImagesResponse, GetInfoRequest, GetInfoResponse, Heartbeat, ListImagesRequest,
+    CheckImagesResponse, GetInfoRequest, GetInfoResponse, Heartbeat, ImagePull, ListImagesRequest,
     ListImagesResponse, NodeImage, PullImagesRequest, PullImagesResponse, PullOutcome,
-    PullOutcomes, RemoveImagesRequest, RemoveImagesResponse, RemoveOutcomes, Support,
+    PullOutcomes, RemoveImagesRequest, RemoveImagesResponse, RemoveOutcomes,
+    SetPeerIdentityRequest, SetPeerIdentityResponse, Support, Transfer, Transfers,
     pull_images_response, puller_service_server::PullerService, remove_images_response,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Extensions, Request, Response, Status};
 
-use crate::fleet::{self, Fleet};
+use crate::{
+    fleet::{self, Fleet},
+    model::Model,
+};
 
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Outcomes that are ready together go in one message.
@@ -30,13 +34,22 @@ const COALESCE: Duration = Duration::from_millis(50);
 #[derive(Clone, Copy, Debug)]
 pub struct Local(pub SocketAddr);
 
-/// See the module.
+/// See the module. It has a request for the certificate of every node.
 #[derive(Clone)]
-pub struct Service(pub Arc<Fleet>);
+pub struct Service(pub Arc<Fleet>, pub Arc<[u8]>);
 
 type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Service {
+    /// Whether nodes take layers from each other.
+    fn shares(&self) -> Support {
+        if self.0.model().peers {
+            Support::Yes
+        } else {
+            Support::No
+        }
+    }
+
     #[allow(clippy::result_large_err)] // tonic's own error
     fn node(&self, extensions: &Extensions, asked: &str) -> Result<usize, Status> {
         let local = extensions
@@ -82,19 +95,42 @@ fn outcomes(outcomes: Vec<PullOutcome>) -> PullImagesResponse {
     }))
 }
 
+/// The nodes from which an image is taken.
+fn peers(image: &ImagePull) -> Vec<usize> {
+    let number = |name: &str| name.strip_prefix("sim-")?.parse().ok();
+    let names = image.peers.iter();
+    names.filter_map(|peer| number(&peer.node_name)).collect()
+}
+
+/// How large the images of a request are.
+fn sizes(model: &Model, images: usize) -> PullImagesResponse {
+    let transfer = |index: usize| Transfer {
+        index: u32::try_from(index).unwrap_or(u32::MAX),
+        total_bytes: model.own_bytes + model.base_bytes,
+        ..Transfer::default()
+    };
+    let transfers = (0..images).map(transfer).collect();
+    pulled(pull_images_response::Event::Transfers(Transfers {
+        transfers,
+    }))
+}
+
 /// Goes on when nobody listens any more: a pull belongs to the puller.
 async fn pull_all(
     fleet: Arc<Fleet>,
     node: usize,
     batch: (u64, u64),
-    references: Vec<String>,
+    images: Vec<ImagePull>,
     sender: mpsc::Sender<Result<PullImagesResponse, Status>>,
 ) {
-    let mut pulls: FuturesUnordered<_> = references
-        .iter()
-        .enumerate()
-        .map(|(index, reference)| fleet.pull(node, batch, index, reference))
+    let peers: Vec<Vec<usize>> = images.iter().map(peers).collect();
+    let pulls = images.iter().zip(&peers).enumerate();
+    let mut pulls: FuturesUnordered<_> = pulls
+        .map(|(index, (image, peers))| fleet.pull(node, batch, index, &image.reference, peers))
         .collect();
+    if fleet.model().peers {
+        let _ = sender.send(Ok(sizes(&fleet.model(), images.len()))).await;
+    }
     let mut ready = Vec::new();
     let mut send_at = None;
     loop {
@@ -133,6 +169,14 @@ impl PullerService for Service {
     type RemoveImagesStream = Outgoing<RemoveImagesResponse>;
     type ListImagesStream = Outgoing<ListImagesResponse>;
 
+    async fn set_peer_identity(
+        &self,
+        _request: Request<SetPeerIdentityRequest>,
+    ) -> Result<Response<SetPeerIdentityResponse>, Status> {
+        // Nobody verifies it here.
+        Ok(Response::new(SetPeerIdentityResponse {}))
+    }
+
     async fn get_info(
         &self,
         request: Request<GetInfoRequest>,
@@ -145,6 +189,8 @@ impl PullerService for Service {
             max_parallel_pulls: 2,
             pin_support: Support::No.into(),
             progress_support: Support::No.into(),
+            peer_support: self.shares().into(),
+            peer_certificate_request: self.1.to_vec(),
             ..GetInfoResponse::default()
         }))
     }
@@ -157,9 +203,10 @@ impl PullerService for Service {
         let (node, authority) = self.admit(&extensions, request.authority)?;
         let fleet = self.0.clone();
         fleet.counters.pull_calls.fetch_add(1, Ordering::Relaxed);
-        let references: Vec<String> = request.images.into_iter().map(|i| i.reference).collect();
         let accepted = pulled(pull_images_response::Event::Accepted(Accepted::default()));
         if fleet.model().is_instant() {
+            let images = request.images.into_iter();
+            let references: Vec<String> = images.map(|image| image.reference).collect();
             let all = outcomes(fleet.pull_at_once(node, &references));
             let stream = tokio_stream::iter([Ok(accepted), Ok(all)]);
             return Ok(Response::new(Box::pin(stream)));
@@ -167,7 +214,7 @@ impl PullerService for Service {
         let (sender, receiver) = mpsc::channel(16);
         let _ = sender.try_send(Ok(accepted));
         let batch = (authority.term, authority.batch_id);
-        tokio::spawn(pull_all(fleet, node, batch, references, sender));
+        tokio::spawn(pull_all(fleet, node, batch, request.images, sender));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
@@ -195,6 +242,7 @@ impl PullerService for Service {
         Ok(Response::new(CheckImagesResponse {
             images,
             highest_term: self.0.term(node),
+            peer_support: self.shares().into(),
             ..CheckImagesResponse::default()
         }))
     }

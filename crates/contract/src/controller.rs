@@ -1,11 +1,15 @@
 //! Controller side: converts batches of the engine to requests, and responses to outcomes.
 
+mod peers;
+
+pub use peers::transfers;
+
 use std::{sync::Arc, time::Duration};
 
 use kubefledged_api_types::{ImagePullPolicy, one_line};
 use kubefledged_engine::{
-    Batch, CancelPulls, CheckReport, Disk, ImageOutcome, ImageResult, KeptReason, NodeName,
-    ObservedImage, Pin, PinResult, PullItem,
+    Batch, CancelPulls, CheckReport, Disk, ImageOutcome, ImageResult, KeptReason, MovedBytes,
+    NodeName, ObservedImage, Pin, PinResult, PullItem,
 };
 use kubefledged_image::{ImageRef, credentials::Keyring};
 use kubefledged_proto::puller::{
@@ -61,6 +65,7 @@ pub fn pull_request(
         authority: Some(authority(batch)),
         images,
         credentials,
+        ticket_signer: Vec::new(),
     }
 }
 
@@ -168,11 +173,8 @@ pub fn checked(response: CheckImagesResponse) -> (Vec<ImageOutcome>, CheckReport
             available: disk.available_bytes,
             watermark_percent: u8::try_from(disk.watermark_percent).unwrap_or(100),
         }),
-        can_pin: match response.pin_support() {
-            Support::Yes => Some(true),
-            Support::No => Some(false),
-            Support::Unknown | Support::Unspecified => None,
-        },
+        can_pin: supported(response.pin_support()),
+        can_share: supported(response.peer_support()),
         // GetInfo reports it once per connection.
         parallel_pulls: 0,
     };
@@ -199,6 +201,14 @@ pub fn checked(response: CheckImagesResponse) -> (Vec<ImageOutcome>, CheckReport
         })
         .collect();
     (outcomes, report)
+}
+
+fn supported(support: Support) -> Option<bool> {
+    match support {
+        Support::Yes => Some(true),
+        Support::No => Some(false),
+        Support::Unknown | Support::Unspecified => None,
+    }
 }
 
 fn authority(batch: &Batch) -> Authority {
@@ -256,6 +266,10 @@ fn image_pull(
         credentials,
         fallback_deadline_ms: millis(item.fallback_deadline),
         cache: String::new(),
+        peers: peers::sources(item),
+        // Whoever has the controller's key adds it.
+        ticket: None,
+        hold_layers_ms: item.hold_layers.map_or(0, millis),
     }
 }
 
@@ -302,6 +316,11 @@ fn pull_outcome(outcome: PullOutcome) -> ImageOutcome {
             size: outcome.size_bytes,
         }),
         pin,
+        moved: MovedBytes {
+            peers: outcome.peer_bytes,
+            registry: outcome.registry_bytes,
+            wasted: outcome.wasted_bytes,
+        },
         ..ImageOutcome::new(index(outcome.index), result)
     }
 }
@@ -333,6 +352,8 @@ mod tests {
             deadline: Some(Duration::from_secs(60)),
             fallback_deadline: Duration::from_secs(300),
             retention: Pin::Leave,
+            peers: None,
+            hold_layers: None,
         }
     }
 

@@ -8,6 +8,7 @@ pub mod checks;
 pub mod controller;
 pub mod puller;
 pub mod terms;
+pub mod tickets;
 
 use std::time::Duration;
 

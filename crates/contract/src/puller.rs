@@ -1,15 +1,21 @@
 //! Puller side: converts requests to events of the queue, and its replies to messages.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use kubefledged_proto::puller::{
     Accepted, CancelPullsRequest, CheckImagesResponse, CheckedImage, Credential, DiskUsage,
-    Heartbeat, ImagePull, ImageState, PinResult, PullImagesResponse, PullOutcome, PullOutcomes,
-    PullPolicy, PullResult, RemoveImagesRequest, RemoveImagesResponse, RemoveOutcome,
-    RemoveOutcomes, RemoveResult, Retention, Support, pull_images_response, remove_images_response,
+    Heartbeat, ImagePull, ImageState, PeerSource, PinResult, PullImagesResponse, PullOutcome,
+    PullOutcomes, PullPolicy, PullResult, RemoveImagesRequest, RemoveImagesResponse, RemoveOutcome,
+    RemoveOutcomes, RemoveResult, Retention, Support, Ticket, Transfer, Transfers,
+    pull_images_response, remove_images_response,
 };
 use kubefledged_queue as queue;
-use kubefledged_queue::{Authority, CredentialId, Event, Policy, PullRequest, StreamId};
+use kubefledged_queue::{
+    Authority, CredentialId, Event, Peer, Peers, Policy, PullRequest, Sharing, StreamId,
+};
+
+/// Nodes to take one image from, of which more are not remembered.
+const MOST_PEERS: usize = 16;
 
 /// Why a request is malformed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,13 +68,14 @@ pub fn authority(
 }
 
 /// Converts one image of a pull request. `credentials` are all credentials of the request with their
-/// ids, and `hash` returns the same number for the same credentials.
+/// ids, `signer` is the certificate of who signed its ticket, and `hash` returns the same number for the same credentials.
 ///
 /// # Errors
 /// The image names a credential that the request does not contain.
 pub fn pull_request<'a>(
     image: ImagePull,
     credentials: &'a [(CredentialId, Credential)],
+    signer: &Arc<[Vec<u8>]>,
     hash: impl FnOnce(&[&'a Credential]) -> u64,
 ) -> Result<PullRequest, Malformed> {
     let policy = match image.policy() {
@@ -102,8 +109,27 @@ pub fn pull_request<'a>(
         } else {
             queue::Mark::No
         },
+        sharing: Sharing {
+            peers: image
+                .ticket
+                .map(|ticket| Arc::new(peers(ticket, image.peers, signer))),
+            hold: limit(image.hold_layers_ms),
+        },
         cache: image.cache,
     })
+}
+
+fn peers(ticket: Ticket, nodes: Vec<PeerSource>, signer: &Arc<[Vec<u8>]>) -> Peers {
+    let peer = |PeerSource { node_name, address }| Peer {
+        node: node_name,
+        address,
+    };
+    Peers {
+        nodes: nodes.into_iter().take(MOST_PEERS).map(peer).collect(),
+        claims: ticket.claims,
+        signature: ticket.signature,
+        signer: signer.clone(),
+    }
 }
 
 /// Converts a removal.
@@ -158,6 +184,24 @@ pub fn pulled(outcomes: Vec<queue::PullOutcome>) -> PullImagesResponse {
     }
 }
 
+/// Converts how far pulls are.
+pub fn transfers(transfers: Vec<queue::Transfer>) -> PullImagesResponse {
+    let transfers = transfers
+        .into_iter()
+        .map(|queue::Transfer { index, progress }| Transfer {
+            index: number(index),
+            total_bytes: progress.bytes.total,
+            done_bytes: progress.bytes.done,
+            peer_bytes: progress.peers,
+            digest: progress.digest.as_deref().unwrap_or_default().to_owned(),
+        });
+    PullImagesResponse {
+        event: Some(pull_images_response::Event::Transfers(Transfers {
+            transfers: transfers.collect(),
+        })),
+    }
+}
+
 /// Returns a heartbeat of a pull stream.
 pub fn pull_heartbeat() -> PullImagesResponse {
     PullImagesResponse {
@@ -195,6 +239,7 @@ pub fn checked(report: queue::Report) -> CheckImagesResponse {
             watermark_percent: report.watermark.into(),
         }),
         pin_support: support(report.pins).into(),
+        peer_support: support(report.peers).into(),
     }
 }
 
@@ -242,6 +287,9 @@ fn pull_outcome(outcome: queue::PullOutcome) -> PullOutcome {
         took_ms: u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX),
         pin: pin.into(),
         pin_message,
+        peer_bytes: outcome.sources.peers,
+        registry_bytes: outcome.sources.registry,
+        wasted_bytes: outcome.sources.wasted,
     }
 }
 

@@ -27,7 +27,8 @@ use crate::{
     debug::{self, Debug},
     driver::{self, Asking},
     effects::{
-        Effects, credentials::Credentials, dialer::Dialer, objects::Objects, pullers::Pullers,
+        Effects, credentials::Credentials, dialer::Dialer, objects::Objects, peers::Entitlements,
+        pullers::Pullers,
     },
     inputs::{
         self,
@@ -146,8 +147,8 @@ impl Bound {
         let releasing = tokio::spawn(begun(election, passed, shutdown.clone()));
 
         let ends = (leading, shutdown.clone());
-        let connector = certify(&mut tasks, &args, &client, (certificates, failures), ends)?;
-        let pullers = pullers(&args, &client, raise_term, (connector, kubelets), &metrics);
+        let certified = certify(&mut tasks, &args, &client, (certificates, failures), ends)?;
+        let pullers = pullers(&args, &client, raise_term, (certified, kubelets), &metrics);
         let shown = Debug {
             engine,
             pullers: Arc::new(pullers.clone()),
@@ -217,15 +218,19 @@ async fn begun(
     }
 }
 
-/// Starts the reconciliation of certificates, and returns the connector that uses them.
+/// Connects to pullers, and entitles them to layers of each other.
+type Certified = (Connector, Entitlements);
+
+/// Starts the reconciliation of certificates, and returns what uses them.
 fn certify(
     tasks: &mut JoinSet<&'static str>,
     args: &RunArgs,
     client: &Client,
     (metrics, failures): (certificates::Metrics, Failures),
     (leading, shutdown): (watch::Receiver<bool>, CancellationToken),
-) -> anyhow::Result<Connector> {
+) -> anyhow::Result<Certified> {
     let (identity, current) = watch::channel(None);
+    let (peers, authority) = watch::channel(None);
     let name = tls::names::puller(&args.namespace);
     let connector =
         Connector::new(current, name, failures).context("--namespace is not the name of one")?;
@@ -233,12 +238,12 @@ fn certify(
         args.certificates(),
         client.clone(),
         metrics,
-        identity,
+        (identity, peers),
         connector.clone(),
         Arc::new(|| Timestamp::now().as_second()),
     );
     spawn(tasks, keeper.run(leading, shutdown), "certificates");
-    Ok(connector)
+    Ok((connector, Entitlements::new(authority)))
 }
 
 /// Returns metrics that ask the engine at each scrape.
@@ -278,7 +283,7 @@ fn pullers(
     args: &RunArgs,
     client: &Client,
     raise_term: watch::Sender<u64>,
-    (connector, kubelets): (Connector, KubeletRuntimes),
+    ((connector, entitlements), kubelets): (Certified, KubeletRuntimes),
     metrics: &Metrics,
 ) -> Pullers {
     let dialer = Dialer {
@@ -291,6 +296,7 @@ fn pullers(
     Pullers::new(
         dialer,
         credentials,
+        entitlements,
         raise_term,
         args.max_dials as usize,
         args.max_connections as usize,

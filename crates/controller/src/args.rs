@@ -11,8 +11,10 @@ use kubefledged_process::{LogArgs, debug::DebugAddress};
 use crate::certificates::{self, Mode};
 
 mod node_gate;
+mod peers;
 mod registries;
 
+pub use peers::PeerArgs;
 pub use registries::PullsByHost;
 
 /// Keeps container images on Kubernetes nodes before a pod needs them.
@@ -140,6 +142,10 @@ pub struct RunArgs {
     /// `ImageCaches` without nodeGateTimeout
     #[arg(long, default_value = "10m", help_heading = "Node gate", value_parser = node_gate::timeout)]
     pub node_gate_timeout: GoDuration,
+
+    /// Layers that nodes take from each other.
+    #[command(flatten)]
+    pub peers: PeerArgs,
 
     /// Maximum number of connection attempts to pullers at the same time (2 to 4096); half of them are
     /// reserved for pullers that do not answer at once
@@ -324,6 +330,7 @@ impl RunArgs {
                 taint: self.node_gate_taint_key.clone(),
                 timeout: self.node_gate_timeout.0,
             },
+            peers: self.peers.settings(self.max_connections),
             ..Settings::default()
         }
     }

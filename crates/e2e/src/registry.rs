@@ -31,13 +31,26 @@ pub struct Request {
 impl Cluster {
     /// The plain registry's, from now on.
     pub fn access_log(&self) -> anyhow::Result<AccessLog> {
-        let path = PathBuf::from(self.run(&["registry-log"], "")?.trim());
+        self.access_log_of("plain")
+    }
+
+    /// That of the plain registry or of the private one, from now on.
+    pub fn access_log_of(&self, registry: &str) -> anyhow::Result<AccessLog> {
+        let path = PathBuf::from(self.run(&["registry-log", registry], "")?.trim());
         let from = path.metadata().context("the registry's log")?.len();
         Ok(AccessLog { path, from })
     }
 }
 
 impl AccessLog {
+    /// Bytes of layers and configurations of this image that the registry sent.
+    pub fn blob_bytes(&self, image: &str) -> anyhow::Result<u64> {
+        let blobs = format!("/v2/{image}/blobs/");
+        let requests = self.requests()?.into_iter();
+        let sent = requests.filter(|request| request.path.starts_with(&blobs));
+        Ok(sent.map(|request| request.bytes).sum())
+    }
+
     /// All requests since then.
     pub fn requests(&self) -> anyhow::Result<Vec<Request>> {
         let mut file = std::fs::File::open(&self.path)?;

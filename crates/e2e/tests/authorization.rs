@@ -11,7 +11,7 @@ use kubefledged_e2e::{
     fleet::{OURS, entry},
 };
 use kubefledged_process::tls::{Identity, identity::provider, names};
-use kubefledged_testkit::{Ca, Leaf, Usage};
+use kubefledged_testkit::{Ca, Leaf, Usage, issued_by};
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use rustls::{ClientConfig, RootCertStore, version::TLS13};
@@ -64,7 +64,7 @@ fn nobody(trusted: &str) -> Arc<ClientConfig> {
 
 fn allowed(cell: &str) -> Answer {
     match cell {
-        "yes" => Answer::Reached,
+        "yes" | "yes, with a ticket" => Answer::Reached,
         _ => Answer::Refused,
     }
 }
@@ -92,6 +92,17 @@ fn each_certificate_may_call_what_the_table_says_and_nothing_else() {
     ];
     let controller = client(&controller, &trusted);
     let debug = client(&stored("debug").0, &trusted);
+    let ca = cluster.secret("kubefledged-ca").unwrap();
+    let ca = (
+        entry(&ca, "tls.crt").unwrap(),
+        entry(&ca, "tls.key").unwrap(),
+    );
+    let peer = issued_by(
+        (&ca.0, &ca.1),
+        &[&names::peer(OURS, "another")],
+        Usage::Client,
+    );
+    let peer = client(&peer, &trusted);
 
     let pullers = cluster.pods("puller").unwrap();
     let before = cluster.metric(&pullers[0], 8082, FAILURES).unwrap();
@@ -102,6 +113,8 @@ fn each_certificate_may_call_what_the_table_says_and_nothing_else() {
         assert_eq!(answer, allowed(&row[1]), "controller: {method}");
         let answer = puller.call(&debug, &method).unwrap();
         assert_eq!(answer, allowed(&row[2]), "debug: {method}");
+        let answer = puller.call(&peer, &method).unwrap();
+        assert_eq!(answer, allowed(&row[3]), "another puller: {method}");
         for (who, client) in &strangers {
             let answer = puller.call(client, &method).unwrap();
             assert_eq!(answer, Answer::NoConnection, "{who}: {method}");

@@ -32,6 +32,7 @@ impl Engine {
                 self.model.leadership.begun = false;
             }
             Event::Outcomes(batch, outcomes) => self.outcomes(now, batch, outcomes),
+            Event::Transfers(batch, transfers) => self.transfers(now, batch, &transfers),
             Event::Checked(batch, report) => self.checked(now.tick, batch, report),
             Event::BatchEnded(batch, end) => self.batch_ended(now, batch, end),
             Event::SecretsRead(key, problems) => self.secrets_read(&key, problems),
@@ -64,6 +65,7 @@ impl Engine {
             for node in nodes {
                 self.plan_node(node, now);
             }
+            self.serve_swarms(now.tick);
             changed.append(&mut self.agenda.caches);
             for cache in changed {
                 self.advance(cache, now);
@@ -93,6 +95,7 @@ impl Engine {
         }
         let context = NodeContext::of(&self.model, idx);
         self.update_node(idx, &context, now);
+        self.sync_peers(idx, now.tick);
         let view = NodeView::new(&self.model, idx, now.tick);
         let plan = plan::plan(&view, context);
         self.commit(idx, plan, now);
@@ -110,6 +113,9 @@ impl Engine {
                 }
                 Timer::Registry(registry) => self.serve_registry(registry, now.tick),
                 Timer::Long(batch) => self.batch_is_long(batch, now.tick),
+                Timer::Peers(swarm) => {
+                    self.agenda.swarms.insert(swarm);
+                }
                 Timer::Lost(batch) => self.batch_ended(now, batch, BatchEnd::Lost),
             }
         }

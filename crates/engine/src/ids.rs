@@ -52,6 +52,10 @@ index! {
     ScopeId
 }
 index! {
+    /// Number of a cell: nodes of one zone and one platform, which can take layers from each other.
+    CellId
+}
+index! {
     /// Number of an image set of one `ImageCache`; 0 is the empty set.
     SetIdx
 }
@@ -221,6 +225,22 @@ impl<I: Index> IdSet<I> {
     /// Ids of this set that the other one lacks, in rising order.
     pub fn without<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = I> + 'a {
         self.bits.difference(&other.bits).map(I::from_index)
+    }
+
+    /// Ids that are in both, in rising order.
+    pub fn common<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = I> + 'a {
+        self.bits.intersection(&other.bits).map(I::from_index)
+    }
+
+    /// Adds an id or takes it out. True if that changes the set.
+    pub fn set(&mut self, id: I, there: bool) -> bool {
+        let was = self.contains(id);
+        if there {
+            self.insert(id);
+        } else {
+            self.remove(id);
+        }
+        was != there
     }
 
     /// Bytes on the heap.

@@ -13,10 +13,27 @@ pub const CONTROLLER_DESCRIPTORS: &[u8] =
 pub const PULLER_DESCRIPTORS: &[u8] =
     include_bytes!(concat!(env!("OUT_DIR"), "/puller.descriptors"));
 
-/// The contract between controller and puller.
-pub mod puller {
-    #![allow(clippy::pedantic, missing_docs)]
-    tonic::include_proto!("kubefledged.puller.v1");
+/// Bytes of a layer in a message.
+pub use prost::bytes::Bytes;
+
+pub use packages::{peer::v1 as peer, puller::v1 as puller};
+
+/// Packages whose messages use each other, in modules as deep as their names, as the generated code expects.
+mod packages {
+    pub mod puller {
+        /// The contract between controller and puller.
+        pub mod v1 {
+            #![allow(clippy::pedantic, missing_docs)]
+            tonic::include_proto!("kubefledged.puller.v1");
+        }
+    }
+    pub mod peer {
+        /// Layers from one puller to another.
+        pub mod v1 {
+            #![allow(clippy::pedantic, missing_docs)]
+            tonic::include_proto!("kubefledged.peer.v1");
+        }
+    }
 }
 
 /// The debug services of controller and puller.
@@ -42,6 +59,11 @@ pub mod containerd {
     pub mod content {
         #![allow(clippy::pedantic, missing_docs)]
         tonic::include_proto!("containerd.services.content.v1");
+    }
+    /// What is kept from garbage collection.
+    pub mod leases {
+        #![allow(clippy::pedantic, missing_docs)]
+        tonic::include_proto!("containerd.services.leases.v1");
     }
 }
 
@@ -108,6 +130,7 @@ impl std::fmt::Debug for puller::PullImagesRequest {
             authority,
             images,
             credentials,
+            ticket_signer: _,
         } = self;
         f.debug_struct("PullImagesRequest")
             .field("authority", authority)

@@ -13,7 +13,10 @@ use kubefledged_process::{
     net, shutdown,
     tls::{self, Failures},
 };
-use kubefledged_proto::puller::puller_service_server::PullerServiceServer;
+use kubefledged_proto::{
+    peer::peer_service_server::PeerServiceServer,
+    puller::puller_service_server::PullerServiceServer,
+};
 use kubefledged_queue::{Queue, Settings};
 use prometheus_client::registry::Registry;
 use tokio::{
@@ -36,6 +39,7 @@ use crate::{
     marks::Marks,
     metrics::Metrics,
     node::{Abilities, Node},
+    peers::{Limits, Peers, Surroundings},
     plugins::Plugins,
     runtime::{self, Found, Search},
     service::Service,
@@ -105,16 +109,46 @@ fn plugins(args: &Args) -> Plugins {
     }
 }
 
-fn node(args: &Args, channel: Channel, plugins: Plugins) -> Node {
+fn node(args: &Args, (channel, bulk): (Channel, Channel), plugins: Plugins) -> Node {
     Node {
         cri: Cri::new(channel.clone()),
-        containerd: Containerd::new(channel),
+        containerd: Containerd::new(channel, bulk),
         disk: (args.disk_watermark < 100)
             .then(|| disk::path(args.image_fs_path.as_deref()))
             .flatten(),
         plugins,
         marks: Marks::load(args.state_dir.as_deref()),
+        peers: None,
     }
+}
+
+/// Returns layers from other nodes and for them. `None`: the flag switches them off.
+fn peers(
+    args: &Args,
+    node: &Node,
+    served: &watch::Receiver<Option<Arc<tls::Served>>>,
+    (failures, metrics): (&Failures, &Metrics),
+    abilities: &watch::Receiver<Abilities>,
+) -> anyhow::Result<Option<Peers>> {
+    if !args.peers {
+        return Ok(None);
+    }
+    let around = Surroundings {
+        namespace: args.namespace.as_str().into(),
+        node: args.node_name.as_str().into(),
+        containerd: node.containerd.clone(),
+        served: served.clone(),
+        failures: failures.clone(),
+        metrics: metrics.clone(),
+        disk: node.disk.clone().map(|path| (path, args.disk_watermark)),
+        abilities: abilities.clone(),
+    };
+    let limits = Limits {
+        uploads: args.max_peer_uploads.into(),
+        upload_rate: args.max_peer_upload_rate,
+        download_rate: args.max_peer_download_rate,
+    };
+    Peers::new(around, limits).map(Some)
 }
 
 /// Serves gRPC on connections that were accepted already, to the roles that may call each service.
@@ -125,6 +159,11 @@ async fn serve(
     roles: Roles,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    let peers = service.node.peers.clone().map(PeerServiceServer::new);
+    let routes = match peers {
+        Some(peers) => routes.add_service(peers),
+        None => routes,
+    };
     let service = PullerServiceServer::new(service)
         .max_decoding_message_size(kubefledged_contract::MESSAGE_LIMIT);
     let connections = ReceiverStream::new(connections).map(|stream| stream.map(Connection::new));
@@ -168,6 +207,8 @@ fn exposition(
                 && let Ok((_, totals)) = shown.view(0, 0).await
             {
                 metrics.queued(totals.waiting, totals.running);
+                let peers = shown.node.peers.as_ref();
+                metrics.uploads(peers.map_or(0, Peers::uploads));
             }
         }
     })
@@ -257,9 +298,12 @@ impl Services {
         debug: Option<TcpListener>,
     ) -> anyhow::Result<()> {
         let Self { args, shutdown, .. } = self;
-        let node = node(&args, channel, self.plugins);
+        let bulk = cri::connect(socket.clone());
+        let mut node = node(&args, (channel, bulk), self.plugins);
         let counter = Arc::new(AtomicU64::new(1));
         let (report, abilities) = watch::channel(Abilities::default());
+        let counts = (&self.failures, &self.metrics);
+        node.peers = peers(&args, &node, &self.identity, counts, &abilities)?;
         let up = self.metrics.cri_up.clone();
         let queue = Queue::new(settings(&args, &node, &version.runtime_name));
         let (driver, inputs) =
@@ -295,6 +339,7 @@ impl Services {
         let connections = tls::incoming(grpc, self.identity, self.failures, shutdown.clone());
         let roles = Roles::of(&args.namespace);
         tasks.fallible(serve(connections, routes, service, roles, shutdown.clone()));
+        let peers = node.peers.clone();
         let watching = runtime::watch(
             (self.search, socket),
             node,
@@ -305,6 +350,9 @@ impl Services {
             shutdown.clone(),
         );
         tasks.fallible(watching);
+        if let Some(peers) = peers {
+            tasks.endless(peers.run(shutdown.clone()));
+        }
         tasks.endless(driver.run(shutdown));
         Ok(())
     }

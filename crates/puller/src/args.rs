@@ -70,6 +70,23 @@ pub struct Args {
     /// Images of kubefledged itself, which are never removed, separated by commas
     #[arg(long, value_delimiter = ',', help_heading = "Images")]
     pub own_images: Vec<String>,
+    /// Take layers from other nodes and hand them on, as the controller says, if the runtime lets us
+    #[arg(
+        long,
+        default_value_t = true,
+        action = clap::ArgAction::Set,
+        help_heading = "Peers"
+    )]
+    pub peers: bool,
+    /// Layers that are handed to other nodes at the same time; 0 hands on none
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(0..=64), help_heading = "Peers")]
+    pub max_peer_uploads: u16,
+    /// Bytes a second that are handed to other nodes; 0 sets no limit
+    #[arg(long, default_value_t = 0, help_heading = "Peers")]
+    pub max_peer_upload_rate: u64,
+    /// Bytes a second that are taken from other nodes; 0 sets no limit
+    #[arg(long, default_value_t = 0, help_heading = "Peers")]
+    pub max_peer_download_rate: u64,
     /// File with the kubelet's CredentialProviderConfig; its plugins provide the node's credentials
     /// for images without imagePullSecrets of their own
     #[arg(

@@ -23,6 +23,8 @@ pub enum Role {
     Controller,
     /// A person with the debug certificate, who may only call read-only methods.
     Debug,
+    /// The puller of another node, which may only ask for layers. Its ticket says which.
+    Peer,
 }
 
 /// Names of certificates that have a role.
@@ -30,6 +32,8 @@ pub enum Role {
 pub struct Roles {
     controller: String,
     debug: String,
+    /// What the names of other pullers end in.
+    peers: String,
 }
 
 impl Roles {
@@ -38,17 +42,25 @@ impl Roles {
         Self {
             controller: names::controller(namespace),
             debug: names::debug(namespace),
+            peers: names::peers(namespace),
         }
     }
 
-    /// Returns the role of a peer. Its certificate must have exactly one name. A puller's own certificate has
-    /// no role.
+    /// Returns the role of a peer. Its certificate must have exactly one name. The certificate with which a puller
+    /// serves has no role.
     fn role(&self, names: &[String]) -> Option<Role> {
         match names {
             [name] if *name == self.controller => Some(Role::Controller),
             [name] if *name == self.debug => Some(Role::Debug),
+            [name] if self.is_peer(name) => Some(Role::Peer),
             _ => None,
         }
+    }
+
+    /// One label, and then what all of them end in.
+    fn is_peer(&self, name: &str) -> bool {
+        let (label, rest) = name.split_once('.').unwrap_or_default();
+        !label.is_empty() && label != "*" && rest == self.peers
     }
 }
 
@@ -57,7 +69,10 @@ fn allows(role: Role, path: &str) -> bool {
     match path {
         "/kubefledged.puller.v1.PullerService/PullImages"
         | "/kubefledged.puller.v1.PullerService/RemoveImages"
-        | "/kubefledged.puller.v1.PullerService/CancelPulls" => role == Role::Controller,
+        | "/kubefledged.puller.v1.PullerService/CancelPulls"
+        | "/kubefledged.puller.v1.PullerService/SetPeerIdentity" => role == Role::Controller,
+        "/kubefledged.peer.v1.PeerService/GetManifest"
+        | "/kubefledged.peer.v1.PeerService/GetBlob" => role == Role::Peer,
         "/kubefledged.puller.v1.PullerService/GetInfo"
         | "/kubefledged.puller.v1.PullerService/CheckImages"
         | "/kubefledged.puller.v1.PullerService/ListImages"
@@ -69,7 +84,7 @@ fn allows(role: Role, path: &str) -> bool {
         | "/grpc.health.v1.Health/Check"
         | "/grpc.health.v1.Health/Watch"
         | "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
-        | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => true,
+        | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => role != Role::Peer,
         _ => false,
     }
 }
@@ -83,6 +98,13 @@ pub struct Connection {
 /// Names in the peer's certificate.
 #[derive(Clone, Debug, Default)]
 pub struct Peer(Arc<[String]>);
+
+impl Peer {
+    /// The names.
+    pub fn names(&self) -> &[String] {
+        &self.0
+    }
+}
 
 impl Connection {
     /// Reads the names. The handshake has verified the certificate.
@@ -198,11 +220,19 @@ mod tests {
         let controller = "controller.ns.kubefledged.internal";
         assert_eq!(role(&[controller]), Some(Role::Controller));
         assert_eq!(role(&["debug.ns.kubefledged.internal"]), Some(Role::Debug));
+        let peer = names::peer("ns", "node-1.example");
+        assert_eq!(role(&[&peer]), Some(Role::Peer));
         for names in [
             &[][..],
             &["puller.ns.kubefledged.internal"],
             &["controller.other.kubefledged.internal"],
             &["*.ns.kubefledged.internal"],
+            &["*.peer.ns.kubefledged.internal"],
+            &["peer.ns.kubefledged.internal"],
+            &[".peer.ns.kubefledged.internal"],
+            &["a.b.peer.ns.kubefledged.internal"],
+            &["a.peer.other.kubefledged.internal"],
+            &[&peer, controller],
             &["CONTROLLER.ns.kubefledged.internal"],
             &[controller, controller],
             &[controller, "debug.ns.kubefledged.internal"],
@@ -214,15 +244,32 @@ mod tests {
     #[test]
     fn whoever_looks_changes_nothing_and_what_is_unknown_is_refused() {
         let service = "/kubefledged.puller.v1.PullerService";
-        for method in ["PullImages", "RemoveImages", "CancelPulls"] {
+        for method in [
+            "PullImages",
+            "RemoveImages",
+            "CancelPulls",
+            "SetPeerIdentity",
+        ] {
             let path = format!("{service}/{method}");
             assert!(allows(Role::Controller, &path));
-            assert!(!allows(Role::Debug, &path));
+            assert!(!allows(Role::Debug, &path) && !allows(Role::Peer, &path));
         }
         for method in ["GetInfo", "CheckImages", "ListImages"] {
             let path = format!("{service}/{method}");
             assert!(allows(Role::Controller, &path));
-            assert!(allows(Role::Debug, &path));
+            assert!(allows(Role::Debug, &path) && !allows(Role::Peer, &path));
+        }
+        for method in ["GetManifest", "GetBlob"] {
+            let path = format!("/kubefledged.peer.v1.PeerService/{method}");
+            assert!(allows(Role::Peer, &path));
+            assert!(!allows(Role::Controller, &path) && !allows(Role::Debug, &path));
+        }
+        for path in [
+            "/kubefledged.debug.v1.PullerDebugService/GetQueue",
+            "/grpc.health.v1.Health/Check",
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        ] {
+            assert!(allows(Role::Debug, path) && !allows(Role::Peer, path));
         }
         for path in [
             "",

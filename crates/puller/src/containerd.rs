@@ -1,9 +1,14 @@
 //! Client of containerd's own API, on the same socket as CRI: pins, and the bytes of pulls. Other runtimes
 //! answer `Unimplemented`.
 
+pub mod blobs;
+
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{
+        Arc, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use kubefledged_proto::containerd::{
@@ -14,12 +19,13 @@ use kubefledged_proto::containerd::{
     images::{
         GetImageRequest, Image, ListImagesRequest, UpdateImageRequest, images_client::ImagesClient,
     },
+    leases::leases_client::LeasesClient,
 };
-use kubefledged_queue::{Bytes, Support};
+use kubefledged_queue::{Progress, Support};
 use tokio::sync::Mutex;
 use tonic::{Code, Request, Status, metadata::MetadataValue, transport::Channel};
 
-use crate::progress::{self, Active, Manifest, Plan};
+use crate::progress::{self, Active, Indexes, Manifest, Plan};
 
 /// Namespace of the CRI plugin's images.
 const NAMESPACE: &str = "k8s.io";
@@ -32,23 +38,50 @@ const PULLED: &str = "kubefledged.io/pulled";
 /// Maximum size of a manifest that is read. Real ones have some KiB.
 const MOST_MANIFEST: usize = 4 << 20;
 
+/// Layers that a pull will bring, as another node says.
+#[derive(Debug)]
+pub struct Expected {
+    /// Digest of the index or the manifest.
+    pub digest: Arc<str>,
+    /// Digests and sizes of the layers.
+    pub layers: Vec<(String, u64)>,
+    /// Bytes of them that came from other nodes so far.
+    pub peers: AtomicU64,
+    /// The runtime may be pulling something else.
+    pub doubtful: AtomicBool,
+}
+
+impl Expected {
+    fn is_doubtful(&self) -> bool {
+        self.doubtful.load(Ordering::Relaxed)
+    }
+}
+
 /// A client. Clones share the connection and their knowledge of pulls.
 #[derive(Clone, Debug)]
 pub struct Containerd {
     images: ImagesClient<Channel>,
     content: ContentClient<Channel>,
+    leases: LeasesClient<Channel>,
+    /// Layers have a connection of their own, so that nothing else waits behind them.
+    bulk: ContentClient<Channel>,
     /// Progress of the watched pulls by image name. Held while the runtime is asked: the queue and people may ask at the
     /// same time.
     plans: Arc<Mutex<HashMap<String, Plan>>>,
+    /// Layers of pulls whose manifest is known from elsewhere, by image name.
+    expected: Arc<std::sync::Mutex<HashMap<String, Arc<Expected>>>>,
 }
 
 impl Containerd {
-    /// Uses the connection of the socket.
-    pub fn new(channel: Channel) -> Self {
+    /// Uses two connections to the socket, the second one for layers.
+    pub fn new(channel: Channel, bulk: Channel) -> Self {
         Self {
             images: ImagesClient::new(channel.clone()),
-            content: ContentClient::new(channel),
+            content: ContentClient::new(channel.clone()),
+            leases: LeasesClient::new(channel),
+            bulk: ContentClient::new(bulk),
             plans: Arc::default(),
+            expected: Arc::default(),
         }
     }
 
@@ -158,12 +191,19 @@ impl Containerd {
     // === bytes
 
     /// Returns the progress of the pulls of these names, as far as they can be distinguished.
-    pub async fn progress(&self, names: &[String]) -> Result<BTreeMap<String, Bytes>, Status> {
+    pub async fn progress(&self, names: &[String]) -> Result<BTreeMap<String, Progress>, Status> {
         let mut plans = self.plans.lock().await;
         let active = self.statuses().await?;
         plans.retain(|name, _| names.contains(name));
         for name in names {
-            if !plans.contains_key(name)
+            let expected = self.expected().get(name).cloned();
+            if let Some(expected) = expected.filter(|known| !known.is_doubtful()) {
+                let matches = |plan: &Plan| plan.digest() == Some(&expected.digest);
+                if !plans.get(name).is_some_and(matches) {
+                    let (digest, layers) = (expected.digest.clone(), expected.layers.clone());
+                    plans.insert(name.clone(), Plan::new(Some(digest), layers, &[]));
+                }
+            } else if !plans.contains_key(name)
                 && let Some(plan) = self.plan(name, names, &active).await?
             {
                 plans.insert(name.clone(), plan);
@@ -176,9 +216,48 @@ impl Containerd {
                     plan.complete(&digest);
                 }
             }
-            seen.insert(name.clone(), plan.see(&active));
+            let expected = self.expected().get(name).cloned();
+            let peers = expected.map(|expected| expected.peers.load(Ordering::Relaxed));
+            let progress = Progress {
+                bytes: plan.see(&active),
+                peers: peers.unwrap_or_default(),
+                digest: plan.digest().cloned(),
+            };
+            seen.insert(name.clone(), progress);
         }
         Ok(seen)
+    }
+
+    /// Says which layers the pull of a name will bring, before the runtime does.
+    pub fn expect(&self, name: String, expected: Arc<Expected>) {
+        self.expected().insert(name, expected);
+    }
+
+    /// Returns the digests of the layers of a pull, as far as they are known.
+    pub async fn layers(&self, name: &str) -> Vec<String> {
+        let plans = self.plans.lock().await;
+        plans.get(name).map(Plan::layers).unwrap_or_default()
+    }
+
+    /// What was expected of a pull may be wrong: what the runtime does itself is looked at again.
+    pub async fn doubt(&self, name: &str) {
+        let expected = self.expected().get(name).cloned();
+        if let Some(expected) = expected {
+            expected.doubtful.store(true, Ordering::Relaxed);
+            self.plans.lock().await.remove(name);
+        }
+    }
+
+    /// The pull of a name is over. Returns the layers that were seen of it, and how many of their bytes were there before
+    /// it.
+    pub async fn ended(&self, name: &str) -> Option<(u64, u64)> {
+        self.expected().remove(name);
+        let plan = self.plans.lock().await.remove(name)?;
+        Some(plan.sizes())
+    }
+
+    fn expected(&self) -> MutexGuard<'_, HashMap<String, Arc<Expected>>> {
+        self.expected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn complete(&self, digest: String) -> Result<bool, Status> {
@@ -218,10 +297,11 @@ impl Containerd {
             filters: vec![filter],
         });
         let mut manifests = Vec::new();
-        let mut here = Vec::new();
+        let (mut indexes, mut here) = (Indexes::default(), Vec::new());
         let mut stream = self.content.clone().list(request).await?.into_inner();
         while let Some(page) = stream.message().await? {
             for info in page.info {
+                indexes.note(&info);
                 match Manifest::of(&info) {
                     Some(manifest) => manifests.push(manifest),
                     None => here.push(info.digest),
@@ -232,10 +312,12 @@ impl Containerd {
             return Ok(None);
         };
         let text = self.read(digest.to_owned()).await?;
-        Ok(Plan::parse(&text, &here))
+        let top = indexes.top(digest);
+        Ok(Plan::parse(Some(top.into()), &text, &here))
     }
 
-    async fn read(&self, digest: String) -> Result<Vec<u8>, Status> {
+    /// Reads a small blob: a manifest or an index.
+    pub async fn read(&self, digest: String) -> Result<Vec<u8>, Status> {
         let request = within(ReadContentRequest {
             digest,
             ..ReadContentRequest::default()

@@ -70,15 +70,13 @@ impl Debug {
             .into_iter()
             .filter_map(|row| (row.state == queue::PullState::Pulling).then_some(row.image));
         // What cannot be seen now was seen before, or is unknown.
-        let seen = self
-            .node
-            .containerd
-            .progress(&names.collect::<Vec<_>>())
-            .await;
+        let seen = self.node.progress(&names.collect::<Vec<_>>()).await;
         let seen = seen.unwrap_or_default();
         for pull in pulls.iter_mut().filter(pulling) {
-            if let Some(bytes) = seen.get(&pull.image) {
+            if let Some(progress) = seen.get(&pull.image) {
+                let bytes = progress.bytes;
                 (pull.done_bytes, pull.total_bytes) = (bytes.done, bytes.total);
+                pull.peer_bytes = progress.peers;
             }
         }
         Ok(())
@@ -258,6 +256,7 @@ fn pull(row: PullRow, after: &mut u64) -> Pull {
         interests: count(row.interests),
         done_bytes: row.bytes.map_or(0, |bytes| bytes.done),
         total_bytes: row.bytes.map_or(0, |bytes| bytes.total),
+        peer_bytes: row.peers,
         ..Pull::default()
     };
     let state = match row.state {

@@ -12,7 +12,8 @@ use std::{
 use kubefledged_proto::puller::Credential;
 use kubefledged_queue::{
     Answer, Call, CallError, CallId, Command, CredentialId, Event, PullOutcome, PullResult,
-    PullRow, Queue, RemoveOutcome, RemoveResult, Report, StreamId, Support, Tick, Totals,
+    PullRow, Queue, RemoveOutcome, RemoveResult, Report, RuntimeFacts, StreamId, Support, Tick,
+    Totals, Transfer,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -57,6 +58,8 @@ pub enum Reply {
     Accepted(u32),
     /// Outcomes of pulls.
     Pulled(Vec<PullOutcome>),
+    /// How far pulls are.
+    Transfers(Vec<Transfer>),
     /// Outcomes of removals.
     Removed(Vec<RemoveOutcome>),
     /// Answer to a check.
@@ -170,7 +173,7 @@ impl Driver {
                 self.streams.extend(reply);
                 match &event {
                     Event::Closed(stream) => drop(self.streams.remove(stream)),
-                    Event::Runtime(facts) => self.report_progress(facts.progress),
+                    Event::Runtime(facts) => self.report_facts(facts),
                     _ => {}
                 }
                 self.queue.handle(now, event);
@@ -198,10 +201,15 @@ impl Driver {
         self.report_pins();
     }
 
-    fn report_progress(&self, seen: bool) {
-        let progress = if seen { Support::Yes } else { Support::No };
-        self.abilities
-            .send_modify(|known| known.progress = progress);
+    fn report_facts(&self, facts: &RuntimeFacts) {
+        let progress = if facts.progress {
+            Support::Yes
+        } else {
+            Support::No
+        };
+        self.abilities.send_modify(|known| {
+            (known.progress, known.peers) = (progress, facts.peers);
+        });
     }
 
     /// The first pin shows whether pins work. If they do not, this is logged once.
@@ -234,6 +242,9 @@ impl Driver {
                     self.metrics.pulled(outcome);
                 }
                 self.reply(stream, Reply::Pulled(outcomes));
+            }
+            Command::Transfers(stream, transfers) => {
+                self.reply(stream, Reply::Transfers(transfers));
             }
             Command::Removed(stream, outcomes) => {
                 for outcome in &outcomes {
@@ -272,7 +283,7 @@ impl Driver {
         let token = CancellationToken::new();
         self.calls.insert(id, token.clone());
         let credential = match &call {
-            Call::Pull(_, Some(credential)) => self.credentials.get(credential).cloned(),
+            Call::Pull(_, Some(credential), _) => self.credentials.get(credential).cloned(),
             _ => None,
         };
         let (node, answers) = (self.node.clone(), self.answers.clone());

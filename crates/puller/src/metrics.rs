@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use kubefledged_image::ImageRef;
 use kubefledged_process::metrics;
-use kubefledged_queue::{Answer, Call, Disk, PullOutcome, PullResult, RemoveResult};
+use kubefledged_queue::{Answer, Call, Disk, PullOutcome, PullResult, RemoveResult, Sources};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
@@ -30,6 +30,11 @@ struct PullLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RegistryLabel {
     registry: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SourceLabel {
+    source: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -60,6 +65,9 @@ pub struct Metrics {
     unknown: Family<CodeLabel, Counter>,
     durations: Histogram,
     bytes: Family<RegistryLabel, Counter>,
+    layers: Family<SourceLabel, Counter>,
+    uploaded: Counter,
+    uploads: Gauge,
     removals: Family<ResultLabel, Counter>,
     calls: Family<CallLabels, Histogram>,
     queue: Family<StateLabel, Gauge>,
@@ -77,6 +85,9 @@ impl Metrics {
             unknown: Family::default(),
             durations: Histogram::new(exponential_buckets(0.1, 2.0, 14)),
             bytes: Family::default(),
+            layers: Family::default(),
+            uploaded: Counter::default(),
+            uploads: Gauge::default(),
             removals: Family::default(),
             calls: Family::new_with_constructor(|| {
                 Histogram::new(exponential_buckets(0.001, 4.0, 10))
@@ -87,6 +98,7 @@ impl Metrics {
             cri_up: Gauge::default(),
         };
         metrics.register_pulls(registry);
+        metrics.register_peers(registry);
         metrics.register_runtime(registry);
         metrics
     }
@@ -123,6 +135,26 @@ impl Metrics {
             "queue_pulls",
             "Pulls in the queue by state: waiting or running",
             self.queue.clone(),
+        );
+    }
+
+    fn register_peers(&self, registry: &mut Registry) {
+        registry.register_with_unit(
+            "image_layers",
+            "Compressed layers of pulled images by source: peer (other nodes), registry (as far as it was seen), or wasted (from other nodes and of no use)",
+            Unit::Bytes,
+            self.layers.clone(),
+        );
+        registry.register_with_unit(
+            "peer_uploaded",
+            "Compressed layers that were handed to other nodes",
+            Unit::Bytes,
+            self.uploaded.clone(),
+        );
+        registry.register(
+            "peer_uploads",
+            "Layers that are being handed to other nodes",
+            self.uploads.clone(),
         );
     }
 
@@ -169,6 +201,29 @@ impl Metrics {
             let label = RegistryLabel { registry };
             self.bytes.get_or_create(&label).inc_by(image.size);
         }
+    }
+
+    /// Records where the layers of a pull came from.
+    pub fn moved(&self, sources: Sources) {
+        let Sources {
+            peers,
+            registry,
+            wasted,
+        } = sources;
+        for (source, bytes) in [("peer", peers), ("registry", registry), ("wasted", wasted)] {
+            let label = SourceLabel { source };
+            self.layers.get_or_create(&label).inc_by(bytes);
+        }
+    }
+
+    /// Records bytes that were handed to another node.
+    pub fn uploaded(&self, bytes: u64) {
+        self.uploaded.inc_by(bytes);
+    }
+
+    /// Sets the number of layers that are being handed on.
+    pub fn uploads(&self, count: usize) {
+        self.uploads.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Records a failed pull call whose text is unknown.
@@ -245,10 +300,10 @@ fn code(answer: &Answer) -> &str {
         Answer::Pins(result) => result.as_ref().err(),
         Answer::Progress(result) => result.as_ref().err(),
         Answer::Traced(result) => result.as_ref().err(),
-        Answer::Pulled(result)
-        | Answer::Removed(result)
-        | Answer::Pinned(result)
-        | Answer::Marked(result) => result.as_ref().err(),
+        Answer::Pulled(result) => result.as_ref().err(),
+        Answer::Removed(result) | Answer::Pinned(result) | Answer::Marked(result) => {
+            result.as_ref().err()
+        }
         Answer::Credentials(..) => None,
     };
     error.map_or("OK", |error| &error.code)
@@ -281,12 +336,19 @@ mod tests {
             pin: kubefledged_queue::PinResult::NotAsked,
             attempts: 1,
             took: Duration::from_secs(1),
+            sources: kubefledged_queue::Sources::default(),
         });
+        metrics.moved(Sources::default());
+        metrics.uploaded(1);
+        metrics.uploads(1);
         metrics.removed(&RemoveResult::Removed);
         let id = kubefledged_queue::CallId(1);
         metrics.called(
             "PullImage",
-            &Input::Answered(id, Answer::Pulled(Ok(()))),
+            &Input::Answered(
+                id,
+                Answer::Pulled(Ok(kubefledged_queue::Sources::default())),
+            ),
             Duration::ZERO,
         );
         metrics.queued(1, 2);

@@ -12,6 +12,7 @@ use crate::{
     disk,
     driver::Input,
     marks::Marks,
+    peers::Peers,
     plugins::Plugins,
 };
 
@@ -22,6 +23,8 @@ pub struct Abilities {
     pub pins: Support,
     /// Whether the runtime reports the bytes of pulls.
     pub progress: Support,
+    /// Whether layers can be taken from other nodes and handed on.
+    pub peers: Support,
 }
 
 /// Access to the node. Clones share connections and caches.
@@ -37,6 +40,8 @@ pub struct Node {
     pub plugins: Plugins,
     /// What we pulled, where the runtime keeps no labels for us.
     pub marks: Marks,
+    /// Layers from other nodes, and for them. `None`: they are switched off.
+    pub peers: Option<Peers>,
 }
 
 impl Node {
@@ -49,6 +54,7 @@ impl Node {
             sandbox_image: self.cri.sandbox_image().await,
             pins,
             progress,
+            peers: self.shares().await?,
         })
     }
 
@@ -68,7 +74,10 @@ impl Node {
         let (cri, containerd) = (&self.cri, &self.containerd);
         let answer = match call {
             Call::Inspect(name) => Answer::Inspected(cri.inspect(name).await.map_err(error)),
-            Call::Pull(name, _) => Answer::Pulled(cri.pull(name, credential).await.map_err(error)),
+            Call::Pull(name, _, sharing) => {
+                let pulled = self.pull(name, credential, &sharing).await;
+                Answer::Pulled(pulled.map_err(error))
+            }
             Call::Containers => Answer::Containers(cri.containers().await.map_err(error)),
             Call::Remove(target) => Answer::Removed(cri.remove(target).await.map_err(error)),
             Call::FsInfo => Answer::Disk(self.usage()),
@@ -76,9 +85,7 @@ impl Node {
             Call::Pin(id, on) => Answer::Pinned(containerd.pin(id, on).await.map_err(error)),
             Call::Mark(name) => Answer::Marked(self.mark(name).await.map_err(error)),
             Call::Trace(name) => Answer::Traced(self.is_marked(name).await.map_err(error)),
-            Call::Progress(names) => {
-                Answer::Progress(containerd.progress(&names).await.map_err(error))
-            }
+            Call::Progress(names) => Answer::Progress(self.progress(&names).await.map_err(error)),
             Call::Credentials(name) => {
                 let (credentials, trouble) = self.plugins.credentials(&name).await;
                 return Input::Credentials(id, credentials, trouble);

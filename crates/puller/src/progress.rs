@@ -3,7 +3,10 @@
 //! have arrived, labelled with the repository they came from. What cannot be told apart is left
 //! unknown.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use kubefledged_image::ImageRef;
 use kubefledged_proto::containerd::content::Info;
@@ -16,6 +19,8 @@ const SOURCE: &str = "containerd.io/distribution.source.";
 const LAYERS: &str = "containerd.io/gc.ref.content.l.";
 /// How the CRI plugin names what it fetches for a layer.
 const INGEST: &str = "layer-";
+/// Prefix of the labels that lead from an index to its manifests.
+const MANIFESTS: &str = "containerd.io/gc.ref.content.m.";
 
 /// Bytes that have arrived of the layers being fetched, by digest.
 pub type Active = BTreeMap<String, u64>;
@@ -94,10 +99,42 @@ pub fn fetched<'a>(manifests: &'a [Manifest], active: &Active) -> Option<&'a str
     fetched.next().is_none().then_some(&first.digest)
 }
 
+/// The indexes among the blobs.
+#[derive(Debug, Default)]
+pub struct Indexes {
+    /// Each manifest that one names, with that one's digest and when it changed last.
+    named: BTreeMap<String, ((i64, i32), String)>,
+}
+
+impl Indexes {
+    /// Notes what a blob names, if it is an index. Of several with one manifest the one counts that was touched last.
+    pub fn note(&mut self, info: &Info) {
+        let at = info.updated_at.map_or((0, 0), |at| (at.seconds, at.nanos));
+        let labels = info.labels.iter();
+        for (_, manifest) in labels.filter(|(key, _)| key.starts_with(MANIFESTS)) {
+            let known = self.named.get(manifest);
+            if known.is_none_or(|(known, _)| *known < at) {
+                let found = (at, info.digest.clone());
+                self.named.insert(manifest.clone(), found);
+            }
+        }
+    }
+
+    /// The index that names the manifest, or else the manifest itself.
+    pub fn top(&self, manifest: &str) -> String {
+        let index = self.named.get(manifest);
+        index.map_or_else(|| manifest.to_owned(), |(_, index)| index.clone())
+    }
+}
+
 /// The layers of one pull.
 #[derive(Debug)]
 pub struct Plan {
+    /// Digest of the index or the manifest that is pulled, if known.
+    digest: Option<Arc<str>>,
     layers: Vec<Layer>,
+    /// Bytes of them that were there when it was made.
+    here: u64,
 }
 
 #[derive(Debug)]
@@ -111,7 +148,7 @@ struct Layer {
 
 impl Plan {
     /// From a manifest, and the digests of blobs that are complete.
-    pub fn parse(manifest: &[u8], here: &[String]) -> Option<Self> {
+    pub fn parse(digest: Option<Arc<str>>, manifest: &[u8], here: &[String]) -> Option<Self> {
         #[derive(Deserialize)]
         struct Document {
             layers: Vec<Descriptor>,
@@ -123,12 +160,19 @@ impl Plan {
         }
 
         let document: Document = serde_json::from_slice(manifest).ok()?;
+        let layers = document.layers.into_iter();
+        let layers = layers.map(|layer| (layer.digest, layer.size)).collect();
+        Some(Self::new(digest, layers, here))
+    }
+
+    /// Of these layers, and the digests of blobs that are complete.
+    pub fn new(digest: Option<Arc<str>>, layers: Vec<(String, u64)>, here: &[String]) -> Self {
         let here: BTreeSet<&str> = here.iter().map(String::as_str).collect();
         let mut known = BTreeSet::new();
-        let layers = document.layers.into_iter();
+        let layers = layers.into_iter();
         // A layer that comes twice is fetched once.
-        let layers = layers.filter(|layer| known.insert(layer.digest.clone()));
-        let layers = layers.map(|Descriptor { digest, size }| Layer {
+        let layers = layers.filter(|(digest, _)| known.insert(digest.clone()));
+        let layers = layers.map(|(digest, size)| Layer {
             done: if here.contains(digest.as_str()) {
                 size
             } else {
@@ -138,9 +182,31 @@ impl Plan {
             digest,
             size,
         });
-        Some(Self {
-            layers: layers.collect(),
-        })
+        let layers: Vec<Layer> = layers.collect();
+        Self {
+            digest,
+            here: layers.iter().map(|layer| layer.done).sum(),
+            layers,
+        }
+    }
+
+    /// Digest of the index or the manifest that is pulled, if known.
+    pub fn digest(&self) -> Option<&Arc<str>> {
+        self.digest.as_ref()
+    }
+
+    /// Digests of its layers.
+    pub fn layers(&self) -> Vec<String> {
+        self.layers
+            .iter()
+            .map(|layer| layer.digest.clone())
+            .collect()
+    }
+
+    /// Bytes of all its layers, and those that were there before.
+    pub fn sizes(&self) -> (u64, u64) {
+        let all = self.layers.iter().map(|layer| layer.size).sum();
+        (all, self.here)
     }
 
     /// Layers that are not being fetched: complete ones that came quickly, or later ones.
@@ -258,7 +324,7 @@ mod tests {
     fn bytes_grow_from_what_is_here_to_all_of_it_and_rest_while_layers_are_unpacked() {
         let manifest = br#"{"layers":[{"digest":"a","size":100},{"digest":"b","size":50},
             {"digest":"c","size":7},{"digest":"c","size":7}]}"#;
-        let mut plan = Plan::parse(manifest, &["c".to_owned()]).unwrap();
+        let mut plan = Plan::parse(None, manifest, &["c".to_owned()]).unwrap();
         let bytes = |done, active| Bytes {
             done,
             total: 157,
@@ -269,10 +335,27 @@ mod tests {
         assert_eq!(plan.see(&active(&[("a", 90), ("b", 1)])), bytes(98, true));
         assert_eq!(plan.see(&active(&[("b", 50)])), bytes(157, true));
         assert_eq!(plan.see(&active(&[])), bytes(157, false));
-        assert!(Plan::parse(b"<html>", &[]).is_none());
+        assert!(Plan::parse(None, b"<html>", &[]).is_none());
 
-        let mut quick = Plan::parse(manifest, &[]).unwrap();
+        let mut quick = Plan::parse(None, manifest, &[]).unwrap();
         quick.complete("b");
         assert_eq!(quick.see(&active(&[("a", 10)])), bytes(60, true));
+    }
+
+    #[test]
+    fn a_manifest_belongs_to_the_index_that_named_it_last() {
+        let index = |digest: &str, seconds| Info {
+            digest: digest.to_owned(),
+            updated_at: Some(prost_types::Timestamp { seconds, nanos: 0 }),
+            labels: [(format!("{MANIFESTS}0"), "m".to_owned())].into(),
+            ..Info::default()
+        };
+        let mut indexes = Indexes::default();
+        for info in [index("old", 1), index("new", 3), index("older", 2)] {
+            indexes.note(&info);
+        }
+        indexes.note(&info("m", &["a"]));
+        assert_eq!(indexes.top("m"), "new");
+        assert_eq!(indexes.top("alone"), "alone");
     }
 }

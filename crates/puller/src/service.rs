@@ -17,7 +17,7 @@ use kubefledged_proto::puller::{
     CancelPullsRequest, CancelPullsResponse, CheckImagesRequest, CheckImagesResponse, Credential,
     GetInfoRequest, GetInfoResponse, ListImagesRequest, ListImagesResponse, NodeImage,
     PullImagesRequest, PullImagesResponse, RemoveImagesRequest, RemoveImagesResponse,
-    puller_service_server::PullerService,
+    SetPeerIdentityRequest, SetPeerIdentityResponse, puller_service_server::PullerService,
 };
 use kubefledged_queue::{CredentialId, Event, StreamId};
 use tokio::sync::{mpsc, watch};
@@ -28,6 +28,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     driver::{Input, Reply},
     node::{Abilities, Node},
+    peers::{Peers, identity::Own},
 };
 
 /// The gRPC service.
@@ -56,6 +57,12 @@ pub struct Service {
 type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Service {
+    /// Layers from other nodes, where the runtime lets us take them.
+    fn peers(&self) -> Option<&Peers> {
+        let peers = self.node.peers.as_ref();
+        peers.filter(|peers| peers.is_supported())
+    }
+
     fn number(&self) -> u64 {
         self.counter.fetch_add(1, Ordering::Relaxed)
     }
@@ -175,6 +182,24 @@ impl PullerService for Service {
     type RemoveImagesStream = Outgoing<RemoveImagesResponse>;
     type ListImagesStream = Outgoing<ListImagesResponse>;
 
+    async fn set_peer_identity(
+        &self,
+        request: Request<SetPeerIdentityRequest>,
+    ) -> Result<Response<SetPeerIdentityResponse>, Status> {
+        let SetPeerIdentityRequest {
+            node_name,
+            certificates,
+        } = request.into_inner();
+        self.check_node(&node_name)?;
+        let peers = self.peers();
+        let peers = peers.ok_or_else(|| Status::unimplemented("no layers from other nodes"))?;
+        peers
+            .own()
+            .install(certificates)
+            .map_err(|error| Status::invalid_argument(format!("{error:#}")))?;
+        Ok(Response::new(SetPeerIdentityResponse {}))
+    }
+
     async fn get_info(
         &self,
         request: Request<GetInfoRequest>,
@@ -183,6 +208,7 @@ impl PullerService for Service {
         let version = self.node.cri.version().await?;
         let abilities = *self.abilities.borrow();
         let served = self.identity.borrow().clone();
+        let own = self.peers().map(Peers::own);
         let (trusted, serial) = served.map_or_else(Default::default, |served| {
             (served.trusted.clone(), served.serial.clone())
         });
@@ -197,6 +223,9 @@ impl PullerService for Service {
             features: self.node.features(),
             trusted_ca_fingerprints: trusted,
             leaf_serial: serial,
+            peer_support: contract::support(abilities.peers).into(),
+            peer_certificate_request: own.map(Own::request).unwrap_or_default(),
+            peer_serial: own.and_then(Own::serial).unwrap_or_default(),
         }))
     }
 
@@ -212,10 +241,11 @@ impl PullerService for Service {
             .into_iter()
             .map(|c| (CredentialId(self.number()), c))
             .collect();
+        let signer = request.ticket_signer.into();
         let images = request
             .images
             .into_iter()
-            .map(|image| contract::pull_request(image, &credentials, hash))
+            .map(|image| contract::pull_request(image, &credentials, &signer, hash))
             .collect::<Result<_, _>>()
             .map_err(|error| malformed(&error))?;
         let stream = StreamId(self.number());
@@ -223,6 +253,7 @@ impl PullerService for Service {
         let convert = |reply| match reply {
             Reply::Accepted(attached) => Some(contract::accepted(attached)),
             Reply::Pulled(outcomes) => Some(contract::pulled(outcomes)),
+            Reply::Transfers(transfers) => Some(contract::transfers(transfers)),
             _ => None,
         };
         let heartbeat = contract::pull_heartbeat;

@@ -37,7 +37,7 @@ impl UnknownErrors {
     /// Notes the answer to a call if it is a failed pull whose text is unknown. Returns the gRPC code of such
     /// an answer.
     pub fn note<'a>(&self, call: &Call, answer: &'a Answer) -> Option<&'a str> {
-        let (Call::Pull(image, _), Answer::Pulled(Err(error))) = (call, answer) else {
+        let (Call::Pull(image, ..), Answer::Pulled(Err(error))) = (call, answer) else {
             return None;
         };
         if classify(error, image).known {
@@ -74,7 +74,7 @@ impl UnknownErrors {
 
 #[cfg(test)]
 mod tests {
-    use kubefledged_queue::CallError;
+    use kubefledged_queue::{CallError, Sharing};
 
     use super::*;
 
@@ -83,7 +83,7 @@ mod tests {
             code: code.to_owned(),
             message: message.to_owned(),
         }));
-        let call = Call::Pull(image.to_owned(), None);
+        let call = Call::Pull(image.to_owned(), None, Sharing::default());
         unknown.note(&call, &answer).is_some()
     }
 

@@ -11,7 +11,7 @@ use std::{
 use cpu_time::ThreadTime;
 use kubefledged_queue::{
     Answer, Authority, Call, CallId, Command, Event, Image, PullRequest, Queue, RuntimeFacts,
-    Settings, StreamId, Support, Tick,
+    Settings, Sources, StreamId, Support, Tick,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
@@ -190,7 +190,10 @@ impl Node {
             match command {
                 Command::Call(id, call) => self.calls.push_back((id, call)),
                 Command::Done(_) | Command::Checked(..) => self.done = true,
-                Command::Accepted(..) | Command::Pulled(..) | Command::Removed(..) => {}
+                Command::Accepted(..)
+                | Command::Pulled(..)
+                | Command::Transfers(..)
+                | Command::Removed(..) => {}
                 other => unreachable!("nobody asked for {other:?}"),
             }
         }
@@ -201,14 +204,14 @@ impl Node {
         while let Some((id, call)) = self.calls.pop_front() {
             let answer = match call {
                 Call::Inspect(name) => Answer::Inspected(Ok(self.held.get(&name).cloned())),
-                Call::Pull(name, _) => {
+                Call::Pull(name, ..) => {
                     let image = Image {
                         id: format!("sha256:{name}"),
                         tags: vec![name.clone()],
                         ..Image::default()
                     };
                     self.held.insert(name, image);
-                    Answer::Pulled(Ok(()))
+                    Answer::Pulled(Ok(Sources::default()))
                 }
                 Call::Containers => Answer::Containers(Ok(Vec::new())),
                 Call::Remove(target) => {

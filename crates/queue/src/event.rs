@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use crate::sharing::{Progress, Sharing, Sources, Transfer};
+
 /// One request and its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub u64);
@@ -81,6 +83,8 @@ pub struct PullRequest {
     pub mark: Mark,
     /// Which cache asks: caches take turns. Empty: it is not known, and each batch counts as one.
     pub cache: String,
+    /// Layers from other nodes and for them.
+    pub sharing: Sharing,
 }
 
 /// Something that happened.
@@ -142,6 +146,8 @@ pub struct RuntimeFacts {
     pub pins: Support,
     /// Whether the bytes of a pull can be seen arriving.
     pub progress: bool,
+    /// Whether layers can be taken from other nodes and handed on.
+    pub peers: Support,
 }
 
 /// The file system that holds the images.
@@ -155,17 +161,6 @@ pub struct Disk {
     pub inodes: u64,
     /// Inodes free for us.
     pub inodes_free: u64,
-}
-
-/// Bytes of the compressed layers of an image that is being pulled.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Bytes {
-    /// Arrived.
-    pub done: u64,
-    /// Of so many.
-    pub total: u64,
-    /// Some layer is being fetched right now; none is while layers are unpacked.
-    pub active: bool,
 }
 
 /// An image as the runtime knows it.
@@ -204,8 +199,8 @@ pub struct CallError {
 pub enum Answer {
     /// To [`Call::Inspect`].
     Inspected(Result<Option<Image>, CallError>),
-    /// To [`Call::Pull`]; what it says of the image is not used.
-    Pulled(Result<(), CallError>),
+    /// To [`Call::Pull`]: where the layers came from. What the runtime says of the image is not used.
+    Pulled(Result<Sources, CallError>),
     /// To [`Call::Containers`].
     Containers(Result<Vec<Container>, CallError>),
     /// To [`Call::Remove`].
@@ -223,7 +218,7 @@ pub enum Answer {
     /// To [`Call::Pin`]. Success says nothing of its effect.
     Pinned(Result<(), CallError>),
     /// To [`Call::Progress`]: by name, for the pulls that could be seen.
-    Progress(Result<BTreeMap<String, Bytes>, CallError>),
+    Progress(Result<BTreeMap<String, Progress>, CallError>),
 }
 
 /// One runtime call.
@@ -232,7 +227,7 @@ pub enum Call {
     /// Is this image there?
     Inspect(String),
     /// Pull it.
-    Pull(String, Option<CredentialId>),
+    Pull(String, Option<CredentialId>, Sharing),
     /// All containers.
     Containers,
     /// Remove this name or id.
@@ -323,6 +318,8 @@ pub struct PullOutcome {
     pub attempts: u32,
     /// From the task's slot; zero where it needed none.
     pub took: Duration,
+    /// Where the layers came from.
+    pub sources: Sources,
 }
 
 /// What became of a removal.
@@ -403,6 +400,8 @@ pub struct Report {
     pub watermark: u8,
     /// Whether images can be pinned here.
     pub pins: Support,
+    /// Whether layers can be taken from other nodes and handed on.
+    pub peers: Support,
 }
 
 /// Something to do.
@@ -417,6 +416,8 @@ pub enum Command {
     Accepted(StreamId, u32),
     /// Outcomes of a pull request.
     Pulled(StreamId, Vec<PullOutcome>),
+    /// How far pulls of a request are.
+    Transfers(StreamId, Vec<Transfer>),
     /// Outcomes of a removal.
     Removed(StreamId, Vec<RemoveOutcome>),
     /// The whole answer to a check.

@@ -12,6 +12,7 @@ mod intent;
 mod pins;
 mod queue;
 mod removal;
+mod sharing;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -19,11 +20,12 @@ mod tests;
 pub use classify::{Class, Remedy, classify, without_signatures};
 pub use disk::{full, lacks_room};
 pub use event::{
-    Answer, Authority, Bytes, Call, CallError, CallId, Checked, Command, Container, CredentialId,
-    Disk, Event, Image, Mark, PinResult, Policy, PullOutcome, PullRequest, PullResult,
-    RemoveOutcome, RemoveResult, Report, Retention, Runtime, RuntimeFacts, StreamId, Support,
+    Answer, Authority, Call, CallError, CallId, Checked, Command, Container, CredentialId, Disk,
+    Event, Image, Mark, PinResult, Policy, PullOutcome, PullRequest, PullResult, RemoveOutcome,
+    RemoveResult, Report, Retention, Runtime, RuntimeFacts, StreamId, Support,
 };
 pub use queue::{PullRow, PullState, Queue, Settings, Totals};
+pub use sharing::{Bytes, Peer, Peers, Progress, Sharing, Sources, Transfer};
 pub use task::LONG_PULL;
 
 pub use kubefledged_api_types::Tick;

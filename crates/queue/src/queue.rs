@@ -367,5 +367,6 @@ fn outcome(task: &Task, interest: &Interest, result: PullResult, now: Tick) -> P
         pin: task.pin.clone(),
         attempts: task.attempts,
         took: Duration::from_millis(task.started.map_or(0, |at| now.0.saturating_sub(at.0))),
+        sources: task.sources,
     }
 }

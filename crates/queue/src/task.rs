@@ -8,9 +8,9 @@ use std::{cmp::Reverse, time::Duration};
 
 use crate::{
     Call, CallId, CredentialId, Image, Mark, PinResult, Policy, PullRequest, PullResult, Retention,
-    Support, Tick, classify, pins,
+    Sharing, Sources, Support, Tick, classify, pins,
 };
-use bytes::Watch;
+use bytes::{Telling, Watch};
 pub use interests::Interest;
 
 /// A pull that runs for this time is long: it no longer delays small ones, because one more slot opens
@@ -115,6 +115,10 @@ pub struct Task {
     pub heard: bool,
     /// Whether pins work here, if it has found out.
     pub learnt: Option<Support>,
+    /// Where its layers came from, over all its calls.
+    pub sources: Sources,
+    sharing: Sharing,
+    telling: Telling,
     policy: Policy,
     retention: Retention,
     deadline: Option<Duration>,
@@ -157,6 +161,8 @@ pub struct TaskContext<'a> {
     pub pins: Support,
     /// Why nothing is pinned now.
     pub full: Option<&'a str>,
+    /// The node shares layers with others, who wait for what is known of a pull.
+    pub shares: bool,
     /// The node has credential providers.
     pub providers: bool,
 }
@@ -178,6 +184,9 @@ impl Task {
             pin: PinResult::NotAsked,
             heard: false,
             learnt: None,
+            sources: Sources::default(),
+            sharing: request.sharing.clone(),
+            telling: Telling::default(),
             policy: request.policy,
             retention: request.retention,
             mark: request.mark,

@@ -192,7 +192,7 @@ impl World {
     pub fn join(&mut self, node: usize) {
         let name = self.nodes[node].name.to_string();
         let zone = ZONES[node % ZONES.len()];
-        let facts = NodeFacts {
+        let mut facts = NodeFacts {
             labels: [("zone", zone), ("kubernetes.io/hostname", name.as_str())]
                 .into_iter()
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
@@ -203,6 +203,10 @@ impl World {
             created: Some(self.wall()),
             ..NodeFacts::default()
         };
+        if self.script.peers.zones {
+            let zone = ("topology.kubernetes.io/zone".to_owned(), zone.to_owned());
+            facts.labels.extend([zone]);
+        }
         self.nodes[node].facts = Some(facts.clone());
         self.put((SourceKey::Nodes, name), Resource::Node(facts));
         self.nodes[node].pod += 1;

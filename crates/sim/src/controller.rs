@@ -67,7 +67,8 @@ impl Controller {
         self.engine.is_some() && self.term.is_some()
     }
 
-    fn now(&self, world: u64) -> Now {
+    /// Its clocks.
+    pub fn now(&self, world: u64) -> Now {
         let seconds = i64::try_from(world / 1000).unwrap_or(i64::MAX);
         Now {
             tick: Tick(world - self.started + 1),

@@ -28,6 +28,9 @@ struct Args {
     /// Days at the same time; 0: one for each processor.
     #[arg(long, default_value_t = 0)]
     jobs: usize,
+    /// Let no fleet share layers. The traces of such days do not change with what peers do.
+    #[arg(long, conflicts_with = "seed")]
+    no_peers: bool,
     /// Go on after a failure and list all of them.
     #[arg(long)]
     keep_going: bool,
@@ -81,7 +84,11 @@ fn many(args: &Args) -> ExitCode {
                     if seed >= end || stop {
                         return;
                     }
-                    let report = run(&Script::generate(seed));
+                    let report = run(&if args.no_peers {
+                        Script::without_peers(seed)
+                    } else {
+                        Script::generate(seed)
+                    });
                     events.fetch_add(report.events, Ordering::Relaxed);
                     // Their sum: the same in whichever order days end.
                     traces.fetch_add(report.hash, Ordering::Relaxed);

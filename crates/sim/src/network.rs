@@ -11,11 +11,11 @@ use kubefledged_contract::{
     MESSAGE_LIMIT, SILENCE_LIMIT, checks::PIECE_LIMIT, controller as contract,
 };
 use kubefledged_engine::{
-    Batch, BatchEnd, BatchId, CancelPulls, CredentialScope, Event as EngineEvent, SecretProblems,
-    Work,
+    Batch, BatchEnd, BatchId, CancelPulls, CredentialScope, Event as EngineEvent, PullItem,
+    SecretProblems, Work,
 };
 use kubefledged_image::credentials::Keyring;
-use kubefledged_proto::puller::Credential;
+use kubefledged_proto::puller::{Credential, PullImagesRequest, Ticket, TicketClaims};
 use kubefledged_queue::StreamId;
 use prost::Message as _;
 
@@ -149,7 +149,8 @@ impl World {
                     let why = BatchEnd::CredentialsFailed("cannot read imagePullSecrets".into());
                     return self.end_batch(who, batch.id, why, 100);
                 };
-                let request = contract::pull_request(batch, images, &keyring);
+                let mut request = contract::pull_request(batch, images, &keyring);
+                sign(&mut request, batch, images);
                 self.check_credentials(&request);
                 (Purpose::Pull, request.encode_to_vec())
             }
@@ -309,6 +310,21 @@ impl World {
         let life = self.controllers[who].life;
         let event = EngineEvent::BatchEnded(batch, end);
         self.after(wait, Event::Tell(who, life, Box::new(event)));
+    }
+}
+
+/// Adds the tickets with which a node takes layers from others. Nobody verifies signatures here.
+fn sign(request: &mut PullImagesRequest, batch: &Batch, items: &[PullItem]) {
+    for (image, item) in request.images.iter_mut().zip(items) {
+        image.ticket = item.peers.as_ref().map(|peers| Ticket {
+            claims: TicketClaims {
+                node_name: batch.node.to_string(),
+                digest: peers.digest.to_string(),
+                not_after: i64::MAX,
+            }
+            .encode_to_vec(),
+            signature: Vec::new(),
+        });
     }
 }
 

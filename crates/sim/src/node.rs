@@ -8,8 +8,8 @@ use std::{
 
 use kubefledged_engine::{NodeFacts, NodeName, Puller};
 use kubefledged_queue::{
-    Call, CallError, CallId, Event as QueueEvent, Image, Queue, RuntimeFacts, Settings, StreamId,
-    Support, Tick,
+    Call, CallError, CallId, Event as QueueEvent, Image, Queue, RuntimeFacts, Settings, Sources,
+    StreamId, Support, Tick,
 };
 
 use crate::{
@@ -37,6 +37,8 @@ pub struct Node {
     pub left: bool,
     /// Requests that its queue has room for.
     pub room: usize,
+    /// Its runtime shares layers, if it has an interface for that.
+    pub shares: bool,
     /// Until then its runtime is busy with inspections, one after the other.
     pub inspects_until: u64,
     /// Since when others fill its disk.
@@ -83,6 +85,8 @@ pub struct Running {
     pub since: u64,
     /// How long it will take.
     pub takes: u64,
+    /// Where the layers of a pull come from.
+    pub sources: Sources,
     /// Nobody waits for its effect any more.
     pub cancelled: bool,
     /// Since when it runs although the disk is so full that it is to be stopped.
@@ -152,6 +156,7 @@ impl Node {
             incarnation: 0,
             left: false,
             room,
+            shares: false,
             inspects_until: 0,
             fills_since: 0,
             late_ends: Vec::new(),
@@ -185,6 +190,11 @@ impl Node {
             sandbox_image: Some(PAUSE.to_owned()),
             pins: if more { Support::Unknown } else { Support::No },
             progress: more,
+            peers: if more && self.shares {
+                Support::Yes
+            } else {
+                Support::No
+            },
         };
         let mut queue = Queue::new(settings);
         queue.handle(Tick(0), QueueEvent::Runtime(facts));

@@ -2,6 +2,7 @@
 
 mod calls;
 mod disk;
+mod peers;
 mod requests;
 
 use kubefledged_contract::puller as contract;
@@ -26,6 +27,7 @@ impl World {
         if machine.facts.is_none() || machine.pod != pod || machine.process.is_some() {
             return;
         }
+        machine.shares = self.script.peers.on;
         machine.start(node, now);
         self.note(|| format!("puller of n{node} begins in pod {pod}"));
         let wait = self.rng.between(10, 1_000);
@@ -156,6 +158,10 @@ impl World {
                 let message = contract::pulled(outcomes).encode_to_vec();
                 self.reply_on(node, stream, Reply::Message(message));
             }
+            Command::Transfers(stream, transfers) => {
+                let message = contract::transfers(transfers).encode_to_vec();
+                self.reply_on(node, stream, Reply::Message(message));
+            }
             Command::Removed(stream, outcomes) => {
                 self.note(|| format!("n{node} stream {} {outcomes:?}", stream.0));
                 self.check_removed(node, stream, &outcomes);
@@ -170,7 +176,12 @@ impl World {
             Command::Checked(stream, report) => {
                 let no = (report.pins == Support::No).then_some(&PinResult::Unsupported);
                 self.check_pins(node, no.into_iter());
-                let message = contract::checked(report).encode_to_vec();
+                let mut message = contract::checked(report);
+                if !self.script.peers.on {
+                    // As a puller that does not know of peers.
+                    message.peer_support = 0;
+                }
+                let message = message.encode_to_vec();
                 self.reply_on(node, stream, Reply::Message(message));
             }
             Command::Cancelled(stream, _) => {

@@ -5,10 +5,12 @@ mod engine;
 mod fair;
 mod gate;
 mod node;
+mod peers;
 mod queue;
 
 pub use fair::Waiting;
 use gate::{FirstSight, is_hopeless};
+use peers::{PeerView, Shared};
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -48,6 +50,8 @@ pub struct View {
     present: BTreeMap<(NodeName, String), bool>,
     /// Names whose pulls failed so that waiting does not help.
     hopeless: BTreeSet<(NodeName, String)>,
+    /// Layers from other nodes.
+    peers: PeerView,
     /// When each Node was told first.
     first: BTreeMap<NodeName, FirstSight>,
 }
@@ -67,6 +71,8 @@ pub struct Asked {
     heard: u64,
     /// Normalized; nothing once its outcome is known.
     names: Vec<Option<String>>,
+    /// Of each image of a pull.
+    shared: Vec<Shared>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +100,9 @@ impl View {
             let at = (batch.node.clone(), name.clone());
             self.present.get(&at) == Some(&true)
         };
+        if images.iter().all(|image| image.peers.is_some()) {
+            return String::new();
+        }
         let pins = images.iter().all(|image| image.retention == Pin::On);
         match names.first() {
             Some(name) if !(pins && names.iter().all(there)) => host(name),
@@ -212,6 +221,7 @@ impl World {
             }
             EngineEvent::NodeApplied(node, facts) => {
                 view.sees(node, facts, now, wall);
+                view.troubles(node, now);
                 view.nodes.insert(node.clone(), facts.clone());
             }
             EngineEvent::NodeDeleted(node) => {
@@ -225,6 +235,8 @@ impl World {
                 view.present.clear();
                 view.hopeless.clear();
             }
+            EngineEvent::PullerChanged(node, _) => view.troubles(node, now),
+            EngineEvent::Transfers(batch, transfers) => view.moved(*batch, transfers, now),
             EngineEvent::Outcomes(batch, outcomes) => {
                 for outcome in outcomes {
                     view.outcome(*batch, outcome.index, &outcome.result, now);
@@ -232,6 +244,9 @@ impl World {
             }
             EngineEvent::BatchEnded(batch, end) => {
                 let ended = view.live.remove(batch);
+                if let Some(asked) = ended.as_ref().filter(|_| *end != BatchEnd::Done) {
+                    view.troubles(&asked.node, now);
+                }
                 let open = |asked: &Asked| asked.names.iter().flatten().count();
                 if let Some(asked) = ended.filter(|asked| open(asked) > 0)
                     && *end == BatchEnd::Done

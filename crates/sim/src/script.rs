@@ -3,7 +3,10 @@
 
 mod gate;
 mod generate;
+mod peers;
 mod specs;
+
+pub use peers::PeerDay;
 
 use std::fmt;
 
@@ -32,6 +35,8 @@ pub struct Script {
     pub room: usize,
     /// Nodes come up with the taint of the node gate, and the controller has its flags.
     pub gated: bool,
+    /// Layers from other nodes.
+    pub peers: PeerDay,
     /// `--max-registry-pulls`
     pub registry_pulls: u32,
     /// In order of time.
@@ -183,6 +188,19 @@ pub enum Trouble {
     InspectionsSlow(usize),
     /// A node lies.
     Rogue(usize, Lie),
+    /// A node hands on layers badly.
+    Peer(usize, PeerFault),
+}
+
+/// What a node does wrong that hands on layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PeerFault {
+    /// It sends wrong bytes.
+    Lies,
+    /// Its streams stand still.
+    Stalls,
+    /// It refuses tickets, as if an old leader had signed them, or has no place.
+    Refuses,
 }
 
 /// What a rogue node tells.
@@ -263,7 +281,8 @@ impl Action {
                 | T::DiskTight(n)
                 | T::PullsEndLate(n)
                 | T::InspectionsSlow(n)
-                | T::Rogue(n, _),
+                | T::Rogue(n, _)
+                | T::Peer(n, _),
                 _,
             ) => Some(*n),
             _ => None,
@@ -278,7 +297,12 @@ impl fmt::Display for Script {
             f,
             "seed {}, nodes {nodes:?}, {pulls} pulls per registry, room for {room} images{}",
             self.seed,
-            if self.gated { ", gated" } else { "" }
+            match (self.gated, self.peers.on) {
+                (true, true) => ", gated, with peers",
+                (true, false) => ", gated",
+                (false, true) => ", with peers",
+                (false, false) => "",
+            }
         )?;
         for step in &self.steps {
             write!(f, "  {:>8} ", step.at)?;

@@ -69,6 +69,8 @@ pub enum Event {
     EndsLate(usize, u32, Box<Running>),
     /// It is seen whether nodes are held that are not to be.
     Gate,
+    /// It is seen whether images wait for other nodes without an end.
+    Waits,
     /// It is seen whether pulls run on although the disk of a node is full.
     Room(usize),
     /// The puller of a node begins, in the pod of this number.
@@ -189,6 +191,9 @@ impl World {
         if world.script.gated {
             world.at(0, Event::Gate);
         }
+        if world.script.peers.on {
+            world.at(0, Event::Waits);
+        }
         world
     }
 
@@ -253,6 +258,7 @@ impl World {
             Event::Limit(node, incarnation, call) => self.call_limit(node, incarnation, call),
             Event::EndsLate(node, incarnation, pull) => self.ends_late(node, incarnation, &pull),
             Event::Gate => self.check_gates(),
+            Event::Waits => self.check_waits(),
             Event::Room(node) => self.check_room(node),
             Event::PullerStarts(node, pod) => self.puller_starts(node, pod),
             Event::Endpoint(node) => self.endpoint(node),

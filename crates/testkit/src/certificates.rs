@@ -8,8 +8,8 @@ use std::{
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 
 /// Use of a certificate.
@@ -19,6 +19,15 @@ pub enum Usage {
     Client,
     /// Server certificate.
     Server,
+}
+
+impl Usage {
+    fn purpose(self) -> ExtendedKeyUsagePurpose {
+        match self {
+            Self::Client => ExtendedKeyUsagePurpose::ClientAuth,
+            Self::Server => ExtendedKeyUsagePurpose::ServerAuth,
+        }
+    }
 }
 
 /// A new CA. All CAs have the same name, as after a rotation.
@@ -66,10 +75,7 @@ impl Ca {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let mut params =
             CertificateParams::new(names).unwrap_or_else(|error| unreachable!("{error}"));
-        params.extended_key_usages = vec![match usage {
-            Usage::Client => ExtendedKeyUsagePurpose::ClientAuth,
-            Usage::Server => ExtendedKeyUsagePurpose::ServerAuth,
-        }];
+        params.extended_key_usages = vec![usage.purpose()];
         let key = key();
         let certificate = params.signed_by(&key, &self.issuer);
         Leaf {
@@ -79,6 +85,43 @@ impl Ca {
             key: key.serialize_pem(),
         }
     }
+}
+
+impl Ca {
+    /// Issues a certificate (DER) with these DNS names for the key of a request (PKCS #10, DER).
+    ///
+    /// # Panics
+    /// It is no request, or a name is not a DNS name.
+    pub fn certify(&self, request: &[u8], names: &[&str], usage: Usage) -> Vec<u8> {
+        let failed = |error: rcgen::Error| -> CertificateParams { unreachable!("{error}") };
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let request = CertificateSigningRequestParams::from_der(&request.to_vec().into());
+        let mut request = request.unwrap_or_else(|error| unreachable!("{error}"));
+        request.params = CertificateParams::new(names).unwrap_or_else(failed);
+        request.params.extended_key_usages = vec![usage.purpose()];
+        let certificate = request.signed_by(&self.issuer);
+        let certificate = certificate.unwrap_or_else(|error| unreachable!("{error}"));
+        certificate.der().to_vec()
+    }
+}
+
+/// Issues a certificate with these DNS names by a CA whose certificate and key are PEM.
+///
+/// # Panics
+/// One of them cannot be used.
+pub fn issued_by((ca, ca_key): (&str, &str), names: &[&str], usage: Usage) -> Leaf {
+    let issue = || -> Result<Leaf, rcgen::Error> {
+        let issuer = Issuer::from_ca_cert_pem(ca, KeyPair::from_pem(ca_key)?)?;
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let mut params = CertificateParams::new(names)?;
+        params.extended_key_usages = vec![usage.purpose()];
+        let key = key();
+        Ok(Leaf {
+            certificate: params.signed_by(&key, &issuer)?.pem(),
+            key: key.serialize_pem(),
+        })
+    };
+    issue().unwrap_or_else(|error| unreachable!("{error}"))
 }
 
 fn key() -> KeyPair {

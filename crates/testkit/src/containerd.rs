@@ -1,19 +1,30 @@
-//! containerd's own API of the fake runtime: labels of images, and blobs.
+//! containerd's own API of the fake runtime: labels of images, blobs and leases.
+
+mod leases;
+pub(crate) mod store;
+mod writes;
 
 use kubefledged_proto::containerd::{
     content::{
-        Info, InfoRequest, InfoResponse, ListContentRequest, ListContentResponse,
+        AbortRequest, Info, InfoRequest, InfoResponse, ListContentRequest, ListContentResponse,
         ListStatusesRequest, ListStatusesResponse, ReadContentRequest, ReadContentResponse,
-        Status as Ingest, content_server::Content,
+        Status as Ingest, WriteContentRequest, WriteContentResponse, content_server::Content,
     },
     images::{
         Descriptor, GetImageRequest, GetImageResponse, Image, ListImagesRequest,
         ListImagesResponse, UpdateImageRequest, UpdateImageResponse, images_server::Images,
     },
 };
-use tonic::{Request, Response, Status};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
 
-use crate::runtime::{Blob, Call, Pages, Shared};
+use crate::runtime::{Call, Pages, Shared};
+use store::Blob;
+use writes::Writer;
+
+/// Largest part of a blob in one message, as containerd's.
+const PART: usize = 1 << 20;
 
 /// containerd demands it.
 #[allow(clippy::result_large_err)] // tonic's own error
@@ -25,10 +36,10 @@ fn check<T>(request: &Request<T>) -> Result<(), Status> {
 }
 
 /// An image points to its manifest.
-fn target(id: &str) -> Descriptor {
+fn target(digest: &str) -> Descriptor {
     Descriptor {
         media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
-        digest: id.to_owned(),
+        digest: digest.to_owned(),
         size: 400,
         ..Descriptor::default()
     }
@@ -51,9 +62,10 @@ impl Images for Shared {
             return Err(not_found(&name));
         }
         let labels = state.labels.get(&name).cloned().unwrap_or_default();
+        let digest = state.target(&name);
         let image = Some(Image {
             labels: labels.into_iter().collect(),
-            target: Some(target(&name)),
+            target: Some(target(&digest)),
             name,
         });
         Ok(Response::new(GetImageResponse { image }))
@@ -125,6 +137,7 @@ fn info(blob: &Blob) -> Info {
     Info {
         digest: blob.digest.clone(),
         size: i64::try_from(blob.text.len()).unwrap_or_default(),
+        updated_at: None,
         labels: blob.labels.clone().into_iter().collect(),
     }
 }
@@ -133,12 +146,13 @@ fn info(blob: &Blob) -> Info {
 impl Content for Shared {
     type ListStream = Pages<ListContentResponse>;
     type ReadStream = Pages<ReadContentResponse>;
+    type WriteStream = ReceiverStream<Result<WriteContentResponse, Status>>;
 
     async fn info(&self, request: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {
         check(&request)?;
         let digest = request.into_inner().digest;
         let state = self.state();
-        let blob = state.blobs.iter().find(|blob| blob.digest == digest);
+        let blob = state.store.find(&digest);
         let blob = blob.ok_or_else(|| Status::not_found(format!("content {digest}: not found")))?;
         Ok(Response::new(InfoResponse {
             info: Some(info(blob)),
@@ -151,7 +165,7 @@ impl Content for Shared {
         request: Request<ListContentRequest>,
     ) -> Result<Response<Self::ListStream>, Status> {
         check(&request)?;
-        let info = self.state().blobs.iter().map(info).collect();
+        let info = self.state().store.blobs.iter().map(info).collect();
         let page = Ok(ListContentResponse { info });
         Ok(Response::new(tokio_stream::iter(vec![page])))
     }
@@ -161,15 +175,21 @@ impl Content for Shared {
         request: Request<ReadContentRequest>,
     ) -> Result<Response<Self::ReadStream>, Status> {
         check(&request)?;
-        let digest = request.into_inner().digest;
+        let ReadContentRequest { digest, offset, .. } = request.into_inner();
         let state = self.state();
-        let blob = state.blobs.iter().find(|blob| blob.digest == digest);
+        let blob = state.store.find(&digest);
         let blob = blob.ok_or_else(|| Status::not_found(format!("content {digest}: not found")))?;
-        let part = Ok(ReadContentResponse {
-            offset: 0,
-            data: blob.text.clone(),
+        let from = usize::try_from(offset).unwrap_or_default();
+        let rest = blob.text.get(from..);
+        let rest = rest.ok_or_else(|| Status::out_of_range("beyond the end of the blob"))?;
+        let mut at = offset;
+        let parts = rest.chunks(PART).map(|part| {
+            let data = part.to_vec().into();
+            let message = ReadContentResponse { offset: at, data };
+            at += i64::try_from(part.len()).unwrap_or_default();
+            Ok(message)
         });
-        Ok(Response::new(tokio_stream::iter(vec![part])))
+        Ok(Response::new(tokio_stream::iter(parts.collect::<Vec<_>>())))
     }
 
     async fn list_statuses(
@@ -177,7 +197,12 @@ impl Content for Shared {
         request: Request<ListStatusesRequest>,
     ) -> Result<Response<ListStatusesResponse>, Status> {
         check(&request)?;
-        let statuses = self.state().ingests.clone().into_iter();
+        let state = self.state();
+        let writes = state.store.writes.iter().map(|(name, write)| {
+            let offset = i64::try_from(write.data.len()).unwrap_or_default();
+            (name.clone(), offset, write.total)
+        });
+        let statuses = state.ingests.iter().cloned().chain(writes);
         let statuses = statuses.map(|(name, offset, total)| Ingest {
             r#ref: name,
             offset,
@@ -186,5 +211,37 @@ impl Content for Shared {
         Ok(Response::new(ListStatusesResponse {
             statuses: statuses.collect(),
         }))
+    }
+
+    async fn write(
+        &self,
+        request: Request<Streaming<WriteContentRequest>>,
+    ) -> Result<Response<Self::WriteStream>, Status> {
+        check(&request)?;
+        if self.state().refuse_writes {
+            return Err(Status::unimplemented("unknown method Write"));
+        }
+        let lease = request.metadata().get("containerd-lease");
+        let lease = lease.and_then(|lease| lease.to_str().ok());
+        let writer = Writer {
+            state: self.state.clone(),
+            lease: lease.unwrap_or_default().to_owned(),
+            name: String::new(),
+            expected: String::new(),
+            open: false,
+        };
+        let (answers, receiver) = mpsc::channel(4);
+        tokio::spawn(writer.run(request.into_inner(), answers));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn abort(&self, request: Request<AbortRequest>) -> Result<Response<()>, Status> {
+        check(&request)?;
+        let name = request.into_inner().r#ref;
+        let mut state = self.state();
+        let gone = state.store.writes.remove(&name);
+        let gone = gone.ok_or_else(|| Status::not_found(format!("reference {name}")))?;
+        drop(gone);
+        Ok(Response::new(()))
     }
 }

@@ -9,7 +9,8 @@ pub mod removal;
 pub mod runtime;
 mod wait;
 
-pub use certificates::{Ca, Leaf, SecretDirectory, Usage};
+pub use certificates::{Ca, Leaf, SecretDirectory, Usage, issued_by};
+pub use containerd::store::sha256;
 pub use documented::assert_documented;
-pub use runtime::{Call, FakeRuntime, Login, Native, Removal};
+pub use runtime::{Call, FakeRuntime, Fetched, Login, Native, Published, Removal};
 pub use wait::eventually;

@@ -1,6 +1,7 @@
 //! A fake container runtime in this process. It serves CRI on a unix socket, keeps images in memory, and
 //! removes them in one of the three ways of real runtimes.
 
+mod registry;
 mod services;
 mod state;
 
@@ -19,6 +20,7 @@ use std::{
 use kubefledged_image::ImageRef;
 use kubefledged_proto::containerd::{
     content::content_server::ContentServer, images::images_server::ImagesServer,
+    leases::leases_server::LeasesServer,
 };
 use kubefledged_proto::cri::{
     Container, Image, ImageSpec, image_service_server, runtime_service_server,
@@ -28,7 +30,9 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, transport::Server};
 
+use crate::containerd::store::{Blob, Store};
 pub use crate::removal::Removal;
+pub use registry::{Fetched, Published};
 
 pub(crate) type Pages<T> = tokio_stream::Iter<std::vec::IntoIter<Result<T, Status>>>;
 
@@ -88,7 +92,7 @@ pub struct FakeRuntime {
 pub(crate) struct Shared {
     removal: Removal,
     pub(crate) native: Native,
-    state: Mutex<State>,
+    pub(crate) state: Arc<Mutex<State>>,
     /// Counts events for which scripted pulls may wait.
     changed: watch::Sender<u64>,
 }
@@ -103,8 +107,14 @@ pub(crate) struct State {
     labels_late: Duration,
     /// Blobs that are being written: name, offset, total.
     pub(crate) ingests: Vec<(String, i64, i64)>,
-    /// Blobs that are complete, with their labels and contents.
-    pub(crate) blobs: Vec<Blob>,
+    /// Blobs, and what else belongs to them.
+    pub(crate) store: Store,
+    /// Before each write to a blob is answered.
+    pub(crate) write_pace: Duration,
+    /// Blobs cannot be written, as with runtimes of other kinds.
+    pub(crate) refuse_writes: bool,
+    /// What the registry has.
+    registry: registry::Registry,
     /// Whether streamed lists are supported.
     streams: bool,
     sandbox_image: String,
@@ -121,14 +131,6 @@ pub(crate) struct State {
     /// Number of times that a tag moved to another image.
     moved: BTreeMap<String, u32>,
     pub(crate) calls: Vec<Call>,
-}
-
-/// A complete blob.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Blob {
-    pub digest: String,
-    pub labels: BTreeMap<String, String>,
-    pub text: Vec<u8>,
 }
 
 impl FakeRuntime {
@@ -152,7 +154,7 @@ impl FakeRuntime {
             shared: Arc::new(Shared {
                 removal,
                 native,
-                state: Mutex::default(),
+                state: Arc::default(),
                 changed: watch::Sender::new(0),
             }),
             server: None,
@@ -274,11 +276,12 @@ impl FakeRuntime {
             ("containerd.io/gc.ref.content.l.0".to_owned(), layer.clone()),
         ];
         let text = format!(r#"{{"layers":[{{"digest":"{layer}","size":{total}}}]}}"#);
-        state.blobs.retain(|blob| blob.digest != manifest);
-        state.blobs.push(Blob {
+        state.store.blobs.retain(|blob| blob.digest != manifest);
+        state.store.blobs.push(Blob {
             digest: manifest,
             labels: labels.into(),
             text: text.into_bytes(),
+            kept: true,
         });
     }
 
@@ -402,7 +405,8 @@ async fn serve(
         .add_service(runtime)
         .add_service(images)
         .add_optional_service(native.clone().map(ImagesServer::from_arc))
-        .add_optional_service(native.map(ContentServer::from_arc));
+        .add_optional_service(native.clone().map(ContentServer::from_arc))
+        .add_optional_service(native.map(LeasesServer::from_arc));
     Ok(server.serve_with_incoming(incoming).await?)
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use kubefledged_proto::puller::{PullOutcome, PullResult};
 use tokio::time::Instant;
 
-use super::{Fleet, SimNode, State, image_id, repo_digests};
+use super::{Fleet, SimNode, State, image_id, peers::Taken, repo_digests};
 use crate::model::{BASES, Model};
 
 impl Fleet {
@@ -16,6 +16,7 @@ impl Fleet {
         batch: (u64, u64),
         index: usize,
         reference: &str,
+        peers: &[usize],
     ) -> PullOutcome {
         let image = self.image(reference);
         let at = &self.nodes[node];
@@ -52,6 +53,16 @@ impl Fleet {
                 Begin::Attached => finished.await,
             }
         };
+        let taken = Taken {
+            node,
+            image,
+            bytes,
+            peers,
+        };
+        if let Some(arrival) = self.from_peers(&model, taken).await {
+            tokio::time::sleep_until(arrival).await;
+            return self.pulled(at, image, there(PullResult::Pulled));
+        }
         let Some(_entered) = self.registry.enter(model.registry_limit) else {
             at.end(image, false);
             return failed("RateLimited", "429 Too Many Requests");
@@ -62,11 +73,15 @@ impl Fleet {
         if arrival > Instant::now() {
             tokio::time::sleep_until(arrival).await;
         }
+        self.pulled(at, image, there(PullResult::Pulled))
+    }
+
+    fn pulled(&self, at: &SimNode, image: usize, outcome: PullOutcome) -> PullOutcome {
         self.counters.pulled.fetch_add(1, Ordering::Relaxed);
         if !at.end(image, true) {
             self.counters.pulled_again.fetch_add(1, Ordering::Relaxed);
         }
-        there(PullResult::Pulled)
+        outcome
     }
 
     /// The same for a whole batch in a world where pulls take no time: no await, no task.

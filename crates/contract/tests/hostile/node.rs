@@ -12,7 +12,7 @@ use kubefledged_proto::puller::{
 };
 use kubefledged_queue::{
     Answer, Bytes, Call, CallError, CallId, Command, Container, CredentialId, Disk, Event,
-    PinResult, PullResult, Queue, RemoveResult, RuntimeFacts, Settings, StreamId, Tick,
+    PinResult, PullResult, Queue, RemoveResult, RuntimeFacts, Settings, Sources, StreamId, Tick,
 };
 use prost::Message;
 
@@ -69,10 +69,11 @@ impl Node {
                     .map(|c| (CredentialId(self.number()), c))
                     .collect();
                 let hash = |chosen: &[&Credential]| chosen.len() as u64;
+                let signer = request.ticket_signer.into();
                 let images = request
                     .images
                     .into_iter()
-                    .map(|image| contract::pull_request(image, &credentials, hash));
+                    .map(|image| contract::pull_request(image, &credentials, &signer, hash));
                 let Ok(images) = images.collect::<Result<Vec<_>, _>>() else {
                     return;
                 };
@@ -126,7 +127,7 @@ impl Node {
         let answer = match call {
             _ if astray => Answer::Pins(Ok(names)),
             Call::Inspect(_) => Answer::Inspected(error.map_or(Ok(image), Err)),
-            Call::Pull(..) => Answer::Pulled(failed(&error)),
+            Call::Pull(..) => Answer::Pulled(failed(&error).map(|()| Sources::default())),
             Call::Containers => {
                 let containers = containers
                     .into_iter()
@@ -160,7 +161,8 @@ impl Node {
                             done: a,
                             total: b,
                             active: flag,
-                        },
+                        }
+                        .into(),
                     )
                 });
                 Answer::Progress(error.map_or_else(|| Ok(bytes.collect()), Err))
@@ -189,7 +191,7 @@ impl Node {
     fn carry_out(&mut self, command: Command) {
         match command {
             Command::Call(id, call) => {
-                if let Call::Pull(name, _) = &call {
+                if let Call::Pull(name, ..) = &call {
                     assert!(
                         ImageRef::parse(name).is_ok(),
                         "the runtime is asked to pull {name:?}"
@@ -212,6 +214,9 @@ impl Node {
                 let told: Vec<usize> = outcomes.iter().map(|outcome| outcome.index).collect();
                 self.hear(stream, &told);
                 assert!(contract::pulled(outcomes).encoded_len() > 0);
+            }
+            Command::Transfers(_, transfers) => {
+                assert!(contract::transfers(transfers).encoded_len() > 0);
             }
             Command::Removed(stream, outcomes) => {
                 for outcome in &outcomes {

@@ -61,6 +61,7 @@ fn image() -> impl Strategy<Value = ImagePull> {
                 credentials,
                 fallback_deadline_ms,
                 cache: String::new(),
+                ..ImagePull::default()
             },
         )
 }
@@ -86,6 +87,7 @@ fn pull() -> impl Strategy<Value = Asked> {
             authority,
             images,
             credentials,
+            ticket_signer: Vec::new(),
         };
         Asked::Pull(request.encode_to_vec())
     })

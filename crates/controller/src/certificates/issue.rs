@@ -2,8 +2,8 @@
 
 use anyhow::Context as _;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SerialNumber,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SerialNumber,
 };
 use ring::rand::{SecureRandom as _, SystemRandom};
 use zeroize::Zeroizing;
@@ -52,6 +52,31 @@ pub fn leaf(ca: &Pair, role: Role, names: &[String], now: i64) -> anyhow::Result
     let key = KeyPair::generate()?;
     let certificate = params.signed_by(&key, &issuer)?.pem();
     pair(&certificate, &key)
+}
+
+/// Issues the client certificate (DER) of a node's puller for the key of a request, of which nothing else is taken. Its
+/// signature shows that whoever asks has the key.
+pub fn peer(
+    ca: &Pair,
+    (node, name): (&str, String),
+    request: &[u8],
+    now: i64,
+) -> anyhow::Result<Vec<u8>> {
+    let request = CertificateSigningRequestParams::from_der(&request.to_vec().into());
+    let mut request = request.context("the puller's request for a certificate cannot be used")?;
+    let not_after = (now + LEAF_LIFE).min(ca.certificate.not_after);
+    let not_before = (now - BACKDATE).max(ca.certificate.not_before);
+    let mut params = params(not_before, not_after)?;
+    // For people alone.
+    let common: String = node.chars().take(64).collect();
+    params.distinguished_name.push(DnType::CommonName, common);
+    params.subject_alt_names = CertificateParams::new(vec![name])?.subject_alt_names;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params.use_authority_key_identifier_extension = true;
+    request.params = params;
+    let issuer = Issuer::from_ca_cert_pem(&ca.certificate.pem, KeyPair::from_pem(&ca.key)?)?;
+    Ok(request.signed_by(&issuer)?.der().to_vec())
 }
 
 fn pair(certificate: &str, key: &KeyPair) -> anyhow::Result<Pair> {

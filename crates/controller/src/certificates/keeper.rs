@@ -31,6 +31,7 @@ use super::{
     fleet::Fleet,
     metrics::Metrics,
     parsed::{Certificate, Pair},
+    peers::PeerAuthority,
     roles::Role,
     secrets::{Found, Secrets},
     webhook,
@@ -80,6 +81,12 @@ pub struct Settings {
     pub pod_name: String,
 }
 
+/// Where the controller's certificate goes: to connections, and to what pullers get for each other.
+pub type Presented = (
+    watch::Sender<Option<Arc<ClientConfig>>>,
+    watch::Sender<Option<Arc<PeerAuthority>>>,
+);
+
 /// The wall clock, in seconds since the epoch.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
@@ -94,19 +101,21 @@ pub struct Keeper {
     clock: Clock,
     /// The identity with which the controller connects to pullers.
     identity: watch::Sender<Option<Arc<ClientConfig>>>,
-    /// The PEM texts of that identity.
+    /// What pullers get to take layers from each other.
+    peers: watch::Sender<Option<Arc<PeerAuthority>>>,
+    /// The PEM texts of that identity, and who issues for pullers.
     presented: String,
     /// Time since which everything that is published has been unchanged.
     published_since: Option<i64>,
 }
 
 impl Keeper {
-    /// `identity` is set as soon as there is one. `connector` connects to pullers.
+    /// `identity` and `peers` are set as soon as there is a certificate. `connector` connects to pullers.
     pub fn new(
         settings: Settings,
         client: Client,
         metrics: Metrics,
-        identity: watch::Sender<Option<Arc<ClientConfig>>>,
+        (identity, peers): Presented,
         connector: Connector,
         clock: Clock,
     ) -> Self {
@@ -121,6 +130,7 @@ impl Keeper {
             metrics,
             clock,
             identity,
+            peers,
             presented: String::new(),
             published_since: None,
         }
@@ -225,7 +235,7 @@ impl Keeper {
             let found = self.read(&name).await?;
             if role == Role::Controller {
                 let pair = found.pair().with_context(|| format!("Secret {name}"))?;
-                self.present(&pair, &found.bundle())?;
+                self.present(&pair, &found.bundle(), None)?;
             }
             if let Ok(pair) = found.pair() {
                 self.tell_expiry(role.label(), &name, &found, &pair.certificate)
@@ -235,16 +245,19 @@ impl Keeper {
         Ok(LOOK)
     }
 
-    /// Connects to pullers with this identity from now on.
-    fn present(&mut self, pair: &Pair, bundle: &str) -> anyhow::Result<()> {
-        let presented = format!("{}{bundle}", pair.certificate.pem);
+    /// Connects to pullers with this identity from now on, and issues certificates for them by this CA, if we have one.
+    fn present(&mut self, pair: &Pair, bundle: &str, issuer: Option<&Pair>) -> anyhow::Result<()> {
+        let by = issuer.map_or("", |ca| ca.certificate.pem.as_str());
+        let presented = format!("{}{bundle}{by}", pair.certificate.pem);
         if presented == self.presented {
             return Ok(());
         }
         let certificate = pair.certificate.pem.as_bytes();
         let identity = Identity::from_pem(certificate, pair.key.as_bytes(), bundle.as_bytes())?;
+        let peers = PeerAuthority::new(&identity, &self.settings.namespace, issuer)?;
         self.identity
             .send_replace(Some(Arc::new(identity.client()?)));
+        self.peers.send_replace(Some(Arc::new(peers)));
         self.presented = presented;
         Ok(())
     }

@@ -19,6 +19,7 @@ mod issue;
 pub mod keeper;
 mod metrics;
 mod parsed;
+mod peers;
 mod roles;
 mod rotation;
 mod secrets;
@@ -26,5 +27,6 @@ mod webhook;
 
 pub use keeper::{Keeper, Mode, Settings};
 pub use metrics::Metrics;
+pub use peers::PeerAuthority;
 pub(crate) use roles::Role;
 pub(crate) use secrets::Secrets;

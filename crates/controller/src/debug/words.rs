@@ -80,6 +80,8 @@ pub fn block(reason: &PullBlock) -> (Action, &'static str, Option<Tick>) {
         PullBlock::NodeLimit => (Action::Wait, "NodeLimit", None),
         PullBlock::BatchLimit => (Action::Wait, "BatchLimit", None),
         PullBlock::RegistryBudget => (Action::Wait, "RegistryBudget", None),
+        PullBlock::AwaitsSource(at) => (Action::Wait, "AwaitsSource", Some(*at)),
+        PullBlock::FromPeers => (Action::Wait, "FromPeers", None),
     }
 }
 

@@ -11,7 +11,7 @@ use kubefledged_proto::{
 };
 use tonic::{Request, transport::Channel};
 
-use super::{dial, pool::Dial};
+use super::{dial, peers::PeerIdentity, pool::Dial};
 use crate::{
     metrics::{Connected, Metrics},
     runtimes::KubeletRuntimes,
@@ -43,6 +43,8 @@ pub struct Connection {
     pub debug: PullerDebugServiceClient<Channel>,
     /// Pulls that the puller runs at a time; 0: it does not say.
     pub parallel_pulls: u32,
+    /// What the puller has for other pullers.
+    pub peer_identity: Arc<PeerIdentity>,
     _counted: Arc<Connected>,
 }
 
@@ -78,6 +80,7 @@ impl Dial for Dialer {
             debug: PullerDebugServiceClient::new(channel)
                 .max_decoding_message_size(contract::largest_answer(MOST_PULLS)),
             parallel_pulls: contract::parallel_pulls(&info),
+            peer_identity: Arc::new(PeerIdentity::of(&info)),
             _counted: self.metrics.connected(),
         })
     }

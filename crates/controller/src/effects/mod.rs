@@ -8,6 +8,7 @@ pub mod dockercfg;
 mod limits;
 mod nodes;
 pub mod objects;
+pub mod peers;
 mod pool;
 pub mod pullers;
 pub mod queries;

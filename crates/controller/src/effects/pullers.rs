@@ -13,7 +13,7 @@ use kubefledged_contract::{
 };
 use kubefledged_engine::{
     Batch, BatchEnd, CancelPulls, CredentialScope, Event, ImageOutcome, ImageResult, NodeName,
-    PullItem, SecretProblems, Work,
+    PullItem, SecretProblems, Transfer, Work,
 };
 use kubefledged_proto::puller::{PullImagesRequest, RemoveImagesRequest};
 use prost::Message;
@@ -23,9 +23,10 @@ use tonic::{Code, Status};
 use super::{
     claims::Claims,
     credentials::{Credentials, Resolved},
-    dialer::{Dialer, PullerClient, Target},
+    dialer::{Connection, Dialer, PullerClient, Target},
     dockercfg::MOST_LOGIN,
     limits::{answered, is_late, limited, next, within},
+    peers::Entitlements,
     pool::{Borrowed, Pool},
 };
 use crate::metrics::Metrics;
@@ -41,6 +42,8 @@ pub struct Pullers {
     raise_term: watch::Sender<u64>,
     /// How many images each node is asked about at a time.
     sizes: Arc<Mutex<PieceSizes<NodeName>>>,
+    /// What pulls need to take layers from other nodes.
+    entitlements: Entitlements,
 }
 
 impl Pullers {
@@ -48,6 +51,7 @@ impl Pullers {
     pub fn new(
         dialer: Dialer,
         credentials: Credentials,
+        entitlements: Entitlements,
         raise_term: watch::Sender<u64>,
         max_dials: usize,
         max_connections: usize,
@@ -60,6 +64,7 @@ impl Pullers {
             claims: Arc::default(),
             raise_term,
             sizes: Arc::default(),
+            entitlements,
         }
     }
 
@@ -131,8 +136,15 @@ impl Pullers {
                 images,
                 credentials,
             } => {
-                self.pull(&mut client, batch, images, credentials, events)
-                    .await
+                let connection = borrowed.connection();
+                let pull = self.pull(
+                    connection,
+                    &mut client,
+                    batch,
+                    (images, credentials),
+                    events,
+                );
+                pull.await
             }
             Work::Remove {
                 references,
@@ -155,10 +167,10 @@ impl Pullers {
 
     async fn pull(
         &self,
+        connection: &Connection,
         client: &mut PullerClient,
         batch: &Batch,
-        images: &[PullItem],
-        scope: &CredentialScope,
+        (images, scope): (&[PullItem], &CredentialScope),
         events: &mpsc::Sender<Event>,
     ) -> Result<BatchEnd, Status> {
         let resolved = match self.credentials.resolve(scope).await {
@@ -171,14 +183,22 @@ impl Pullers {
                 .send(Event::SecretsRead(cache.clone(), useless))
                 .await;
         }
-        let request = contract::pull_request(batch, images, &resolved.keyring);
+        let mut request = contract::pull_request(batch, images, &resolved.keyring);
+        self.entitlements
+            .add(&mut request, &batch.node, images, connection)
+            .await;
         if let Some(why) = too_large(&request) {
             return Ok(BatchEnd::CredentialsFailed(why));
         }
         let mut stream = answered(client.pull_images(limited(request))).await?;
         let mut open = images.len();
         while let Some(message) = next(&mut stream).await? {
-            if let Some(outcomes) = contract::pulled(message) {
+            if let Some(transfers) = contract::transfers(&message) {
+                let known = |transfer: &Transfer| transfer.index < images.len();
+                let transfers = transfers.into_iter().filter(known).take(images.len());
+                let transfers = Event::Transfers(batch.id, transfers.collect());
+                let _ = events.send(transfers).await;
+            } else if let Some(outcomes) = contract::pulled(message) {
                 count(&mut open, &outcomes)?;
                 let _ = events.send(Event::Outcomes(batch.id, outcomes)).await;
             }
@@ -241,6 +261,10 @@ impl Pullers {
             self.heard(batch, report.highest_term);
             if done == 0 {
                 report.parallel_pulls = parallel_pulls;
+                if self.entitlements.are_possible() == Some(false) {
+                    // Without a certificate for other pullers it takes nothing from them.
+                    report.can_share = Some(false);
+                }
                 let _ = events.send(Event::Checked(batch.id, report)).await;
             }
             for outcome in &mut outcomes {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use kubefledged_engine::view::{
-    BatchKind, Budget, CacheRow, MOST_ROWS, RegistryRow, Sums, TrueConditions,
+    BatchKind, Budget, CacheRow, MOST_ROWS, PeerSums, RegistryRow, Sums, TrueConditions,
 };
 use kubefledged_process::metrics::registry_label;
 use prometheus_client::{
@@ -290,5 +290,39 @@ fn sums(sums: &Sums, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let lost = ConstCounter::new(sums.lost);
     let help = "Images that disappeared from nodes although an ImageCache desired them, for example by the kubelet's garbage collection.";
     let metric = encoder.encode_descriptor("images_lost", help, None, MetricType::Counter)?;
-    lost.encode(metric)
+    lost.encode(metric)?;
+    peers(&sums.peers, encoder)
+}
+
+fn peers(sums: &PeerSums, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let PeerSums {
+        waiting,
+        seeding,
+        taking,
+        serving,
+        moved,
+    } = sums;
+    let nodes = [
+        ("waiting", waiting),
+        ("seeding", seeding),
+        ("taking", taking),
+        ("serving", serving),
+    ]
+    .map(|(role, nodes)| {
+        let nodes = i64::try_from(*nodes).unwrap_or(i64::MAX);
+        ([("role", role.to_owned())], nodes)
+    });
+    let help = "Nodes that wait for an image of another node, fetch one for others (seeding), take one from others, or hand one on (serving).";
+    gauges(encoder, ("peer_nodes", None, help), nodes)?;
+    let help = "Bytes of compressed layers that ended pulls moved, by source: registry, peers, and wasted for bytes of peers that were of no use.";
+    let mut metric =
+        encoder.encode_descriptor("layer", help, Some(&Unit::Bytes), MetricType::Counter)?;
+    for (source, bytes) in [
+        ("registry", moved.registry),
+        ("peers", moved.peers),
+        ("wasted", moved.wasted),
+    ] {
+        ConstCounter::new(bytes).encode(metric.encode_family(&[("source", source)])?)?;
+    }
+    Ok(())
 }

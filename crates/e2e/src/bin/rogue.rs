@@ -20,7 +20,8 @@ use kubefledged_proto::puller::{
     Authority, CancelPullsRequest, CancelPullsResponse, CheckImagesRequest, CheckImagesResponse,
     CheckedImage, GetInfoRequest, GetInfoResponse, ImageState, ListImagesRequest,
     ListImagesResponse, PullImagesRequest, PullImagesResponse, PullOutcome, PullOutcomes,
-    PullResult, RemoveImagesRequest, RemoveImagesResponse, Support, pull_images_response,
+    PullResult, RemoveImagesRequest, RemoveImagesResponse, SetPeerIdentityRequest,
+    SetPeerIdentityResponse, Support, pull_images_response,
     puller_service_server::{PullerService, PullerServiceServer},
 };
 use tokio::{
@@ -169,6 +170,13 @@ impl PullerService for Rogue {
     type PullImagesStream = Outgoing<PullImagesResponse>;
     type RemoveImagesStream = Outgoing<RemoveImagesResponse>;
     type ListImagesStream = Outgoing<ListImagesResponse>;
+
+    async fn set_peer_identity(
+        &self,
+        _request: Request<SetPeerIdentityRequest>,
+    ) -> Result<Response<SetPeerIdentityResponse>, Status> {
+        Err(Status::unimplemented("no layers from other nodes"))
+    }
 
     async fn get_info(
         &self,

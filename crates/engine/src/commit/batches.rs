@@ -87,6 +87,7 @@ impl Engine {
             }
         }
         self.agenda.caches.insert(pull.cache);
+        self.supplies_ended(idx, pull);
         for image in pull.images.iter().filter(|image| image.open) {
             self.end_probe(image.id, pull.credentials, idx);
         }

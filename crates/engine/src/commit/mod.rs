@@ -4,6 +4,7 @@
 mod batches;
 mod nodes;
 mod outcomes;
+mod peers;
 mod plans;
 pub mod timers;
 mod upkeep;
@@ -12,7 +13,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     ids::{CacheIdx, IdSet, NodeIdx},
-    model::{Model, cache::Cache, names::Names},
+    model::{Model, cache::Cache, names::Names, peers::SwarmKey},
     vocabulary::{CacheKey, Command, Now, Settings, Tick},
 };
 
@@ -31,6 +32,8 @@ pub struct Agenda {
     pub caches: BTreeSet<CacheIdx>,
     /// Nodes that must be planned.
     pub nodes: IdSet<NodeIdx>,
+    /// Swarms in which something has changed.
+    pub swarms: BTreeSet<SwarmKey>,
     /// What is due although nothing happens.
     pub timers: Timers,
     /// Commands that nobody has taken yet.
@@ -40,7 +43,8 @@ pub struct Agenda {
 impl Agenda {
     /// Is nothing left to decide or to take?
     pub fn is_clear(&self) -> bool {
-        self.caches.is_empty() && self.nodes.is_empty() && self.outbox.is_empty()
+        let decided = self.caches.is_empty() && self.nodes.is_empty() && self.swarms.is_empty();
+        decided && self.outbox.is_empty()
     }
 }
 
@@ -135,6 +139,8 @@ impl Engine {
         self.agenda.timers.clear();
         self.agenda.outbox.clear();
         self.agenda.caches.clear();
+        self.agenda.swarms.clear();
+        self.model.peers.begin_term();
         self.model.names.registries.begin_term(now.tick);
         let stamp = self.model.next_stamp(now);
         for node in self.model.nodes.iter_mut() {

@@ -140,7 +140,7 @@ impl Engine {
                 joined: new.then_some(stamp),
             };
             // Another puller may know another runtime.
-            node.runtime.can_pin = None;
+            (node.runtime.can_pin, node.runtime.can_share) = (None, None);
             node.call_answered();
         }
         self.model.nodes[idx].puller = puller;
@@ -155,6 +155,7 @@ impl Engine {
             return;
         }
         self.agenda.timers.set(Timer::Node(idx), None);
+        self.forget_peer(idx);
         self.model.probes.retain(|_, probe| probe.node != idx);
         self.model.nodes.release(idx);
     }

@@ -85,7 +85,7 @@ impl Engine {
     fn recount(&mut self, id: BatchId, pull: &mut Pull, now: Tick) {
         let registry = self.model.names.registries.get_mut(pull.registry);
         registry.give_back(pull.cost, pull.long);
-        pull.cost = Pull::cost_of(pull.open(), pull.parallel);
+        pull.cost = pull.cost_now();
         pull.long = false;
         registry.take(pull.cost);
         let long = (pull.cost > 0).then(|| now.after(LONG));
@@ -111,6 +111,8 @@ impl Engine {
         let image = pulled.id;
         let (reference, asked) = (pulled.reference.clone(), pulled.asks_registry);
         self.model.names.scopes.answered(pull.credentials);
+        self.supply_answered(node, image, &pull.supply, &outcome.result);
+        self.model.peers.moved.add(outcome.moved);
         let answered = Answered {
             node,
             image,
@@ -204,6 +206,9 @@ impl Engine {
         if asked_registry {
             observation.fetched = observation.fetched.max(Some(stamp));
             let last = &mut self.model.names.images.get_mut(image).registry_answer;
+            if last.is_some_and(|last| last.digest != digest) {
+                self.model.peers.outdates(image);
+            }
             if last.is_none_or(|last| last.stamp <= stamp) {
                 *last = Some(RegistryAnswer { stamp, digest });
             }
@@ -282,6 +287,12 @@ impl Engine {
             node.forget_attempts(image);
         }
         node.observed.observe(image, present, stamp);
+        let answer = self.model.names.images.get(image).registry_answer;
+        if let Some(digest) = digest
+            && answer.is_some_and(|answer| answer.digest != digest)
+        {
+            self.model.peers.outdates(image);
+        }
         if let (Some(digest), Some(observed)) = (digest, outcome.observed) {
             let observation = node.observed.get_mut(image);
             (observation.digest, observation.pinned) = (digest, observed.pinned);

@@ -35,8 +35,10 @@ impl Engine {
             registry.grow(now.tick);
         }
         for pull in plan.pull {
+            self.use_offers(idx, &pull, now.tick);
             self.start_pull(idx, pull, now);
         }
+        self.wait_for_sources(idx, &plan.waits.sources, now.tick);
         self.wait(idx, plan.waits);
         for (at, status) in plan.statuses {
             if let Some(cache) = self.model.caches.get_mut(at) {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     ids::{CacheIdx, NodeIdx, RegistryId},
+    model::peers::SwarmKey,
     vocabulary::{BatchId, Tick},
 };
 
@@ -22,6 +23,8 @@ pub enum Timer {
     Long(BatchId),
     /// A batch showed no sign of life for so long that it is lost.
     Lost(BatchId),
+    /// Nodes that wait for an image have waited for long, or who fetches it for them makes no progress.
+    Peers(SwarmKey),
 }
 
 /// All timers.

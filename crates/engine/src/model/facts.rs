@@ -120,6 +120,14 @@ impl Facts {
         at.ok().map(|at| &*self.labels[at].1)
     }
 
+    /// Value of a label, to be kept; empty without it.
+    pub fn shared_label(&self, key: &str) -> Arc<str> {
+        let at = self
+            .labels
+            .binary_search_by(|(known, _)| (**known).cmp(key));
+        at.map_or_else(|_| Arc::from(""), |at| self.labels[at].1.clone())
+    }
+
     /// Value of the label `kubernetes.io/hostname`, which `status.failures` shows.
     pub fn hostname(&self) -> Option<&str> {
         self.label(HOSTNAME_LABEL)

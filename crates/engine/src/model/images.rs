@@ -10,6 +10,9 @@ use crate::{
     vocabulary::ObservedImage,
 };
 
+/// So many contents of a name are remembered: a tag that moves leaves nodes with older ones.
+const CONTENTS: usize = 4;
+
 /// What the name of an image says, and what its registry last answered.
 #[derive(Debug)]
 pub struct Image {
@@ -27,6 +30,8 @@ pub struct Image {
     repository: String,
     /// What runtimes reported last. All nodes report the same, as long as the tag does not move.
     reported: Report,
+    /// Digests of the images that runtimes reported last, the newest last.
+    contents: Vec<(Digest, Arc<str>)>,
 }
 
 /// The digests that a runtime reported of an image, and which image they mean.
@@ -80,6 +85,7 @@ impl Images {
                 size: 0,
                 repository: repository(&name),
                 reported: Report::default(),
+                contents: Vec::new(),
             },
             Err(error) => Image {
                 name: name.clone(),
@@ -90,6 +96,7 @@ impl Images {
                 size: 0,
                 repository: String::new(),
                 reported: Report::default(),
+                contents: Vec::new(),
             },
         };
         let id = self
@@ -148,8 +155,17 @@ impl Images {
             image.size = observed.size;
         }
         if image.reported.repo_digests != observed.repo_digests {
+            let digests = own_digests(&image.repository, observed);
+            let digest = digest_of(&digests);
+            if let Some((digest, text)) = digest.zip(digests.first()) {
+                image.contents.retain(|(known, _)| *known != digest);
+                if image.contents.len() == CONTENTS {
+                    image.contents.remove(0);
+                }
+                image.contents.push((digest, Arc::from(*text)));
+            }
             image.reported = Report {
-                digest: digest_of(&image.repository, observed),
+                digest,
                 repo_digests: observed.repo_digests.clone(),
             };
         }
@@ -157,8 +173,17 @@ impl Images {
     }
 }
 
-/// Which image of a repository these digests mean.
-fn digest_of(repository_of: &str, observed: &ObservedImage) -> Option<Digest> {
+impl Image {
+    /// The digest of a content as runtimes report it; `None`: it was reported too long ago.
+    pub fn text(&self, digest: Digest) -> Option<&Arc<str>> {
+        let mut contents = self.contents.iter();
+        let found = contents.find(|(known, _)| *known == digest);
+        found.map(|(_, text)| text)
+    }
+}
+
+/// The digests of an image in its own repository, sorted.
+fn own_digests<'a>(repository_of: &str, observed: &'a ObservedImage) -> Vec<&'a str> {
     let mut digests: Vec<&str> = observed
         .repo_digests
         .iter()
@@ -171,10 +196,15 @@ fn digest_of(repository_of: &str, observed: &ObservedImage) -> Option<Digest> {
         })
         .map(|(_, digest)| digest)
         .collect();
+    digests.sort_unstable();
+    digests
+}
+
+/// Which image of a repository these digests mean.
+fn digest_of(digests: &[&str]) -> Option<Digest> {
     if digests.is_empty() {
         return None;
     }
-    digests.sort_unstable();
     let parts: Vec<&[u8]> = digests.iter().map(|digest| digest.as_bytes()).collect();
     let hash = NonZeroU64::new(backoff::hash(0, &parts));
     Some(Digest(hash.unwrap_or(NonZeroU64::MIN)))

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use super::peers::Supply;
 use crate::{
     ids::{CacheIdx, ImageId, NodeIdx, RegistryId, ScopeId, Stamp},
     vocabulary::BatchId,
@@ -60,6 +61,8 @@ pub struct Pull {
     pub cost: u32,
     /// It brought no outcome for long and has left the budget.
     pub long: bool,
+    /// Where its layers come from.
+    pub supply: Supply,
 }
 
 /// One image of a pull batch.
@@ -75,6 +78,22 @@ pub struct PulledImage {
     pub open: bool,
     /// Its cancellation was asked for.
     pub cancelled: bool,
+    /// Bytes of its layers that had come when they last counted as progress.
+    pub bytes: u64,
+}
+
+/// So many more bytes are progress: a registry that drips makes none.
+const PROGRESS: u64 = 64 << 10;
+
+impl PulledImage {
+    /// Notes how many bytes have come. True if that is progress.
+    pub fn moves(&mut self, done: u64) -> bool {
+        let moves = done >= self.bytes.saturating_add(PROGRESS);
+        if moves {
+            self.bytes = done;
+        }
+        moves
+    }
 }
 
 impl Task {
@@ -101,6 +120,14 @@ impl Pull {
     /// How much of a registry's budget so many open pulls take.
     pub fn cost_of(open: usize, parallel: u32) -> u32 {
         u32::try_from(open).unwrap_or(u32::MAX).min(parallel)
+    }
+
+    /// How much of its registry's budget the pulls take that are open.
+    pub fn cost_now(&self) -> u32 {
+        match self.supply {
+            Supply::Peers(_) => 0,
+            Supply::Registry | Supply::Seed => Self::cost_of(self.open(), self.parallel),
+        }
     }
 
     /// How many images have no outcome.

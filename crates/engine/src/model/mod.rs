@@ -17,6 +17,7 @@ pub mod node;
 pub mod node_status;
 pub mod observations;
 pub mod operation;
+pub mod peers;
 pub mod pending;
 pub mod registries;
 pub mod scopes;
@@ -25,7 +26,7 @@ pub mod sweep;
 pub mod texts;
 pub mod writer;
 
-use std::{collections::BTreeMap, ops};
+use std::{collections::BTreeMap, ops, sync::Arc};
 
 use crate::{
     ids::{CacheIdx, ImageId, Index, NodeIdx, ScopeId, SetIdx, Stamp},
@@ -39,6 +40,7 @@ use in_flight::InFlight;
 use names::Names;
 use node::Node;
 use node_status::NodeStatus;
+use peers::Peers;
 use texts::Texts;
 
 /// A freshness probe: one node asks a registry whether an image is still the same, and the other nodes that
@@ -268,6 +270,8 @@ pub struct Model {
     pub in_flight: InFlight,
     /// Freshness probes, by image and credentials.
     pub probes: BTreeMap<(ImageId, ScopeId), Probe>,
+    /// Layers that nodes take from each other.
+    pub peers: Peers,
     /// Objects with which their namespace would name too many images. They wait for room.
     pub refused: BTreeMap<CacheKey, CacheObject>,
     /// Writes to Node objects.
@@ -313,6 +317,18 @@ impl Model {
     pub fn unfit_until(&self, node: &Node) -> Option<Tick> {
         let since = node.facts.as_ref()?.unfit_since?;
         Some(since.after(self.settings.puller_grace))
+    }
+
+    /// Is an image known to be so small that nobody waits for a node that fetches it?
+    pub fn is_small(&self, image: ImageId) -> bool {
+        let size = self.peers.size(image);
+        size > 0 && size < self.settings.peers.min_image_size
+    }
+
+    /// Digest of the image that a node has under a name; `None`: it has none, or that is not known.
+    pub fn digest(&self, node: NodeIdx, image: ImageId) -> Option<Arc<str>> {
+        let digest = self.nodes[node].observed.get(image).digest?;
+        self.names.images.get(image).text(digest).cloned()
     }
 
     /// Has some node asked the registry for all, and got no answer since this stamp?

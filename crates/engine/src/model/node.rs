@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use super::{backoff, facts::Facts, gate::Gate, losses::Losses, observations::Observations};
+use super::{
+    backoff, facts::Facts, gate::Gate, losses::Losses, observations::Observations, peers::NodePeers,
+};
 use crate::{
     ids::{IdSet, ImageId, ScopeId, Stamp},
     vocabulary::{BatchId, CheckReport, Disk, FailureClass, Ineligible, NodeName, Puller, Tick},
@@ -103,6 +105,8 @@ pub struct RuntimeReport {
     pub ids: BTreeMap<ImageId, Arc<str>>,
     /// Whether the runtime lets us pin images; `None`: not known.
     pub can_pin: Option<bool>,
+    /// Whether the runtime can take layers from other nodes and hand them on; `None`: not known.
+    pub can_share: Option<bool>,
     /// The image file system at the last check; `None`: not known.
     pub disk: Option<Disk>,
     /// It is above its watermark, as that check or a pin since then found.
@@ -179,6 +183,8 @@ pub struct Node {
     pub cold_since: Option<Tick>,
     /// Whether it is held until it has its images.
     pub gate: Gate,
+    /// What it takes from other nodes and hands on to them.
+    pub peers: NodePeers,
     /// Rises with every change: caches compute its status anew.
     pub epoch: u32,
 }
@@ -290,6 +296,7 @@ impl Node {
             }
         }
         runtime.can_pin = report.can_pin.or(runtime.can_pin);
+        runtime.can_share = report.can_share.or(runtime.can_share);
         runtime.parallel_pulls = report.parallel_pulls;
     }
 
@@ -311,6 +318,7 @@ impl Node {
             .retain(|(image, scope), _| keep(image) && !scopes.contains(*scope));
         self.losses.retain(keep);
         self.runtime.ids.retain(|image, _| keep(image));
+        self.peers.forget_images(images);
     }
 
     /// Until when a failed pull waits for room on the disk; `None`: it does not. Below the watermark it is tried with

@@ -47,6 +47,7 @@ impl Model {
         }
         self.probes
             .retain(|(image, scope), _| !gone.contains(*image) && !scopes.contains(*scope));
+        self.peers.forget_images(&gone);
         let names = &mut self.names;
         names.sweep_at = 2 * (names.images.len() + names.registries.len() + names.scopes.len());
         registries

@@ -2,7 +2,7 @@
 
 use crate::{
     ids::{IdSet, ImageId, NodeIdx},
-    model::{Model, in_flight::Task, node::Node},
+    model::{Model, in_flight::Task, node::Node, peers::Supply},
     vocabulary::{PullBlock, Tick},
 };
 
@@ -57,6 +57,8 @@ pub struct NodeContext {
     pub pin_desired: IdSet<ImageId>,
     /// Images that are being pulled.
     pub pulling: IdSet<ImageId>,
+    /// Those of them whose layers come from other nodes.
+    pub from_peers: IdSet<ImageId>,
     /// Images that are being removed.
     pub removing: IdSet<ImageId>,
     /// A removal is in flight.
@@ -88,6 +90,10 @@ impl NodeContext {
                     context.short_pulls += usize::from(!pull.long);
                     let open = pull.images.iter().filter(|image| image.open);
                     context.pulling.extend(open.map(|image| image.id));
+                    if let Supply::Peers(_) = pull.supply {
+                        let images = pull.images.iter().map(|image| image.id);
+                        context.from_peers.extend(images);
+                    }
                 }
                 Task::Remove { images, .. } => {
                     context.removal = true;

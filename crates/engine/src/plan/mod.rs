@@ -12,6 +12,8 @@ pub mod pins;
 mod pulls;
 mod removals;
 mod status;
+pub mod supply;
+mod trees;
 mod verdict;
 
 pub use node::plan;

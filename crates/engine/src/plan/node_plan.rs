@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
     ids::{CacheIdx, ImageId, RegistryId, ScopeId},
-    model::{in_flight::Pull, node_status::NodeStatus},
+    model::{desired::DesiredImage, in_flight::Pull, node_status::NodeStatus},
     vocabulary::{BatchId, PullItem, Tick},
 };
 
@@ -91,6 +91,34 @@ pub struct Waits {
     pub registries: Vec<(RegistryId, i32)>,
     /// Caches that pull on as many nodes as they may.
     pub caches: Vec<CacheIdx>,
+    /// Images that other nodes have or fetch.
+    pub sources: Vec<Wanted>,
+}
+
+/// An image for which a node waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// Which image.
+    pub image: ImageId,
+    /// The priority of its pull.
+    pub priority: i32,
+    /// The pull asks the registry for the newest image.
+    pub asks: bool,
+}
+
+impl Waits {
+    /// An image waits for other nodes, or for the cache: `may_pull` if `spec.maxConcurrentNodes` allows the node.
+    pub fn sources(&mut self, cache: CacheIdx, desired: &DesiredImage, asks: bool, may_pull: bool) {
+        if may_pull {
+            self.sources.push(Wanted {
+                image: desired.image,
+                priority: desired.priority,
+                asks,
+            });
+        } else {
+            self.caches.push(cache);
+        }
+    }
 }
 
 impl NodePlan {

@@ -8,6 +8,7 @@ use kubefledged_api_types::ImagePullPolicy;
 use super::{
     context::{NodeContext, NodeView},
     node_plan::{MAX_IMAGES, NodePlan, PlannedPull},
+    supply::HOLD,
     verdict::{MAX_SHORT_PULLS, limit, may_start},
 };
 use crate::{
@@ -16,6 +17,7 @@ use crate::{
         cache::Cache,
         desired::{DesiredImage, longer},
         in_flight::{Pull, PulledImage},
+        peers::{Origin, Supply},
     },
     vocabulary::{Pin, PullBlock, PullItem, PullReason},
 };
@@ -29,6 +31,24 @@ struct GroupKey {
     reason: PullReason,
     /// The registry is asked even if the image is present.
     asks_registry: bool,
+    /// Where the layers come from.
+    origin: Origin,
+}
+
+impl GroupKey {
+    /// Do its pulls fetch nothing from the registry? An image that is present is not fetched.
+    fn is_free(self) -> bool {
+        self.reason == PullReason::Pin || self.origin == Origin::Peers
+    }
+
+    /// How much of the registry's budget so many pulls take.
+    fn cost(self, images: usize, parallel: u32) -> u32 {
+        if self.is_free() {
+            0
+        } else {
+            Pull::cost_of(images, parallel)
+        }
+    }
 }
 
 /// Pulls that may go in one batch, the most urgent first.
@@ -54,8 +74,8 @@ impl<'m> Groups<'m> {
         images.sort_by_key(|desired| Reverse(desired.priority));
         let taken = self.taken.entry(key.registry).or_default();
         let fits = room > *taken;
-        if fits && key.reason != PullReason::Pin {
-            *taken += Pull::cost_of(images.len(), parallel);
+        if fits {
+            *taken += key.cost(images.len(), parallel);
         }
         self.all.push(Group {
             key,
@@ -178,6 +198,7 @@ fn group_images<'m>(
     if may_start(cache).is_err() {
         return;
     }
+    let may_pull = cache.node_may_pull(view.idx);
     let mut kinds: BTreeMap<GroupKey, Vec<&DesiredImage>> = BTreeMap::new();
     for desired in &cache.set(view.idx).desired {
         if chosen.contains(desired.image) {
@@ -186,12 +207,18 @@ fn group_images<'m>(
         match view.image_verdict(cache, desired, context) {
             Ok(reason) => {
                 chosen.insert(desired.image);
+                let asks_registry = asks_registry(view, cache, desired, reason);
+                let Ok(supply) = view.supply(desired, reason) else {
+                    plan.waits.sources(at, desired, asks_registry, may_pull);
+                    continue;
+                };
                 let key = GroupKey {
                     cache: at,
                     registry: view.model.names.images.get(desired.image).registry,
                     credentials: desired.credentials,
                     reason,
-                    asks_registry: asks_registry(view, cache, desired, reason),
+                    asks_registry,
+                    origin: supply.origin(),
                 };
                 kinds.entry(key).or_default().push(desired);
             }
@@ -200,12 +227,11 @@ fn group_images<'m>(
         }
     }
     for (key, images) in kinds {
-        let room = match key.reason {
-            // An image that is present is not fetched.
-            PullReason::Pin => u32::MAX,
-            _ => room(view, key.registry),
+        let room = if key.is_free() {
+            u32::MAX
+        } else {
+            room(view, key.registry)
         };
-        let may_pull = cache.node_may_pull(view.idx);
         let room = limit(may_pull, context, room).map_or(room, |_| 0);
         groups.push(key, images, room, view.node.parallel_pulls());
     }
@@ -242,16 +268,17 @@ impl Fill<'_, '_> {
         let GroupKey {
             cache,
             registry,
-            reason,
+            asks_registry,
+            origin,
             ..
         } = group.key;
         let parallel = self.view.node.parallel_pulls();
         let mut rest = group.images.as_slice();
         while let Some(urgent) = rest.first() {
-            let room = match reason {
-                // An image that is present is not fetched.
-                PullReason::Pin => parallel,
-                _ => self.room_now(registry),
+            let room = if group.key.is_free() {
+                parallel
+            } else {
+                self.room_now(registry)
             };
             let begun = self.plan.pull.iter().any(|known| known.pull.cache == cache);
             let may_pull = begun || self.view.model.caches[cache].node_may_pull(self.view.idx);
@@ -264,15 +291,23 @@ impl Fill<'_, '_> {
                     let wait = (registry, urgent.priority);
                     self.plan.waits.registries.push(wait);
                     self.plan.throttled.insert(cache);
+                    // Other nodes may have it before there is room.
+                    let offers = &self.view.node.peers.offers;
+                    let offered = rest.iter().filter(|d| offers.contains_key(&d.image));
+                    for desired in offered {
+                        let waits = &mut self.plan.waits;
+                        waits.sources(cache, desired, asks_registry, true);
+                    }
                     return;
                 }
                 Some(_) => return,
                 None => {}
             }
-            let most = if room < parallel {
-                room as usize
-            } else {
-                MAX_IMAGES
+            let most = match origin {
+                // Each has nodes of its own that wait for it or hand it on.
+                Origin::Seed | Origin::Peers => 1,
+                Origin::Registry if room < parallel => room as usize,
+                Origin::Registry => MAX_IMAGES,
             };
             let (chunk, more) = rest.split_at(most.min(rest.len()));
             let pull = self.batch(group.key, chunk);
@@ -298,6 +333,10 @@ impl Fill<'_, '_> {
         let cache = &view.model.caches[key.cache];
         let freshness = self.token(cache, key);
         let parallel = view.node.parallel_pulls();
+        let supply = match (key.origin, chunk.first()) {
+            (Origin::Seed | Origin::Peers, Some(first)) => view.offered(first.image),
+            _ => Supply::Registry,
+        };
         let item = |desired: &&DesiredImage| PullItem {
             reference: desired.reference.clone(),
             policy: if key.asks_registry {
@@ -315,6 +354,8 @@ impl Fill<'_, '_> {
                 Pin::Leave
             },
             mark: self.context.mark,
+            peers: view.peers(&supply),
+            hold_layers: (key.origin != Origin::Registry).then_some(HOLD),
         };
         let image = |desired: &&DesiredImage| PulledImage {
             id: desired.image,
@@ -322,6 +363,7 @@ impl Fill<'_, '_> {
             asks_registry: key.asks_registry,
             open: true,
             cancelled: false,
+            bytes: 0,
         };
         let asks = matches!(key.reason, PullReason::FreshnessProbe | PullReason::Retry);
         PlannedPull {
@@ -332,12 +374,9 @@ impl Fill<'_, '_> {
                 registry: key.registry,
                 images: chunk.iter().map(image).collect(),
                 parallel,
-                cost: if key.reason == PullReason::Pin {
-                    0
-                } else {
-                    Pull::cost_of(chunk.len(), parallel)
-                },
+                cost: key.cost(chunk.len(), parallel),
                 long: false,
+                supply,
             },
             probes: key.asks_registry && asks,
         }

@@ -4,7 +4,7 @@
 use super::context::{NodeContext, NodeView};
 use crate::{
     ids::{CacheIdx, Stamp},
-    model::{cache::Cache, desired::DesiredImage},
+    model::{cache::Cache, desired::DesiredImage, peers::Supply},
     vocabulary::{PullBlock, PullReason},
 };
 
@@ -109,10 +109,21 @@ impl NodeView<'_> {
         context: &NodeContext,
     ) -> Result<PullReason, PullBlock> {
         let cache = &self.model.caches[cache];
-        let reason = self.verdict(cache, desired, context)?;
+        let reason = match self.verdict(cache, desired, context) {
+            Err(PullBlock::Pulling) if context.from_peers.contains(desired.image) => {
+                return Err(PullBlock::FromPeers);
+            }
+            verdict => verdict?,
+        };
+        let may_pull = cache.node_may_pull(self.idx);
+        if let Some(block) = limit(may_pull, context, u32::MAX) {
+            return Err(block);
+        }
+        if let Supply::Peers(_) = self.supply(desired, reason)? {
+            return Ok(reason);
+        }
         let registry = self.model.names.images.get(desired.image).registry;
         let room = self.model.names.registries.get(registry).room();
-        let may_pull = cache.node_may_pull(self.idx);
         limit(may_pull, context, room).map_or(Ok(reason), Err)
     }
 }

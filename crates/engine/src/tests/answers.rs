@@ -218,6 +218,7 @@ impl Harness {
                 .collect(),
             pins_unknown: self.pins_unknown,
             can_pin: Some(!self.unpinnable),
+            can_share: self.shares.as_ref().map(|nodes| nodes.contains(node)),
             highest_term: 0,
             disk: Some(Disk {
                 capacity: 100,
@@ -263,7 +264,12 @@ impl Harness {
         }
     }
 
-    fn pull(&mut self, node: &str, index: usize, item: &PullItem) -> Option<ImageOutcome> {
+    pub(super) fn pull(
+        &mut self,
+        node: &str,
+        index: usize,
+        item: &PullItem,
+    ) -> Option<ImageOutcome> {
         let name = item.reference.to_string();
         if self.slow.contains(&name) {
             return None;

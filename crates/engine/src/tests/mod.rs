@@ -12,6 +12,7 @@ mod leaders;
 mod limits;
 mod nodes;
 mod operations;
+mod peers;
 mod recorded;
 mod refresh;
 mod suspend;
@@ -52,6 +53,8 @@ struct Harness {
     /// Nodes whose runtime cannot pin.
     unpinnable: bool,
     disk_full: bool,
+    /// Nodes whose runtime can take layers from others and hand them on; `None`: their pullers do not say.
+    shares: Option<BTreeSet<String>>,
     /// Pulls that a puller runs at a time; 0: it does not say.
     parallel: u32,
     /// Images that cannot be pulled, and the reason.

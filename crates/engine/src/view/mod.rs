@@ -16,5 +16,5 @@ pub use page::{MOST_ROWS, Page};
 pub use pairs::{PairFailure, PairQuery, PairRow};
 pub use rows::{
     BatchKind, BatchRow, Budget, CacheDetail, CacheRow, DesiredRow, NodeCacheRow, NodeDetail,
-    PendingRow, Progress, RegistryRow, Sums, TrueConditions,
+    PeerSums, PendingRow, Progress, RegistryRow, Sums, TrueConditions,
 };

@@ -8,7 +8,11 @@ use super::{
 use crate::{
     commit::Engine,
     ids::{CacheIdx, Index, NodeIdx},
-    model::node_status::{Flags, NodeStatus},
+    model::{
+        in_flight::Task,
+        node_status::{Flags, NodeStatus},
+        peers::Origin,
+    },
     plan::context::{NodeContext, NodeView},
     vocabulary::{CacheKey, NodeName, Now, PullState},
 };
@@ -131,7 +135,16 @@ impl Engine {
             *sums.nodes.entry(node.eligibility().err()).or_default() += 1;
             sums.silent += usize::from(node.contact.silent_since.is_some());
         }
+        sums.peers.moved = self.model.peers.moved;
+        for (_, node) in self.model.nodes.iter() {
+            sums.peers.waiting += usize::from(!node.peers.waits.is_empty());
+            sums.peers.serving += usize::from(!node.peers.uploads.is_empty());
+        }
         for (_, flight) in self.model.in_flight.after(None) {
+            if let Task::Pull(pull) = &flight.task {
+                sums.peers.seeding += usize::from(pull.supply.origin() == Origin::Seed);
+                sums.peers.taking += usize::from(pull.supply.origin() == Origin::Peers);
+            }
             *sums.batches.entry(batches::kind(flight)).or_default() += 1;
         }
         sums

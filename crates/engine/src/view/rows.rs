@@ -10,7 +10,7 @@ use kubefledged_api_types::{
 
 use super::pairs::PairRow;
 pub use crate::model::registries::Budget;
-use crate::vocabulary::{BatchId, CacheKey, Ineligible, NodeName, PullState, Puller};
+use crate::vocabulary::{BatchId, CacheKey, Ineligible, MovedBytes, NodeName, PullState, Puller};
 
 /// One cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -207,6 +207,23 @@ pub struct Sums {
     pub batches: BTreeMap<BatchKind, usize>,
     /// Desired images that vanished from nodes, since the process began.
     pub lost: u64,
+    /// Layers that nodes take from each other.
+    pub peers: PeerSums,
+}
+
+/// Sums over layers that nodes take from each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerSums {
+    /// Nodes that wait until another node has an image.
+    pub waiting: usize,
+    /// Nodes that fetch an image from the registry while others wait for it.
+    pub seeding: usize,
+    /// Nodes that take an image from others.
+    pub taking: usize,
+    /// Nodes that hand on images now.
+    pub serving: usize,
+    /// Bytes of layers that pulls moved since the process began, by source.
+    pub moved: MovedBytes,
 }
 
 /// One registry host.

@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use kubefledged_api_types::{GateReason, ImageCacheStatus, ImagePullPolicy, Timestamp};
 
@@ -154,6 +154,28 @@ pub struct PullItem {
     pub retention: Pin,
     /// Remember that we pulled it: some cache removes only such images.
     pub mark: bool,
+    /// Other nodes from which its layers are taken; `None`: everything comes from the registry.
+    pub peers: Option<PeerPull>,
+    /// Keep its layers for so long after the pull, so that other nodes can take them; `None`: as the runtime does.
+    pub hold_layers: Option<Duration>,
+}
+
+/// Nodes from which the layers of an image are taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerPull {
+    /// Digest of the manifest or the index, as runtimes report it: `sha256:...`
+    pub digest: Arc<str>,
+    /// Nodes that have the image or receive it, the best first. Layer k is asked of node k modulo their number first.
+    pub nodes: Vec<PeerNode>,
+}
+
+/// A node that hands on layers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerNode {
+    /// Its name.
+    pub name: NodeName,
+    /// Where its puller listens.
+    pub address: SocketAddr,
 }
 
 /// What a pull does about protection from garbage collection.

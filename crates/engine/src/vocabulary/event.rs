@@ -1,7 +1,7 @@
 use super::{
     name::{BatchId, CacheKey, NodeName},
     object::{CacheObject, InvalidCache, NodeFacts, Placement, Puller},
-    outcome::{CheckReport, ImageOutcome},
+    outcome::{CheckReport, ImageOutcome, Transfer},
 };
 
 /// Something that happened.
@@ -30,6 +30,8 @@ pub enum Event {
     Leadership(Option<u64>),
     /// Outcomes of some images of a batch.
     Outcomes(BatchId, Vec<ImageOutcome>),
+    /// How far pulls of a batch are.
+    Transfers(BatchId, Vec<Transfer>),
     /// What a check reports beyond its images. It comes before the batch ends.
     Checked(BatchId, CheckReport),
     /// The batch is over: nothing more comes from it.

@@ -11,7 +11,7 @@ mod settings;
 
 pub use command::{
     Batch, CancelPulls, Command, ConditionWrite, CredentialScope, MissingImage, NodeTransition,
-    Pin, PullItem, Severity, Work,
+    PeerNode, PeerPull, Pin, PullItem, Severity, Work,
 };
 pub use event::{BatchEnd, Event, SecretProblems, Source, WriteError};
 pub use kubefledged_api_types::{GateReason, Tick};
@@ -20,8 +20,10 @@ pub use object::{
     CacheObject, InvalidCache, NodeCondition, NodeFacts, PlacedTaint, Placement, Puller, Taint,
     Toleration,
 };
-pub use outcome::{CheckReport, Disk, ImageOutcome, ImageResult, ObservedImage, PinResult};
+pub use outcome::{
+    CheckReport, Disk, ImageOutcome, ImageResult, MovedBytes, ObservedImage, PinResult, Transfer,
+};
 pub use reason::{
     FailureClass, Ineligible, KeptReason, PullBlock, PullReason, PullState, RemovalBlock,
 };
-pub use settings::{GateSettings, Settings};
+pub use settings::{GateSettings, PeerSettings, Settings};

@@ -13,6 +13,8 @@ pub struct ImageOutcome {
     pub observed: Option<ObservedImage>,
     /// Outcome of pinning.
     pub pin: PinResult,
+    /// Bytes of layers that the pull moved, by source.
+    pub moved: MovedBytes,
 }
 
 impl ImageOutcome {
@@ -23,8 +25,49 @@ impl ImageOutcome {
             result,
             observed: None,
             pin: PinResult::NotAsked,
+            moved: MovedBytes::default(),
         }
     }
+}
+
+/// Bytes of layers that a pull moved, by source. All are 0 if the runtime cannot share layers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MovedBytes {
+    /// From other nodes.
+    pub peers: u64,
+    /// From the registry.
+    pub registry: u64,
+    /// From other nodes, and of no use: they came twice, or had another digest.
+    pub wasted: u64,
+}
+
+impl MovedBytes {
+    /// Adds those of another pull.
+    pub fn add(&mut self, other: Self) {
+        let Self {
+            peers,
+            registry,
+            wasted,
+        } = other;
+        self.peers = self.peers.saturating_add(peers);
+        self.registry = self.registry.saturating_add(registry);
+        self.wasted = self.wasted.saturating_add(wasted);
+    }
+}
+
+/// How far the pull of one image of a batch is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// Index of the image in the batch.
+    pub index: usize,
+    /// Bytes of its compressed layers in all; 0: not known yet.
+    pub total_bytes: u64,
+    /// Those that have arrived.
+    pub done_bytes: u64,
+    /// Those that came from other nodes.
+    pub peer_bytes: u64,
+    /// Digest of the manifest or the index that is being pulled; `None`: not known yet.
+    pub digest: Option<Arc<str>>,
 }
 
 /// An image as a runtime has it.
@@ -65,6 +108,8 @@ pub struct CheckReport {
     pub pins_unknown: bool,
     /// Whether images can be pinned; `None`: not known yet.
     pub can_pin: Option<bool>,
+    /// Whether layers can be taken from other nodes and handed on to them; `None`: not known yet.
+    pub can_share: Option<bool>,
     /// The highest term that the puller has seen; 0 after its start.
     pub highest_term: u64,
     /// The file system of the images, where the puller can see it.

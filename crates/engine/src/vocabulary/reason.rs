@@ -99,6 +99,11 @@ pub enum PullBlock {
     BatchLimit,
     /// The registry's budget is used up.
     RegistryBudget,
+    /// Another node of the zone has it or fetches it: the node waits for its turn to take the layers from there. At
+    /// this time it pulls from the registry, unless the image makes progress until then.
+    AwaitsSource(Tick),
+    /// It is being pulled, and its layers come from other nodes.
+    FromPeers,
 }
 
 /// Why a name that is pending removal stays on a node for now.

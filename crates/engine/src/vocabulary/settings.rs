@@ -30,6 +30,8 @@ pub struct Settings {
     pub max_namespace_images: usize,
     /// The node gate.
     pub gate: GateSettings,
+    /// Layers from other nodes.
+    pub peers: PeerSettings,
     /// Spreads work over time that would otherwise begin at the same moment.
     pub seed: u64,
 }
@@ -49,6 +51,7 @@ impl Default for Settings {
             max_registry_pulls_by_host: BTreeMap::new(),
             max_namespace_images: 100_000,
             gate: GateSettings::default(),
+            peers: PeerSettings::default(),
             seed: 0,
         }
     }
@@ -78,6 +81,30 @@ impl Default for GateSettings {
             condition: false,
             taint: None,
             timeout: Duration::from_secs(10 * 60),
+        }
+    }
+}
+
+/// Settings of layers that nodes take from each other.
+#[derive(Clone, Debug)]
+pub struct PeerSettings {
+    /// Whether they do.
+    pub enabled: bool,
+    /// A node waits for no other node if an image is smaller than this, in bytes of its compressed layers.
+    pub min_image_size: u64,
+    /// How long a node waits for another node that has an image or receives it, before it pulls from the registry.
+    pub wait: Duration,
+    /// Most nodes that take images from others at a time: each needs a connection.
+    pub at_once: usize,
+}
+
+impl Default for PeerSettings {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            min_image_size: 20_000_000,
+            wait: Duration::from_secs(30),
+            at_once: 512,
         }
     }
 }

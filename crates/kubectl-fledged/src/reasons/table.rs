@@ -225,6 +225,16 @@ pub(super) const WAITS: &[Entry] = &[
         Next::Doctor,
     ),
     (
+        "AwaitsSource",
+        "another node fetches it, and then this node takes it from there",
+        Next::Watch,
+    ),
+    (
+        "FromPeers",
+        "it is being pulled, and its layers come from other nodes",
+        Next::Watch,
+    ),
+    (
         "ProbeInFlight",
         "another node asks the registry for a newer one, for all",
         Next::Nothing,

@@ -49,6 +49,8 @@ pub struct Served {
     pub trusted: Vec<String>,
     /// Serial number of the certificate, in lower-case hex.
     pub serial: String,
+    /// The trusted CA certificates.
+    pub anchors: Vec<CertificateDer<'static>>,
 }
 
 impl Identity {
@@ -68,6 +70,32 @@ impl Identity {
             key,
             anchors: certificates(ca, keys::CA)?,
         })
+    }
+
+    /// Uses a certificate with its intermediates, its key (PKCS #8), and trusted CAs.
+    ///
+    /// # Errors
+    /// The key belongs to another certificate.
+    pub fn from_der(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        anchors: Vec<CertificateDer<'static>>,
+    ) -> Result<Self, IdentityError> {
+        if chain.is_empty() {
+            return Err(IdentityError::NoCertificate(keys::CERTIFICATE));
+        }
+        CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider())
+            .map_err(IdentityError::KeyPair)?;
+        Ok(Self {
+            chain,
+            key,
+            anchors,
+        })
+    }
+
+    /// The certificate with its intermediates, and its key.
+    pub(super) fn parts(&self) -> (&[CertificateDer<'static>], PrivateKeyDer<'static>) {
+        (&self.chain, self.key.clone_key())
     }
 
     /// Returns a server configuration that requires a client certificate of a trusted CA. It uses TLS
@@ -107,6 +135,7 @@ impl Identity {
             config: Arc::new(config),
             trusted: self.anchors.iter().map(|ca| fingerprint(ca)).collect(),
             serial: serial(&self.chain[0])?,
+            anchors: self.anchors.clone(),
         })
     }
 
@@ -178,6 +207,7 @@ impl fmt::Debug for Served {
             config: _,
             trusted,
             serial,
+            anchors: _,
         } = self;
         f.debug_struct("Served")
             .field("trusted", trusted)
@@ -222,7 +252,8 @@ pub fn dns_names(certificate: &CertificateDer<'_>) -> Vec<String> {
         .unwrap_or_default()
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Writes bytes in lower-case hex.
+pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
 
     bytes.iter().fold(String::new(), |mut text, byte| {

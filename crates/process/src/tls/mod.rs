@@ -4,19 +4,21 @@
 //! Open connections continue with the identity they began with. Sessions are not resumed, because a
 //! resumed session would use an old identity.
 //!
-//! [`files`] follows a mounted Secret, [`accept`] is the server side, [`connect`] the client side, and
-//! [`handshake`] reports why a handshake failed.
+//! [`files`] follows a mounted Secret, [`accept`] is the server side, [`connect`] the client side,
+//! [`handshake`] reports why a handshake failed, and [`signed`] signs with the key of a certificate.
 
 pub mod accept;
 pub mod connect;
 pub mod files;
 pub mod handshake;
 pub mod identity;
+pub mod signed;
 
 pub use accept::{Stream, incoming, incoming_within};
 pub use connect::Connector;
 pub use handshake::{Failures, Reason};
 pub use identity::{Identity, IdentityError, Served};
+pub use signed::Signing;
 
 /// Names that certificates of mutual TLS must have, one for each role. They contain no address, because
 /// the addresses of pods change.
@@ -31,6 +33,19 @@ pub mod names {
     /// Returns the name of a person with `grpcurl`, who may only read.
     pub fn debug(namespace: &str) -> String {
         format!("debug.{namespace}.kubefledged.internal")
+    }
+
+    /// Returns the name of one node's puller as a client of other pullers. Names of nodes may be too long for a label, so
+    /// it begins with a hash of the node's.
+    pub fn peer(namespace: &str, node: &str) -> String {
+        let hash = ring::digest::digest(&ring::digest::SHA256, node.as_bytes());
+        let label = super::identity::hex(&hash.as_ref()[..20]);
+        format!("{label}.{}", peers(namespace))
+    }
+
+    /// Returns what the names of all pullers as clients end in, after a dot.
+    pub fn peers(namespace: &str) -> String {
+        format!("peer.{namespace}.kubefledged.internal")
     }
 
     /// Returns the name of a puller as a server. All pullers share it.

@@ -33,15 +33,22 @@ pub const NAMESPACE: &str = "kube-fledged";
 
 /// The installation's CA, and what the puller has mounted.
 pub struct Certificates {
-    pub ca: Ca,
+    pub ca: Arc<Ca>,
     pub directory: SecretDirectory,
+}
+
+impl Certificates {
+    /// Of an installation that has more pullers.
+    pub fn of(ca: Arc<Ca>) -> Self {
+        let directory = SecretDirectory::new().unwrap();
+        directory.write(&puller_leaf(&ca), &[&ca]).unwrap();
+        Self { ca, directory }
+    }
 }
 
 impl Default for Certificates {
     fn default() -> Self {
-        let (ca, directory) = (Ca::default(), SecretDirectory::new().unwrap());
-        directory.write(&puller_leaf(&ca), &[&ca]).unwrap();
-        Self { ca, directory }
+        Self::of(Arc::default())
     }
 }
 
@@ -72,10 +79,20 @@ impl Puller {
     }
 
     pub async fn beside(runtime: FakeRuntime, more: &[&str]) -> Self {
+        Self::on(NODE, runtime, Certificates::default(), more).await
+    }
+
+    /// The puller of this node.
+    pub async fn on(
+        node: &str,
+        runtime: FakeRuntime,
+        certificates: Certificates,
+        more: &[&str],
+    ) -> Self {
         let args = [
             "kubefledged-puller",
             "--node-name",
-            NODE,
+            node,
             "--pod-uid",
             "uid-1",
         ];
@@ -87,7 +104,6 @@ impl Puller {
             "--debug-address",
             "127.0.0.1:0",
         ];
-        let certificates = Certificates::default();
         let tls = ["--tls-dir", certificates.directory.path().to_str().unwrap()];
         let args = Args::try_parse_from([&args[..], &ports, &tls, more].concat()).unwrap();
         let bound = app::build(args).await.unwrap();

@@ -133,6 +133,7 @@ impl Queue {
                 disk: self.disk.known(),
                 watermark: self.settings.disk_watermark.unwrap_or(100),
                 pins: self.facts.pins,
+                peers: self.facts.peers,
             };
             self.replies.push(Command::Checked(check.stream, report));
             self.replies.push(Command::Done(check.stream));

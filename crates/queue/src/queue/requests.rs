@@ -8,7 +8,7 @@ use kubefledged_image::ImageRef;
 
 use super::{Queue, outcome};
 use crate::{
-    Authority, Command, PinResult, PullOutcome, PullRequest, PullResult, StreamId, Tick,
+    Authority, Command, PinResult, PullOutcome, PullRequest, PullResult, Sources, StreamId, Tick,
     intent::Intent,
     removal::{Item, Removal},
     task::{self, Interest, State, Task, TaskKey},
@@ -103,6 +103,7 @@ impl Queue {
                     pin: PinResult::NotAsked,
                     attempts: 0,
                     took: Duration::ZERO,
+                    sources: Sources::default(),
                 }),
             }
         }

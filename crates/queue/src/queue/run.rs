@@ -6,7 +6,7 @@ use kubefledged_api_types::names::failure;
 
 use super::{Caller, Ending, MEMORY, Queue, index::Turn, outcome, places::Running};
 use crate::{
-    Call, CallId, Command, PullResult, RemoveResult, Tick,
+    Call, CallId, Command, PullResult, RemoveResult, Support, Tick,
     intent::Intent,
     removal::{self, Removal},
     task::{self, Phase, State, Task, TaskContext, TaskKey},
@@ -167,6 +167,7 @@ impl Queue {
     pub(super) fn around<'a>(&self, full: Option<&'a str>) -> TaskContext<'a> {
         TaskContext {
             pins: self.facts.pins,
+            shares: self.facts.peers == Support::Yes,
             full,
             providers: self.settings.credential_providers,
         }

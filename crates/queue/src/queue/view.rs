@@ -29,6 +29,8 @@ pub struct PullRow {
     pub interests: usize,
     /// Of its compressed layers, where they can be seen arriving.
     pub bytes: Option<Bytes>,
+    /// Bytes of its layers that came from other nodes.
+    pub peers: u64,
 }
 
 /// Where a pull stands.
@@ -120,5 +122,6 @@ fn row(key: &TaskKey, task: &Task, now: Tick) -> PullRow {
         deadline: task.deadline_at().map(|at| between(now, at)),
         interests: task.interests.len(),
         bytes: task.bytes(),
+        peers: task.peer_bytes(),
     }
 }

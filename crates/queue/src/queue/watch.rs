@@ -6,8 +6,8 @@ use kubefledged_api_types::names::failure;
 
 use super::{Caller, Queue};
 use crate::{
-    Answer, Bytes, Call, CallId, Disk, Tick, disk, pins,
-    task::{self, Task, TaskKey},
+    Answer, Bytes, Call, CallId, Command, Disk, Progress, StreamId, Tick, Transfer, disk, pins,
+    task::{self, Interest, Task, TaskKey},
 };
 
 /// How long an observation of the disk holds. A pull fills it, and the kubelet frees it.
@@ -168,6 +168,7 @@ impl Queue {
             _ => BTreeMap::new(),
         };
         let mut stalled: Vec<(TaskKey, Bytes)> = Vec::new();
+        let mut news: BTreeMap<StreamId, Vec<Transfer>> = BTreeMap::new();
         let limit = self.settings.no_progress;
         let pulls = self
             .tasks
@@ -176,7 +177,11 @@ impl Queue {
         let pulls: Vec<TaskKey> = pulls.map(|(key, _)| key.clone()).collect();
         for key in pulls {
             let ended = self.tasks.change(&key, |task| {
-                let bytes = seen.get(&task.name).copied();
+                let progress = seen.get(&task.name);
+                if let Some(progress) = task.news(progress) {
+                    tell(&mut news, &task.interests, &progress);
+                }
+                let bytes = progress.map(|progress| progress.bytes);
                 let still = task.saw(bytes, now);
                 bytes.filter(|_| still >= limit)
             });
@@ -184,10 +189,25 @@ impl Queue {
                 stalled.push((key, bytes));
             }
         }
+        let news = news.into_iter();
+        let news = news.map(|(stream, transfers)| Command::Transfers(stream, transfers));
+        self.replies.extend(news);
         for (key, bytes) in stalled {
             let why = pins::stalled(bytes, limit);
             self.stop(&key, failure::NO_PROGRESS, &why, now);
         }
         self.stop_what_does_not_fit(now);
+    }
+}
+
+/// Tells those who asked for a pull how far it is.
+fn tell(news: &mut BTreeMap<StreamId, Vec<Transfer>>, interests: &[Interest], progress: &Progress) {
+    for interest in interests {
+        if let Some(stream) = interest.stream {
+            let progress = progress.clone();
+            let index = interest.index;
+            let transfers = news.entry(stream).or_default();
+            transfers.push(Transfer { index, progress });
+        }
     }
 }

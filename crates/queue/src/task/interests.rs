@@ -29,6 +29,7 @@ impl Task {
         self.priority = self.priority.max(request.priority);
         self.retention = self.retention.max(request.retention);
         self.mark = self.mark.max(request.mark);
+        self.sharing.share(&request.sharing);
         self.deadline = longest(self.deadline, request.deadline);
         self.fallback = longest(self.fallback, request.fallback_deadline);
         self.interests.retain(|known| known.stream.is_some());

@@ -24,6 +24,7 @@ impl Task {
     /// The first call in a slot.
     pub fn begin(&mut self, now: Tick, around: TaskContext<'_>) -> (Call, Phase) {
         self.started.get_or_insert(now);
+        self.telling.wanted = around.shares;
         let fresh = self
             .inspected
             .is_some_and(|at| at.after(INSPECTION_AGE) > now);
@@ -63,11 +64,13 @@ impl Task {
         self.attempts += 1;
         let credential = self.credentials.get(self.next_credential).copied();
         self.watch_from(now);
-        (Call::Pull(self.name.clone(), credential), Phase::Pull)
+        let call = Call::Pull(self.name.clone(), credential, self.sharing.clone());
+        (call, Phase::Pull)
     }
 
     /// What follows from an answer.
     pub fn answered(&mut self, answer: Answer, now: Tick, around: TaskContext<'_>) -> AfterCall {
+        self.telling.wanted = around.shares;
         let State::Calling(_, phase) = &self.state else {
             return AfterCall::Wait(now);
         };
@@ -95,7 +98,8 @@ impl Task {
                     None => self.pull(now).into(),
                 }
             }
-            (Phase::Pull, Answer::Pulled(Ok(()))) => {
+            (Phase::Pull, Answer::Pulled(Ok(sources))) => {
+                self.sources = self.sources.and(sources);
                 AfterCall::Call(Call::Inspect(self.name.clone()), Phase::Verify)
             }
             (Phase::Verify, Answer::Inspected(Ok(Some(image)))) => {

@@ -17,7 +17,7 @@ impl Node {
 
     /// Answers whatever is asked, except pulls from this host.
     fn answer_all_but(&mut self, host: &str) {
-        let silent = |call: &Call| matches!(call, Call::Pull(name, _) if name.starts_with(host));
+        let silent = |call: &Call| matches!(call, Call::Pull(name, ..) if name.starts_with(host));
         while let Some(at) = self.calls.iter().position(|(_, call)| !silent(call)) {
             self.answer_one(at);
         }
@@ -25,8 +25,8 @@ impl Node {
 
     fn pulls_of(&self, host: &str) -> usize {
         let calls = self.calls.iter();
-        let pulls =
-            calls.filter(|(_, call)| matches!(call, Call::Pull(name, _) if name.starts_with(host)));
+        let pulls = calls
+            .filter(|(_, call)| matches!(call, Call::Pull(name, ..) if name.starts_with(host)));
         pulls.count()
     }
 }

@@ -17,6 +17,7 @@ mod pulls;
 mod removals;
 mod room;
 mod runtime;
+mod sharing;
 mod short;
 mod watch;
 
@@ -40,6 +41,9 @@ struct Node {
     cancelled: BTreeSet<CallId>,
     log: Vec<String>,
     pulled: BTreeMap<u64, Vec<PullOutcome>>,
+    transfers: Vec<(u64, Transfer)>,
+    /// Where the layers of pulls come from.
+    sources: Sources,
     removed: BTreeMap<u64, Vec<RemoveOutcome>>,
     checked: Vec<Checked>,
     done: Vec<u64>,
@@ -169,6 +173,8 @@ impl Node {
             cancelled: BTreeSet::new(),
             log: Vec::new(),
             pulled: BTreeMap::new(),
+            transfers: Vec::new(),
+            sources: Sources::default(),
             removed: BTreeMap::new(),
             checked: Vec::new(),
             done: Vec::new(),
@@ -218,6 +224,10 @@ impl Node {
                     self.log.push(format!("cancel {call:?}"));
                     self.cancelled.insert(id);
                 }
+                Command::Transfers(stream, transfers) => {
+                    let transfers = transfers.into_iter().map(|told| (stream.0, told));
+                    self.transfers.extend(transfers);
+                }
                 Command::Pulled(stream, outcomes) => {
                     self.pulled.entry(stream.0).or_default().extend(outcomes);
                 }
@@ -244,7 +254,7 @@ impl Node {
         let pulls = || {
             let calls = self.calls.iter().map(|(_, call)| call);
             calls.filter_map(|call| match call {
-                Call::Pull(name, _) => Some(name),
+                Call::Pull(name, ..) => Some(name),
                 _ => None,
             })
         };

@@ -19,13 +19,13 @@ impl Node {
             Call::Pull(..) if cancelled => {
                 Answer::Pulled(Err(error("Cancelled", "context canceled")))
             }
-            Call::Pull(name, credential) => match self.broken.get(&name) {
+            Call::Pull(name, credential, _) => match self.broken.get(&name) {
                 Some(error) if credential != Some(CredentialId(7)) => {
                     Answer::Pulled(Err(error.clone()))
                 }
                 _ => {
                     self.hold(&name);
-                    Answer::Pulled(Ok(()))
+                    Answer::Pulled(Ok(self.sources))
                 }
             },
             Call::Containers => Answer::Containers(Ok(self.containers.clone())),
@@ -50,7 +50,11 @@ impl Node {
                 self.pin(&id, on);
                 Answer::Pinned(Ok(()))
             }
-            Call::Progress(_) => Answer::Progress(Ok(self.bytes.clone())),
+            Call::Progress(_) => {
+                let bytes = self.bytes.iter();
+                let seen = bytes.map(|(name, bytes)| (name.clone(), (*bytes).into()));
+                Answer::Progress(Ok(seen.collect()))
+            }
             Call::Credentials(_) => {
                 let (given, trouble) = self.provided.clone();
                 Answer::Credentials(given, trouble)

@@ -2,7 +2,9 @@
 
 use kubefledged_api_types::names::failure;
 use kubefledged_contract::controller as contract;
-use kubefledged_engine::{BatchEnd, CheckReport, Event as EngineEvent, ImageOutcome, ImageResult};
+use kubefledged_engine::{
+    BatchEnd, CheckReport, Event as EngineEvent, ImageOutcome, ImageResult, Transfer,
+};
 use kubefledged_proto::puller::{CheckImagesResponse, PullImagesResponse, RemoveImagesResponse};
 use prost::Message as _;
 
@@ -84,6 +86,9 @@ impl World {
         };
         match told {
             Told::Nothing => {}
+            Told::Transfers(transfers) => {
+                self.engine_told(who, EngineEvent::Transfers(batch, transfers));
+            }
             Told::Check(outcomes, report) => self.piece_answered(id, outcomes, report),
             Told::Outcomes(outcomes) => {
                 let Some(open) = link.open.checked_sub(outcomes.len()) else {
@@ -183,12 +188,19 @@ impl World {
 enum Told {
     Nothing,
     Outcomes(Vec<ImageOutcome>),
+    Transfers(Vec<Transfer>),
     Check(Vec<ImageOutcome>, CheckReport),
 }
 
 fn decoded(purpose: Purpose, bytes: &[u8]) -> Result<Told, prost::DecodeError> {
     let outcomes = match purpose {
-        Purpose::Pull => contract::pulled(PullImagesResponse::decode(bytes)?),
+        Purpose::Pull => {
+            let message = PullImagesResponse::decode(bytes)?;
+            if let Some(transfers) = contract::transfers(&message) {
+                return Ok(Told::Transfers(transfers));
+            }
+            contract::pulled(message)
+        }
         Purpose::Remove => contract::removed(RemoveImagesResponse::decode(bytes)?),
         Purpose::Check => {
             let (outcomes, report) = contract::checked(CheckImagesResponse::decode(bytes)?);

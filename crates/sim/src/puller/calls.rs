@@ -1,6 +1,8 @@
 //! Calls of a queue to the runtime of its node: how each will go, how long it takes, and what it does.
 
-use kubefledged_queue::{Answer, Call, CallError, CallId, CredentialId, Event as QueueEvent};
+use kubefledged_queue::{
+    Answer, Call, CallError, CallId, CredentialId, Event as QueueEvent, Sources,
+};
 
 use crate::{
     node::{Plan, Running},
@@ -24,6 +26,10 @@ impl World {
     /// A call begins.
     pub fn begin_call(&mut self, node: usize, id: CallId, call: Call) {
         let (plan, mut takes) = self.plan(node, &call);
+        let mut sources = Sources::default();
+        if let (Call::Pull(name, _, sharing), Plan::Succeed(Some(manifest))) = (&call, &plan) {
+            (takes, sources) = self.shared(node, name, sharing, manifest, takes);
+        }
         if self.is(Trouble::RuntimeSlow(node)) {
             takes += self.rng.below(if self.rng.clone().percent(20) {
                 45_000
@@ -47,7 +53,7 @@ impl World {
         };
         let incarnation = process.incarnation;
         let hangs = matches!(plan, Plan::Hang | Plan::Silent | Plan::Drip);
-        if let Call::Pull(name, _) = &call {
+        if let Call::Pull(name, ..) = &call {
             process.seen.waiting.begun(&normalized(name));
         }
         let running = Running {
@@ -55,6 +61,7 @@ impl World {
             plan,
             since: self.now,
             takes,
+            sources,
             cancelled: false,
             over_since: None,
         };
@@ -79,7 +86,7 @@ impl World {
                 quick,
             );
         }
-        let Call::Pull(name, credential) = call else {
+        let Call::Pull(name, credential, _) = call else {
             return (Plan::Succeed(None), quick);
         };
         if let Some(stuck) = self.stuck(name) {
@@ -195,7 +202,7 @@ impl World {
     /// The runtime was past the point where it can stop a pull.
     fn will_end_late(&mut self, node: usize, incarnation: u32, running: &Running) {
         let wait = self.rng.between(100, 8_000);
-        if let Call::Pull(name, _) = &running.call {
+        if let Call::Pull(name, ..) = &running.call {
             let ends = (normalized(name), self.now + wait);
             self.nodes[node].late_ends.push(ends);
             let event = Event::EndsLate(node, incarnation, Box::new(running.clone()));
@@ -256,7 +263,7 @@ impl World {
         let runtime = &mut self.nodes[node].runtime;
         let manifest = match &running.plan {
             Plan::Fail(error) => return running.call.failed(error.clone()),
-            Plan::Pretend => return Answer::Pulled(Ok(())),
+            Plan::Pretend => return Answer::Pulled(Ok(Sources::default())),
             Plan::Hang | Plan::Silent | Plan::Drip => return running.call.failed(away()),
             Plan::Succeed(manifest) => manifest,
         };
@@ -291,7 +298,7 @@ impl World {
             Call::Credentials(_) => Answer::Credentials(Vec::new(), None),
             Call::FsInfo => Answer::Disk(Ok(disk)),
             Call::Progress(names) => Answer::Progress(Ok(self.bytes(node, names))),
-            Call::Pull(name, _) => {
+            Call::Pull(name, ..) => {
                 if let Some(manifest) = manifest {
                     if manifest.lacks(&runtime.layers()) << 20 > disk.available {
                         return Answer::Pulled(Err(no_space()));
@@ -299,7 +306,7 @@ impl World {
                     runtime.store(name, manifest, now);
                     runtime.foreign.remove(&normalized(name));
                 }
-                Answer::Pulled(Ok(()))
+                Answer::Pulled(Ok(running.sources))
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kubefledged_queue::{Bytes, Call, Disk};
+use kubefledged_queue::{Bytes, Call, Disk, Progress};
 
 use crate::{
     node::{Plan, Running},
@@ -68,14 +68,14 @@ impl World {
 
     /// How far the pulls of these names are. A pull that hangs stands at half; of one that has no answer,
     /// nothing is to be seen.
-    pub fn bytes(&self, node: usize, names: &[String]) -> BTreeMap<String, Bytes> {
+    pub fn bytes(&self, node: usize, names: &[String]) -> BTreeMap<String, Progress> {
         let runtime = &self.nodes[node].runtime;
         let calls = self.nodes[node]
             .process
             .iter()
             .flat_map(|p| p.calls.values());
         let pulls = calls.filter_map(|running| match &running.call {
-            Call::Pull(name, _) if names.contains(name) => {
+            Call::Pull(name, ..) if names.contains(name) => {
                 let went = self.went(running);
                 let (done, total) = match &running.plan {
                     Plan::Silent => return None,
@@ -92,7 +92,7 @@ impl World {
                     total,
                     active: true,
                 };
-                Some((name.clone(), bytes))
+                Some((name.clone(), bytes.into()))
             }
             _ => None,
         });

@@ -96,8 +96,9 @@ fn event(
                 credentials.push((CredentialId(process.counter), credential));
             }
             let images = request.images.into_iter();
+            let signer = request.ticket_signer.into();
             let images = images
-                .map(|image| contract::pull_request(image, &credentials, hash))
+                .map(|image| contract::pull_request(image, &credentials, &signer, hash))
                 .collect::<Result<_, _>>()
                 .map_err(malformed)?;
             Ok(QueueEvent::Pull(stream, authority, images))

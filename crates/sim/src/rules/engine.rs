@@ -9,7 +9,7 @@ use kubefledged_api_types::{
 use kubefledged_engine::{Batch, CacheKey, NodeName, Work};
 use kubefledged_proto::puller::PullImagesRequest;
 
-use super::{Asked, PARALLEL, Verb, condition, eligible, surely_wants, wanted};
+use super::{Asked, PARALLEL, Shared, Verb, condition, eligible, surely_wants, wanted};
 use crate::{
     registry::{PRIVATE, host, normalized},
     runtime::Flavor,
@@ -77,6 +77,7 @@ impl World {
         for (rule, detail) in told {
             self.broken(rule, detail);
         }
+        self.check_peers(who, batch);
         let asked = Asked {
             node: batch.node.clone(),
             verb,
@@ -88,6 +89,13 @@ impl World {
             host: self.controllers[who].view.charged(batch, &names),
             heard: self.now,
             names: names.into_iter().map(Some).collect(),
+            shared: match &batch.work {
+                Work::Pull { images, .. } => images
+                    .iter()
+                    .map(|item| Shared::new(item, self.now))
+                    .collect(),
+                _ => Vec::new(),
+            },
         };
         self.controllers[who].view.asked(batch.id, asked, self.now);
     }

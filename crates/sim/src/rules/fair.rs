@@ -108,7 +108,7 @@ fn stuck(process: &Process) -> Option<Vec<String>> {
     let mut names = Vec::new();
     for running in process.calls.values() {
         match (&running.call, &running.plan) {
-            (Call::Pull(name, _), Plan::Silent | Plan::Drip) if !running.cancelled => {
+            (Call::Pull(name, ..), Plan::Silent | Plan::Drip) if !running.cancelled => {
                 names.push(normalized(name));
             }
             (Call::Pull(..) | Call::Remove(_), _) => return None,

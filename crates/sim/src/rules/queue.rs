@@ -95,7 +95,7 @@ impl World {
     /// A puller calls its runtime.
     pub fn check_call(&mut self, node: usize, call: &Call) {
         let told = match call {
-            Call::Pull(name, _) => self.wrong_pull(node, &normalized(name)),
+            Call::Pull(name, ..) => self.wrong_pull(node, &normalized(name)),
             Call::Remove(target) => self.wrong_removal(node, target),
             _ => None,
         };
@@ -109,7 +109,7 @@ impl World {
         let mut running = 0;
         for known in process.calls.values() {
             match &known.call {
-                Call::Pull(other, _) if normalized(other) == name => {
+                Call::Pull(other, ..) if normalized(other) == name => {
                     return Some(("one pull of a name at a time", name.to_owned()));
                 }
                 Call::Pull(..) => running += 1,
@@ -165,7 +165,7 @@ impl World {
             return Some(("no removal of what nobody gave up", told));
         }
         let pulled = process.calls.values().find(
-            |known| matches!(&known.call, Call::Pull(name, _) if taken.contains(&normalized(name))),
+            |known| matches!(&known.call, Call::Pull(name, ..) if taken.contains(&normalized(name))),
         );
         pulled.map(|known| ("no removal during a pull", format!("{:?}", known.call)))
     }

@@ -2,7 +2,9 @@
 
 use kubefledged_api_types::{DeletionPolicy, ImageCacheSpec};
 
-use super::{Action, CACHES, DAY, Lie, Script, SourceKey, Step, Trouble, ZONES, gate};
+use super::{
+    Action, CACHES, DAY, Lie, PeerDay, Script, SourceKey, Step, Trouble, ZONES, gate, peers,
+};
 use crate::{
     registry::{HOSTS, NAMES},
     rng::Rng,
@@ -28,8 +30,17 @@ impl Classes {
 impl Script {
     /// The day of a seed.
     pub fn generate(seed: u64) -> Self {
+        Self::day(seed, true)
+    }
+
+    /// The day of a seed, with layers from other nodes on no day.
+    pub fn without_peers(seed: u64) -> Self {
+        Self::day(seed, false)
+    }
+
+    fn day(seed: u64, shares: bool) -> Self {
         let mut rng = Rng::new(seed);
-        let nodes: Vec<Flavor> = (0..rng.between(3, 5)).map(|_| flavor(&mut rng)).collect();
+        let mut nodes: Vec<Flavor> = (0..rng.between(3, 5)).map(|_| flavor(&mut rng)).collect();
         let registry_pulls = *rng.pick(&[1, 3, 512, 512]);
         // Some days are fine.
         let classes = Classes(match rng.below(10) {
@@ -53,10 +64,16 @@ impl Script {
         }
         let mut steps = day.steps;
         let gated = gate::add(seed, nodes.len(), &mut steps);
+        let peers = if shares {
+            peers::add(seed, &mut nodes, &mut steps)
+        } else {
+            PeerDay::default()
+        };
         steps.sort_by_key(|step| step.at);
         Self {
             seed,
             gated,
+            peers,
             nodes,
             room: if classes.has(45) { SMALL_ROOM } else { ROOM },
             registry_pulls,

@@ -188,11 +188,14 @@ impl image_service_server::ImageService for Shared {
                 break;
             }
         }
-        guard.name = None;
-        let mut state = self.state();
-        if let Some(status) = state.refusal(&name, auth.as_ref()) {
+        if let Some(status) = self.state().refusal(&name, auth.as_ref()) {
+            guard.name = None;
             return Err(status);
         }
+        let fetched = self.fetch(&name).await;
+        guard.name = None;
+        fetched.transpose()?;
+        let mut state = self.state();
         state.leave(&normal);
         state.add(&name, self.removal);
         // An id or a digest: clients that compare it fail.

@@ -116,6 +116,8 @@ impl State {
             Effect::Image => {
                 let gone = self.images.remove(at);
                 self.labels.remove(&gone.id);
+                self.store.roots.remove(&gone.id);
+                self.store.collect_garbage();
             }
             Effect::Name => self.images[at].repo_tags.retain(|tag| *tag != normal),
             Effect::Nothing => {}

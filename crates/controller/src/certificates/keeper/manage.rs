@@ -132,7 +132,9 @@ impl Keeper {
             let wrote = self.secrets.write(&name, found, data, None).await;
             written |= wrote.with_context(|| format!("write Secret {name}"))?;
             if *role == Role::Controller {
-                self.present(&pair, &bundle)?;
+                // Everybody trusts the previous CA while there is one.
+                let issuer = authority.previous.as_ref();
+                self.present(&pair, &bundle, issuer.or(Some(&authority.newest)))?;
             }
             self.tell_expiry(role.label(), &name, found, &pair.certificate)
                 .await;

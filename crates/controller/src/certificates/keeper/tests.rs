@@ -136,7 +136,7 @@ impl World {
             settings,
             Client::new(service, "ns"),
             metrics,
-            send,
+            (send, tokio::sync::watch::channel(None).0),
             connector.unwrap(),
             Arc::new(move || time.load(Ordering::SeqCst)),
         );

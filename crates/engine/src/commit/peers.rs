@@ -1,0 +1,465 @@
+//! Layers from other nodes: who has what is kept up to date, places are taken and given back, and those who wait get
+//! their turn.
+
+use std::cmp::Reverse;
+
+use super::{Engine, timers::Timer};
+use crate::{
+    ids::{CellId, IdSet, ImageId, NodeIdx},
+    model::{
+        in_flight::{Flight, Pull, Task},
+        peers::{Parents, Seed, Supply, SwarmKey},
+    },
+    plan::{
+        node_plan::{PlannedPull, Wanted},
+        supply::{self, Arrangement},
+    },
+    vocabulary::{BatchId, FailureClass, ImageResult, Now, Tick, Transfer},
+};
+
+impl Engine {
+    /// Arranges every swarm in which something has changed, the most urgent first.
+    pub(crate) fn serve_swarms(&mut self, now: Tick) {
+        let due = std::mem::take(&mut self.agenda.swarms);
+        let peers = &self.model.peers;
+        let urgency = |key: &SwarmKey| peers.swarm(*key).map(|swarm| swarm.priority);
+        let mut due: Vec<SwarmKey> = due.into_iter().collect();
+        due.sort_by_key(|key| Reverse(urgency(key)));
+        for key in due {
+            self.drop_stalled(key, now);
+            let arrangement = supply::arrange(&self.model, key, now);
+            self.carry_out(key, arrangement, now);
+        }
+    }
+
+    /// Seeds without progress are no seeds any more; their pulls go on.
+    fn drop_stalled(&mut self, key: SwarmKey, now: Tick) {
+        let Some(swarm) = self.model.peers.swarm_mut(key) else {
+            return;
+        };
+        let stalled = swarm.seeds.iter();
+        let stalled = stalled.filter(|(_, seed)| supply::is_stalled(seed, now));
+        let stalled: Vec<NodeIdx> = stalled.map(|(node, _)| *node).collect();
+        for node in stalled {
+            swarm.seeds.remove(&node);
+            let offers = &mut self.model.nodes[node].peers.offers;
+            if offers.get(&key.0) == Some(&Supply::Seed) {
+                offers.remove(&key.0);
+                self.touch_node(node);
+                self.note_roles(node);
+                return self.drop_stalled(key, now);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, key: SwarmKey, arrangement: Arrangement, now: Tick) {
+        let timer = Timer::Peers(key);
+        self.agenda.timers.set(timer, arrangement.again);
+        let Some(swarm) = self.model.peers.swarm_mut(key) else {
+            return;
+        };
+        swarm.deadline = arrangement.deadline.unwrap_or(now);
+        if arrangement.queued {
+            swarm.queue(now);
+        }
+        if let Some(node) = arrangement.seed {
+            swarm.seeds.insert(node, Seed::new(now));
+        }
+        let (image, _) = key;
+        for (node, supply) in arrangement.offers {
+            if let Supply::Peers(parents) = &supply {
+                if let Some(swarm) = self.model.peers.swarm_mut(key) {
+                    swarm.stirs(now);
+                    swarm.taking += 1;
+                    if arrangement.seed != Some(node) {
+                        swarm.seeds.remove(&node);
+                    }
+                }
+                self.take_uploads(node, image, parents);
+            }
+            self.model.nodes[node].peers.offers.insert(image, supply);
+            self.note_roles(node);
+            self.touch_node(node);
+        }
+    }
+
+    fn take_uploads(&mut self, node: NodeIdx, image: ImageId, parents: &Parents) {
+        self.model.peers.taking += 1;
+        for (stripe, parent) in parents.nodes.into_iter().enumerate() {
+            let uploads = &mut self.model.nodes[parent].peers.uploads;
+            uploads.insert((node, image, stripe));
+            self.note_roles(parent);
+        }
+    }
+
+    fn give_back_uploads(&mut self, node: NodeIdx, image: ImageId, parents: &Parents) {
+        let peers = &mut self.model.peers;
+        peers.taking = peers.taking.saturating_sub(1);
+        for (stripe, parent) in parents.nodes.into_iter().enumerate() {
+            let uploads = &mut self.model.nodes[parent].peers.uploads;
+            uploads.remove(&(node, image, stripe));
+            self.note_roles(parent);
+        }
+    }
+
+    /// Notes what a node is free for: to serve others, to take from others, to fetch for others.
+    pub(super) fn note_roles(&mut self, idx: NodeIdx) {
+        let node = &self.model.nodes[idx];
+        let Some(at) = node.peers.cell else {
+            return;
+        };
+        let flights = node.in_flight.iter();
+        let flights = flights.filter_map(|id| self.model.in_flight.get(*id));
+        let running = flights.filter_map(|flight| match &flight.task {
+            Task::Pull(pull) if !pull.long && pull.open() > 0 => Some(&pull.supply),
+            _ => None,
+        });
+        let (mut seeds, mut takes) = (false, false);
+        for supply in running.chain(node.peers.offers.values()) {
+            seeds |= *supply == Supply::Seed;
+            takes |= matches!(supply, Supply::Peers(_));
+        }
+        let idle = node.peers.uploads.is_empty();
+        let cell = self.model.peers.cell_mut(at);
+        let mut freed = [false; 3];
+        for (at, (set, free)) in [
+            (&mut cell.idle, idle),
+            (&mut cell.takers, idle && !takes),
+            (&mut cell.seeders, !seeds),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            freed[at] = set.set(idx, free) && free;
+        }
+        let [serves, takes, seeds] = freed;
+        let node = &self.model.nodes[idx].peers;
+        if serves {
+            self.agenda
+                .swarms
+                .extend(node.holds.iter().map(|image| (image, at)));
+        }
+        if takes || seeds {
+            self.agenda
+                .swarms
+                .extend(node.waits.iter().map(|image| (image, at)));
+        }
+    }
+
+    /// Notes for which images a node waits after its plan, and takes back what was offered in vain.
+    pub(super) fn wait_for_sources(&mut self, idx: NodeIdx, wanted: &[Wanted], now: Tick) {
+        let node = &self.model.nodes[idx].peers;
+        let Some(cell) = node.cell else {
+            return;
+        };
+        if wanted.is_empty() && node.waits.is_empty() && node.offers.is_empty() {
+            return;
+        }
+        let waits: IdSet<ImageId> = wanted.iter().map(|wanted| wanted.image).collect();
+        for wanted in wanted {
+            let key = (wanted.image, cell);
+            let swarm = self.model.peers.join(key);
+            swarm.wait(idx, now);
+            swarm.asks |= wanted.asks;
+            swarm.priority = swarm.priority.max(wanted.priority);
+            self.agenda.swarms.insert(key);
+        }
+        let old = std::mem::take(&mut self.model.nodes[idx].peers.waits);
+        for image in old.without(&waits) {
+            self.leave_swarm(idx, (image, cell));
+        }
+        self.revoke(idx, |image, supply| {
+            waits.contains(image) && !matches!(supply, Supply::Peers(_))
+        });
+        self.model.nodes[idx].peers.waits = waits;
+        self.note_roles(idx);
+    }
+
+    fn leave_swarm(&mut self, idx: NodeIdx, key: SwarmKey) {
+        if let Some(swarm) = self.model.peers.swarm_mut(key) {
+            swarm.leave(idx);
+            self.agenda.swarms.insert(key);
+        }
+        self.model.peers.tidy(key);
+    }
+
+    /// Takes back offers that are not to be kept.
+    pub(super) fn revoke(&mut self, idx: NodeIdx, keep: impl Fn(ImageId, &Supply) -> bool) {
+        let peers = &mut self.model.nodes[idx].peers;
+        let offers = peers
+            .offers
+            .extract_if(.., |image, supply| !keep(*image, supply));
+        let dropped: Vec<(ImageId, Supply)> = offers.collect();
+        for (image, supply) in dropped {
+            self.supply_ended(idx, image, &supply);
+        }
+    }
+
+    /// A batch uses what was offered for its images.
+    pub(super) fn use_offers(&mut self, idx: NodeIdx, planned: &PlannedPull, now: Tick) {
+        let peers = &mut self.model.nodes[idx].peers;
+        let Some(cell) = peers.cell.filter(|_| !peers.offers.is_empty()) else {
+            return;
+        };
+        for image in &planned.pull.images {
+            peers.offers.remove(&image.id);
+            // A seed may have waited for the registry's budget.
+            if let Some(swarm) = self.model.peers.swarm_mut((image.id, cell))
+                && let Some(seed) = swarm.seeds.get_mut(&idx)
+            {
+                *seed = Seed::new(now);
+            }
+        }
+    }
+
+    /// A pull that came from other nodes, or for them, is over, or was not begun.
+    fn supply_ended(&mut self, idx: NodeIdx, image: ImageId, supply: &Supply) {
+        if *supply == Supply::Registry {
+            return;
+        }
+        if let Supply::Peers(parents) = supply {
+            self.give_back_uploads(idx, image, parents);
+        }
+        if let Some(cell) = self.model.nodes[idx].peers.cell {
+            let key = (image, cell);
+            if let Some(swarm) = self.model.peers.swarm_mut(key) {
+                swarm.seeds.remove(&idx);
+                if matches!(supply, Supply::Peers(_)) {
+                    swarm.taking = swarm.taking.saturating_sub(1);
+                }
+            }
+            self.agenda.swarms.insert(key);
+        }
+    }
+
+    /// One image of a pull has an outcome.
+    pub(super) fn supply_answered(
+        &mut self,
+        idx: NodeIdx,
+        image: ImageId,
+        supply: &Supply,
+        result: &ImageResult,
+    ) {
+        if *supply == Supply::Registry {
+            return;
+        }
+        self.supply_ended(idx, image, supply);
+        let Some(cell) = self.model.nodes[idx].peers.cell else {
+            return;
+        };
+        let Some(swarm) = self.model.peers.swarm_mut((image, cell)) else {
+            return;
+        };
+        if let ImageResult::Failed { reason, .. } = result
+            && !FailureClass::of(reason).is_node_local()
+        {
+            swarm.failures += 1;
+        }
+    }
+
+    /// A pull batch is over: what had no outcome hands its places back.
+    pub(super) fn supplies_ended(&mut self, idx: NodeIdx, pull: &Pull) {
+        if pull.supply != Supply::Registry {
+            let open = pull.images.iter().filter(|image| image.open);
+            for image in open {
+                self.supply_ended(idx, image.id, &pull.supply);
+            }
+        }
+    }
+
+    /// A puller tells how far pulls of a batch are.
+    pub(crate) fn transfers(&mut self, now: Now, id: BatchId, transfers: &[Transfer]) {
+        let Some(Flight { node, task, .. }) = self.model.in_flight.get_mut(id) else {
+            return;
+        };
+        let (Task::Pull(pull), Some(cell)) = (task, self.model.nodes[*node].peers.cell) else {
+            return;
+        };
+        let peers = &mut self.model.peers;
+        for transfer in transfers {
+            let Some(pulled) = pull.images.get_mut(transfer.index) else {
+                continue;
+            };
+            let (image, moves) = (pulled.id, pulled.moves(transfer.done_bytes));
+            if peers.measure(image, transfer.total_bytes) {
+                let swarms = peers.swarms_of(image).map(|(cell, _)| (image, cell));
+                self.agenda.swarms.extend(swarms);
+            }
+            let Some(swarm) = peers.swarm_mut((image, cell)) else {
+                continue;
+            };
+            if moves && pull.supply != Supply::Registry {
+                swarm.stirs(now.tick);
+            }
+            if moves && pull.supply == Supply::Seed {
+                // Also one that stood still, and was replaced.
+                let seed = swarm.seeds.entry(*node).or_insert(Seed::new(now.tick));
+                seed.progress = now.tick;
+            } else if moves && let Some(seed) = swarm.seeds.get_mut(node) {
+                seed.progress = now.tick;
+            }
+        }
+    }
+
+    /// Is it known whether all nodes take part? Then few nodes need not wait for more.
+    fn count_unsure(&mut self, idx: NodeIdx, unsure: bool) {
+        let known = &mut self.model.nodes[idx].peers.unsure;
+        if *known == unsure {
+            return;
+        }
+        *known = unsure;
+        let peers = &mut self.model.peers;
+        if unsure {
+            peers.unsure += 1;
+            return;
+        }
+        peers.unsure = peers.unsure.saturating_sub(1);
+        if peers.unsure == 0 {
+            let waits = peers.swarms().filter(|(_, swarm)| swarm.since.is_some());
+            self.agenda.swarms.extend(waits.map(|(key, _)| key));
+        }
+    }
+
+    /// Brings the swarms up to date with what a node has and lacks.
+    pub(crate) fn sync_peers(&mut self, idx: NodeIdx, now: Tick) {
+        if !self.model.settings.peers.enabled {
+            return;
+        }
+        let node = &self.model.nodes[idx];
+        let reachable = node.callable() && node.contact.silent_since.is_none();
+        let unsure =
+            reachable && node.runtime.can_share.is_none() && node.runtime.reported.is_none();
+        let joins = reachable && node.runtime.can_share == Some(true) && node.eligibility().is_ok();
+        if node.peers.unsure != unsure {
+            self.count_unsure(idx, unsure);
+        }
+        let cell = if joins { self.cell_of(idx) } else { None };
+        let known = self.model.nodes[idx].peers.cell;
+        if known != cell {
+            self.leave_peers(idx);
+            self.model.nodes[idx].peers.cell = cell;
+        }
+        if let Some(cell) = cell {
+            self.compare(idx, cell, now);
+            self.note_roles(idx);
+        }
+    }
+
+    fn cell_of(&mut self, idx: NodeIdx) -> Option<CellId> {
+        let facts = self.model.nodes[idx].facts.as_ref()?;
+        Some(self.model.peers.cell_of(facts))
+    }
+
+    /// Compares what a node has and lacks with what its swarms know.
+    fn compare(&mut self, idx: NodeIdx, cell: CellId, now: Tick) {
+        let node = &self.model.nodes[idx];
+        let present = node.observed.present();
+        let lacks: IdSet<ImageId> = node.desired.without(present).collect();
+        let mut holds = present.clone();
+        for image in self.model.peers.outdated().common(present) {
+            let answer = self.model.names.images.get(image).registry_answer;
+            let digest = answer.and_then(|answer| answer.digest);
+            if digest.is_some() && digest != node.observed.get(image).digest {
+                holds.remove(image);
+            }
+        }
+        let old = (node.peers.holds.clone(), node.peers.lacks.clone());
+        // Whoever takes an image from another must know its digest.
+        let gained: Vec<ImageId> = holds.without(&old.0).collect();
+        let (gained, unknown): (Vec<ImageId>, Vec<ImageId>) = gained
+            .into_iter()
+            .partition(|image| self.model.digest(idx, *image).is_some());
+        for image in unknown {
+            holds.remove(image);
+        }
+        for image in gained {
+            let swarm = self.model.peers.join((image, cell));
+            swarm.holders.insert(idx);
+            swarm.leave(idx);
+            swarm.stirs(now);
+            swarm.failures = 0;
+            self.agenda.swarms.insert((image, cell));
+        }
+        for image in lacks.without(&old.1) {
+            let swarm = self.model.peers.join((image, cell));
+            swarm.lacking += 1;
+            swarm.peak = swarm.peak.max(swarm.lacking);
+        }
+        for image in old.1.without(&lacks) {
+            self.lacks_no_more(idx, (image, cell));
+        }
+        for image in old.0.without(&holds) {
+            self.holds_no_more(idx, (image, cell));
+        }
+        let peers = &mut self.model.nodes[idx].peers;
+        (peers.holds, peers.lacks) = (holds, lacks);
+    }
+
+    fn lacks_no_more(&mut self, idx: NodeIdx, key: SwarmKey) {
+        if let Some(swarm) = self.model.peers.swarm_mut(key) {
+            swarm.gained();
+            swarm.leave(idx);
+            self.agenda.swarms.insert(key);
+        }
+        self.model.peers.tidy(key);
+    }
+
+    fn holds_no_more(&mut self, idx: NodeIdx, key: SwarmKey) {
+        if let Some(swarm) = self.model.peers.swarm_mut(key) {
+            swarm.holders.remove(idx);
+            self.agenda.swarms.insert(key);
+        }
+        self.model.peers.tidy(key);
+    }
+
+    /// A node takes part no more: its places are free, and others fetch what it was to fetch.
+    pub(super) fn leave_peers(&mut self, idx: NodeIdx) {
+        self.revoke(idx, |_, _| false);
+        let Some(at) = self.model.nodes[idx].peers.cell else {
+            return;
+        };
+        let peers = &mut self.model.nodes[idx].peers;
+        let holds = std::mem::take(&mut peers.holds);
+        let lacks = std::mem::take(&mut peers.lacks);
+        let waits = std::mem::take(&mut peers.waits);
+        let flights = self.model.nodes[idx].in_flight.iter();
+        let flights = flights.filter_map(|id| self.model.in_flight.get(*id));
+        let pulls = flights.filter_map(|flight| match &flight.task {
+            Task::Pull(pull) => Some(pull),
+            _ => None,
+        });
+        let taken = |pull: &Pull| matches!(pull.supply, Supply::Peers(_));
+        let open = pulls.flat_map(|pull| {
+            let open = pull.images.iter().filter(|image| image.open);
+            open.map(move |image| (image.id, taken(pull)))
+        });
+        let pulled: Vec<(ImageId, bool)> = open.collect();
+        for (image, taken) in pulled {
+            if let Some(swarm) = self.model.peers.swarm_mut((image, at)) {
+                swarm.seeds.remove(&idx);
+                swarm.taking = swarm.taking.saturating_sub(usize::from(taken));
+                self.agenda.swarms.insert((image, at));
+            }
+        }
+        for image in waits.iter() {
+            self.leave_swarm(idx, (image, at));
+        }
+        for image in lacks.iter() {
+            self.lacks_no_more(idx, (image, at));
+        }
+        for image in holds.iter() {
+            self.holds_no_more(idx, (image, at));
+        }
+        let cell = self.model.peers.cell_mut(at);
+        for set in [&mut cell.idle, &mut cell.takers, &mut cell.seeders] {
+            set.remove(idx);
+        }
+        self.model.nodes[idx].peers.cell = None;
+    }
+
+    /// Forgets a node that is gone.
+    pub(super) fn forget_peer(&mut self, idx: NodeIdx) {
+        self.count_unsure(idx, false);
+        self.leave_peers(idx);
+    }
+}

@@ -35,6 +35,7 @@ use crate::{
         nodes::{LeanNode, Nodes},
         placement::{LeanDaemonSet, Placements},
         pullers::LeanSlice,
+        workloads::Wanted,
     },
     lease::{self, Candidate, Followers, Term},
     metrics::Metrics,
@@ -156,12 +157,17 @@ impl Bound {
             namespace: args.namespace.as_str().into(),
         };
         serve_debug(&mut tasks, self.debug, shown, shutdown.clone()).await?;
+        let (watches, wanted) = watch::channel(Wanted::new());
+        let reads =
+            inputs::workloads::run(client.clone(), wanted, standing.clone(), events.clone());
+        spawn(&mut tasks, reads, "workloads");
         let effects = Effects {
             pullers,
             objects: Objects::new(client, args.pod_name.clone()),
             events,
             standing,
             acts,
+            watches,
         };
         let engine = Engine::new(args.settings());
         let ends = shutdown.clone();

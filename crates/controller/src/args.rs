@@ -12,6 +12,7 @@ use crate::certificates::{self, Mode};
 
 mod node_gate;
 mod registries;
+mod workloads;
 
 pub use registries::PullsByHost;
 
@@ -172,6 +173,10 @@ pub struct RunArgs {
     #[arg(long, default_value_t = 100_000, help_heading = "Limits", value_parser = value_parser!(u32).range(1..=10_000_000))]
     pub max_images_per_namespace: u32,
 
+    /// Flags about workloads that name images.
+    #[command(flatten)]
+    pub workloads: workloads::WorkloadArgs,
+
     /// Port of /livez, /readyz and /metrics (plain HTTP)
     #[arg(long, default_value_t = 8080, help_heading = "Probes and metrics")]
     pub http_port: u16,
@@ -324,6 +329,7 @@ impl RunArgs {
                 taint: self.node_gate_taint_key.clone(),
                 timeout: self.node_gate_timeout.0,
             },
+            workloads: self.workloads.access(&self.namespace),
             ..Settings::default()
         }
     }

@@ -7,9 +7,11 @@ use std::{
     time::Duration,
 };
 
-use kubefledged_api_types::{CacheSpecEntry, ImageCacheSpec, ImagePullPolicy};
+use kubefledged_api_types::{CacheSpecEntry, ImageCacheSpec, ImagePullPolicy, Timestamp};
 
-use super::{backoff, facts::Facts, images::Images, names::Names, selector::Selector};
+use super::{
+    backoff, facts::Facts, images::Images, names::Names, selector::Selector, sources::Named,
+};
 use crate::{
     ids::{IdSet, ImageId, Index, RegistryId, ScopeId, SetIdx},
     vocabulary::{CacheKey, CredentialScope, NodeName, Settings},
@@ -23,6 +25,20 @@ pub enum DesiredBy {
         /// Index of the list in `spec.cacheSpec`.
         list: u32,
     },
+    /// A workload names it.
+    Workload {
+        /// Index of the list in `spec.cacheSpec` whose source selects the workload.
+        list: u32,
+    },
+}
+
+impl DesiredBy {
+    /// Index of the list in `spec.cacheSpec`.
+    pub fn list(self) -> u32 {
+        match self {
+            Self::Spec { list } | Self::Workload { list } => list,
+        }
+    }
 }
 
 /// One image that a cache desires on a node, and how it is pulled.
@@ -143,6 +159,9 @@ pub struct Desired {
     pub purge_hash: String,
     /// All images, on whatever nodes.
     pub images: IdSet<ImageId>,
+    /// Images that stay on nodes although no workload names them any more, with their names and since when nobody
+    /// names them.
+    pub kept: BTreeMap<ImageId, (Arc<str>, Option<Timestamp>)>,
     /// All credential scopes, each once.
     pub scopes: Vec<ScopeId>,
     /// Images are to be pinned.
@@ -162,6 +181,7 @@ impl Default for Desired {
             hash: 0,
             purge_hash: String::new(),
             images: IdSet::default(),
+            kept: BTreeMap::new(),
             scopes: Vec::new(),
             pinned: false,
             only_pulled: false,
@@ -173,11 +193,12 @@ impl Default for Desired {
 }
 
 impl Desired {
-    /// Compiles a spec.
+    /// Compiles a spec, with the images that workloads name.
     pub fn compile(
         key: &CacheKey,
         generation: i64,
         spec: &ImageCacheSpec,
+        named: Option<&Named>,
         names: &mut Names,
         settings: &Settings,
     ) -> Self {
@@ -189,8 +210,9 @@ impl Desired {
                 .map(|secret| secret.name.clone())
                 .collect(),
             service_account: spec.service_account_name.as_deref().map(Arc::from),
+            of_pods: false,
         });
-        let lists: Vec<List> = (0_u32..)
+        let mut lists: Vec<List> = (0_u32..)
             .zip(&spec.cache_spec)
             .map(|(list, entry)| List {
                 selector: Selector::new(entry),
@@ -206,21 +228,33 @@ impl Desired {
                 images: images_of(entry, list, credentials, names, settings),
             })
             .collect();
+        let mut scopes = vec![credentials];
+        if let Some(named) = named {
+            scopes.extend(add_named(&mut lists, spec, named, names, settings));
+        }
         let all = lists.iter().flat_map(|list| &list.images);
+        let images: IdSet<ImageId> = all.map(|desired| desired.image).collect();
         Self {
             generation: Some(generation),
             hash: hash_of(spec, |entry| {
                 let images: BTreeSet<_> = entry.images.iter().collect();
-                serde_json::json!([
+                let mut fields = serde_json::json!([
                     images,
                     entry.node_selector,
                     entry.node_affinity,
                     entry.image_pull_policy
-                ])
+                ]);
+                // What workloads name is no part of it: only people begin operations.
+                if let (Some(fields), false) = (fields.as_array_mut(), entry.images_from.is_empty())
+                {
+                    fields.push(serde_json::json!(entry.images_from));
+                }
+                fields
             }),
             purge_hash: purge_hash(spec),
-            images: all.map(|desired| desired.image).collect(),
-            scopes: vec![credentials],
+            kept: kept(named, &images, names),
+            images,
+            scopes,
             pinned: spec.pinned(),
             only_pulled: spec.removes_only_pulled(),
             lists,
@@ -231,6 +265,11 @@ impl Desired {
     /// All images of all lists, on whatever nodes. An image may come several times.
     pub fn all(&self) -> impl Iterator<Item = &DesiredImage> {
         self.lists.iter().flat_map(|list| &list.images)
+    }
+
+    /// Is an image desired somewhere, or does it stay although nobody names it?
+    pub fn holds(&self, image: ImageId) -> bool {
+        self.images.contains(image) || self.kept.contains_key(&image)
     }
 
     /// Takes over which lists nodes have matched from an earlier spec: a list is the same if its selector is.
@@ -295,7 +334,7 @@ impl Desired {
     }
 }
 
-/// The images of one list.
+/// The images that one list of the spec names.
 fn images_of(
     entry: &CacheSpecEntry,
     list: u32,
@@ -303,27 +342,78 @@ fn images_of(
     names: &mut Names,
     settings: &Settings,
 ) -> Vec<DesiredImage> {
-    let desired = |name: &String| {
-        let image = names.images.intern(name, &mut names.registries);
-        // As in kube-fledged: without a tag or with `:latest` the registry is always asked.
-        let default = if names.images.get(image).floating {
-            ImagePullPolicy::Always
-        } else {
-            settings.image_pull_policy
-        };
-        let deadline = settings.pull_deadline_binds;
-        let deadline = deadline.then_some(settings.pull_deadline);
-        DesiredImage {
-            image,
-            reference: Arc::from(name.as_str()),
-            by: DesiredBy::Spec { list },
-            credentials,
-            policy: entry.image_pull_policy.unwrap_or(default),
-            priority: entry.priority.unwrap_or(0),
-            deadline: entry.pull_deadline.map(|set| set.0).or(deadline),
-        }
+    let by = DesiredBy::Spec { list };
+    let images = entry.images.iter();
+    images
+        .map(|name| wish(entry, name, (by, credentials), names, settings))
+        .collect()
+}
+
+/// An image of a list, and how it is pulled.
+fn wish(
+    entry: &CacheSpecEntry,
+    name: &str,
+    (by, credentials): (DesiredBy, ScopeId),
+    names: &mut Names,
+    settings: &Settings,
+) -> DesiredImage {
+    let image = names.images.intern(name, &mut names.registries);
+    // As in kube-fledged: without a tag or with `:latest` the registry is always asked.
+    let default = if names.images.get(image).floating {
+        ImagePullPolicy::Always
+    } else {
+        settings.image_pull_policy
     };
-    entry.images.iter().map(desired).collect()
+    let deadline = settings.pull_deadline_binds;
+    let deadline = deadline.then_some(settings.pull_deadline);
+    DesiredImage {
+        image,
+        reference: Arc::from(name),
+        by,
+        credentials,
+        policy: entry.image_pull_policy.unwrap_or(default),
+        priority: entry.priority.unwrap_or(0),
+        deadline: entry.pull_deadline.map(|set| set.0).or(deadline),
+    }
+}
+
+/// Adds the images that workloads name to their lists. Returns the scopes of their pull secrets.
+fn add_named(
+    lists: &mut [List],
+    spec: &ImageCacheSpec,
+    named: &Named,
+    names: &mut Names,
+    settings: &Settings,
+) -> BTreeSet<ScopeId> {
+    let mut scopes = BTreeSet::new();
+    for image in &named.images {
+        let at = image.list as usize;
+        // The names were read from an earlier spec.
+        let (Some(list), Some(entry)) = (lists.get_mut(at), spec.cache_spec.get(at)) else {
+            continue;
+        };
+        let credentials = names.scopes.intern(image.credentials.clone());
+        scopes.insert(credentials);
+        let by = DesiredBy::Workload { list: image.list };
+        let wish = wish(entry, &image.reference, (by, credentials), names, settings);
+        list.images.push(wish);
+    }
+    scopes
+}
+
+/// Names that stay and that nobody desires.
+fn kept(
+    named: Option<&Named>,
+    desired: &IdSet<ImageId>,
+    names: &mut Names,
+) -> BTreeMap<ImageId, (Arc<str>, Option<Timestamp>)> {
+    let kept = named.into_iter().flat_map(|named| &named.kept);
+    let kept = kept.map(|(name, since)| {
+        let image = names.images.intern(name, &mut names.registries);
+        (image, (name.clone(), *since))
+    });
+    kept.filter(|(image, _)| !desired.contains(*image))
+        .collect()
 }
 
 /// Images and selectors, in any order. A version comes before the hash: if the way to compute it ever
@@ -335,6 +425,9 @@ fn purge_hash(spec: &ImageCacheSpec) -> String {
         // Only fields that are set: a field that is added to the API later changes no hash.
         if let Some(affinity) = &entry.node_affinity {
             fields["nodeAffinity"] = serde_json::json!(affinity);
+        }
+        if !entry.images_from.is_empty() {
+            fields["imagesFrom"] = serde_json::json!(entry.images_from);
         }
         fields
     });
@@ -359,7 +452,14 @@ mod tests {
             namespace: "ns".into(),
             name: "a".into(),
         };
-        Desired::compile(&key, 1, &spec, &mut Names::default(), &Settings::default())
+        Desired::compile(
+            &key,
+            1,
+            &spec,
+            None,
+            &mut Names::default(),
+            &Settings::default(),
+        )
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod operations;
 mod quota;
 mod refresh;
 mod secrets;
+mod sources;
 pub mod status;
 mod transitions;
 mod writes;

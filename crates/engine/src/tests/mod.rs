@@ -17,6 +17,7 @@ mod refresh;
 mod suspend;
 mod truth;
 mod view;
+mod workloads;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -84,6 +85,8 @@ struct Harness {
     most_names: Option<usize>,
     /// How many were.
     refused_writes: usize,
+    /// Watches that are wanted.
+    watches: Vec<(WatchId, Watched)>,
 }
 
 fn key() -> CacheKey {

@@ -8,6 +8,7 @@ mod object;
 mod outcome;
 mod reason;
 mod settings;
+mod workload;
 
 pub use command::{
     Batch, CancelPulls, Command, ConditionWrite, CredentialScope, MissingImage, NodeTransition,
@@ -25,3 +26,4 @@ pub use reason::{
     FailureClass, Ineligible, KeptReason, PullBlock, PullReason, PullState, RemovalBlock,
 };
 pub use settings::{GateSettings, Settings};
+pub use workload::{Labels, WatchFailure, WatchId, Watched, Workload, WorkloadImage, WorkloadKey};

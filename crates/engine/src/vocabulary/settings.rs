@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use kubefledged_api_types::ImagePullPolicy;
+use kubefledged_api_types::{ImagePullPolicy, WorkloadAccess};
 
 /// The controller's flags that decisions depend on.
 #[derive(Clone, Debug)]
@@ -30,6 +30,8 @@ pub struct Settings {
     pub max_namespace_images: usize,
     /// The node gate.
     pub gate: GateSettings,
+    /// Whose workloads caches may read.
+    pub workloads: WorkloadAccess,
     /// Spreads work over time that would otherwise begin at the same moment.
     pub seed: u64,
 }
@@ -49,6 +51,7 @@ impl Default for Settings {
             max_registry_pulls_by_host: BTreeMap::new(),
             max_namespace_images: 100_000,
             gate: GateSettings::default(),
+            workloads: WorkloadAccess::default(),
             seed: 0,
         }
     }

@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package plugin krew sbom test-dashboard test-ui test-install test-runtimes test-faults test-abuse test-gate bench-real-gate sim sim-mutations fuzz soak \
+.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package plugin krew sbom test-dashboard test-ui test-install test-runtimes test-faults test-abuse test-gate test-workloads bench-workloads bench-real-gate sim sim-mutations fuzz soak \
 	bench-engine bench-queue bench-guard bench-real bench-real-big bench-real-install bench-fleet bench-inside \
 	deploy-using-yaml remove-kubefledged update down test-vectors test-status
 
@@ -151,6 +151,11 @@ test-gate: images ## Test the node gate with nodes that join, in a cluster of it
 	export CLUSTER_NAME=gate; trap '$(CLUSTER) down' EXIT; \
 	$(CLUSTER) down; $(CLUSTER) up; hack/install; \
 	$(CARGO) test --locked --no-fail-fast --target $(TARGET) --package kubefledged-e2e --test gate -- --test-threads=1 --include-ignored --nocapture --skip measure
+
+test-workloads: images ## Test images from workloads on three nodes, in a cluster of its own
+	export CLUSTER_NAME=workloads; trap '$(CLUSTER) down' EXIT; \
+	$(CLUSTER) down; $(CLUSTER) up 3; hack/install --values crates/e2e/testdata/workload-values.yaml; \
+	$(CARGO) test --locked --no-fail-fast --target $(TARGET) --package kubefledged-e2e --test workloads -- --test-threads=1 --include-ignored --nocapture
 
 bench-real-gate: images ## Measure what the node gate adds to the pulls of a new node beside crictl, in a cluster of its own
 	export CLUSTER_NAME=gate; trap '$(CLUSTER) down' EXIT; \

@@ -28,6 +28,9 @@ struct Args {
     /// Days at the same time; 0: one for each processor.
     #[arg(long, default_value_t = 0)]
     jobs: usize,
+    /// The same days in a world without workloads.
+    #[arg(long)]
+    without_workloads: bool,
     /// Go on after a failure and list all of them.
     #[arg(long)]
     keep_going: bool,
@@ -36,13 +39,19 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     match args.seed {
-        Some(seed) => replay(seed, args.trace),
+        Some(seed) => replay(script(&args, seed), args.trace),
         None => many(&args),
     }
 }
 
-fn replay(seed: u64, trace: bool) -> ExitCode {
-    let script = Script::generate(seed);
+fn script(args: &Args, seed: u64) -> Script {
+    if args.without_workloads {
+        return Script::without_workloads(seed);
+    }
+    Script::generate(seed)
+}
+
+fn replay(script: Script, trace: bool) -> ExitCode {
     println!("{script}");
     if trace {
         World::new(script.clone(), true).run();
@@ -81,7 +90,7 @@ fn many(args: &Args) -> ExitCode {
                     if seed >= end || stop {
                         return;
                     }
-                    let report = run(&Script::generate(seed));
+                    let report = run(&script(args, seed));
                     events.fetch_add(report.events, Ordering::Relaxed);
                     // Their sum: the same in whichever order days end.
                     traces.fetch_add(report.hash, Ordering::Relaxed);

@@ -6,9 +6,12 @@ mod fair;
 mod gate;
 mod node;
 mod queue;
+mod workloads;
 
 pub use fair::Waiting;
 use gate::{FirstSight, is_hopeless};
+use workloads::Workloads;
+pub use workloads::following;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,8 +37,10 @@ const PARALLEL: usize = 2;
 /// What an engine was told, and what it has asked for.
 #[derive(Debug, Default)]
 pub struct View {
-    /// `ImageCaches`.
+    /// `ImageCaches`, with the images that workloads name in their lists.
     pub caches: BTreeMap<CacheKey, CacheObject>,
+    /// Workloads, and `ImageCaches` that follow them.
+    workloads: Workloads,
     /// Nodes.
     pub nodes: BTreeMap<NodeName, NodeFacts>,
     /// Batches that have not ended.
@@ -195,10 +200,8 @@ impl World {
         let wall = self.wall().0 + self.controllers[who].skew;
         let view = &mut self.controllers[who].view;
         match event {
-            EngineEvent::CacheApplied(object) => {
-                view.caches.insert(object.key.clone(), (**object).clone());
-            }
-            EngineEvent::CacheDeleted(key) => drop(view.caches.remove(key)),
+            EngineEvent::CacheApplied(object) => view.sees_cache(object, now),
+            EngineEvent::CacheDeleted(key) => view.misses_cache(key),
             EngineEvent::NodeApplied(node, facts) => {
                 view.sees(node, facts, now, wall);
                 view.nodes.insert(node.clone(), facts.clone());
@@ -230,7 +233,7 @@ impl World {
                     self.broken("every image has an outcome", told);
                 }
             }
-            _ => {}
+            other => view.sees_workloads(other, now, wall),
         }
     }
 }

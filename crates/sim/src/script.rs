@@ -4,11 +4,12 @@
 mod gate;
 mod generate;
 mod specs;
+mod workloads;
 
 use std::fmt;
 
 use kubefledged_api_types::ImageCacheSpec;
-use kubefledged_engine::Source;
+use kubefledged_engine::{Source, WatchId};
 
 use crate::runtime::Flavor;
 
@@ -18,6 +19,8 @@ pub const DAY: u64 = 30 * 60_000;
 pub const CACHES: [(&str, &str); 3] = [("ns", "a"), ("ns", "b"), ("other", "c")];
 /// A `ServiceAccount` whose imagePullSecrets hold the right password.
 pub const ROBOT: &str = "robot";
+/// Deployments that users may create.
+pub const WORKLOADS: [(&str, &str); 4] = [("ns", "w"), ("ns", "x"), ("other", "y"), ("other", "z")];
 /// Zones of nodes.
 pub const ZONES: [&str; 2] = ["east", "west"];
 
@@ -64,6 +67,10 @@ pub enum Action {
     Suspend(usize, bool),
     /// A user wants its images to stay when it is deleted, perhaps while it is.
     Retain(usize),
+    /// A user writes a Deployment with these images and, if that is set, this pull secret.
+    Deploy(usize, Vec<usize>, Option<&'static str>),
+    /// A user deletes it.
+    Undeploy(usize),
     /// Somebody deletes the Lease.
     DeleteLease,
     /// A Node joins, if there is none of this number.
@@ -205,15 +212,18 @@ pub enum SourceKey {
     Nodes,
     /// Pullers.
     Pullers,
+    /// Deployments, which only a leader watches, and only if some cache wants it.
+    Workloads,
 }
 
 impl SourceKey {
-    /// All of them.
+    /// Those that are always watched.
     pub const ALL: [Self; 3] = [Self::Caches, Self::Nodes, Self::Pullers];
 
-    /// As the engine calls it.
-    pub fn source(self) -> Source {
+    /// As the engine calls it. `watch`: the number of the watch of workloads.
+    pub fn source(self, watch: WatchId) -> Source {
         match self {
+            Self::Workloads => Source::Watch(watch),
             Self::Caches => Source::Caches,
             Self::Nodes => Source::Nodes,
             Self::Pullers => Source::Pullers,

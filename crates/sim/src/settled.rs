@@ -7,12 +7,12 @@ use kubefledged_api_types::{
     conditions::{self, Progressing, Ready},
     names::{EXCLUDE_LABEL, IMAGES_NOT_CACHED_TAINT, status},
 };
-use kubefledged_engine::{CacheObject, Event as EngineEvent, NodeFacts};
+use kubefledged_engine::{CacheObject, Event as EngineEvent, NodeFacts, WatchId};
 
 use crate::{
-    api::{self, Object, Resource, Wish},
+    api::{self, Api, Object, Resource, Wish},
     registry::{PAUSE, normalized, repository},
-    rules::{condition, eligible, wanted},
+    rules::{condition, eligible, following, wanted},
     runtime::Flavor,
     script::SourceKey,
     world::World,
@@ -88,7 +88,7 @@ impl World {
     ) -> Vec<(&'static str, String)> {
         let mut told = Vec::new();
         let known = &object.status;
-        let seen = seen(key, object);
+        let seen = seen(&self.api, key, object);
         let mut nodes = 0;
         let mut missing = None;
         for (index, facts) in self.members().filter(|(_, facts)| eligible(facts)) {
@@ -159,7 +159,7 @@ impl World {
         let caches: Vec<(&String, &Object, CacheObject)> = self
             .api
             .caches()
-            .map(|(key, object)| (key, object, seen(key, object)))
+            .map(|(key, object)| (key, object, seen(&self.api, key, object)))
             .collect();
         for (index, facts) in self.members() {
             let node = &self.nodes[index];
@@ -327,10 +327,12 @@ fn requests_settled(object: &Object, told_of: &str) -> Vec<(&'static str, String
 }
 
 /// As the controller's inputs tell it.
-fn seen(key: &str, object: &Object) -> CacheObject {
+fn seen(api: &Api, key: &str, object: &Object) -> CacheObject {
     let resource = Resource::Cache(Box::new(object.clone()));
-    match api::applied(key, &resource) {
-        EngineEvent::CacheApplied(object) => *object,
+    let workloads: Vec<_> = api.workloads().collect();
+    let workloads = workloads.iter().map(|(key, workload)| (key, *workload));
+    match api::applied(key, &resource, WatchId(0)) {
+        EngineEvent::CacheApplied(object) => following(&object, workloads),
         _ => unreachable!("a cache is told as a cache"),
     }
 }

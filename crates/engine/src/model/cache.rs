@@ -12,10 +12,11 @@ use kubefledged_api_types::{
     conditions::{self, Degraded},
 };
 
+pub use super::auto_refresh::{AutoRefresh, QuietRefresh};
 use super::{
     applied::Applied,
     backoff,
-    desired::{Desired, ImageSet},
+    desired::{Desired, ImageSet, Kept},
     last_operation::{Identity, LastOperation},
     names::Names,
     node_status::{Counts, Flags, NodeStatus},
@@ -54,41 +55,6 @@ pub struct NodeTable {
     pub epoch: u32,
     /// A new leader has not checked every node yet: what was written stays.
     pub first_round: bool,
-}
-
-/// An automatic refresh in progress. It is quiet until it finds something to pull; then it becomes an
-/// operation.
-#[derive(Clone, Copy, Debug)]
-pub struct QuietRefresh {
-    /// Observations must be at least this new.
-    pub since: Stamp,
-    /// It has found something to pull.
-    pub must_pull: bool,
-}
-
-/// Automatic refreshes.
-#[derive(Debug, Default)]
-pub struct AutoRefresh {
-    /// When the next one is due; `None`: it is not scheduled.
-    pub next: Option<Tick>,
-    /// The one in progress.
-    pub quiet: Option<QuietRefresh>,
-    /// `status.lastRefreshTime`
-    pub last: Option<Timestamp>,
-}
-
-impl AutoRefresh {
-    /// Stamp of the refresh in progress.
-    pub fn since(&self) -> Option<Stamp> {
-        self.quiet.map(|quiet| quiet.since)
-    }
-
-    /// The refresh in progress has found something to pull.
-    pub fn found(&mut self) {
-        if let Some(quiet) = &mut self.quiet {
-            quiet.must_pull = true;
-        }
-    }
 }
 
 /// `spec.maxConcurrentNodes`: which nodes pull, and which wait.
@@ -310,15 +276,15 @@ impl Cache {
     /// Compiles the same spec with other images that workloads name.
     pub fn compile_named(&mut self, names: &mut Names, settings: &Settings) {
         let object = &self.object;
-        let named = self.sources.as_ref().map(|sources| &sources.named);
+        let following = self.sources.as_ref().map(|sources| &sources.named);
         let (key, generation) = (&object.key, object.generation);
-        let desired = Desired::compile(key, generation, &object.spec, named, names, settings);
+        let desired = Desired::compile(key, generation, &object.spec, following, names, settings);
         let before = std::mem::replace(&mut self.desired, desired);
         self.desired.keep_matched(&before);
     }
 
     /// Images that stay on nodes although nobody desires them; `None`: it keeps nothing now.
-    pub fn keeps(&self) -> Option<&BTreeMap<ImageId, (Arc<str>, Option<Timestamp>)>> {
+    pub fn keeps(&self) -> Option<&Kept> {
         let kept = Some(&self.desired.kept).filter(|kept| !kept.is_empty());
         kept.filter(|_| self.desires())
     }

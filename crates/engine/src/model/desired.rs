@@ -4,78 +4,21 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
 };
 
 use kubefledged_api_types::{CacheSpecEntry, ImageCacheSpec, ImagePullPolicy, Timestamp};
 
+pub use super::image_set::{DesiredBy, DesiredImage, ImageSet, longer};
 use super::{
     backoff, facts::Facts, images::Images, names::Names, selector::Selector, sources::Named,
 };
 use crate::{
-    ids::{IdSet, ImageId, Index, RegistryId, ScopeId, SetIdx},
+    ids::{IdSet, ImageId, Index, ScopeId, SetIdx},
     vocabulary::{CacheKey, CredentialScope, NodeName, Settings},
 };
 
-/// Why an image is desired.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum DesiredBy {
-    /// A list of the spec names it.
-    Spec {
-        /// Index of the list in `spec.cacheSpec`.
-        list: u32,
-    },
-    /// A workload names it.
-    Workload {
-        /// Index of the list in `spec.cacheSpec` whose source selects the workload.
-        list: u32,
-    },
-}
-
-impl DesiredBy {
-    /// Index of the list in `spec.cacheSpec`.
-    pub fn list(self) -> u32 {
-        match self {
-            Self::Spec { list } | Self::Workload { list } => list,
-        }
-    }
-}
-
-/// One image that a cache desires on a node, and how it is pulled.
-#[derive(Clone, Debug)]
-pub struct DesiredImage {
-    /// Which image.
-    pub image: ImageId,
-    /// Its name, as the user wrote it.
-    pub reference: Arc<str>,
-    /// Why it is desired. Of several reasons this is the first.
-    pub by: DesiredBy,
-    /// The pull secrets that may hold its registry's password.
-    pub credentials: ScopeId,
-    /// Whether a present image is good enough.
-    pub policy: ImagePullPolicy,
-    /// Higher first.
-    pub priority: i32,
-    /// Longest time for one attempt; `None`: only progress is watched.
-    pub deadline: Option<Duration>,
-}
-
-impl DesiredImage {
-    /// Joins two wishes for one image: the more urgent one, the longer deadline, and Always if either says
-    /// so.
-    fn join(&mut self, other: &Self) {
-        self.priority = self.priority.max(other.priority);
-        self.deadline = longer(self.deadline, other.deadline);
-        if other.policy == ImagePullPolicy::Always {
-            self.policy = other.policy;
-        }
-    }
-}
-
-/// The longer of two deadlines, where `None` is no deadline and so longer than every other.
-pub fn longer(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
-    one.zip(other).map(|(one, other)| one.max(other))
-}
+/// Images that stay on nodes, with their names and since when nobody names them.
+pub type Kept = BTreeMap<ImageId, (Arc<str>, Option<Timestamp>)>;
 
 /// One list of the spec.
 #[derive(Debug)]
@@ -86,64 +29,6 @@ struct List {
     /// Some node that could get images has matched it.
     matched: bool,
     images: Vec<DesiredImage>,
-}
-
-/// What nodes that the same lists select must hold.
-#[derive(Debug, Default)]
-pub struct ImageSet {
-    /// Sorted by image.
-    pub desired: Vec<DesiredImage>,
-    /// The same as a set.
-    pub images: IdSet<ImageId>,
-    /// How many names cannot be parsed.
-    pub invalid: usize,
-    /// Some image has the policy Always.
-    pub always: bool,
-    /// The highest priority of any image.
-    pub priority: i32,
-    /// The registry of all images; `None`: they have several.
-    pub registry: Option<RegistryId>,
-}
-
-impl ImageSet {
-    fn of<'a>(lists: impl Iterator<Item = &'a List>, images: &Images) -> Self {
-        let mut joined: BTreeMap<ImageId, DesiredImage> = BTreeMap::new();
-        for desired in lists.flat_map(|list| &list.images) {
-            let first = joined.entry(desired.image);
-            first
-                .and_modify(|known| known.join(desired))
-                .or_insert_with(|| desired.clone());
-        }
-        let desired: Vec<DesiredImage> = joined.into_values().collect();
-        let image = |desired: &DesiredImage| images.get(desired.image);
-        let first = desired.first().map(|first| image(first).registry);
-        Self {
-            registry: first.filter(|first| desired.iter().all(|d| image(d).registry == *first)),
-            images: desired.iter().map(|desired| desired.image).collect(),
-            invalid: desired
-                .iter()
-                .filter(|desired| image(desired).invalid.is_some())
-                .count(),
-            always: desired
-                .iter()
-                .any(|desired| desired.policy == ImagePullPolicy::Always),
-            priority: desired.iter().map(|d| d.priority).max().unwrap_or(0),
-            desired,
-        }
-    }
-
-    /// How an image of the set is pulled; `None`: it is not in the set.
-    pub fn get(&self, image: ImageId) -> Option<&DesiredImage> {
-        let at = self
-            .desired
-            .binary_search_by_key(&image, |desired| desired.image);
-        at.ok().map(|at| &self.desired[at])
-    }
-
-    /// Is nothing desired?
-    pub fn is_empty(&self) -> bool {
-        self.desired.is_empty()
-    }
 }
 
 /// The desired state of one cache.
@@ -161,7 +46,7 @@ pub struct Desired {
     pub images: IdSet<ImageId>,
     /// Images that stay on nodes although no workload names them any more, with their names and since when nobody
     /// names them.
-    pub kept: BTreeMap<ImageId, (Arc<str>, Option<Timestamp>)>,
+    pub kept: Kept,
     /// All credential scopes, each once.
     pub scopes: Vec<ScopeId>,
     /// Images are to be pinned.
@@ -198,7 +83,7 @@ impl Desired {
         key: &CacheKey,
         generation: i64,
         spec: &ImageCacheSpec,
-        named: Option<&Named>,
+        following: Option<&Named>,
         names: &mut Names,
         settings: &Settings,
     ) -> Self {
@@ -229,8 +114,8 @@ impl Desired {
             })
             .collect();
         let mut scopes = vec![credentials];
-        if let Some(named) = named {
-            scopes.extend(add_named(&mut lists, spec, named, names, settings));
+        if let Some(following) = following {
+            scopes.extend(add_named(&mut lists, spec, following, names, settings));
         }
         let all = lists.iter().flat_map(|list| &list.images);
         let images: IdSet<ImageId> = all.map(|desired| desired.image).collect();
@@ -252,7 +137,7 @@ impl Desired {
                 fields
             }),
             purge_hash: purge_hash(spec),
-            kept: kept(named, &images, names),
+            kept: kept(following, &images, names),
             images,
             scopes,
             pinned: spec.pinned(),
@@ -317,7 +202,7 @@ impl Desired {
             return *known;
         }
         let lists = selecting.iter().map(|at| &self.lists[*at as usize]);
-        let set = ImageSet::of(lists, images);
+        let set = ImageSet::of(lists.flat_map(|list| &list.images), images);
         let idx = if set.is_empty() {
             SetIdx::default()
         } else {
@@ -381,12 +266,12 @@ fn wish(
 fn add_named(
     lists: &mut [List],
     spec: &ImageCacheSpec,
-    named: &Named,
+    following: &Named,
     names: &mut Names,
     settings: &Settings,
 ) -> BTreeSet<ScopeId> {
     let mut scopes = BTreeSet::new();
-    for image in &named.images {
+    for image in &following.images {
         let at = image.list as usize;
         // The names were read from an earlier spec.
         let (Some(list), Some(entry)) = (lists.get_mut(at), spec.cache_spec.get(at)) else {
@@ -402,12 +287,8 @@ fn add_named(
 }
 
 /// Names that stay and that nobody desires.
-fn kept(
-    named: Option<&Named>,
-    desired: &IdSet<ImageId>,
-    names: &mut Names,
-) -> BTreeMap<ImageId, (Arc<str>, Option<Timestamp>)> {
-    let kept = named.into_iter().flat_map(|named| &named.kept);
+fn kept(following: Option<&Named>, desired: &IdSet<ImageId>, names: &mut Names) -> Kept {
+    let kept = following.into_iter().flat_map(|following| &following.kept);
     let kept = kept.map(|(name, since)| {
         let image = names.images.intern(name, &mut names.registries);
         (image, (name.clone(), *since))
@@ -444,6 +325,8 @@ fn hash_of(spec: &ImageCacheSpec, fields: impl Fn(&CacheSpecEntry) -> serde_json
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn desired(json: &str) -> Desired {

@@ -2,12 +2,14 @@
 //! decision is made here.
 
 pub mod applied;
+pub mod auto_refresh;
 pub mod backoff;
 pub mod cache;
 pub mod clock;
 pub mod desired;
 pub mod facts;
 pub mod gate;
+pub mod image_set;
 pub mod images;
 pub mod in_flight;
 pub mod last_operation;

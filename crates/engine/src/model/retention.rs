@@ -78,9 +78,9 @@ impl Retention {
         self.tracks.entry(name.into()).or_insert(track);
     }
 
-    /// Is a name known?
-    pub fn knows(&self, name: &str) -> bool {
-        self.tracks.contains_key(name)
+    /// Does some workload name it now?
+    pub fn is_named(&self, name: &str) -> bool {
+        self.tracks.get(name).is_some_and(|track| track.named)
     }
 
     /// Drops every name that is not named: the images are purged.

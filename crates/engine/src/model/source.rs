@@ -39,6 +39,9 @@ impl Reading {
     }
 }
 
+/// Pull secrets, and how many workloads have them.
+pub type Scopes = Vec<(CredentialScope, u32)>;
+
 /// One source of the spec.
 #[derive(Debug)]
 pub struct Source {
@@ -57,7 +60,7 @@ pub struct Source {
     /// How many workloads it selects.
     workloads: i64,
     /// The names that they name, and how many of them do so with which pull secrets.
-    pub names: BTreeMap<Arc<str>, Vec<(CredentialScope, u32)>>,
+    pub names: BTreeMap<Arc<str>, Scopes>,
 }
 
 impl Source {
@@ -129,15 +132,12 @@ impl Source {
         let mut changed = false;
         for name in self.names_of(template) {
             let scopes = self.names.entry(name.clone()).or_default();
-            match scopes
-                .iter_mut()
-                .find(|(scope, _)| *scope == template.credentials)
-            {
-                Some((_, count)) => *count += 1,
-                None => {
-                    scopes.push((template.credentials.clone(), 1));
-                    changed = true;
-                }
+            let mut known = scopes.iter_mut();
+            if let Some((_, count)) = known.find(|(scope, _)| *scope == template.credentials) {
+                *count += 1;
+            } else {
+                scopes.push((template.credentials.clone(), 1));
+                changed = true;
             }
         }
         changed

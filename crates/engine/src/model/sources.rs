@@ -9,15 +9,14 @@ use std::{
 
 use kubefledged_api_types::{
     AppliedImage, ImageCacheSpec, Timestamp, WorkloadAccess, WorkloadKind, status::SourceStatus,
-    workloads::ImagePlace,
 };
 
 use super::{
     retention::{Chosen, Retention, Rule},
-    source::{Reading, Source},
+    source::{Reading, Scopes, Source},
     workloads::{Change, Template, Workloads},
 };
-use crate::vocabulary::{CacheKey, CredentialScope, Tick, Watched};
+use crate::vocabulary::{CacheKey, CredentialScope, Tick, Watched, WorkloadImage, WorkloadKey};
 
 /// An image that a workload names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -189,7 +188,7 @@ impl Sources {
 
     /// The chosen names by list, with their pull secrets.
     fn images(&self, chosen: &Chosen) -> Vec<NamedImage> {
-        let mut images: BTreeMap<(u32, &Arc<str>), Vec<(CredentialScope, u32)>> = BTreeMap::new();
+        let mut images: BTreeMap<(u32, &Arc<str>), Scopes> = BTreeMap::new();
         for source in &self.all {
             for (name, scopes) in &source.names {
                 if chosen.named.contains(name) {
@@ -237,35 +236,32 @@ impl Sources {
             .collect()
     }
 
-    /// The workloads that name an image, as far as sources select them: kind, workload and container.
+    /// The images that workloads name, with each workload that names them; of one image if it is given.
     pub fn naming<'a>(
         &'a self,
         workloads: &'a Workloads,
-        reference: &'a str,
+        only: Option<&'a str>,
     ) -> impl Iterator<Item = Naming<'a>> {
         self.all.iter().flat_map(move |source| {
             let own = source.spec.namespace_selector.is_none();
             let own = own.then_some(&*self.namespace);
-            let kinds = source.kinds.iter();
-            kinds.flat_map(move |kind| {
-                let rows = workloads.of_kind(kind, own);
-                let rows = rows.filter(move |(_, template)| {
-                    source.selects(&self.namespace, template, workloads)
+            let rows = source
+                .kinds
+                .iter()
+                .flat_map(move |kind| workloads.of_kind(kind, own).map(move |row| (kind, row)));
+            let rows =
+                rows.filter(move |(_, (_, row))| source.selects(&self.namespace, row, workloads));
+            rows.flat_map(move |(kind, (key, template))| {
+                let images = template.workload.images.iter();
+                let images = images.filter(move |image| {
+                    only.is_none_or(|only| *image.reference == *only)
+                        && source.spec.selects(image.place, &image.container)
                 });
-                rows.filter_map(move |(key, template)| {
-                    let mut images = template.workload.images.iter();
-                    let image = images.find(|image| {
-                        *image.reference == *reference
-                            && source.spec.selects(image.place, &image.container)
-                    })?;
-                    Some(Naming {
-                        kind,
-                        namespace: &key.namespace,
-                        name: &key.name,
-                        container: &image.container,
-                        place: image.place,
-                        list: source.list,
-                    })
+                images.map(move |image| Naming {
+                    kind,
+                    key,
+                    image,
+                    list: source.list,
                 })
             })
         })
@@ -292,14 +288,10 @@ impl Sources {
 pub struct Naming<'a> {
     /// Its kind.
     pub kind: &'a WorkloadKind,
-    /// Its namespace.
-    pub namespace: &'a Arc<str>,
-    /// Its name.
-    pub name: &'a Arc<str>,
-    /// The container or volume.
-    pub container: &'a Arc<str>,
-    /// Where that stands.
-    pub place: ImagePlace,
+    /// Its namespace and name.
+    pub key: &'a WorkloadKey,
+    /// The image.
+    pub image: &'a WorkloadImage,
     /// The list whose source selects it.
     pub list: u32,
 }

@@ -152,15 +152,17 @@ impl Workloads {
         if known.eq(targets.iter()) {
             return None;
         }
-        let gone = self
-            .by_target
-            .extract_if(.., |target, _| !targets.contains(target));
-        for (target, id) in gone {
-            self.watches.remove(&id);
-            if target == Watched::Namespaces {
-                self.namespaces.clear();
+        let (watches, namespaces) = (&mut self.watches, &mut self.namespaces);
+        self.by_target.retain(|target, id| {
+            let wanted = targets.contains(target);
+            if !wanted {
+                watches.remove(id);
             }
-        }
+            if !wanted && *target == Watched::Namespaces {
+                namespaces.clear();
+            }
+            wanted
+        });
         for target in targets {
             if !self.by_target.contains_key(target) {
                 self.used += 1;
@@ -171,11 +173,6 @@ impl Workloads {
         }
         let all = self.by_target.iter();
         Some(all.map(|(target, id)| (*id, target.clone())).collect())
-    }
-
-    /// Is anything watched?
-    pub fn is_idle(&self) -> bool {
-        self.watches.is_empty()
     }
 
     /// The watch of a kind; `None`: there is none yet.
@@ -260,9 +257,9 @@ impl Workloads {
         let Some(watch) = self.watches.get(&id) else {
             return false;
         };
-        let row = (labels, watch.list);
-        let old = self.namespaces.insert(name.clone(), row);
-        old.as_ref().map(|(labels, _)| labels) != self.namespace(&name)
+        let old = self.namespace(&name) == Some(&labels);
+        self.namespaces.insert(name, (labels, watch.list));
+        !old
     }
 
     /// Takes in that a Namespace is gone. True: it was known.

@@ -10,7 +10,7 @@ use kubefledged_api_types::{
 
 use super::{
     causes::{self, Causes, Group, plural},
-    sources,
+    reading,
 };
 use crate::{
     model::{
@@ -114,8 +114,8 @@ impl Readiness {
             Ready::CacheSpecValidationFailed
         } else if cache.desired.matches_nothing() && spec.require_nodes != Some(0) {
             Ready::NoNodeMatches
-        } else if let Some(reading) = sources::unread(cache) {
-            match reading {
+        } else if let Some(unread) = reading::unread(cache) {
+            match unread {
                 Reading::Unknown(_) => Ready::SourceUnavailable,
                 _ => Ready::NotYetChecked,
             }
@@ -186,8 +186,8 @@ impl Readiness {
             Ready::TooFewNodes => {
                 format!("{counts} by spec.requireNodes, even if there are fewer nodes")
             }
-            Ready::SourceUnavailable => sources::unreadable(cache).unwrap_or_default().to_owned(),
-            Ready::NotYetChecked if sources::unread(cache).is_some() => {
+            Ready::SourceUnavailable => reading::unreadable(cache).unwrap_or_default().to_owned(),
+            Ready::NotYetChecked if reading::unread(cache).is_some() => {
                 "the workloads that name images are being read".to_owned()
             }
             Ready::NoEligibleNodes if cache.desired.images.is_empty() => {
@@ -397,10 +397,10 @@ fn cause(model: &Model, cache: &Cache, causes: &Causes<'_>) -> (Degraded, String
     if let Some(silence) = causes.silence(nodes.desired) {
         return (Degraded::PullerUnavailable, silence);
     }
-    if let Some(why) = sources::unreadable(cache) {
+    if let Some(why) = reading::unreadable(cache) {
         return (Degraded::SourceUnavailable, why.to_owned());
     }
-    if let Some(beyond) = sources::beyond(cache) {
+    if let Some(beyond) = reading::beyond(cache) {
         return (Degraded::TooManyImages, beyond);
     }
     if cache.desired.unmatched().next().is_some() && cache.spec().require_nodes != Some(0) {

@@ -7,7 +7,11 @@ use super::{causes::plural, events::event};
 use crate::{
     commit::Engine,
     ids::{CacheIdx, ImageId},
-    model::{cache::Cache, source::Reading, sources::Named, workloads::Change},
+    model::{
+        cache::Cache,
+        sources::{Named, Sources},
+        workloads::Change,
+    },
     vocabulary::{
         Command, Labels, Now, Severity, WatchFailure, WatchId, Watched, Workload, WorkloadKey,
     },
@@ -158,7 +162,7 @@ impl Engine {
         let others = applied.names.iter();
         // A name that has no room stays where it is, because workloads name it.
         let homeless: Vec<ImageId> = others
-            .filter(|(image, name)| !desired.holds(**image) && sources.retention.knows(name))
+            .filter(|(image, name)| !desired.holds(**image) && sources.retention.is_named(name))
             .map(|(image, _)| *image)
             .collect();
         for image in homeless {
@@ -207,7 +211,7 @@ impl Engine {
         let followers = model.workloads.followers.iter();
         let caches = followers.filter_map(|at| model.caches.get(*at));
         let sources = caches.filter_map(|cache| cache.sources.as_ref());
-        let targets: BTreeSet<Watched> = sources.flat_map(|sources| sources.targets()).collect();
+        let targets: BTreeSet<Watched> = sources.flat_map(Sources::targets).collect();
         if let Some(all) = model.workloads.want(&targets) {
             self.agenda.outbox.push(Command::Watch(all));
         }
@@ -245,26 +249,4 @@ fn listed(names: &BTreeSet<Arc<str>>) -> String {
         0 => String::new(),
         _ => format!(" ({}{more})", some.join(", ")),
     }
-}
-
-/// Why workloads that name images of a cache cannot be read; `None`: they can, or it reads none.
-pub fn unreadable(cache: &Cache) -> Option<&str> {
-    cache.sources.as_ref()?.reading.error()
-}
-
-/// Were the workloads of a cache never read, and why; `None`: they were.
-pub fn unread(cache: &Cache) -> Option<&Reading> {
-    let reading = &cache.sources.as_ref()?.reading;
-    (!matches!(reading, Reading::Known(_))).then_some(reading)
-}
-
-/// Of how many names that workloads name there is no room; `None`: all have room.
-pub fn beyond(cache: &Cache) -> Option<String> {
-    let beyond = cache.sources.as_ref()?.named.beyond;
-    (beyond > 0).then(|| {
-        format!(
-            "workloads name {} more than the ImageCache or its namespace may have, and the newest have room: select fewer workloads, or use several ImageCaches",
-            plural(beyond, "image")
-        )
-    })
 }

@@ -546,7 +546,11 @@ fn an_edit_of_the_source_is_an_update_and_what_it_selected_before_stays_for_a_wh
         );
     });
     harness.wait(10);
-    assert_eq!(harness.reported(), ("Succeeded", "ImageCacheUpdate"));
+    // No workload names anything now.
+    assert_eq!(
+        harness.reported(),
+        ("NoImagesPulledOrDeleted", "ImageCacheUpdate")
+    );
     assert_eq!(harness.recorded(), ["+r.test/web:1"]);
     harness.wait(3700);
     assert!(harness.held("n1").is_empty());

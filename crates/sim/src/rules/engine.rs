@@ -96,6 +96,14 @@ impl World {
     ) -> Option<(&'static str, String)> {
         let view = &self.controllers[who].view;
         let facts = view.nodes.get(&batch.node)?;
+        let wall = self.wall().0 + self.controllers[who].skew;
+        let stays = names
+            .iter()
+            .find_map(|name| Some((name, view.retained(name, self.now, wall)?)));
+        if let Some((name, key)) = stays {
+            let told = format!("{name} at {}, which stays for {key}", batch.node);
+            return Some(("no removal of what was named not long ago", told));
+        }
         let wrong = names.iter().find_map(|name| {
             let mut caches = view.caches.values();
             let cache = caches.find(|object| surely_wants(object, facts, name))?;

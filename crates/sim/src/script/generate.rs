@@ -2,7 +2,7 @@
 
 use kubefledged_api_types::{DeletionPolicy, ImageCacheSpec};
 
-use super::{Action, CACHES, DAY, Lie, Script, SourceKey, Step, Trouble, ZONES, gate};
+use super::{Action, CACHES, DAY, Lie, Script, SourceKey, Step, Trouble, ZONES, gate, workloads};
 use crate::{
     registry::{HOSTS, NAMES},
     rng::Rng,
@@ -28,6 +28,14 @@ impl Classes {
 impl Script {
     /// The day of a seed.
     pub fn generate(seed: u64) -> Self {
+        let mut script = Self::without_workloads(seed);
+        workloads::add(seed, &mut script.steps);
+        script.steps.sort_by_key(|step| step.at);
+        script
+    }
+
+    /// The same day in a world without workloads.
+    pub fn without_workloads(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
         let nodes: Vec<Flavor> = (0..rng.between(3, 5)).map(|_| flavor(&mut rng)).collect();
         let registry_pulls = *rng.pick(&[1, 3, 512, 512]);

@@ -202,6 +202,9 @@ bench-real-install: ## Measure the time of helm install, likewise
 bench-fleet: ## Run all scenarios with simulated nodes (NODES=5000); bench-cold, bench-join, ... run one each
 	hack/bench-fleet $(FLEET) --nodes $(NODES)
 
+bench-workloads: ## Measure what 10,000 Deployments and 100,000 Pods cost that ImageCaches follow: docs/performance.md
+	hack/bench-fleet workloads --nodes 20
+
 .PHONY: $(addprefix bench-,$(FLEET))
 $(addprefix bench-,$(FLEET)): bench-%:
 	hack/bench-fleet $* --nodes $(NODES)

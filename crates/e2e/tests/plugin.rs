@@ -317,5 +317,7 @@ fn after_a_change_of_the_leader_commands_find_the_new_one() {
         "2 nodes x 1 image",
     );
     cluster.succeeded(&leader).unwrap();
+    // The kubelet starts the killed container again after its back-off; until then the installation is not well.
+    cluster.leader().unwrap();
     has(&cluster.fledged(&["doctor"]).unwrap(), 0, "leads");
 }

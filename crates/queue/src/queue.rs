@@ -244,7 +244,9 @@ impl Queue {
     fn end_pauses(&mut self, now: Tick) {
         self.followed.retain(|_, until| *until > now);
         self.unfinished.retain(|_, (_, until)| *until > now);
-        self.unpinned.retain(|_, until| *until > now);
+        let removal = self.removals.front();
+        let since = removal.and_then(|removal| removal.inspected).unwrap_or(now);
+        self.unpinned.retain(|_, until| *until > since);
         for removal in &mut self.removals {
             removal.paused = removal.paused.filter(|at| *at > now);
         }

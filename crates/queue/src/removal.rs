@@ -98,6 +98,8 @@ pub struct Removal {
     pub held: BTreeSet<String>,
     /// Our pin was taken off the one at hand.
     unpinned: bool,
+    /// When the last inspection began: its answer may show what was so then.
+    pub inspected: Option<Tick>,
     /// How often the one at hand was looked at again, because a pin that was taken off may still show.
     unpin_looks: u32,
     /// The one at hand goes only if we pulled it, and we did not.
@@ -132,8 +134,8 @@ pub struct RemovalContext<'a> {
     pub unverified: bool,
     /// The id of the image whose removal under this normalized name was begun and not seen to its end.
     pub unfinished: &'a dyn Fn(&str) -> Option<String>,
-    /// Whether our pin was taken off this id a moment ago. containerd's CRI takes that in asynchronously, and may still
-    /// show the pin.
+    /// Whether our pin was taken off this id a moment before the last inspection. containerd's CRI takes that in
+    /// asynchronously, and may still show the pin.
     pub unpinned: &'a dyn Fn(&str) -> bool,
 }
 
@@ -187,6 +189,7 @@ impl Removal {
             call: None,
             held: BTreeSet::new(),
             unpinned: false,
+            inspected: None,
             unpin_looks: 0,
             not_pulled: false,
             pulled: BTreeSet::new(),
@@ -390,6 +393,7 @@ impl Removal {
         self.step = RemovalStep::Begin;
         self.call = None;
         self.unpinned = false;
+        self.inspected = None;
         self.unpin_looks = 0;
         self.not_pulled = false;
         self.gone = None;

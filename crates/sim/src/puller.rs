@@ -65,6 +65,8 @@ impl World {
             return;
         };
         let incarnation = process.incarnation;
+        // The runtime lets go of what it was asked for over this connection.
+        self.nodes[node].late_ends.clear();
         self.break_links(Side::Server, |link| {
             link.node == node && link.incarnation == incarnation
         });

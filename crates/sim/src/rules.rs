@@ -45,6 +45,8 @@ pub struct View {
     pub nodes: BTreeMap<NodeName, NodeFacts>,
     /// Batches that have not ended.
     pub live: BTreeMap<BatchId, Asked>,
+    /// Statuses that are being written.
+    pub writing: BTreeMap<CacheKey, ImageCacheStatus>,
     /// When the last removal was asked for.
     pub removal_at: u64,
     /// Whether a node held a name when that was last told.
@@ -62,6 +64,8 @@ pub struct Asked {
     verb: Verb,
     /// For which cache.
     cache: Option<CacheKey>,
+    /// Its UID then. An object of the same name may have followed it.
+    uid: Option<String>,
     /// Of its images; a pull that only pins counts for none.
     host: String,
     /// When it was last heard of.
@@ -200,8 +204,14 @@ impl World {
         let wall = self.wall().0 + self.controllers[who].skew;
         let view = &mut self.controllers[who].view;
         match event {
-            EngineEvent::CacheApplied(object) => view.sees_cache(object, now),
+            EngineEvent::CacheApplied(object) => view.sees_cache(object),
             EngineEvent::CacheDeleted(key) => view.misses_cache(key),
+            // It knows what it has written, also while its watch is broken.
+            EngineEvent::StatusWritten(key, Ok(_)) => {
+                if let Some(status) = view.writing.remove(key) {
+                    view.wrote(key, &status);
+                }
+            }
             EngineEvent::NodeApplied(node, facts) => {
                 view.sees(node, facts, now, wall);
                 view.nodes.insert(node.clone(), facts.clone());

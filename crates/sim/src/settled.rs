@@ -210,8 +210,12 @@ impl World {
             .flat_map(|(.., seen)| wanted(seen, facts))
             .collect();
         let runtime = &self.nodes[node].runtime;
-        // Elsewhere our label says nothing, and nobody looks for it.
-        let pins = runtime.flavor == Flavor::Containerd2;
+        // Elsewhere our label says nothing, and nobody looks for it. An excluded node is left alone.
+        let excluded = facts
+            .labels
+            .get(EXCLUDE_LABEL)
+            .is_some_and(|v| v != "false");
+        let pins = runtime.flavor == Flavor::Containerd2 && !excluded;
         let labelled = runtime.images.iter().filter(|(_, held)| held.labelled);
         for (id, held) in labelled.filter(|_| pins) {
             if held.tags.is_disjoint(&pinned) {

@@ -18,6 +18,8 @@ const UNSEEN: Duration = Duration::from_secs(60);
 const WRITE_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Back-off after conflicts: the watch brings the newer Node soon.
 const CONFLICT_RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// Back-off of writes that somebody undoes, for example a controller that does not know yet that it no longer leads.
+const REPEAT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// What a Node object says of its gate.
 #[derive(Debug, Default)]
@@ -107,10 +109,40 @@ struct Unseen {
     until: Tick,
 }
 
+/// The write that was carried out last.
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    write: GateWrite,
+    at: Tick,
+    /// How many times in a row it was carried out again.
+    repeats: u32,
+}
+
+impl Last {
+    /// The write that follows `before`. One that was undone long ago counts as a new one.
+    fn after(before: Option<Self>, write: GateWrite, now: Tick) -> Self {
+        let same = before.filter(|last| last.write == write && last.at.after(2 * REPEAT.1) > now);
+        Self {
+            write,
+            at: now,
+            repeats: same.map_or(0, |last| last.repeats.saturating_add(1)),
+        }
+    }
+
+    /// When this write may be carried out again: for the first time at once.
+    fn again(&self) -> Tick {
+        match self.repeats {
+            0 => self.at,
+            repeats => self.at.after(backoff::wait(REPEAT.0, REPEAT.1, repeats, 0)),
+        }
+    }
+}
+
 /// Writes to one Node: at most one is in flight.
 #[derive(Debug, Default)]
 pub struct GateWriter {
     in_flight: Option<GateWrite>,
+    last: Option<Last>,
     /// Writes that failed in a row.
     failures: u32,
     /// No write begins before this; `None`: it may begin now.
@@ -127,9 +159,11 @@ impl GateWriter {
         self.in_flight.is_some()
     }
 
-    /// When the next write may begin, if that is later than now.
-    pub fn waits(&self, now: Tick) -> Option<Tick> {
-        self.not_before.filter(|at| *at > now)
+    /// When this write may begin, if that is later than now.
+    pub fn waits(&self, write: GateWrite, now: Tick) -> Option<Tick> {
+        let repeated = self.last.filter(|last| last.write == write);
+        let again = repeated.map(|last| last.again());
+        self.not_before.max(again).filter(|at| *at > now)
     }
 
     /// Are the gate's taints on the Node, as far as is known?
@@ -170,6 +204,7 @@ impl GateWriter {
             GateWrite::Condition(_) => self.condition = unseen,
         }
         self.seen(facts);
+        self.last = Some(Last::after(self.last, write, now));
         (self.failures, self.not_before) = (0, None);
         Some(write)
     }
@@ -319,6 +354,32 @@ mod tests {
         .into();
         writer.seen(&tainted);
         assert!(writer.tainted(&tainted, Tick(1)));
+    }
+
+    #[test]
+    fn a_write_that_somebody_undoes_is_repeated_at_once_and_then_after_pauses_that_grow_to_a_minute()
+     {
+        let (mut writer, facts) = (GateWriter::default(), facts(0));
+        let [pulling, failed] =
+            [GateReason::Pulling, GateReason::PullFailed].map(GateWrite::Condition);
+        let mut write = |at: Tick| {
+            writer.begin(pulling);
+            writer.done(&facts, at);
+            assert_eq!(writer.waits(failed, at), None, "only this write waits");
+            writer.waits(pulling, at)
+        };
+        let mut now = Tick(0);
+        assert_eq!(write(now), None);
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            let next = write(now).unwrap();
+            pauses.push(next.0 - now.0);
+            now = next;
+        }
+        assert!(pauses[0] <= 1250 && pauses.is_sorted(), "{pauses:?}");
+        assert!((45_000..=75_000).contains(&pauses[7]), "{pauses:?}");
+        // What was undone long ago is as new.
+        assert_eq!(write(now.after(3 * REPEAT.1)), None);
     }
 
     #[test]

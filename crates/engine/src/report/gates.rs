@@ -37,7 +37,7 @@ impl Engine {
             return;
         };
         let node = &mut model.nodes[idx];
-        if let Some(at) = node.gate.writer.waits(now.tick) {
+        if let Some(at) = node.gate.writer.waits(write, now.tick) {
             self.agenda.timers.set(Timer::Gate(idx), Some(at));
         } else if model.gate_writes.take(idx, reason.holds()) {
             node.gate.writer.begin(write);

@@ -183,6 +183,8 @@ fn what_somebody_else_wrote_over_the_condition_is_put_right() {
         reason: "Nonsense".into(),
     });
     h.put_node("n1", facts);
+    // Who undoes it again and again is answered with pauses.
+    h.wait(2);
     assert_eq!(h.gate_reason("n1"), "ImagesCached");
 }
 

@@ -119,6 +119,7 @@ impl Queue {
             let until = self.now.after(PIN_SHOWS);
             self.unpinned.insert(id.to_owned(), until);
         }
+        let inspected = removal.inspected.unwrap_or(self.now);
         let (tasks, intents, authority) = (&self.tasks, &self.intents, removal.authority);
         let (ending, unfinished, unpinned) = (&self.ending, &self.unfinished, &self.unpinned);
         let claimed = |name: &str| {
@@ -134,7 +135,7 @@ impl Queue {
             own: &self.settings.own_images,
             claimed: &claimed,
             unfinished: &|name| unfinished.get(name).map(|(id, _)| id.clone()),
-            unpinned: &|id| unpinned.contains_key(id),
+            unpinned: &|id| unpinned.get(id).is_some_and(|until| *until > inspected),
         };
         let next = removal.answered(answer, &around);
         if let Some(id) = removal.removing() {

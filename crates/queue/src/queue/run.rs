@@ -329,9 +329,11 @@ impl Queue {
     }
 
     pub(super) fn call_for_removal(&mut self, call: Call) {
+        let inspected = matches!(call, Call::Inspect(_)).then_some(self.now);
         let id = self.call(Caller::Removal, call);
         if let Some(removal) = self.removals.front_mut() {
             removal.call = Some(id);
+            removal.inspected = inspected.or(removal.inspected);
         }
     }
 }

@@ -237,6 +237,25 @@ fn a_pin_of_ours_that_an_earlier_request_took_off_and_that_still_shows_does_not_
 }
 
 #[test]
+fn a_pin_that_showed_a_moment_after_it_was_taken_off_does_not_keep_the_image_although_the_runtime_is_slow()
+ {
+    let mut node = Node::containerd(Settings::default());
+    node.pull_this(1, authority(1, 1), pinned("r.test/a:1"));
+    node.run();
+    node.pins_late = true;
+    node.unpin(2, &[], &[], &["sha256:r.test/a:1"]);
+    node.run();
+    node.remove(3, authority(1, 30), &["r.test/a:1"]);
+    node.answer("Inspect");
+    node.held("r.test/a:1").pinned = false;
+    // The inspection was as old as the pin when the runtime told of its containers.
+    node.wait(15);
+    node.run();
+    node.rest(5);
+    assert_eq!(node.removal(3), "Removed");
+}
+
+#[test]
 fn a_pin_that_stays_after_ours_was_taken_off_is_somebody_elses() {
     let mut node = Node::containerd(Settings::default());
     node.pull_this(1, authority(1, 1), pinned("r.test/a:1"));

@@ -69,7 +69,7 @@ impl World {
         match verb {
             Verb::Remove => told.extend(self.wrong_removals(who, batch, &names)),
             Verb::Pull => {
-                told.extend(self.unrecorded(batch.cache.as_ref(), &names));
+                told.extend(self.unrecorded(who, batch.cache.as_ref(), &names));
                 told.extend(self.over_limit(who, batch, &names));
             }
             Verb::Check => {}
@@ -81,6 +81,10 @@ impl World {
             node: batch.node.clone(),
             verb,
             cache: batch.cache.clone(),
+            uid: batch.cache.as_ref().and_then(|key| {
+                let object = self.controllers[who].view.caches.get(key);
+                object.map(|object| object.uid.clone())
+            }),
             host: self.controllers[who].view.charged(batch, &names),
             heard: self.now,
             names: names.into_iter().map(Some).collect(),
@@ -126,7 +130,9 @@ impl World {
         let pulls = || view.live.values().filter(|asked| asked.verb == Verb::Pull);
         let object = batch.cache.as_ref().and_then(|key| view.caches.get(key))?;
         if let Some(NodeShare::Count(most)) = object.spec.max_concurrent_nodes {
-            let mine = pulls().filter(|asked| asked.cache == batch.cache);
+            let uid = Some(&object.uid);
+            let mine =
+                pulls().filter(|asked| asked.cache == batch.cache && asked.uid.as_ref() == uid);
             let nodes: BTreeSet<&NodeName> = mine.map(|asked| &asked.node).collect();
             if !nodes.contains(&batch.node) && nodes.len() >= most.max(1) as usize {
                 let told = format!("{} beside {nodes:?} for {}", batch.node, object.key);
@@ -146,14 +152,20 @@ impl World {
         })
     }
 
-    /// What may come to lie on nodes is written down before.
+    /// What may come to lie on nodes is written down before. A controller whose watch is broken pulls for an object that
+    /// is gone, whose names nobody can look up any more.
     fn unrecorded(
         &self,
+        who: usize,
         key: Option<&CacheKey>,
         names: &[String],
     ) -> Option<(&'static str, String)> {
         let key = key?;
         let object = self.api.cache(&key.to_string())?;
+        let seen = self.controllers[who].view.caches.get(key)?;
+        if seen.uid != object.uid.to_string() {
+            return None;
+        }
         let known: BTreeSet<String> = object
             .ever_applied
             .iter()
@@ -197,6 +209,8 @@ impl World {
         if let Some(lie) = lie {
             self.broken("Ready is true only of what was seen", lie);
         }
+        let writing = &mut self.controllers[who].view.writing;
+        writing.insert(key.clone(), status.clone());
     }
 
     fn false_ready(&self, who: usize, key: &CacheKey, status: &ImageCacheStatus) -> Option<String> {

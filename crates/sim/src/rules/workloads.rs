@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use kubefledged_api_types::ImageCacheStatus;
 use kubefledged_engine::{
     CacheKey, CacheObject, Event as EngineEvent, Source, WatchId, Workload, WorkloadKey,
 };
@@ -77,7 +78,7 @@ impl View {
         }
     }
 
-    pub(super) fn sees_cache(&mut self, object: &CacheObject, _: u64) {
+    pub(super) fn sees_cache(&mut self, object: &CacheObject) {
         let key = &object.key;
         let purged = object.purge.is_some() || object.status.purge.is_some();
         let known = self.workloads.plain.get(key);
@@ -87,6 +88,14 @@ impl View {
         self.workloads.plain.insert(key.clone(), object.clone());
         let known = self.workloads.known.iter();
         self.caches.insert(key.clone(), following(object, known));
+    }
+
+    /// A status of this cache was written.
+    pub(super) fn wrote(&mut self, key: &CacheKey, status: &ImageCacheStatus) {
+        let plain = self.workloads.plain.get_mut(key);
+        for object in plain.into_iter().chain(self.caches.get_mut(key)) {
+            object.status.clone_from(status);
+        }
     }
 
     pub(super) fn misses_cache(&mut self, key: &CacheKey) {

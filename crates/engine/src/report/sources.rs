@@ -138,7 +138,7 @@ impl Engine {
         if first {
             self.enlist(at, now.tick);
         }
-        if before.is_some() || first {
+        if before.is_some() || was_opening {
             self.touch_cache(at);
             self.sweep_names(now.tick);
         }

@@ -617,3 +617,27 @@ fn a_large_cache_records_a_new_name_soon_although_its_progress_is_written_seldom
         assert!(harness.held("n1").contains(&name.as_str()), "{name}");
     }
 }
+
+#[test]
+fn a_gating_cache_holds_a_node_until_the_workloads_are_read_and_their_images_are_there() {
+    let settings = Settings {
+        workloads: WorkloadAccess::enabled("ns", []),
+        ..super::gate::gated()
+    };
+    let mut harness = Harness::with(settings, &[]);
+    let mut spec = all();
+    spec.node_gate = Some(kubefledged_api_types::NodeGate::Required);
+    harness.create(spec);
+    harness.lead();
+    harness.join_with_puller("n1", 5);
+    harness.wait(30);
+    assert!(harness.is_tainted("n1"), "nobody knows what it needs");
+    harness.slow.insert("r.test/web:1".into());
+    harness.deploy("web", &["r.test/web:1"]);
+    harness.sync();
+    harness.wait(5);
+    assert!(harness.is_tainted("n1"));
+    harness.end_slow("r.test/web:1");
+    harness.wait(5);
+    assert!(!harness.is_tainted("n1"));
+}

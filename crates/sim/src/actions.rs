@@ -43,10 +43,7 @@ impl World {
             Action::Delete(cache) => self.delete(cache),
             Action::Refresh(cache, value) => self.ask_refresh(cache, value),
             Action::Purge(cache, value) => self.ask_purge(cache, value),
-            Action::Deploy(workload, images, secret) => self.deploy(workload, &images, secret),
-            Action::Undeploy(workload) => {
-                self.remove_resource(&(SourceKey::Workloads, workload_name(workload)));
-            }
+            Action::Deploy(..) | Action::Undeploy(_) => self.act_on_workloads(&action),
             Action::Touch(cache) => self.change(cache, false, |_| {}),
             Action::Suspend(cache, on) => self.edit(cache, |spec| spec.suspend = on),
             Action::Retain(cache) => self.edit(cache, |spec| {
@@ -124,6 +121,16 @@ impl World {
                 object.last_wish = Wish::Spec;
             }
         });
+    }
+
+    fn act_on_workloads(&mut self, action: &Action) {
+        match action {
+            Action::Deploy(workload, images, secret) => self.deploy(*workload, images, *secret),
+            Action::Undeploy(workload) => {
+                self.remove_resource(&(SourceKey::Workloads, workload_name(*workload)));
+            }
+            _ => {}
+        }
     }
 
     fn deploy(&mut self, workload: usize, images: &[usize], secret: Option<&str>) {

@@ -336,7 +336,7 @@ fn seen(api: &Api, key: &str, object: &Object) -> CacheObject {
     let workloads: Vec<_> = api.workloads().collect();
     let workloads = workloads.iter().map(|(key, workload)| (key, *workload));
     match api::applied(key, &resource, WatchId(0)) {
-        EngineEvent::CacheApplied(object) => following(&object, workloads),
+        EngineEvent::CacheApplied(object) => following(&object, &workloads),
         _ => unreachable!("a cache is told as a cache"),
     }
 }

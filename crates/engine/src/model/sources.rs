@@ -64,6 +64,8 @@ pub struct Sources {
     pub reading: Reading,
     /// Something has changed.
     pub stale: bool,
+    /// The spec is another one, and nothing was decided about it yet.
+    pub renewed: bool,
     /// When the next name has stayed long enough.
     pub next: Option<Timestamp>,
     /// What no Event has told of.
@@ -105,6 +107,7 @@ impl Sources {
             named,
             reading: Reading::Opening,
             stale: true,
+            renewed: true,
             next: None,
             untold,
         })

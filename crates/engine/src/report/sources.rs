@@ -9,6 +9,7 @@ use crate::{
     ids::{CacheIdx, ImageId},
     model::{
         cache::Cache,
+        source::Reading,
         sources::{Named, Sources},
         workloads::Change,
     },
@@ -121,24 +122,35 @@ impl Engine {
         }
         let was_opening = sources.is_opening();
         sources.read(&model.workloads);
-        if sources.is_opening() {
+        let renewed = std::mem::take(&mut sources.renewed);
+        let opened = was_opening && !sources.is_opening();
+        if sources.is_opening() && !renewed {
             return;
         }
-        sources.stale = false;
+        if renewed && !matches!(sources.reading, Reading::Known(_)) {
+            // What an edit drops from the spec may be named by workloads that are not read yet.
+            let applied = &cache.applied;
+            let dropped = applied.names.iter().filter(|(image, _)| {
+                !applied.pending.contains_key(image) && !cache.desired.images.contains(**image)
+            });
+            for (_, name) in dropped {
+                sources.retention.adopt(name, None);
+            }
+        }
+        sources.stale = sources.is_opening();
         let before = sources.resolve(&model.workloads, most, now.wall);
-        let first = was_opening && cache.operation.is_some();
         if let Some(before) = &before {
-            if !was_opening {
+            if !was_opening && !renewed {
                 note(cache, before);
             }
             cache.compile_named(&mut model.names, &model.settings);
             model.match_nodes(at);
         }
         self.apply_named(at, now);
-        if first {
+        if opened {
             self.enlist(at, now.tick);
         }
-        if before.is_some() || was_opening {
+        if before.is_some() || opened {
             self.touch_cache(at);
             self.sweep_names(now.tick);
         }

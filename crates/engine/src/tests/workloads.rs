@@ -641,3 +641,50 @@ fn a_gating_cache_holds_a_node_until_the_workloads_are_read_and_their_images_are
     harness.wait(5);
     assert!(!harness.is_tainted("n1"));
 }
+
+#[test]
+fn a_list_that_becomes_a_source_loses_no_image_before_the_workloads_are_read() {
+    let mut harness = harness(&["n1"]);
+    harness.create(images(&["r.test/web:1", "r.test/old:1"]));
+    harness.lead();
+    harness.wait(5);
+    harness.asked();
+    harness.edit(all());
+    harness.wait(30);
+    let watch = harness.watch_of(&DEPLOYMENTS);
+    let deployed = Box::new(workload(&["r.test/web:1"]));
+    harness.handle(Event::Listing(Source::Watch(watch)));
+    harness.handle(Event::WorkloadApplied(watch, at("ns", "web"), deployed));
+    for (id, _) in harness.watches.clone() {
+        harness.handle(Event::Synced(Source::Watch(id)));
+    }
+    harness.wait(10);
+    assert_eq!(harness.held("n1"), ["r.test/old:1", "r.test/web:1"]);
+    let asked = harness.asked();
+    assert!(
+        !asked
+            .iter()
+            .any(|line| line.starts_with("pull") || line.starts_with("remove")),
+        "{asked:?}"
+    );
+    harness.wait(3700);
+    assert_eq!(harness.held("n1"), ["r.test/web:1"]);
+}
+
+#[test]
+fn an_edit_that_adds_a_kind_keeps_what_the_others_name() {
+    let spec = following(
+        serde_json::json!({"images": ["r.test/web:1"], "imagesFrom": [{"workloads": {"kinds": ["Deployment"]}}]}),
+    );
+    let mut harness = warm(&["n1"], spec);
+    harness.edit(following(
+        serde_json::json!({"imagesFrom": [{"workloads": {"kinds": ["Deployment", "Pod"]}}]}),
+    ));
+    harness.wait(60);
+    let asked = harness.asked();
+    assert!(
+        !asked.iter().any(|line| line.starts_with("remove")),
+        "{asked:?}"
+    );
+    assert_eq!(harness.held("n1"), ["r.test/web:1"]);
+}

@@ -38,7 +38,7 @@ struct Unnamed {
 /// A cache with the images that workloads name in its lists.
 pub fn following<'w>(
     object: &CacheObject,
-    workloads: impl Iterator<Item = (&'w WorkloadKey, &'w Workload)> + Clone,
+    workloads: &(impl Iterator<Item = (&'w WorkloadKey, &'w Workload)> + Clone),
 ) -> CacheObject {
     let mut object = object.clone();
     for list in &mut object.spec.cache_spec {
@@ -87,7 +87,7 @@ impl View {
         }
         self.workloads.plain.insert(key.clone(), object.clone());
         let known = self.workloads.known.iter();
-        self.caches.insert(key.clone(), following(object, known));
+        self.caches.insert(key.clone(), following(object, &known));
     }
 
     /// A status of this cache was written.
@@ -138,7 +138,7 @@ impl View {
             ..
         } = &mut self.workloads;
         for (key, object) in plain.iter() {
-            let new = following(object, known.iter());
+            let new = following(object, &known.iter());
             let (before, after) = (
                 self.caches.get(key).map(names).unwrap_or_default(),
                 names(&new),

@@ -76,65 +76,40 @@ impl Follow {
 
     /// Watches until the kind cannot be read.
     async fn once(&mut self) -> Result<WatchFailure, Closed> {
-        use WorkloadKind::{
-            CronJob, DaemonSet, Deployment, Job, Other, Pod, ReplicaSet, StatefulSet,
-        };
-
         let all = watcher::Config::default();
-        let target = self.target.clone();
-        let kind = match &target {
+        let kind = match self.target.clone() {
+            Watched::Workloads(kind) => kind,
             Watched::Namespaces => {
                 let of = ApiResource::erase::<core::Namespace>(&());
                 return self
                     .watch::<Namespace>(&of, all, &How::Plain, namespace)
                     .await;
             }
-            Watched::Workloads(kind) => kind,
         };
         match kind {
-            Deployment => {
-                let of = ApiResource::erase::<apps::Deployment>(&());
-                self.watch::<Lean<Templated>>(&of, all, &How::Plain, workload)
-                    .await
-            }
-            StatefulSet => {
-                let of = ApiResource::erase::<apps::StatefulSet>(&());
-                self.watch::<Lean<Templated>>(&of, all, &How::Plain, workload)
-                    .await
-            }
-            DaemonSet => {
-                let of = ApiResource::erase::<apps::DaemonSet>(&());
-                self.watch::<Lean<Templated>>(&of, all, &How::Plain, workload)
-                    .await
-            }
-            ReplicaSet => {
-                let of = ApiResource::erase::<apps::ReplicaSet>(&());
-                self.watch::<Lean<Templated>>(&of, all, &How::Scaled, workload)
-                    .await
-            }
-            Job => {
-                let of = ApiResource::erase::<batch::Job>(&());
-                self.watch::<Lean<Templated>>(&of, all, &How::Finishing, workload)
-                    .await
-            }
-            CronJob => {
+            WorkloadKind::Other { group, kind, path } => match self.discover(&group, &kind).await {
+                Ok(of) => {
+                    let how = How::At(path);
+                    self.watch::<DynamicObject>(&of, all, &how, workload).await
+                }
+                Err(failure) => Ok(failure),
+            },
+            WorkloadKind::CronJob => {
                 let of = ApiResource::erase::<batch::CronJob>(&());
                 self.watch::<Lean<Cron>>(&of, all, &How::Plain, workload)
                     .await
             }
-            Pod => {
+            WorkloadKind::Pod => {
                 let of = ApiResource::erase::<core::Pod>(&());
                 let unfinished = all.fields(UNFINISHED);
                 self.watch::<Lean<PodSpec>>(&of, unfinished, &How::Plain, workload)
                     .await
             }
-            Other { group, kind, path } => match self.discover(group, kind).await {
-                Ok(of) => {
-                    let how = How::At(path.clone());
-                    self.watch::<DynamicObject>(&of, all, &how, workload).await
-                }
-                Err(failure) => Ok(failure),
-            },
+            templated => {
+                let (of, how) = templated_kind(&templated);
+                self.watch::<Lean<Templated>>(&of, all, &how, workload)
+                    .await
+            }
         }
     }
 
@@ -225,7 +200,7 @@ impl Follow {
                         return Ok(Some(failure));
                     }
                     // What was told before is still true as far as anybody knows.
-                    (!synced).then(|| Event::WatchFailed(self.id, failure))
+                    (!synced).then_some(Event::WatchFailed(self.id, failure))
                 }
             };
             if let Some(event) = event {
@@ -245,6 +220,17 @@ impl Follow {
         let new: Arc<str> = namespace.into();
         self.namespaces.insert(new.clone());
         new
+    }
+}
+
+/// The resource of one of Kubernetes' own kinds that have their template in `spec.template`, and how it is read.
+fn templated_kind(kind: &WorkloadKind) -> (ApiResource, How) {
+    match kind {
+        WorkloadKind::StatefulSet => (ApiResource::erase::<apps::StatefulSet>(&()), How::Plain),
+        WorkloadKind::DaemonSet => (ApiResource::erase::<apps::DaemonSet>(&()), How::Plain),
+        WorkloadKind::ReplicaSet => (ApiResource::erase::<apps::ReplicaSet>(&()), How::Scaled),
+        WorkloadKind::Job => (ApiResource::erase::<batch::Job>(&()), How::Finishing),
+        _ => (ApiResource::erase::<apps::Deployment>(&()), How::Plain),
     }
 }
 

@@ -91,6 +91,7 @@ async fn gather(
     Ok(Facts {
         node,
         pairs,
+        workloads: Vec::new(),
         steps,
         registries,
         health: health.ok(),

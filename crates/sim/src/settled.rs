@@ -1,6 +1,6 @@
 //! What must hold when the bad day is over and everything has had time to heal.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kubefledged_api_types::{
     ImageCacheStatus,
@@ -174,10 +174,14 @@ impl World {
                 .flat_map(|(.., seen)| wanted(seen, facts))
                 .collect();
             // A node that merely stops matching keeps its images to the kubelet.
+            let previous = active.clone().flat_map(|(_, object, _)| previous(object));
             let listed: BTreeSet<String> = active
+                .clone()
                 .flat_map(|(.., seen)| &seen.spec.cache_spec)
                 .flat_map(|list| list.images.iter().map(|name| normalized(name)))
+                .chain(previous)
                 .collect();
+            told.extend(active.filter_map(|(key, object, seen)| stays_too_long(key, object, seen)));
             told.extend(self.unowned_pins(index, facts, &caches));
             for (key, object, _) in &caches {
                 for name in object.ever_applied.iter().map(|name| normalized(name)) {
@@ -300,6 +304,45 @@ impl World {
         debug_assert!(endpoints.count() <= self.nodes.len());
         told
     }
+}
+
+/// Names that stay because workloads named them.
+fn previous(object: &Object) -> impl Iterator<Item = String> {
+    let applied = object.status.applied_images.iter();
+    let stays = applied.filter(|image| image.since.is_none() && image.retained_since.is_some());
+    stays.map(|image| normalized(&image.name))
+}
+
+/// In the end every `retainFor` is over: what stays is a version of an image that is named, and there are no more of
+/// them than some list says.
+fn stays_too_long(
+    key: &str,
+    object: &Object,
+    seen: &CacheObject,
+) -> Option<(&'static str, String)> {
+    let lists = seen.spec.cache_spec.iter();
+    let named: BTreeSet<String> = lists
+        .clone()
+        .flat_map(|list| {
+            list.images
+                .iter()
+                .map(|name| repository(&normalized(name)).to_owned())
+        })
+        .collect();
+    let most = lists
+        .map(|list| list.keep_previous.unwrap_or(0) as usize)
+        .max();
+    let mut versions: BTreeMap<String, usize> = BTreeMap::new();
+    for name in previous(object) {
+        *versions.entry(repository(&name).to_owned()).or_default() += 1;
+    }
+    let wrong = versions
+        .iter()
+        .find(|(image, count)| !named.contains(*image) || Some(**count) > most);
+    wrong.map(|(image, count)| {
+        let told = format!("{key} keeps {count} versions of {image}");
+        ("only previous versions stay", told)
+    })
 }
 
 /// Do tools wait for it?

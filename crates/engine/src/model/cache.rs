@@ -389,9 +389,10 @@ impl Cache {
     }
 
     /// May images be removed? A deleted object's names were recorded before they were pulled, and a terminating
-    /// namespace may accept no writes.
+    /// namespace may accept no writes. What a cache desires is not known before the workloads are read that it follows.
     pub fn may_remove(&self) -> bool {
-        !self.held() && (self.object.deleting || self.recorded())
+        let known = self.sources.as_ref().is_none_or(Sources::is_known) || !self.desires();
+        known && !self.held() && (self.object.deleting || self.recorded())
     }
 
     /// Replaces the status of a node, and keeps the sums and the operation up to date.

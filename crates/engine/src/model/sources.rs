@@ -141,6 +141,11 @@ impl Sources {
         self.reading == Reading::Opening
     }
 
+    /// Is everything known that its workloads name?
+    pub fn is_known(&self) -> bool {
+        matches!(self.reading, Reading::Known(_))
+    }
+
     /// Reads all workloads anew.
     pub fn fill(&mut self, workloads: &Workloads) {
         for source in &mut self.all {

@@ -9,7 +9,6 @@ use crate::{
     ids::{CacheIdx, ImageId},
     model::{
         cache::Cache,
-        source::Reading,
         sources::{Named, Sources},
         workloads::Change,
     },
@@ -120,14 +119,15 @@ impl Engine {
         if !sources.stale && !over {
             return;
         }
-        let was_opening = sources.is_opening();
+        let (was_opening, was_known) = (sources.is_opening(), sources.is_known());
         sources.read(&model.workloads);
         let renewed = std::mem::take(&mut sources.renewed);
         let opened = was_opening && !sources.is_opening();
         if sources.is_opening() && !renewed {
             return;
         }
-        if renewed && !matches!(sources.reading, Reading::Known(_)) {
+        let learned = !was_known && sources.is_known();
+        if renewed && !sources.is_known() {
             // What an edit drops from the spec may be named by workloads that are not read yet.
             let applied = &cache.applied;
             let dropped = applied.names.iter().filter(|(image, _)| {
@@ -150,7 +150,7 @@ impl Engine {
         if opened {
             self.enlist(at, now.tick);
         }
-        if before.is_some() || opened {
+        if before.is_some() || opened || learned {
             self.touch_cache(at);
             self.sweep_names(now.tick);
         }

@@ -688,3 +688,31 @@ fn an_edit_that_adds_a_kind_keeps_what_the_others_name() {
     );
     assert_eq!(harness.held("n1"), ["r.test/web:1"]);
 }
+
+#[test]
+fn a_removal_that_an_earlier_leader_left_waits_until_the_workloads_are_read() {
+    let spec = following(
+        serde_json::json!({"imagesFrom": [{"workloads": {}}], "keepPrevious": 0, "retainFor": "1m"}),
+    );
+    let mut harness = warm(&["n1"], spec);
+    harness.in_use.insert("r.test/web:1".into());
+    harness.deploy("web", &["r.test/web:2"]);
+    harness.wait(120);
+    assert_eq!(harness.recorded(), ["-r.test/web:1", "r.test/web:2"]);
+    // A roll-back while nobody leads.
+    harness.in_use.clear();
+    harness.handle(Event::Leadership(None));
+    harness.run();
+    harness.handle(Event::Leadership(Some(2)));
+    harness.run();
+    harness.wait(600);
+    assert_eq!(harness.held("n1"), ["r.test/web:1", "r.test/web:2"]);
+    let watch = harness.watch_of(&DEPLOYMENTS);
+    let deployed = Box::new(workload(&["r.test/web:1"]));
+    harness.handle(Event::WorkloadApplied(watch, at("ns", "web"), deployed));
+    for (id, _) in harness.watches.clone() {
+        harness.handle(Event::Synced(Source::Watch(id)));
+    }
+    harness.wait(300);
+    assert!(harness.held("n1").contains(&"r.test/web:1"));
+}

@@ -193,6 +193,7 @@ impl World {
 
     /// Nobody leads here any more.
     pub fn unwatch_workloads(&mut self, who: usize) {
+        self.controllers[who].view.watches(None);
         self.controllers[who].watches[SourceKey::Workloads as usize].number = None;
     }
 }

@@ -14,6 +14,7 @@ mod nodes;
 mod operations;
 mod recorded;
 mod refresh;
+mod sources;
 mod suspend;
 mod truth;
 mod view;

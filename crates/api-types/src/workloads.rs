@@ -32,6 +32,7 @@ pub const MOST_WORKLOAD_IMAGES: usize = 4096;
 pub struct ImageSource {
     /// The images that workloads name, such as Deployments. The list follows the workloads: a new image is pulled
     /// when a workload names it, and a name that no workload names any more goes as keepPrevious and retainFor say.
+    /// Not set: the source is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workloads: Option<WorkloadSource>,
 }

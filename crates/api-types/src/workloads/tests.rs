@@ -131,11 +131,12 @@ fn a_selector_compares_labels_as_a_deployment_does() {
 
 #[test]
 fn containers_are_chosen_by_place_and_name() {
+    use ImagePlace::{Container, InitContainer, Volume};
+
     let chosen = |json: serde_json::Value, place, name| {
         let selection: ContainerSelection = serde_json::from_value(json).unwrap();
         selection.selects(place, name)
     };
-    use ImagePlace::{Container, InitContainer, Volume};
     let none = serde_json::json!({});
     for place in [Container, InitContainer, Volume] {
         assert!(chosen(none.clone(), place, "a"), "{place}");

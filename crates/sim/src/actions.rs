@@ -76,11 +76,7 @@ impl World {
             Action::PullerRestarts(node) => self.puller_ends(node, false),
             Action::PullerReplaced(node) => self.puller_ends(node, true),
             Action::RuntimeRestarts(node, wait) => self.runtime_restarts(node, wait),
-            Action::Collect(node, most) => {
-                let now = self.now;
-                let gone = self.nodes[node].runtime.collect(most, now);
-                self.note(|| format!("collected {gone:?}"));
-            }
+            Action::Collect(node, most) => self.collect(node, most),
             Action::Run(node, name) => self.run_container(node, NAMES[name]),
             Action::Mount(node, name) => self.nodes[node].runtime.mount(NAMES[name]),
             Action::Stop(node) => self.nodes[node].runtime.stop_containers(),
@@ -121,6 +117,12 @@ impl World {
                 object.last_wish = Wish::Spec;
             }
         });
+    }
+
+    fn collect(&mut self, node: usize, most: usize) {
+        let now = self.now;
+        let gone = self.nodes[node].runtime.collect(most, now);
+        self.note(|| format!("collected {gone:?}"));
     }
 
     fn act_on_workloads(&mut self, action: &Action) {

@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package plugin krew sbom test-dashboard lint-ui test-ui test-install test-runtimes test-faults test-abuse test-gate test-peers bench-real-gate bench-peers sim sim-mutations fuzz soak \
+.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package plugin krew sbom test-dashboard lint-ui test-ui test-install test-runtimes test-faults test-abuse test-gate test-peers test-workloads bench-workloads bench-real-gate bench-peers sim sim-mutations fuzz soak \
 	bench-engine bench-peers-model bench-queue bench-guard bench-real bench-real-big bench-real-install bench-fleet bench-inside \
 	deploy-using-yaml remove-kubefledged update down test-vectors test-status
 
@@ -165,6 +165,11 @@ bench-peers: images ## Measure layers from other nodes with limited links, in a 
 	export CLUSTER_NAME=peers; trap '$(CLUSTER) down' EXIT; \
 	$(CLUSTER) down; $(CLUSTER) up 9 --runtime containerd2; hack/install; hack/bench-peers
 
+test-workloads: images ## Test images from workloads on three nodes, in a cluster of its own
+	export CLUSTER_NAME=workloads; trap '$(CLUSTER) down' EXIT; \
+	$(CLUSTER) down; $(CLUSTER) up 3; hack/install --values crates/e2e/testdata/workload-values.yaml; \
+	$(CARGO) test --locked --no-fail-fast --target $(TARGET) --package kubefledged-e2e --test workloads -- --test-threads=1 --include-ignored --nocapture
+
 bench-real-gate: images ## Measure what the node gate adds to the pulls of a new node beside crictl, in a cluster of its own
 	export CLUSTER_NAME=gate; trap '$(CLUSTER) down' EXIT; \
 	$(CLUSTER) down; $(CLUSTER) up; hack/install; \
@@ -212,6 +217,9 @@ bench-real-install: ## Measure the time of helm install, likewise
 
 bench-fleet: ## Run all scenarios with simulated nodes (NODES=5000); bench-cold, bench-join, ... run one each
 	hack/bench-fleet $(FLEET) --nodes $(NODES)
+
+bench-workloads: ## Measure what 10,000 Deployments and 100,000 Pods cost that ImageCaches follow: docs/performance.md
+	hack/bench-fleet workloads --nodes 20
 
 .PHONY: $(addprefix bench-,$(FLEET))
 $(addprefix bench-,$(FLEET)): bench-%:

@@ -60,6 +60,8 @@ pub enum Ready {
     TooFewNodes,
     /// The stored spec cannot be used.
     CacheSpecValidationFailed,
+    /// The workloads that name images were never read.
+    SourceUnavailable,
     /// No eligible node has been checked yet.
     NotYetChecked,
     /// A new leader has not checked all nodes yet, and the object has no earlier Ready condition.
@@ -114,6 +116,10 @@ pub enum Degraded {
     RefreshFailed,
     /// No node has ever matched some list of the spec.
     NoNodeMatches,
+    /// Workloads that name images cannot be read: their kind does not exist, or reading it is not allowed.
+    SourceUnavailable,
+    /// Workloads name more images than an object may have.
+    TooManyImages,
     /// There is no problem.
     None,
 }
@@ -154,7 +160,7 @@ impl Stalled {
 
 impl Ready {
     /// All reasons.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::AllImagesPresent,
         Self::EnoughNodesReady,
         Self::NoEligibleNodes,
@@ -163,6 +169,7 @@ impl Ready {
         Self::NoNodeMatches,
         Self::TooFewNodes,
         Self::CacheSpecValidationFailed,
+        Self::SourceUnavailable,
         Self::NotYetChecked,
         Self::Unknown,
     ];
@@ -175,7 +182,8 @@ impl Ready {
             | Self::NodesNotEligible
             | Self::NoNodeMatches
             | Self::TooFewNodes
-            | Self::CacheSpecValidationFailed => "False",
+            | Self::CacheSpecValidationFailed
+            | Self::SourceUnavailable => "False",
             Self::NotYetChecked | Self::Unknown => "Unknown",
         }
     }
@@ -191,6 +199,7 @@ impl Ready {
             Self::NoNodeMatches => "NoNodeMatches",
             Self::TooFewNodes => "TooFewNodes",
             Self::CacheSpecValidationFailed => "CacheSpecValidationFailed",
+            Self::SourceUnavailable => "SourceUnavailable",
             Self::NotYetChecked => "NotYetChecked",
             Self::Unknown => "Unknown",
         }
@@ -237,7 +246,7 @@ impl Progressing {
 
 impl Degraded {
     /// All reasons.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::StatusTooLarge,
         Self::PullFailed,
         Self::RemovalFailed,
@@ -249,6 +258,8 @@ impl Degraded {
         Self::DiskPressure,
         Self::RefreshFailed,
         Self::NoNodeMatches,
+        Self::SourceUnavailable,
+        Self::TooManyImages,
         Self::None,
     ];
 
@@ -275,6 +286,8 @@ impl Degraded {
             Self::DiskPressure => "DiskPressure",
             Self::RefreshFailed => "RefreshFailed",
             Self::NoNodeMatches => "NoNodeMatches",
+            Self::SourceUnavailable => "SourceUnavailable",
+            Self::TooManyImages => "TooManyImages",
             Self::None => "None",
         }
     }

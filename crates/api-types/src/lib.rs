@@ -18,6 +18,7 @@ pub mod spec;
 pub mod status;
 pub mod time;
 pub mod validation;
+pub mod workloads;
 
 pub use affinity::{
     NodeAffinity, NodeSelector, NodeSelectorOperator, NodeSelectorRequirement, NodeSelectorTerm,
@@ -32,3 +33,4 @@ pub use spec::{
 };
 pub use status::{AppliedImage, Failure, ImageCacheStatus, PurgeStatus};
 pub use time::{Tick, Timestamp};
+pub use workloads::{ImageSource, LabelSelector, WorkloadAccess, WorkloadKind, WorkloadSource};

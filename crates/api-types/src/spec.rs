@@ -6,7 +6,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{GoDuration, ImageCacheStatus, NodeAffinity, NodeShare, duration};
+use crate::{GoDuration, ImageCacheStatus, ImageSource, NodeAffinity, NodeShare, duration};
 
 /// Desired images, the nodes they are for, and how they are kept there.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -117,9 +117,24 @@ pub struct ImageCacheSpec {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CacheSpecEntry {
-    /// Image references, written as in a pod's spec.
+    /// Image references, written as in a pod's spec. Not set: only those of imagesFrom.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4096), inner(length(max = 1024)))]
     pub images: Vec<String>,
+    /// Where more image references come from: the workloads of the cluster. Not set: only `images` counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub images_from: Vec<ImageSource>,
+    /// With imagesFrom: number of previous versions of an image, from 0 to 10, that stay on the nodes while a
+    /// workload names a newer version of it. Versions of an image have the same name without tag and digest. They
+    /// are not pulled to nodes that lack them. Not set: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10))]
+    pub keep_previous: Option<u32>,
+    /// With imagesFrom: how long an image stays on the nodes after the last workload stopped naming it, as a Go
+    /// duration of at most 720h. Not set: 1h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retain_for: Option<GoDuration>,
     /// Labels that a node must have. Not set: every node matches.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,

@@ -104,6 +104,9 @@ pub struct ImageCacheStatus {
     /// once and is scaled to zero is not among them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lists_without_nodes: Vec<u32>,
+    /// The workloads that name images, one entry for each source in the order of the spec. Only with imagesFrom.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<SourceStatus>,
     /// Image names that this object may have put on nodes. The controller adds a name before its
     /// first pull, and drops it when every reachable node has confirmed its removal.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -187,6 +190,27 @@ pub struct PurgeStatus {
     pub completion_time: Option<Timestamp>,
 }
 
+/// What one source of images was last read as.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub struct SourceStatus {
+    /// Index of the list in `spec.cacheSpec`.
+    pub list: u32,
+    /// Index of the source in `imagesFrom` of that list.
+    pub source: u32,
+    /// Number of workloads that the source selects. It is written with other changes, at the latest after a check
+    /// interval.
+    pub workloads: i64,
+    /// Number of images that they name.
+    pub images: i64,
+    /// Time since which all kinds of the source are read. Not set while one of them is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    /// Why a kind of the source cannot be read. Not set: all are read.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub error: String,
+}
+
 /// An image name that this object may have put on nodes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
 pub struct AppliedImage {
@@ -195,4 +219,12 @@ pub struct AppliedImage {
     /// Time since which the spec no longer desires the image. Not set while it is desired.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
+    /// Time since which no workload names the image, while it stays because of keepPrevious or retainFor. Not set:
+    /// it is named, or to be removed.
+    #[serde(
+        rename = "retainedSince",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub retained_since: Option<Timestamp>,
 }

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kubefledged_image::ImageRef;
 
-use crate::{ImageCacheSpec, NodeShare, names::refusal, node_gate::TIMEOUTS};
+use crate::{
+    CacheSpecEntry, ImageCacheSpec, NodeShare, names::refusal, node_gate::TIMEOUTS, workloads,
+};
 
 /// One broken rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,7 +52,8 @@ pub fn violations(spec: &ImageCacheSpec) -> Vec<Violation> {
         });
     }
     for (at, list) in spec.cache_spec.iter().enumerate() {
-        of_list(at, &list.images, &mut found);
+        of_list(at, list, &mut found);
+        workloads::of_list(at, list, &mut found);
     }
     if let Some(NodeShare::Count(0) | NodeShare::Percent(0)) = spec.max_concurrent_nodes {
         found.push(Violation {
@@ -82,9 +85,10 @@ pub fn violations(spec: &ImageCacheSpec) -> Vec<Violation> {
 }
 
 /// Adds the broken rules of one list.
-fn of_list(at: usize, images: &[String], found: &mut Vec<Violation>) {
+fn of_list(at: usize, list: &CacheSpecEntry, found: &mut Vec<Violation>) {
     let field = format!("spec.cacheSpec[{at}].images");
-    if images.is_empty() {
+    let images = &list.images;
+    if images.is_empty() && list.images_from.is_empty() {
         found.push(Violation {
             field: field.clone(),
             message: refusal::NO_IMAGES.to_owned(),
@@ -110,8 +114,13 @@ fn of_list(at: usize, images: &[String], found: &mut Vec<Violation>) {
 /// Returns the rules that `new` breaks and `old` did not, so that a stored object with mistakes can
 /// still be edited. A mistake that only moved to another place is not new.
 pub fn new_violations(old: &ImageCacheSpec, new: &ImageCacheSpec) -> Vec<Violation> {
+    added(violations(old), violations(new))
+}
+
+/// Returns the broken rules of an edited object that the object did not break before.
+pub fn added(old: Vec<Violation>, new: Vec<Violation>) -> Vec<Violation> {
     let mut before: BTreeMap<String, usize> = BTreeMap::new();
-    for violation in violations(old) {
+    for violation in old {
         *before.entry(violation.message).or_default() += 1;
     }
     let is_new = |violation: &Violation| match before.get_mut(&violation.message) {
@@ -121,7 +130,7 @@ pub fn new_violations(old: &ImageCacheSpec, new: &ImageCacheSpec) -> Vec<Violati
         }
         _ => true,
     };
-    let mut found = violations(new);
+    let mut found = new;
     found.retain(is_new);
     found
 }

@@ -44,6 +44,11 @@ impl Cluster {
         Ok(Self { client })
     }
 
+    /// The client, for objects that only one scenario has.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
     /// The controller's namespace.
     pub async fn prepare(&self) -> anyhow::Result<()> {
         let namespaces: Api<Namespace> = Api::all(self.client.clone());

@@ -3,6 +3,7 @@
 
 mod gate;
 mod troubles;
+mod workloads;
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -48,6 +49,8 @@ pub enum Scenario {
     Caches,
     /// Every node's status.images is rewritten every 10 s while the wave runs
     Rewrites,
+    /// 10,000 Deployments and 100,000 Pods whose images two caches follow
+    Workloads,
     /// Cold fleets of 500, 1,000, 2,000, 5,000 and 15,000 nodes
     Growth,
     /// --minutes of churn: caches, nodes, pullers and status.images change all the time
@@ -94,6 +97,7 @@ impl World {
         }
         self.resize(nodes).await?;
         self.set_flags(&gate::FLAGS, scenario == Scenario::Gate);
+        self.set_flags(&workloads::FLAGS, scenario == Scenario::Workloads);
         self.restart().await?;
         match scenario {
             Scenario::Cold => self.cold_and_after(images).await,
@@ -106,6 +110,11 @@ impl World {
             Scenario::Limited => Ok(vec![self.limited(images).await?]),
             Scenario::Caches => Ok(vec![self.many_caches().await?]),
             Scenario::Rewrites => Ok(vec![self.rewrites(images).await?]),
+            Scenario::Workloads => {
+                let rows = self.workloads().await?;
+                self.clear_workloads().await?;
+                Ok(rows)
+            }
             Scenario::Growth | Scenario::Soak => Ok(Vec::new()),
         }
     }

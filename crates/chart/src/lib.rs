@@ -158,6 +158,11 @@ pub fn everything() -> Value {
         },
         "flowControl": {"enabled": true},
         "nodeGate": {"condition": {"enabled": true}, "taint": {"enabled": true}},
+        "workloads": {
+            "enabled": true,
+            "clusterScopeNamespaces": ["platform"],
+            "extraRules": [{"apiGroups": ["argoproj.io"], "resources": ["rollouts"], "verbs": ["list", "watch"]}],
+        },
         "extraObjects": [
             {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-extra"}},
         ],

@@ -29,6 +29,7 @@ fn needed(path: &str) -> Value {
         ("metrics.dash", "metrics.dashboard.enabled", on.clone()),
         ("networkPolicy.", "networkPolicy.enabled", on.clone()),
         ("flowControl.", "flowControl.enabled", on.clone()),
+        ("workloads.", "workloads.enabled", on.clone()),
         ("nodeGate.", "nodeGate.taint.enabled", on),
     ];
     let found = all
@@ -72,7 +73,9 @@ fn other(path: &str, now: &Value) -> Value {
         ("listenPort", _) => json!(10999),
         ("interval" | "scrapeTimeout", _) => json!("7s"),
         ("imagePullSecrets", _) => json!([{"name": "other"}]),
-        ("secretNamespaces" | "protectedImages" | "extraArgs", _) => json!(["other"]),
+        ("secretNamespaces" | "protectedImages" | "extraArgs" | "clusterScopeNamespaces", _) => {
+            json!(["other"])
+        }
         ("extraObjects", _) => json!(["kind: Other"]),
         (_, Value::Bool(now)) => json!(!now),
         (_, Value::Number(now)) => json!(now.as_i64().unwrap() + 1),

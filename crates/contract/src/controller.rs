@@ -377,6 +377,7 @@ mod tests {
                     namespace: "ns".into(),
                     secrets: Arc::new([]),
                     service_account: None,
+                    of_pods: false,
                 },
             },
         }

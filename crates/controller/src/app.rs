@@ -36,6 +36,7 @@ use crate::{
         nodes::{LeanNode, Nodes},
         placement::{LeanDaemonSet, Placements},
         pullers::LeanSlice,
+        workloads::Wanted,
     },
     lease::{self, Candidate, Followers, Term},
     metrics::Metrics,
@@ -157,13 +158,9 @@ impl Bound {
             namespace: args.namespace.as_str().into(),
         };
         serve_debug(&mut tasks, self.debug, shown, shutdown.clone()).await?;
-        let effects = Effects {
-            pullers,
-            objects: Objects::new(client, args.pod_name.clone()),
-            events,
-            standing,
-            acts,
-        };
+        let objects = Objects::new(client.clone(), args.pod_name.clone());
+        let acting = (events, standing, acts);
+        let effects = effects(&mut tasks, client, (pullers, objects), acting);
         let engine = Engine::new(args.settings());
         let ends = shutdown.clone();
         let drive = driver::run(engine, engine_inbox, questions, effects, metrics, ends);
@@ -172,6 +169,30 @@ impl Bound {
         ended(&mut tasks, &shutdown).await?;
         // The Lease is given back before the process ends: the next one takes over at once.
         releasing.await.context("the Lease could not be released")
+    }
+}
+
+/// Returns what carries out commands, and starts the watches of workloads that it controls.
+fn effects(
+    tasks: &mut JoinSet<&'static str>,
+    client: Client,
+    (pullers, objects): (Pullers, Objects),
+    (events, standing, acts): (
+        mpsc::Sender<Event>,
+        watch::Receiver<Option<Term>>,
+        TaskTracker,
+    ),
+) -> Effects {
+    let (watches, wanted) = watch::channel(Wanted::new());
+    let reads = inputs::workloads::run(client, wanted, standing.clone(), events.clone());
+    spawn(tasks, reads, "workloads");
+    Effects {
+        pullers,
+        objects,
+        events,
+        standing,
+        acts,
+        watches,
     }
 }
 

@@ -13,6 +13,7 @@ use crate::certificates::{self, Mode};
 mod node_gate;
 mod peers;
 mod registries;
+mod workloads;
 
 pub use peers::PeerArgs;
 pub use registries::PullsByHost;
@@ -178,6 +179,10 @@ pub struct RunArgs {
     #[arg(long, default_value_t = 100_000, help_heading = "Limits", value_parser = value_parser!(u32).range(1..=10_000_000))]
     pub max_images_per_namespace: u32,
 
+    /// Flags about workloads that name images.
+    #[command(flatten)]
+    pub workloads: workloads::WorkloadArgs,
+
     /// Port of /livez, /readyz and /metrics (plain HTTP)
     #[arg(long, default_value_t = 8080, help_heading = "Probes and metrics")]
     pub http_port: u16,
@@ -331,6 +336,7 @@ impl RunArgs {
                 timeout: self.node_gate_timeout.0,
             },
             peers: self.peers.settings(self.max_connections),
+            workloads: self.workloads.access(&self.namespace),
             ..Settings::default()
         }
     }

@@ -20,9 +20,9 @@ use kubefledged_proto::{
         ExplainPlanRequest, ExplainPlanResponse, GetCacheRequest, GetCacheResponse, GetNodeRequest,
         GetNodeResponse, ListBatchesRequest, ListBatchesResponse, ListCachesRequest,
         ListCachesResponse, ListNodesRequest, ListNodesResponse, ListRegistriesRequest,
-        ListRegistriesResponse, PlanSpecRequest, PlanSpecResponse, StreamCacheNodesRequest,
-        StreamCacheNodesResponse, StreamMatrixRequest, StreamMatrixResponse, WatchProgressRequest,
-        WatchProgressResponse,
+        ListRegistriesResponse, ListWorkloadsRequest, ListWorkloadsResponse, PlanSpecRequest,
+        PlanSpecResponse, StreamCacheNodesRequest, StreamCacheNodesResponse, StreamMatrixRequest,
+        StreamMatrixResponse, WatchProgressRequest, WatchProgressResponse,
         controller_debug_service_server::{ControllerDebugService, ControllerDebugServiceServer},
     },
 };
@@ -310,6 +310,21 @@ impl ControllerDebugService for Debug {
             registries: page.rows.iter().map(rows::registry).collect(),
             next_page_token: page.next.map_or_else(String::new, |host| host.to_string()),
         }))
+    }
+
+    async fn list_workloads(
+        &self,
+        request: Request<ListWorkloadsRequest>,
+    ) -> Answered<ListWorkloadsResponse> {
+        let request = request.into_inner();
+        let (key, image) = (key(&request.namespace, &request.name), request.image);
+        let asked = key.clone();
+        let found = self.look(move |engine, _| {
+            let image = Some(&*image).filter(|image| !image.is_empty());
+            engine.view_workloads(&asked, image)
+        });
+        let found = found.await?.ok_or_else(|| no_cache(&key))?;
+        Ok(Response::new(rows::workloads(found)))
     }
 
     async fn explain_plan(

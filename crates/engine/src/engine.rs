@@ -7,7 +7,7 @@ use crate::{
         self,
         context::{NodeContext, NodeView},
     },
-    vocabulary::{BatchEnd, Command, Event, Now, Tick},
+    vocabulary::{BatchEnd, Command, Event, Now, Source, Tick},
 };
 
 /// Most rounds of one [`Engine::poll`]. What a cache decides changes its nodes, and what a node shows may end an
@@ -25,6 +25,15 @@ impl Engine {
             Event::NodeDeleted(name) => self.node_deleted(&name),
             Event::PullerChanged(name, puller) => self.puller_changed(now, name, puller),
             Event::PullersPlaced(placement) => self.pullers_placed(placement.as_deref()),
+            Event::WorkloadApplied(id, key, workload) => {
+                self.workload_applied(id, key, *workload);
+            }
+            Event::WorkloadDeleted(id, key) => self.workload_deleted(id, &key),
+            Event::NamespaceApplied(id, name, labels) => self.namespace_applied(id, name, labels),
+            Event::NamespaceDeleted(id, name) => self.namespace_deleted(id, &name),
+            Event::WatchFailed(id, failure) => self.watch_failed(id, failure),
+            Event::Listing(Source::Watch(id)) => self.watch_listing(id),
+            Event::Synced(Source::Watch(id)) => self.watch_synced(now, id),
             Event::Listing(source) => self.listing(source),
             Event::Synced(source) => self.synced(source),
             Event::Leadership(term) => {
@@ -35,7 +44,7 @@ impl Engine {
             Event::Transfers(batch, transfers) => self.transfers(now, batch, &transfers),
             Event::Checked(batch, report) => self.checked(now.tick, batch, report),
             Event::BatchEnded(batch, end) => self.batch_ended(now, batch, end),
-            Event::SecretsRead(key, problems) => self.secrets_read(&key, problems),
+            Event::SecretsRead(key, scope, problems) => self.secrets_read(&key, scope, problems),
             Event::StatusWritten(key, result) => self.status_written(now, &key, result),
             Event::AnnotationCleared(key, result) => self.annotation_cleared(now, &key, result),
             Event::NodeWritten(name, result) => self.node_written(now, &name, result),
@@ -74,6 +83,7 @@ impl Engine {
                 break;
             }
         }
+        self.update_watches();
         out.append(&mut self.agenda.outbox);
     }
 
@@ -125,6 +135,7 @@ impl Engine {
     fn begin_term(&mut self, now: Now) {
         self.reset(now);
         self.model.refused.clear();
+        self.model.workloads.reset();
         let mut caches: Vec<_> = self.model.caches.take().collect();
         // What has images on nodes keeps its room in the quota of its namespace.
         caches.sort_by_key(|cache| cache.object.status.applied_images.is_empty());

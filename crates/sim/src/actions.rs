@@ -3,8 +3,9 @@
 use kubefledged_api_types::{
     DeletionPolicy, ImageCacheSpec, PullSecretReference,
     names::{EXCLUDE_LABEL, status},
+    workloads::ImagePlace,
 };
-use kubefledged_engine::NodeFacts;
+use kubefledged_engine::{NodeFacts, Workload, WorkloadImage, WorkloadKey};
 
 use crate::{
     api::{Key, Object, Resource, Wish},
@@ -13,13 +14,19 @@ use crate::{
     node::Node,
     registry::{NAMES, PAUSE, normalized},
     runtime::{Flavor, Runtime},
-    script::{Action, CACHES, SourceKey, Trouble, ZONES},
+    script::{Action, CACHES, SourceKey, Trouble, WORKLOADS, ZONES},
     world::{Event, World},
 };
 
 /// A cache's name in the API server.
 pub fn cache_name(cache: usize) -> String {
     let (namespace, name) = CACHES[cache];
+    format!("{namespace}/{name}")
+}
+
+/// A workload's name in the API server.
+fn workload_name(workload: usize) -> String {
+    let (namespace, name) = WORKLOADS[workload];
     format!("{namespace}/{name}")
 }
 
@@ -36,6 +43,7 @@ impl World {
             Action::Delete(cache) => self.delete(cache),
             Action::Refresh(cache, value) => self.ask_refresh(cache, value),
             Action::Purge(cache, value) => self.ask_purge(cache, value),
+            Action::Deploy(..) | Action::Undeploy(_) => self.act_on_workloads(&action),
             Action::Touch(cache) => self.change(cache, false, |_| {}),
             Action::Suspend(cache, on) => self.edit(cache, |spec| spec.suspend = on),
             Action::Retain(cache) => self.edit(cache, |spec| {
@@ -68,11 +76,7 @@ impl World {
             Action::PullerRestarts(node) => self.puller_ends(node, false),
             Action::PullerReplaced(node) => self.puller_ends(node, true),
             Action::RuntimeRestarts(node, wait) => self.runtime_restarts(node, wait),
-            Action::Collect(node, most) => {
-                let now = self.now;
-                let gone = self.nodes[node].runtime.collect(most, now);
-                self.note(|| format!("collected {gone:?}"));
-            }
+            Action::Collect(node, most) => self.collect(node, most),
             Action::Run(node, name) => self.run_container(node, NAMES[name]),
             Action::Mount(node, name) => self.nodes[node].runtime.mount(NAMES[name]),
             Action::Stop(node) => self.nodes[node].runtime.stop_containers(),
@@ -113,6 +117,38 @@ impl World {
                 object.last_wish = Wish::Spec;
             }
         });
+    }
+
+    fn collect(&mut self, node: usize, most: usize) {
+        let now = self.now;
+        let gone = self.nodes[node].runtime.collect(most, now);
+        self.note(|| format!("collected {gone:?}"));
+    }
+
+    fn act_on_workloads(&mut self, action: &Action) {
+        match action {
+            Action::Deploy(workload, images, secret) => self.deploy(*workload, images, *secret),
+            Action::Undeploy(workload) => {
+                self.remove_resource(&(SourceKey::Workloads, workload_name(*workload)));
+            }
+            _ => {}
+        }
+    }
+
+    fn deploy(&mut self, workload: usize, images: &[usize], secret: Option<&str>) {
+        let image = |name: &usize| WorkloadImage {
+            container: "app".into(),
+            place: ImagePlace::Container,
+            reference: NAMES[*name].into(),
+        };
+        let deployed = Workload {
+            images: images.iter().map(image).collect(),
+            secrets: secret.iter().map(ToString::to_string).collect(),
+            service_account: Some("default".into()),
+            ..Workload::default()
+        };
+        let key = (SourceKey::Workloads, workload_name(workload));
+        self.put(key, Resource::Workload(deployed));
     }
 
     fn delete(&mut self, cache: usize) {
@@ -308,7 +344,7 @@ impl World {
         match trouble {
             Trouble::WatchBroken(who, source) => self.break_watch(who, source),
             Trouble::ApiUnreachable(who) => {
-                for source in SourceKey::ALL {
+                for source in SourceKey::ALL.into_iter().chain([SourceKey::Workloads]) {
                     self.break_watch(who, source);
                 }
             }
@@ -354,6 +390,7 @@ impl World {
             self.nodes[node].runtime.mounts.clear();
         }
         self.mend_watches();
+        self.workloads_calm_down();
         for cache in 0..CACHES.len() {
             self.edit(cache, |spec| {
                 spec.suspend = false;
@@ -367,6 +404,20 @@ impl World {
                     spec.image_pull_secrets.push(right);
                 }
             });
+        }
+    }
+
+    /// Every workload gets the right password.
+    fn workloads_calm_down(&mut self) {
+        let all: Vec<(WorkloadKey, Workload)> = self
+            .api
+            .workloads()
+            .map(|(key, workload)| (key, workload.clone()))
+            .collect();
+        for (key, mut workload) in all {
+            workload.secrets = ["right".to_owned()].into();
+            let key = (SourceKey::Workloads, key.to_string());
+            self.put(key, Resource::Workload(workload));
         }
     }
 }

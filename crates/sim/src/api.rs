@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kubefledged_api_types::{ImageCacheSpec, ImageCacheStatus};
-use kubefledged_engine::{CacheKey, CacheObject, Event, NodeFacts, NodeName, Puller};
+use kubefledged_engine::{
+    CacheKey, CacheObject, Event, NodeFacts, NodeName, Puller, WatchId, Workload, WorkloadKey,
+};
 
 use crate::script::SourceKey;
 
@@ -58,6 +60,8 @@ pub enum Resource {
     Node(NodeFacts),
     /// The ready puller of a node.
     Puller(Puller),
+    /// A Deployment.
+    Workload(Workload),
 }
 
 /// What became of a resource; nothing: it is gone.
@@ -134,6 +138,15 @@ impl Api {
         }
     }
 
+    /// All workloads.
+    pub fn workloads(&self) -> impl Iterator<Item = (WorkloadKey, &Workload)> {
+        let all = self.now.iter();
+        all.filter_map(|((_, key), resource)| match resource {
+            Resource::Workload(workload) => Some((workload_key(key), workload)),
+            _ => None,
+        })
+    }
+
     /// All `ImageCaches`.
     pub fn caches(&self) -> impl Iterator<Item = (&String, &Object)> {
         self.now
@@ -145,10 +158,13 @@ impl Api {
     }
 }
 
-/// A resource as the controller's inputs tell it.
-pub fn applied(key: &str, resource: &Resource) -> Event {
+/// A resource as the controller's inputs tell it. `watch`: the number of the watch of workloads.
+pub fn applied(key: &str, resource: &Resource, watch: WatchId) -> Event {
     match resource {
         Resource::Cache(object) => Event::CacheApplied(Box::new(seen(key, object))),
+        Resource::Workload(workload) => {
+            Event::WorkloadApplied(watch, workload_key(key), Box::new(workload.clone()))
+        }
         Resource::Node(facts) => Event::NodeApplied(NodeName(key.into()), facts.clone()),
         Resource::Puller(puller) => {
             Event::PullerChanged(NodeName(key.into()), Some(puller.clone()))
@@ -157,8 +173,9 @@ pub fn applied(key: &str, resource: &Resource) -> Event {
 }
 
 /// Its end as the controller's inputs tell it.
-pub fn deleted((source, key): &Key) -> Event {
+pub fn deleted((source, key): &Key, watch: WatchId) -> Event {
     match source {
+        SourceKey::Workloads => Event::WorkloadDeleted(watch, workload_key(key)),
         SourceKey::Caches => Event::CacheDeleted(cache_key(key)),
         SourceKey::Nodes => Event::NodeDeleted(NodeName(key.as_str().into())),
         SourceKey::Pullers => Event::PullerChanged(NodeName(key.as_str().into()), None),
@@ -181,6 +198,12 @@ pub fn cache_key(key: &str) -> CacheKey {
         namespace: namespace.into(),
         name: name.into(),
     }
+}
+
+/// `namespace/name`
+pub fn workload_key(key: &str) -> WorkloadKey {
+    let CacheKey { namespace, name } = cache_key(key);
+    WorkloadKey { namespace, name }
 }
 
 fn seen(key: &str, object: &Object) -> CacheObject {

@@ -7,6 +7,7 @@ mod writes;
 use std::{collections::BTreeMap, time::Duration};
 
 use kubefledged_api_types::Timestamp;
+use kubefledged_api_types::WorkloadAccess;
 use kubefledged_contract::terms::{Claims, Rises};
 use kubefledged_engine::{Command, Engine, Event as EngineEvent, Now, Settings, Tick};
 
@@ -52,7 +53,7 @@ pub struct Controller {
     pub heard: BTreeMap<usize, u64>,
     /// Checks that are asked in pieces.
     pub checks: Checks,
-    watches: [Watch; 3],
+    watches: [Watch; 4],
     wake: Option<u64>,
 }
 
@@ -88,6 +89,7 @@ impl World {
             seed: self.script.seed,
             max_registry_pulls: self.script.registry_pulls,
             gate: self.gate_settings(),
+            workloads: WorkloadAccess::enabled("ns", []),
             ..Settings::default()
         };
         self.controllers[who] = Controller {
@@ -165,6 +167,9 @@ impl World {
     pub fn engine_told(&mut self, who: usize, event: EngineEvent) {
         self.note(|| format!("c{who} <- {}", brief(&event)));
         self.heard(who, &event);
+        if matches!(event, EngineEvent::Leadership(None)) {
+            self.unwatch_workloads(who);
+        }
         let now = self.controllers[who].now(self.now);
         if let Some(engine) = &mut self.controllers[who].engine {
             engine.handle(now, event);
@@ -254,6 +259,7 @@ impl World {
                 self.check_condition(who, &node, condition.reason);
                 self.write(who, Write::Condition(node, uid, condition));
             }
+            Command::Watch(all) => self.watch_workloads(who, &all),
             Command::SetFinalizer { key, uid, present } => {
                 self.write(who, Write::Finalizer(key, uid, present));
             }

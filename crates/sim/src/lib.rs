@@ -18,7 +18,7 @@ mod settled;
 pub mod shrink;
 mod world;
 
-pub use script::{Action, Script, Step, Trouble};
+pub use script::{Action, Parts, Script, Step, Trouble};
 pub use world::{Failure, Report, World};
 
 /// One day, twice. What differs between the two is a failure as well.

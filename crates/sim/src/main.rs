@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::Parser;
-use kubefledged_sim::{Script, World, run, shrink::shrink};
+use kubefledged_sim::{Parts, Script, World, run, shrink::shrink};
 
 /// Simulates bad days, and ends with an error at the first one on which a rule is broken.
 #[derive(Debug, Parser)]
@@ -28,9 +28,12 @@ struct Args {
     /// Days at the same time; 0: one for each processor.
     #[arg(long, default_value_t = 0)]
     jobs: usize,
-    /// Let no fleet share layers. The traces of such days do not change with what peers do.
-    #[arg(long, conflicts_with = "seed")]
-    no_peers: bool,
+    /// The same days without layers from other nodes.
+    #[arg(long)]
+    without_peers: bool,
+    /// The same days without workloads.
+    #[arg(long)]
+    without_workloads: bool,
     /// Go on after a failure and list all of them.
     #[arg(long)]
     keep_going: bool,
@@ -39,13 +42,20 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     match args.seed {
-        Some(seed) => replay(seed, args.trace),
+        Some(seed) => replay(script(&args, seed), args.trace),
         None => many(&args),
     }
 }
 
-fn replay(seed: u64, trace: bool) -> ExitCode {
-    let script = Script::generate(seed);
+fn script(args: &Args, seed: u64) -> Script {
+    let parts = Parts {
+        peers: !args.without_peers,
+        workloads: !args.without_workloads,
+    };
+    Script::with(seed, parts)
+}
+
+fn replay(script: Script, trace: bool) -> ExitCode {
     println!("{script}");
     if trace {
         World::new(script.clone(), true).run();
@@ -84,11 +94,7 @@ fn many(args: &Args) -> ExitCode {
                     if seed >= end || stop {
                         return;
                     }
-                    let report = run(&if args.no_peers {
-                        Script::without_peers(seed)
-                    } else {
-                        Script::generate(seed)
-                    });
+                    let report = run(&script(args, seed));
                     events.fetch_add(report.events, Ordering::Relaxed);
                     // Their sum: the same in whichever order days end.
                     traces.fetch_add(report.hash, Ordering::Relaxed);

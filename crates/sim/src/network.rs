@@ -298,7 +298,7 @@ impl World {
         }
         if let Some(cache) = &batch.cache {
             let useless = SecretProblems { missing, unusable };
-            let event = EngineEvent::SecretsRead(cache.clone(), useless);
+            let event = EngineEvent::SecretsRead(cache.clone(), scope.clone(), useless);
             let life = self.controllers[who].life;
             self.after(5, Event::Tell(who, life, Box::new(event)));
         }

@@ -7,10 +7,13 @@ mod gate;
 mod node;
 mod peers;
 mod queue;
+mod workloads;
 
 pub use fair::Waiting;
 use gate::{FirstSight, is_hopeless};
 use peers::{PeerView, Shared};
+use workloads::Workloads;
+pub use workloads::following;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,8 +39,10 @@ const PARALLEL: usize = 2;
 /// What an engine was told, and what it has asked for.
 #[derive(Debug, Default)]
 pub struct View {
-    /// `ImageCaches`.
+    /// `ImageCaches`, with the images that workloads name in their lists.
     pub caches: BTreeMap<CacheKey, CacheObject>,
+    /// Workloads, and `ImageCaches` that follow them.
+    workloads: Workloads,
     /// Nodes.
     pub nodes: BTreeMap<NodeName, NodeFacts>,
     /// Batches that have not ended.
@@ -208,15 +213,12 @@ impl World {
         let wall = self.wall().0 + self.controllers[who].skew;
         let view = &mut self.controllers[who].view;
         match event {
-            EngineEvent::CacheApplied(object) => {
-                view.caches.insert(object.key.clone(), (**object).clone());
-            }
-            EngineEvent::CacheDeleted(key) => drop(view.caches.remove(key)),
+            EngineEvent::CacheApplied(object) => view.sees_cache(object),
+            EngineEvent::CacheDeleted(key) => view.misses_cache(key),
             // It knows what it has written, also while its watch is broken.
             EngineEvent::StatusWritten(key, Ok(_)) => {
-                let status = view.writing.remove(key);
-                if let (Some(object), Some(status)) = (view.caches.get_mut(key), status) {
-                    object.status = status;
+                if let Some(status) = view.writing.remove(key) {
+                    view.wrote(key, &status);
                 }
             }
             EngineEvent::NodeApplied(node, facts) => {
@@ -256,7 +258,7 @@ impl World {
                     self.broken("every image has an outcome", told);
                 }
             }
-            _ => {}
+            other => view.sees_workloads(other, now, wall),
         }
     }
 }

@@ -5,13 +5,14 @@ mod gate;
 mod generate;
 mod peers;
 mod specs;
+mod workloads;
 
 pub use peers::PeerDay;
 
 use std::fmt;
 
 use kubefledged_api_types::ImageCacheSpec;
-use kubefledged_engine::Source;
+use kubefledged_engine::{Source, WatchId};
 
 use crate::runtime::Flavor;
 
@@ -21,6 +22,8 @@ pub const DAY: u64 = 30 * 60_000;
 pub const CACHES: [(&str, &str); 3] = [("ns", "a"), ("ns", "b"), ("other", "c")];
 /// A `ServiceAccount` whose imagePullSecrets hold the right password.
 pub const ROBOT: &str = "robot";
+/// Deployments that users may create.
+pub const WORKLOADS: [(&str, &str); 4] = [("ns", "w"), ("ns", "x"), ("other", "y"), ("other", "z")];
 /// Zones of nodes.
 pub const ZONES: [&str; 2] = ["east", "west"];
 
@@ -41,6 +44,24 @@ pub struct Script {
     pub registry_pulls: u32,
     /// In order of time.
     pub steps: Vec<Step>,
+}
+
+/// Parts of a day that have a source of chance of their own: without them the day is as it was before they were written.
+#[derive(Clone, Copy, Debug)]
+pub struct Parts {
+    /// Nodes share layers.
+    pub peers: bool,
+    /// Caches follow workloads.
+    pub workloads: bool,
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        Self {
+            peers: true,
+            workloads: true,
+        }
+    }
 }
 
 /// Something that happens.
@@ -69,6 +90,10 @@ pub enum Action {
     Suspend(usize, bool),
     /// A user wants its images to stay when it is deleted, perhaps while it is.
     Retain(usize),
+    /// A user writes a Deployment with these images and, if that is set, this pull secret.
+    Deploy(usize, Vec<usize>, Option<&'static str>),
+    /// A user deletes it.
+    Undeploy(usize),
     /// Somebody deletes the Lease.
     DeleteLease,
     /// A Node joins, if there is none of this number.
@@ -223,15 +248,18 @@ pub enum SourceKey {
     Nodes,
     /// Pullers.
     Pullers,
+    /// Deployments, which only a leader watches, and only if some cache wants it.
+    Workloads,
 }
 
 impl SourceKey {
-    /// All of them.
+    /// Those that are always watched.
     pub const ALL: [Self; 3] = [Self::Caches, Self::Nodes, Self::Pullers];
 
-    /// As the engine calls it.
-    pub fn source(self) -> Source {
+    /// As the engine calls it. `watch`: the number of the watch of workloads.
+    pub fn source(self, watch: WatchId) -> Source {
         match self {
+            Self::Workloads => Source::Watch(watch),
             Self::Caches => Source::Caches,
             Self::Nodes => Source::Nodes,
             Self::Pullers => Source::Pullers,

@@ -1,18 +1,18 @@
 //! What must hold when the bad day is over and everything has had time to heal.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kubefledged_api_types::{
     ImageCacheStatus,
     conditions::{self, Progressing, Ready},
     names::{EXCLUDE_LABEL, IMAGES_NOT_CACHED_TAINT, status},
 };
-use kubefledged_engine::{CacheObject, Event as EngineEvent, NodeFacts};
+use kubefledged_engine::{CacheObject, Event as EngineEvent, NodeFacts, WatchId};
 
 use crate::{
-    api::{self, Object, Resource, Wish},
+    api::{self, Api, Object, Resource, Wish},
     registry::{PAUSE, normalized, repository},
-    rules::{condition, eligible, wanted},
+    rules::{condition, eligible, following, wanted},
     runtime::Flavor,
     script::SourceKey,
     world::World,
@@ -88,7 +88,7 @@ impl World {
     ) -> Vec<(&'static str, String)> {
         let mut told = Vec::new();
         let known = &object.status;
-        let seen = seen(key, object);
+        let seen = seen(&self.api, key, object);
         let mut nodes = 0;
         let mut missing = None;
         for (index, facts) in self.members().filter(|(_, facts)| eligible(facts)) {
@@ -159,7 +159,7 @@ impl World {
         let caches: Vec<(&String, &Object, CacheObject)> = self
             .api
             .caches()
-            .map(|(key, object)| (key, object, seen(key, object)))
+            .map(|(key, object)| (key, object, seen(&self.api, key, object)))
             .collect();
         for (index, facts) in self.members() {
             let node = &self.nodes[index];
@@ -174,10 +174,14 @@ impl World {
                 .flat_map(|(.., seen)| wanted(seen, facts))
                 .collect();
             // A node that merely stops matching keeps its images to the kubelet.
+            let previous = active.clone().flat_map(|(_, object, _)| previous(object));
             let listed: BTreeSet<String> = active
+                .clone()
                 .flat_map(|(.., seen)| &seen.spec.cache_spec)
                 .flat_map(|list| list.images.iter().map(|name| normalized(name)))
+                .chain(previous)
                 .collect();
+            told.extend(active.filter_map(|(key, object, seen)| stays_too_long(key, object, seen)));
             told.extend(self.unowned_pins(index, facts, &caches));
             for (key, object, _) in &caches {
                 for name in object.ever_applied.iter().map(|name| normalized(name)) {
@@ -302,6 +306,45 @@ impl World {
     }
 }
 
+/// Names that stay because workloads named them.
+fn previous(object: &Object) -> impl Iterator<Item = String> {
+    let applied = object.status.applied_images.iter();
+    let stays = applied.filter(|image| image.since.is_none() && image.retained_since.is_some());
+    stays.map(|image| normalized(&image.name))
+}
+
+/// In the end every `retainFor` is over: what stays is a version of an image that is named, and there are no more of
+/// them than some list says.
+fn stays_too_long(
+    key: &str,
+    object: &Object,
+    seen: &CacheObject,
+) -> Option<(&'static str, String)> {
+    let lists = seen.spec.cache_spec.iter();
+    let named: BTreeSet<String> = lists
+        .clone()
+        .flat_map(|list| {
+            list.images
+                .iter()
+                .map(|name| repository(&normalized(name)).to_owned())
+        })
+        .collect();
+    let most = lists
+        .map(|list| list.keep_previous.unwrap_or(0) as usize)
+        .max();
+    let mut versions: BTreeMap<String, usize> = BTreeMap::new();
+    for name in previous(object) {
+        *versions.entry(repository(&name).to_owned()).or_default() += 1;
+    }
+    let wrong = versions
+        .iter()
+        .find(|(image, count)| !named.contains(*image) || Some(**count) > most);
+    wrong.map(|(image, count)| {
+        let told = format!("{key} keeps {count} versions of {image}");
+        ("only previous versions stay", told)
+    })
+}
+
 /// Do tools wait for it?
 fn reconciles(status: &ImageCacheStatus) -> bool {
     condition(status, conditions::RECONCILING).is_some()
@@ -331,10 +374,12 @@ fn requests_settled(object: &Object, told_of: &str) -> Vec<(&'static str, String
 }
 
 /// As the controller's inputs tell it.
-fn seen(key: &str, object: &Object) -> CacheObject {
+fn seen(api: &Api, key: &str, object: &Object) -> CacheObject {
     let resource = Resource::Cache(Box::new(object.clone()));
-    match api::applied(key, &resource) {
-        EngineEvent::CacheApplied(object) => *object,
+    let workloads: Vec<_> = api.workloads().collect();
+    let workloads = workloads.iter().map(|(key, workload)| (key, *workload));
+    match api::applied(key, &resource, WatchId(0)) {
+        EngineEvent::CacheApplied(object) => following(&object, &workloads),
         _ => unreachable!("a cache is told as a cache"),
     }
 }

@@ -14,6 +14,7 @@ use tokio::{net::TcpListener, sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    admission::Rules,
     certificate::{Keeper, Names},
     handlers,
     metrics::Metrics,
@@ -25,8 +26,8 @@ use crate::{
 pub struct Config {
     /// Names of the Secret with the certificate and of the webhook's configuration.
     pub names: Names,
-    /// Maximum number of image names in one `ImageCache`.
-    pub most_images: usize,
+    /// What an `ImageCache` may ask for.
+    pub rules: Rules,
     /// Port for the API server. 0 takes a free one.
     pub listen_port: u16,
     /// Port of probes and metrics. 0 takes a free one.
@@ -115,7 +116,7 @@ impl Bound {
             tls_listener,
             http_listener,
         } = self;
-        let router = handlers::router(readiness.clone(), metrics, config.most_images);
+        let router = handlers::router(readiness.clone(), metrics, config.rules.clone());
         let stop_serving = CancellationToken::new();
         let delay = async {
             shutdown.cancelled().await;

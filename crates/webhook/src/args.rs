@@ -1,11 +1,13 @@
 //! Flags of the webhook. Flags of kube-fledged that have no effect any more are accepted, and the
 //! webhook logs a warning.
 
+use std::sync::Arc;
+
 use clap::Parser;
-use kubefledged_api_types::GoDuration;
+use kubefledged_api_types::{GoDuration, WorkloadAccess};
 use kubefledged_process::{AdminArgs, LogArgs};
 
-use crate::{app::Config, certificate::Names};
+use crate::{admission::Rules, app::Config, certificate::Names};
 
 /// Admission webhook: refuses ImageCaches that cannot work, and warns about surprising ones
 #[derive(Parser, Debug)]
@@ -29,6 +31,13 @@ pub struct Args {
     /// namespace
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub max_images_per_namespace: u32,
+    /// Allow ImageCaches to take images from workloads: as the controller's flag of the same name
+    #[arg(long)]
+    pub workloads: bool,
+    /// Namespaces, besides that of --namespace, whose ImageCaches may select workloads of other namespaces, such as
+    /// platform,ci: as the controller's flag of the same name
+    #[arg(long, value_delimiter = ',', hide_default_value = true)]
+    pub workload_cluster_scope_namespaces: Vec<Arc<str>>,
     /// Time for which the webhook still serves after SIGTERM (Go duration), until API servers stop
     /// sending requests to it
     #[arg(long, default_value = "5s")]
@@ -73,6 +82,8 @@ impl From<Args> for Config {
             webhook_configuration,
             listen_port,
             max_images_per_namespace,
+            workloads,
+            workload_cluster_scope_namespaces,
             shutdown_delay,
             admin: AdminArgs { http_port },
             log: _,
@@ -80,8 +91,15 @@ impl From<Args> for Config {
             cert_file: _,
             key_file: _,
         } = args;
+        let access = WorkloadAccess::enabled(&namespace, workload_cluster_scope_namespaces);
         Self {
-            most_images: usize::try_from(max_images_per_namespace).unwrap_or(usize::MAX),
+            rules: Rules {
+                most_images: usize::try_from(max_images_per_namespace).unwrap_or(usize::MAX),
+                access: WorkloadAccess {
+                    enabled: workloads,
+                    ..access
+                },
+            },
             names: Names {
                 namespace,
                 secret: tls_secret_name,
@@ -120,6 +138,25 @@ mod tests {
         .unwrap();
         args.warn_of_flags_without_effect();
         assert_eq!(Config::from(args).listen_port, 10250);
+    }
+
+    #[test]
+    fn workloads_are_read_only_if_the_flag_says_so_and_the_own_namespace_may_select_others() {
+        let access = |args: &[&str]| Config::from(parse(args).unwrap()).rules.access;
+        assert!(
+            access(&["--workload-cluster-scope-namespaces=a"])
+                .refusal("a", false)
+                .is_some()
+        );
+        let on = access(&[
+            "--workloads",
+            "--workload-cluster-scope-namespaces=a,b",
+            "--namespace=own",
+        ]);
+        for allowed in ["a", "b", "own"] {
+            assert_eq!(on.refusal(allowed, true), None);
+        }
+        assert!(on.refusal("c", true).is_some() && on.refusal("c", false).is_none());
     }
 
     #[test]

@@ -25,7 +25,10 @@ use kubefledged_api_types::one_line;
 use kubefledged_process::{Readiness, log::Pace, places::Places};
 use tokio::time::timeout;
 
-use crate::{admission, metrics::Metrics};
+use crate::{
+    admission::{self, Rules},
+    metrics::Metrics,
+};
 
 /// Path of admission requests, as in kube-fledged.
 pub const VALIDATE_PATH: &str = "/validate-image-cache";
@@ -37,7 +40,7 @@ const LINES: (u32, u32) = (1, 20);
 /// See [`LINES`].
 const QUIET: Duration = Duration::from_secs(10);
 /// Returns the routes of the TLS port.
-pub fn router(readiness: Readiness, metrics: Metrics, most_images: usize) -> Router {
+pub fn router(readiness: Readiness, metrics: Metrics, rules: Rules) -> Router {
     Router::new()
         .route(VALIDATE_PATH, post(validate))
         .route("/readyz", get(readyz))
@@ -48,7 +51,7 @@ pub fn router(readiness: Readiness, metrics: Metrics, most_images: usize) -> Rou
             bodies: Places::new(body::BODIES),
             malformed: Pace::new(LINES.0, QUIET),
             refused: Pace::new(LINES.1, QUIET),
-            most_images,
+            rules,
         }))
 }
 
@@ -58,7 +61,7 @@ struct Shared {
     bodies: Places,
     malformed: Pace,
     refused: Pace,
-    most_images: usize,
+    rules: Rules,
 }
 async fn validate(State(shared): State<Arc<Shared>>, mut request: Request) -> Response {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
@@ -88,7 +91,7 @@ fn judge(shared: &Shared, body: &[u8]) -> Response {
             return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response();
         }
     };
-    let verdict = admission::judge(&request, shared.most_images);
+    let verdict = admission::judge(&request, &shared.rules);
     let result = if let Some(refusal) = &verdict.refusal {
         if let Some(unlogged) = shared.refused.due(tokio::time::Instant::now()) {
             let namespace = request.namespace.as_deref().unwrap_or_default();

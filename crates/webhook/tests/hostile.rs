@@ -149,7 +149,10 @@ fn every_body_is_answered_in_sentences_that_can_be_shown() {
     let router = router(
         Readiness::default(),
         Metrics::register(&mut Registry::default()),
-        100_000,
+        kubefledged_webhook::admission::Rules {
+            most_images: 100_000,
+            access: kubefledged_api_types::WorkloadAccess::default(),
+        },
     );
     proptest!(|(body in body())| {
         let (status, answer) = ask(&runtime, &router, body);

@@ -118,7 +118,10 @@ impl Process {
 
     fn start_with(client: Client, permits: Arc<Semaphore>) -> Self {
         let config = Config {
-            most_images: 100_000,
+            rules: kubefledged_webhook::admission::Rules {
+                most_images: 100_000,
+                access: kubefledged_api_types::WorkloadAccess::default(),
+            },
             names: Names {
                 namespace: "kube-fledged".to_owned(),
                 secret: SECRET.to_owned(),

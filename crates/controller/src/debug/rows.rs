@@ -6,14 +6,14 @@ use kubefledged_api_types::{ImagePullPolicy, Timestamp};
 use kubefledged_engine::{
     NodeName, Now, PullState, Tick,
     view::{
-        BatchKind, BatchRow, CacheDetail, CacheRow, NodeCacheRow, NodeDetail, PairRow, PlanRow,
-        RegistryRow,
+        BatchKind, BatchRow, CacheDetail, CacheRow, NamingRows, NodeCacheRow, NodeDetail, PairRow,
+        PlanRow, RegistryRow,
     },
 };
 use kubefledged_proto::debug::{
     Batch, CacheNodeImage, CacheSummary, Condition, DesiredImage, GetCacheResponse,
-    GetNodeResponse, ImageCounts, NodeCache, NodeCounts, Operation, PendingRemoval, PlannedStep,
-    Puller, Registry, State, Work,
+    GetNodeResponse, ImageCounts, ListWorkloadsResponse, NamedImage, NodeCache, NodeCounts,
+    Operation, PendingRemoval, PlannedStep, Puller, Registry, State, Work,
 };
 
 use super::words;
@@ -89,6 +89,22 @@ pub fn cache(detail: CacheDetail) -> GetCacheResponse {
             .map(|(name, why)| format!("{name}: {why}"))
             .collect(),
         observed_generation: detail.generation,
+    }
+}
+
+pub fn workloads(found: NamingRows) -> ListWorkloadsResponse {
+    let images = found.rows.into_iter().map(|row| NamedImage {
+        kind: row.kind.to_string(),
+        namespace: row.workload.namespace.to_string(),
+        name: row.workload.name.to_string(),
+        container: row.image.container.to_string(),
+        place: row.image.place.to_string(),
+        image: row.image.reference.to_string(),
+        list: count(row.list),
+    });
+    ListWorkloadsResponse {
+        images: images.collect(),
+        truncated: found.truncated,
     }
 }
 

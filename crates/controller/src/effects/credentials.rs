@@ -56,7 +56,7 @@ type Lookup = Shared<BoxFuture<'static, Result<Arc<Resolved>, Failed>>>;
 /// Look-ups of pull secrets.
 pub struct Credentials {
     reader: Reader,
-    /// `ServiceAccount` for scopes that name none.
+    /// `ServiceAccount` for scopes of `ImageCaches` that name none.
     service_account: Option<Arc<str>>,
     lookups: Arc<Mutex<Lookups>>,
 }
@@ -72,7 +72,7 @@ impl Lookups {
 }
 
 impl Credentials {
-    /// Reads with this client. `service_account` is used for scopes that name none.
+    /// Reads with this client. `service_account` is used for scopes of `ImageCaches` that name none.
     pub fn new(client: Client, service_account: Option<Arc<str>>) -> Self {
         Self {
             reader: Reader {
@@ -90,7 +90,9 @@ impl Credentials {
     /// The API server did not answer, or refused. A secret that does not exist is not an error.
     pub async fn resolve(&self, scope: &CredentialScope) -> Result<Arc<Resolved>, Failed> {
         let mut scope = scope.clone();
-        scope.service_account = scope.service_account.or(self.service_account.clone());
+        if !scope.of_pods {
+            scope.service_account = scope.service_account.or(self.service_account.clone());
+        }
         if scope.secrets.is_empty() && scope.service_account.is_none() {
             return Ok(Arc::default());
         }

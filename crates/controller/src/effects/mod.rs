@@ -20,7 +20,7 @@ use kubefledged_engine::{BatchEnd, Command, Event, WriteError};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
-use crate::{driver, lease::Term};
+use crate::{driver, inputs::workloads::Wanted, lease::Term};
 
 /// Carries out all commands.
 pub struct Effects {
@@ -34,6 +34,8 @@ pub struct Effects {
     pub standing: watch::Receiver<Option<Term>>,
     /// Tasks in flight.
     pub acts: TaskTracker,
+    /// The watches of workloads that are wanted.
+    pub watches: watch::Sender<Wanted>,
 }
 
 impl driver::Effects for Effects {
@@ -42,6 +44,11 @@ impl driver::Effects for Effects {
         let Some(term) = self.standing.borrow().clone() else {
             return;
         };
+        // Not in a task: of two lists the later one counts.
+        if let Command::Watch(all) = command {
+            self.watches.send_replace(all);
+            return;
+        }
         let acting = term.acting.clone();
         let events = self.events.clone();
         let lost = answer_if_lost(&command);
@@ -68,7 +75,10 @@ fn answer_if_lost(command: &Command) -> Option<Event> {
         Command::RemoveTaints { node, .. } | Command::WriteNodeCondition { node, .. } => {
             Event::NodeWritten(node.clone(), Err(failed()))
         }
-        Command::CancelPulls(_) | Command::EmitEvent { .. } | Command::NodeTransition { .. } => {
+        Command::CancelPulls(_)
+        | Command::EmitEvent { .. }
+        | Command::NodeTransition { .. }
+        | Command::Watch(_) => {
             return None;
         }
     })
@@ -130,6 +140,7 @@ impl Effects {
                     let event = objects::event(severity, reason, action, &message);
                     return Box::pin(objects.emit(key, uid, event)).await;
                 }
+                Command::Watch(_) => return,
                 Command::NodeTransition {
                     node,
                     transition,

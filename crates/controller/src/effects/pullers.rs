@@ -180,7 +180,7 @@ impl Pullers {
         if let Some(cache) = &batch.cache {
             let useless = secret_problems(&resolved);
             let _ = events
-                .send(Event::SecretsRead(cache.clone(), useless))
+                .send(Event::SecretsRead(cache.clone(), scope.clone(), useless))
                 .await;
         }
         let mut request = contract::pull_request(batch, images, &resolved.keyring);

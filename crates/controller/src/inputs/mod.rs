@@ -7,6 +7,7 @@ pub mod lean;
 pub mod nodes;
 pub mod placement;
 pub mod pullers;
+pub mod workloads;
 
 use std::{collections::BTreeSet, fmt::Debug, time::Duration};
 
@@ -19,7 +20,7 @@ use tokio::{sync::mpsc, time::timeout};
 
 /// Time limit for a streamed list to be complete. An API server that needs longer does not support streamed
 /// lists.
-const STREAM_LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const STREAM_LIMIT: Duration = Duration::from_secs(60);
 
 /// Converts one kind of object to events of the engine.
 pub trait Input {
@@ -83,7 +84,7 @@ pub async fn watch<I, K>(
 
 /// Returns whether an error means that the API server does not support streamed lists: Kubernetes before 1.32,
 /// or with the feature off.
-fn no_streaming<K>(item: &Result<watcher::Event<K>, watcher::Error>) -> bool {
+pub(crate) fn no_streaming<K>(item: &Result<watcher::Event<K>, watcher::Error>) -> bool {
     matches!(
         item,
         Err(watcher::Error::WatchStartFailed(kube::Error::Api(status)))

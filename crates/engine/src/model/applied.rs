@@ -41,25 +41,27 @@ impl Applied {
         self.pending.insert(image, pending);
     }
 
-    /// Makes the removal of every name pending that `keep` lacks.
-    pub fn remove_others(&mut self, keep: &IdSet<ImageId>, now: Timestamp) {
-        let others = self
-            .names
-            .iter()
-            .filter(|(image, _)| !keep.contains(**image));
+    /// Makes the removal of every name pending that is neither desired nor stays.
+    pub fn remove_undesired(&mut self, desired: &Desired, now: Timestamp) {
+        self.remove_others(|image| desired.holds(image), now);
+    }
+
+    /// Makes the removal of every name pending that is not to be kept.
+    pub fn remove_others(&mut self, keep: impl Fn(ImageId) -> bool, now: Timestamp) {
+        let others = self.names.iter().filter(|(image, _)| !keep(**image));
         for (image, reference) in others {
             let pending = self.pending.entry(*image);
             pending.or_insert_with(|| PendingRemoval::new(reference.clone(), now));
         }
     }
 
-    /// Drops the names that `keep` lacks and that the API server does not have: nothing is pulled before its name
+    /// Drops the names that are not desired and that the API server does not have: nothing is pulled before its name
     /// is recorded.
-    pub fn drop_unrecorded(&mut self, keep: &IdSet<ImageId>, written: &ImageCacheStatus) {
+    pub fn drop_unrecorded(&mut self, desired: &Desired, written: &ImageCacheStatus) {
         let written = names_of(written);
         let pending = &mut self.pending;
         self.names.retain(|image, name| {
-            let stays = keep.contains(*image) || written.contains(&**name);
+            let stays = desired.holds(*image) || written.contains(&**name);
             if !stays {
                 pending.remove(image);
             }
@@ -81,8 +83,7 @@ impl Applied {
         let mut listed = listed.map(|desired| self.names.contains_key(&desired.image));
         let mut names = self.names.keys();
         listed.all(|listed| listed)
-            && names
-                .all(|image| desired.images.contains(*image) || self.pending.contains_key(image))
+            && names.all(|image| desired.holds(*image) || self.pending.contains_key(image))
     }
 
     /// Compares the names with those that the API server has.
@@ -91,11 +92,21 @@ impl Applied {
         self.recorded = self.names.values().all(|name| written.contains(&**name));
     }
 
+    /// Forgets a name that stays where it is and is none of ours any more.
+    pub fn forget(&mut self, image: ImageId) {
+        self.drop_name(image);
+    }
+
     /// `status.appliedImages`, sorted by name.
-    pub fn status(&self) -> Vec<AppliedImage> {
-        let name = |(image, reference): (&ImageId, &Arc<str>)| AppliedImage {
-            name: reference.to_string(),
-            since: self.pending.get(image).map(|pending| pending.since),
+    pub fn status(&self, desired: &Desired) -> Vec<AppliedImage> {
+        let name = |(image, reference): (&ImageId, &Arc<str>)| {
+            let since = self.pending.get(image).map(|pending| pending.since);
+            let kept = desired.kept.get(image).filter(|_| since.is_none());
+            AppliedImage {
+                name: reference.to_string(),
+                since,
+                retained_since: kept.and_then(|(_, since)| *since),
+            }
         };
         let names: BTreeSet<AppliedImage> = self.names.iter().map(name).collect();
         names.into_iter().collect()

@@ -12,19 +12,21 @@ use kubefledged_api_types::{
     conditions::{self, Degraded},
 };
 
+pub use super::auto_refresh::{AutoRefresh, QuietRefresh};
 use super::{
     applied::Applied,
     backoff,
-    desired::{Desired, ImageSet},
+    desired::{Desired, ImageSet, Kept},
     last_operation::{Identity, LastOperation},
     names::Names,
     node_status::{Counts, Flags, NodeStatus},
     operation::{Kind, Operation},
+    sources::Sources,
     writer::{FinalizerWrite, StatusWriter},
 };
 use crate::{
     ids::{ImageId, Index, NodeIdx, SetIdx, Stamp},
-    vocabulary::{CacheObject, Settings, Tick},
+    vocabulary::{CacheObject, CredentialScope, Settings, Tick},
 };
 
 /// What earlier operations did.
@@ -53,41 +55,6 @@ pub struct NodeTable {
     pub epoch: u32,
     /// A new leader has not checked every node yet: what was written stays.
     pub first_round: bool,
-}
-
-/// An automatic refresh in progress. It is quiet until it finds something to pull; then it becomes an
-/// operation.
-#[derive(Clone, Copy, Debug)]
-pub struct QuietRefresh {
-    /// Observations must be at least this new.
-    pub since: Stamp,
-    /// It has found something to pull.
-    pub must_pull: bool,
-}
-
-/// Automatic refreshes.
-#[derive(Debug, Default)]
-pub struct AutoRefresh {
-    /// When the next one is due; `None`: it is not scheduled.
-    pub next: Option<Tick>,
-    /// The one in progress.
-    pub quiet: Option<QuietRefresh>,
-    /// `status.lastRefreshTime`
-    pub last: Option<Timestamp>,
-}
-
-impl AutoRefresh {
-    /// Stamp of the refresh in progress.
-    pub fn since(&self) -> Option<Stamp> {
-        self.quiet.map(|quiet| quiet.since)
-    }
-
-    /// The refresh in progress has found something to pull.
-    pub fn found(&mut self) {
-        if let Some(quiet) = &mut self.quiet {
-            quiet.must_pull = true;
-        }
-    }
 }
 
 /// `spec.maxConcurrentNodes`: which nodes pull, and which wait.
@@ -157,6 +124,8 @@ pub struct Cache {
     pub object: CacheObject,
     /// Why the stored spec cannot be parsed; `None`: it can. The last one that could be parsed stays desired.
     pub invalid: Option<String>,
+    /// The workloads that name images; `None`: the spec lists all itself.
+    pub sources: Option<Sources>,
     /// The desired state.
     pub desired: Desired,
     /// What earlier operations did.
@@ -181,8 +150,8 @@ pub struct Cache {
     pub unpin: Option<Unpin>,
     /// Writes of the status.
     pub writer: StatusWriter,
-    /// Pull secrets that do not exist or cannot be used, with the cause.
-    pub bad_secrets: BTreeMap<String, String>,
+    /// Pull secrets that do not exist or cannot be used, with the cause, by scope.
+    pub bad_secrets: BTreeMap<CredentialScope, BTreeMap<String, String>>,
 }
 
 impl Cache {
@@ -202,6 +171,7 @@ impl Cache {
         });
         let mut cache = Self {
             invalid,
+            sources: None,
             desired: Desired::default(),
             history: History {
                 purge: known.purge.clone(),
@@ -233,6 +203,13 @@ impl Cache {
             bad_secrets: BTreeMap::new(),
             object,
         };
+        let key = &cache.object.key;
+        let mut sources = Sources::new(None, key, &cache.object.spec, &settings.workloads);
+        if let Some(sources) = &mut sources {
+            let applied = &cache.object.status.applied_images;
+            sources.adopt(applied, &cache.object.spec);
+        }
+        cache.sources = sources;
         cache.compile(names, settings);
         cache.adopt_applied(names, now);
         let known = &cache.object.status;
@@ -257,7 +234,7 @@ impl Cache {
             let image = names.images.intern(&name.name, &mut names.registries);
             let reference: Arc<str> = name.name.into();
             self.applied.adopt(image, reference.clone());
-            let dropped = !self.desired.images.contains(image) && self.invalid.is_none();
+            let dropped = !self.desired.holds(image) && self.invalid.is_none();
             if (dropped && !self.spec().suspend) || name.since.is_some() {
                 let since = name.since.unwrap_or(now);
                 self.applied.remove(image, reference, since);
@@ -273,10 +250,18 @@ impl Cache {
     /// of those that are not desired.
     pub fn adopt_names(&mut self, names: BTreeMap<ImageId, Arc<str>>, now: Timestamp) {
         for (image, name) in names {
-            let desired = !self.history.purged && self.desired.images.contains(image);
-            if !desired && !self.applied.names.contains_key(&image) {
-                self.applied.adopt(image, name.clone());
-                self.applied.remove(image, name, now);
+            let desired = !self.history.purged && self.desired.holds(image);
+            if desired || self.applied.names.contains_key(&image) {
+                continue;
+            }
+            self.applied.adopt(image, name.clone());
+            match &mut self.sources {
+                // Workloads may name it.
+                Some(sources) if !self.history.purged => {
+                    sources.retention.adopt(&name, None);
+                    sources.stale = true;
+                }
+                _ => self.applied.remove(image, name, now),
             }
         }
         self.compare_names();
@@ -284,12 +269,31 @@ impl Cache {
 
     /// Compiles the object's spec. Nodes must be matched with it afterwards.
     pub fn compile(&mut self, names: &mut Names, settings: &Settings) {
+        self.compile_named(names, settings);
+        self.bad_secrets.clear();
+    }
+
+    /// Compiles the same spec with other images that workloads name.
+    pub fn compile_named(&mut self, names: &mut Names, settings: &Settings) {
         let object = &self.object;
-        let generation = object.generation;
-        let desired = Desired::compile(&object.key, generation, &object.spec, names, settings);
+        let following = self.sources.as_ref().map(|sources| &sources.named);
+        let (key, generation) = (&object.key, object.generation);
+        let desired = Desired::compile(key, generation, &object.spec, following, names, settings);
         let before = std::mem::replace(&mut self.desired, desired);
         self.desired.keep_matched(&before);
-        self.bad_secrets.clear();
+    }
+
+    /// Images that stay on nodes although nobody desires them; `None`: it keeps nothing now.
+    pub fn keeps(&self) -> Option<&Kept> {
+        let kept = Some(&self.desired.kept).filter(|kept| !kept.is_empty());
+        kept.filter(|_| self.desires())
+    }
+
+    /// Does it desire anything at all?
+    fn desires(&self) -> bool {
+        !self.history.purged
+            && !self.object.deleting
+            && self.operation.as_ref().is_none_or(|op| op.kind.pulls())
     }
 
     /// Does a newly observed object tell of an operation that another leader began or ended? The watch may
@@ -306,9 +310,7 @@ impl Cache {
 
     /// What it desires on a node, whether the node is eligible or not.
     pub fn set(&self, node: NodeIdx) -> &ImageSet {
-        let desires = !self.history.purged
-            && !self.object.deleting
-            && self.operation.as_ref().is_none_or(|op| op.kind.pulls());
+        let desires = self.desires();
         let row = self.nodes.rows.get(node.index()).filter(|_| desires);
         self.desired
             .set(row.map_or(SetIdx::default(), |row| row.set))
@@ -363,6 +365,13 @@ impl Cache {
         active.contains_key(&node) || active.len() < self.node_limit()
     }
 
+    /// When names that workloads brought may be recorded; `None`: all are, or an operation brought them. Their pulls
+    /// wait for it.
+    pub fn names_due(&self) -> Option<Tick> {
+        let waits = self.sources.is_some() && !self.applied.recorded;
+        waits.then(|| self.writer.names_not_before.unwrap_or(Tick(0)))
+    }
+
     /// Compares the listed names with those that the API server has. Call it when either has changed.
     pub fn compare_names(&mut self) {
         self.applied.compare(&self.object.status);
@@ -380,9 +389,10 @@ impl Cache {
     }
 
     /// May images be removed? A deleted object's names were recorded before they were pulled, and a terminating
-    /// namespace may accept no writes.
+    /// namespace may accept no writes. What a cache desires is not known before the workloads are read that it follows.
     pub fn may_remove(&self) -> bool {
-        !self.held() && (self.object.deleting || self.recorded())
+        let known = self.sources.as_ref().is_none_or(Sources::is_known) || !self.desires();
+        known && !self.held() && (self.object.deleting || self.recorded())
     }
 
     /// Replaces the status of a node, and keeps the sums and the operation up to date.

@@ -4,62 +4,21 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
 };
 
-use kubefledged_api_types::{CacheSpecEntry, ImageCacheSpec, ImagePullPolicy};
+use kubefledged_api_types::{CacheSpecEntry, ImageCacheSpec, ImagePullPolicy, Timestamp};
 
-use super::{backoff, facts::Facts, images::Images, names::Names, selector::Selector};
+pub use super::image_set::{DesiredBy, DesiredImage, ImageSet, longer};
+use super::{
+    backoff, facts::Facts, images::Images, names::Names, selector::Selector, sources::Named,
+};
 use crate::{
-    ids::{IdSet, ImageId, Index, RegistryId, ScopeId, SetIdx},
+    ids::{IdSet, ImageId, Index, ScopeId, SetIdx},
     vocabulary::{CacheKey, CredentialScope, NodeName, Settings},
 };
 
-/// Why an image is desired.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum DesiredBy {
-    /// A list of the spec names it.
-    Spec {
-        /// Index of the list in `spec.cacheSpec`.
-        list: u32,
-    },
-}
-
-/// One image that a cache desires on a node, and how it is pulled.
-#[derive(Clone, Debug)]
-pub struct DesiredImage {
-    /// Which image.
-    pub image: ImageId,
-    /// Its name, as the user wrote it.
-    pub reference: Arc<str>,
-    /// Why it is desired. Of several reasons this is the first.
-    pub by: DesiredBy,
-    /// The pull secrets that may hold its registry's password.
-    pub credentials: ScopeId,
-    /// Whether a present image is good enough.
-    pub policy: ImagePullPolicy,
-    /// Higher first.
-    pub priority: i32,
-    /// Longest time for one attempt; `None`: only progress is watched.
-    pub deadline: Option<Duration>,
-}
-
-impl DesiredImage {
-    /// Joins two wishes for one image: the more urgent one, the longer deadline, and Always if either says
-    /// so.
-    fn join(&mut self, other: &Self) {
-        self.priority = self.priority.max(other.priority);
-        self.deadline = longer(self.deadline, other.deadline);
-        if other.policy == ImagePullPolicy::Always {
-            self.policy = other.policy;
-        }
-    }
-}
-
-/// The longer of two deadlines, where `None` is no deadline and so longer than every other.
-pub fn longer(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
-    one.zip(other).map(|(one, other)| one.max(other))
-}
+/// Images that stay on nodes, with their names and since when nobody names them.
+pub type Kept = BTreeMap<ImageId, (Arc<str>, Option<Timestamp>)>;
 
 /// One list of the spec.
 #[derive(Debug)]
@@ -70,64 +29,6 @@ struct List {
     /// Some node that could get images has matched it.
     matched: bool,
     images: Vec<DesiredImage>,
-}
-
-/// What nodes that the same lists select must hold.
-#[derive(Debug, Default)]
-pub struct ImageSet {
-    /// Sorted by image.
-    pub desired: Vec<DesiredImage>,
-    /// The same as a set.
-    pub images: IdSet<ImageId>,
-    /// How many names cannot be parsed.
-    pub invalid: usize,
-    /// Some image has the policy Always.
-    pub always: bool,
-    /// The highest priority of any image.
-    pub priority: i32,
-    /// The registry of all images; `None`: they have several.
-    pub registry: Option<RegistryId>,
-}
-
-impl ImageSet {
-    fn of<'a>(lists: impl Iterator<Item = &'a List>, images: &Images) -> Self {
-        let mut joined: BTreeMap<ImageId, DesiredImage> = BTreeMap::new();
-        for desired in lists.flat_map(|list| &list.images) {
-            let first = joined.entry(desired.image);
-            first
-                .and_modify(|known| known.join(desired))
-                .or_insert_with(|| desired.clone());
-        }
-        let desired: Vec<DesiredImage> = joined.into_values().collect();
-        let image = |desired: &DesiredImage| images.get(desired.image);
-        let first = desired.first().map(|first| image(first).registry);
-        Self {
-            registry: first.filter(|first| desired.iter().all(|d| image(d).registry == *first)),
-            images: desired.iter().map(|desired| desired.image).collect(),
-            invalid: desired
-                .iter()
-                .filter(|desired| image(desired).invalid.is_some())
-                .count(),
-            always: desired
-                .iter()
-                .any(|desired| desired.policy == ImagePullPolicy::Always),
-            priority: desired.iter().map(|d| d.priority).max().unwrap_or(0),
-            desired,
-        }
-    }
-
-    /// How an image of the set is pulled; `None`: it is not in the set.
-    pub fn get(&self, image: ImageId) -> Option<&DesiredImage> {
-        let at = self
-            .desired
-            .binary_search_by_key(&image, |desired| desired.image);
-        at.ok().map(|at| &self.desired[at])
-    }
-
-    /// Is nothing desired?
-    pub fn is_empty(&self) -> bool {
-        self.desired.is_empty()
-    }
 }
 
 /// The desired state of one cache.
@@ -143,6 +44,9 @@ pub struct Desired {
     pub purge_hash: String,
     /// All images, on whatever nodes.
     pub images: IdSet<ImageId>,
+    /// Images that stay on nodes although no workload names them any more, with their names and since when nobody
+    /// names them.
+    pub kept: Kept,
     /// All credential scopes, each once.
     pub scopes: Vec<ScopeId>,
     /// Images are to be pinned.
@@ -162,6 +66,7 @@ impl Default for Desired {
             hash: 0,
             purge_hash: String::new(),
             images: IdSet::default(),
+            kept: BTreeMap::new(),
             scopes: Vec::new(),
             pinned: false,
             only_pulled: false,
@@ -173,11 +78,12 @@ impl Default for Desired {
 }
 
 impl Desired {
-    /// Compiles a spec.
+    /// Compiles a spec, with the images that workloads name.
     pub fn compile(
         key: &CacheKey,
         generation: i64,
         spec: &ImageCacheSpec,
+        following: Option<&Named>,
         names: &mut Names,
         settings: &Settings,
     ) -> Self {
@@ -189,8 +95,9 @@ impl Desired {
                 .map(|secret| secret.name.clone())
                 .collect(),
             service_account: spec.service_account_name.as_deref().map(Arc::from),
+            of_pods: false,
         });
-        let lists: Vec<List> = (0_u32..)
+        let mut lists: Vec<List> = (0_u32..)
             .zip(&spec.cache_spec)
             .map(|(list, entry)| List {
                 selector: Selector::new(entry),
@@ -206,21 +113,33 @@ impl Desired {
                 images: images_of(entry, list, credentials, names, settings),
             })
             .collect();
+        let mut scopes = vec![credentials];
+        if let Some(following) = following {
+            scopes.extend(add_named(&mut lists, spec, following, names, settings));
+        }
         let all = lists.iter().flat_map(|list| &list.images);
+        let images: IdSet<ImageId> = all.map(|desired| desired.image).collect();
         Self {
             generation: Some(generation),
             hash: hash_of(spec, |entry| {
                 let images: BTreeSet<_> = entry.images.iter().collect();
-                serde_json::json!([
+                let mut fields = serde_json::json!([
                     images,
                     entry.node_selector,
                     entry.node_affinity,
                     entry.image_pull_policy
-                ])
+                ]);
+                // What workloads name is no part of it: only people begin operations.
+                if let (Some(fields), false) = (fields.as_array_mut(), entry.images_from.is_empty())
+                {
+                    fields.push(serde_json::json!(entry.images_from));
+                }
+                fields
             }),
             purge_hash: purge_hash(spec),
-            images: all.map(|desired| desired.image).collect(),
-            scopes: vec![credentials],
+            kept: kept(following, &images, names),
+            images,
+            scopes,
             pinned: spec.pinned(),
             only_pulled: spec.removes_only_pulled(),
             lists,
@@ -231,6 +150,11 @@ impl Desired {
     /// All images of all lists, on whatever nodes. An image may come several times.
     pub fn all(&self) -> impl Iterator<Item = &DesiredImage> {
         self.lists.iter().flat_map(|list| &list.images)
+    }
+
+    /// Is an image desired somewhere, or does it stay although nobody names it?
+    pub fn holds(&self, image: ImageId) -> bool {
+        self.images.contains(image) || self.kept.contains_key(&image)
     }
 
     /// Takes over which lists nodes have matched from an earlier spec: a list is the same if its selector is.
@@ -278,7 +202,7 @@ impl Desired {
             return *known;
         }
         let lists = selecting.iter().map(|at| &self.lists[*at as usize]);
-        let set = ImageSet::of(lists, images);
+        let set = ImageSet::of(lists.flat_map(|list| &list.images), images);
         let idx = if set.is_empty() {
             SetIdx::default()
         } else {
@@ -295,7 +219,7 @@ impl Desired {
     }
 }
 
-/// The images of one list.
+/// The images that one list of the spec names.
 fn images_of(
     entry: &CacheSpecEntry,
     list: u32,
@@ -303,27 +227,74 @@ fn images_of(
     names: &mut Names,
     settings: &Settings,
 ) -> Vec<DesiredImage> {
-    let desired = |name: &String| {
-        let image = names.images.intern(name, &mut names.registries);
-        // As in kube-fledged: without a tag or with `:latest` the registry is always asked.
-        let default = if names.images.get(image).floating {
-            ImagePullPolicy::Always
-        } else {
-            settings.image_pull_policy
-        };
-        let deadline = settings.pull_deadline_binds;
-        let deadline = deadline.then_some(settings.pull_deadline);
-        DesiredImage {
-            image,
-            reference: Arc::from(name.as_str()),
-            by: DesiredBy::Spec { list },
-            credentials,
-            policy: entry.image_pull_policy.unwrap_or(default),
-            priority: entry.priority.unwrap_or(0),
-            deadline: entry.pull_deadline.map(|set| set.0).or(deadline),
-        }
+    let by = DesiredBy::Spec { list };
+    let images = entry.images.iter();
+    images
+        .map(|name| wish(entry, name, (by, credentials), names, settings))
+        .collect()
+}
+
+/// An image of a list, and how it is pulled.
+fn wish(
+    entry: &CacheSpecEntry,
+    name: &str,
+    (by, credentials): (DesiredBy, ScopeId),
+    names: &mut Names,
+    settings: &Settings,
+) -> DesiredImage {
+    let image = names.images.intern(name, &mut names.registries);
+    // As in kube-fledged: without a tag or with `:latest` the registry is always asked.
+    let default = if names.images.get(image).floating {
+        ImagePullPolicy::Always
+    } else {
+        settings.image_pull_policy
     };
-    entry.images.iter().map(desired).collect()
+    let deadline = settings.pull_deadline_binds;
+    let deadline = deadline.then_some(settings.pull_deadline);
+    DesiredImage {
+        image,
+        reference: Arc::from(name),
+        by,
+        credentials,
+        policy: entry.image_pull_policy.unwrap_or(default),
+        priority: entry.priority.unwrap_or(0),
+        deadline: entry.pull_deadline.map(|set| set.0).or(deadline),
+    }
+}
+
+/// Adds the images that workloads name to their lists. Returns the scopes of their pull secrets.
+fn add_named(
+    lists: &mut [List],
+    spec: &ImageCacheSpec,
+    following: &Named,
+    names: &mut Names,
+    settings: &Settings,
+) -> BTreeSet<ScopeId> {
+    let mut scopes = BTreeSet::new();
+    for image in &following.images {
+        let at = image.list as usize;
+        // The names were read from an earlier spec.
+        let (Some(list), Some(entry)) = (lists.get_mut(at), spec.cache_spec.get(at)) else {
+            continue;
+        };
+        let credentials = names.scopes.intern(image.credentials.clone());
+        scopes.insert(credentials);
+        let by = DesiredBy::Workload { list: image.list };
+        let wish = wish(entry, &image.reference, (by, credentials), names, settings);
+        list.images.push(wish);
+    }
+    scopes
+}
+
+/// Names that stay and that nobody desires.
+fn kept(following: Option<&Named>, desired: &IdSet<ImageId>, names: &mut Names) -> Kept {
+    let kept = following.into_iter().flat_map(|following| &following.kept);
+    let kept = kept.map(|(name, since)| {
+        let image = names.images.intern(name, &mut names.registries);
+        (image, (name.clone(), *since))
+    });
+    kept.filter(|(image, _)| !desired.contains(*image))
+        .collect()
 }
 
 /// Images and selectors, in any order. A version comes before the hash: if the way to compute it ever
@@ -335,6 +306,9 @@ fn purge_hash(spec: &ImageCacheSpec) -> String {
         // Only fields that are set: a field that is added to the API later changes no hash.
         if let Some(affinity) = &entry.node_affinity {
             fields["nodeAffinity"] = serde_json::json!(affinity);
+        }
+        if !entry.images_from.is_empty() {
+            fields["imagesFrom"] = serde_json::json!(entry.images_from);
         }
         fields
     });
@@ -351,6 +325,8 @@ fn hash_of(spec: &ImageCacheSpec, fields: impl Fn(&CacheSpecEntry) -> serde_json
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn desired(json: &str) -> Desired {
@@ -359,7 +335,14 @@ mod tests {
             namespace: "ns".into(),
             name: "a".into(),
         };
-        Desired::compile(&key, 1, &spec, &mut Names::default(), &Settings::default())
+        Desired::compile(
+            &key,
+            1,
+            &spec,
+            None,
+            &mut Names::default(),
+            &Settings::default(),
+        )
     }
 
     #[test]

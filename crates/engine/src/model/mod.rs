@@ -2,12 +2,14 @@
 //! decision is made here.
 
 pub mod applied;
+pub mod auto_refresh;
 pub mod backoff;
 pub mod cache;
 pub mod clock;
 pub mod desired;
 pub mod facts;
 pub mod gate;
+pub mod image_set;
 pub mod images;
 pub mod in_flight;
 pub mod last_operation;
@@ -20,10 +22,14 @@ pub mod operation;
 pub mod peers;
 pub mod pending;
 pub mod registries;
+pub mod retention;
 pub mod scopes;
 pub mod selector;
+pub mod source;
+pub mod sources;
 pub mod sweep;
 pub mod texts;
+pub mod workloads;
 pub mod writer;
 
 use std::{collections::BTreeMap, ops, sync::Arc};
@@ -41,7 +47,9 @@ use names::Names;
 use node::Node;
 use node_status::NodeStatus;
 use peers::Peers;
+use sources::Sources;
 use texts::Texts;
+use workloads::Workloads;
 
 /// A freshness probe: one node asks a registry whether an image is still the same, and the other nodes that
 /// hold the image wait for the answer.
@@ -78,7 +86,7 @@ impl Leadership {
             Source::Caches => self.synced.caches = true,
             Source::Nodes => self.synced.nodes = true,
             Source::Pullers => self.synced.pullers = true,
-            Source::Placement => {}
+            Source::Placement | Source::Watch(_) => {}
         }
     }
 
@@ -276,6 +284,8 @@ pub struct Model {
     pub refused: BTreeMap<CacheKey, CacheObject>,
     /// Writes to Node objects.
     pub gate_writes: GateWrites,
+    /// Workloads that name images.
+    pub workloads: Workloads,
     /// Images that vanished from nodes since the process began.
     pub lost: u64,
 }
@@ -298,6 +308,25 @@ impl Model {
             }
         }
         idx
+    }
+
+    /// Reads the sources of a cache's spec, which may be another one now, and all workloads that they select.
+    pub fn read_sources(&mut self, idx: CacheIdx) {
+        let Some(cache) = self.caches.all.get_mut(&idx) else {
+            return;
+        };
+        let before = cache.sources.take();
+        self.workloads.stale |= before.is_some();
+        let object = &cache.object;
+        let access = &self.settings.workloads;
+        cache.sources = Sources::new(before, &object.key, &object.spec, access);
+        let Some(sources) = &mut cache.sources else {
+            self.workloads.followers.remove(&idx);
+            return;
+        };
+        sources.fill(&self.workloads);
+        self.workloads.followers.insert(idx);
+        self.workloads.stale = true;
     }
 
     /// Matches every node with the lists of a cache.

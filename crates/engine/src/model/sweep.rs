@@ -21,6 +21,7 @@ struct InUse {
 impl InUse {
     fn cache(&mut self, cache: &Cache) {
         self.images.union_with(&cache.desired.images);
+        self.images.extend(cache.desired.kept.keys().copied());
         self.images.extend(cache.applied.names.keys().copied());
         self.scopes.extend(cache.desired.scopes.iter().copied());
     }

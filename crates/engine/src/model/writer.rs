@@ -44,6 +44,8 @@ pub struct StatusWriter {
     pub state: WriterState,
     /// The next write does not begin before this; `None`: there was no write yet.
     pub not_before: Option<Tick>,
+    /// A write that records new names does not wait longer than until then; `None`: there was no write yet.
+    pub names_not_before: Option<Tick>,
     /// The status may differ from what was written.
     pub unsaved: bool,
     /// What the last Kubernetes Event was emitted for.
@@ -116,6 +118,7 @@ impl StatusWriter {
         Self {
             state: WriterState::Ready,
             not_before: None,
+            names_not_before: None,
             unsaved: false,
             announced: Announcement::of(written),
             sent: Identity::of(written),

@@ -51,7 +51,7 @@ impl<'m> NodeView<'m> {
 /// Images that are desired on one node, and images that are in flight there.
 #[derive(Clone, Debug, Default)]
 pub struct NodeContext {
-    /// Images that some cache desires.
+    /// Images that some cache desires, or that stay because workloads named them not long ago.
     pub desired: IdSet<ImageId>,
     /// Those of them that must be pinned.
     pub pin_desired: IdSet<ImageId>,
@@ -78,6 +78,9 @@ impl NodeContext {
         for cache in model.caches.values() {
             let images = &cache.set(idx).images;
             context.desired.union_with(images);
+            if let Some(kept) = cache.keeps() {
+                context.desired.extend(kept.keys().copied());
+            }
             context.mark |= cache.desired.only_pulled;
             if cache.desired.pinned {
                 context.pin_desired.union_with(images);

@@ -10,6 +10,7 @@ use crate::{
         desired::ImageSet,
         facts::{Facts, NodePlacement},
         node_status::{Flags, NodeStatus},
+        sources::Sources,
     },
     vocabulary::{Ineligible, Tick},
 };
@@ -22,12 +23,19 @@ impl Assessor<'_, '_> {
         let Some(facts) = node.facts.as_ref().filter(|_| settings.is_on()) else {
             return;
         };
-        if !cache.gates_nodes() || set.is_empty() || self.gets_no_images(facts) {
+        let opening = cache.sources.as_ref().is_some_and(Sources::is_opening);
+        if !cache.gates_nodes() || self.gets_no_images(facts) || (set.is_empty() && !opening) {
             return;
         }
         let timeout = cache.spec().node_gate_timeout;
         let timeout = timeout.map_or(settings.timeout, |timeout| timeout.0);
         let deadline = facts.gate.deadline(timeout);
+        if opening && deadline > self.view.now {
+            // Workloads may name images for it.
+            status.gate = None;
+            status.wake_at(deadline);
+            return;
+        }
         status.gate = self.gate(set, deadline);
         if status.gate.is_none_or(GateReason::holds) {
             status.wake_at(deadline);

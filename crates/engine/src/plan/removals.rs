@@ -13,7 +13,6 @@ use crate::{
     ids::ImageId,
     model::{
         cache::Cache,
-        desired::DesiredImage,
         pending::{PendingRemoval, RemovalState},
     },
     vocabulary::RemovalBlock,
@@ -78,7 +77,7 @@ impl<'m> NodeView<'m> {
         if due.is_empty() && unpin.is_empty() {
             return None;
         }
-        let (desired, complete) = some_of(self.desired_there(context).map(|d| &d.reference));
+        let (desired, complete) = some_of(self.desired_there(context));
         if !complete {
             // A check is due: most of these names will turn out to be absent.
             return None;
@@ -119,21 +118,32 @@ impl<'m> NodeView<'m> {
         names.into_iter().cloned().collect()
     }
 
-    /// Images that some cache desires, as far as they can be there. An image that was absent at the last check
+    /// Names that some cache desires or keeps, as far as they can be there. An image that was absent at the last check
     /// has no name on the node, and there may be any number of those.
     fn desired_there<'a>(
         &'a self,
         context: &'a NodeContext,
-    ) -> impl Iterator<Item = &'m DesiredImage> + 'a {
+    ) -> impl Iterator<Item = &'m Arc<str>> + 'a {
         let observed = &self.node.observed;
         let there = move |image: ImageId| {
             let checked = observed.get(image).checked.is_some()
                 || self.model.names.images.get(image).invalid.is_some();
             !checked || observed.holds(image) || context.pulling.contains(image)
         };
-        let sets = self.model.caches.values().map(|cache| cache.set(self.idx));
-        sets.flat_map(|set| &set.desired)
-            .filter(move |desired| there(desired.image))
+        let caches = self.model.caches.values();
+        let desired = caches.flat_map(|cache| &cache.set(self.idx).desired);
+        let desired = desired.map(|desired| (desired.image, &desired.reference));
+        let kept = self
+            .model
+            .caches
+            .values()
+            .filter_map(Cache::keeps)
+            .flatten();
+        let kept = kept.map(|(image, (reference, _))| (*image, reference));
+        desired
+            .chain(kept)
+            .filter(move |(image, _)| there(*image))
+            .map(|(_, reference)| reference)
     }
 
     /// Names of ours that may still be there and that no cache desires here. An image with several names can only

@@ -13,12 +13,12 @@ use crate::{
     commit::{Engine, timers::Timer},
     ids::{CacheIdx, IdSet, Stamp},
     model::{
-        applied::GIVE_UP_AFTER,
         cache::{Cache, Unpin},
         last_operation::{LastOperation, Subject},
         node_status::{Flags, NodeStatus},
         operation::{Kind, Operation},
         pending,
+        sources::Sources,
         writer::FinalizerWrite,
     },
     vocabulary::{
@@ -185,6 +185,7 @@ impl Engine {
         }
         let resumed = cache.operation.is_some();
         let old = model.caches.set(at, cache);
+        model.read_sources(at);
         model.match_nodes(at);
         if resumed {
             self.enlist(at, now.tick);
@@ -204,6 +205,7 @@ impl Engine {
         let Some((at, cache)) = self.model.caches.remove(key) else {
             return;
         };
+        self.model.workloads.stale |= self.model.workloads.followers.remove(&at);
         self.agenda.caches.remove(&at);
         self.agenda.timers.set(Timer::Cache(at), None);
         let Some(cache) = cache else {
@@ -225,7 +227,7 @@ impl Engine {
     }
 
     /// Forgets names that nothing uses any more.
-    fn sweep_names(&mut self, now: Tick) {
+    pub(super) fn sweep_names(&mut self, now: Tick) {
         for registry in self.model.sweep_names(now) {
             self.agenda.timers.set(Timer::Registry(registry), None);
         }
@@ -234,6 +236,7 @@ impl Engine {
     /// Decides what begins.
     pub(crate) fn decide(&mut self, at: CacheIdx, now: Now) {
         self.compile(at, now);
+        self.follow(at, now);
         let Some(cache) = self.model.caches.get_mut(at) else {
             return;
         };
@@ -279,6 +282,10 @@ impl Engine {
             return;
         }
         let was_pinned = cache.desired.pinned;
+        model.read_sources(at);
+        let Some(cache) = model.caches.get_mut(at) else {
+            return;
+        };
         cache.compile(&mut model.names, &model.settings);
         cache.refresh.next = None;
         if cache.object.deleting {
@@ -337,7 +344,9 @@ impl Engine {
         let Some(cache) = self.model.caches.get_mut(at) else {
             return;
         };
-        cache.nodes.first_round &= cache.nodes.counts.flagged(Flags::UNCHECKED) > 0;
+        let unchecked = cache.nodes.counts.flagged(Flags::UNCHECKED) > 0;
+        let opening = cache.sources.as_ref().is_some_and(Sources::is_opening);
+        cache.nodes.first_round &= unchecked || opening;
         if cache.runs(Kind::Delete) {
             self.advance_deletion(at, now);
         } else if cache.is_complete() {
@@ -352,6 +361,7 @@ impl Engine {
             cache.writer.unsaved = true;
         }
         self.serve_nodes(at);
+        self.tell_names(at, now);
         self.write_status(at, now);
         self.time_cache(at, now);
     }
@@ -394,31 +404,6 @@ impl Engine {
         self.touch_cache(at);
     }
 
-    /// Sets when something about a cache is due although nothing happens.
-    fn time_cache(&mut self, at: CacheIdx, now: Now) {
-        let Some(cache) = self.model.caches.get(at) else {
-            return;
-        };
-        let idle = cache.operation.is_none() && !cache.history.purged && !cache.held();
-        let refreshes = idle && !cache.nodes.first_round && !cache.object.deleting;
-        let pending = cache.applied.pending.values();
-        let given_up = pending
-            .map(|pending| pending.since.0 + GIVE_UP_AFTER)
-            .min()
-            .filter(|at| *at > now.wall.0);
-        let all = [
-            cache.refresh.next.filter(|_| refreshes),
-            cache.writer.writes_at(),
-            cache.operation.as_ref().and_then(|op| op.clearing),
-            cache.unpin.map(|unpin| unpin.until),
-            cache.finalizer.not_before(),
-            given_up.map(|at| in_seconds(at, now)),
-            self.deletion_deadline(cache).map(|at| in_seconds(at, now)),
-        ];
-        let next = all.into_iter().flatten().filter(|at| *at > now.tick).min();
-        self.agenda.timers.set(Timer::Cache(at), next);
-    }
-
     /// Caches that have changed.
     pub(crate) fn take_changed_caches(&mut self) -> BTreeSet<CacheIdx> {
         std::mem::take(&mut self.agenda.caches)
@@ -429,10 +414,4 @@ impl Engine {
 fn any_failed(operation: &Operation, cache: &Cache) -> bool {
     let failed = |row: &NodeStatus| row.failing > 0 || row.state == PullState::Unreachable;
     operation.pulls.iter().any(|node| failed(cache.row(node)))
-}
-
-/// The tick of a wall-clock time in seconds since the epoch.
-fn in_seconds(wall: i64, now: Now) -> Tick {
-    let seconds = u64::try_from(wall - now.wall.0).unwrap_or(0);
-    now.tick.after(Duration::from_secs(seconds))
 }

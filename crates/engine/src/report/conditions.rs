@@ -8,9 +8,14 @@ use kubefledged_api_types::{
     conditions::{self, Condition, Degraded, Progressing, Ready, Stalled},
 };
 
-use super::causes::{self, Causes, Group, plural};
+use super::{
+    causes::{self, Causes, Group, plural},
+    reading,
+};
 use crate::{
-    model::{Model, cache::Cache, facts::Facts, node_status::Flags, operation::Kind},
+    model::{
+        Model, cache::Cache, facts::Facts, node_status::Flags, operation::Kind, source::Reading,
+    },
     vocabulary::Ineligible,
 };
 
@@ -109,6 +114,11 @@ impl Readiness {
             Ready::CacheSpecValidationFailed
         } else if cache.desired.matches_nothing() && spec.require_nodes != Some(0) {
             Ready::NoNodeMatches
+        } else if let Some(unread) = reading::unread(cache) {
+            match unread {
+                Reading::Unknown(_) => Ready::SourceUnavailable,
+                _ => Ready::NotYetChecked,
+            }
         } else if !ineligible.is_empty() {
             Ready::NodesNotEligible
         } else if desired < required {
@@ -175,6 +185,13 @@ impl Readiness {
             }
             Ready::TooFewNodes => {
                 format!("{counts} by spec.requireNodes, even if there are fewer nodes")
+            }
+            Ready::SourceUnavailable => reading::unreadable(cache).unwrap_or_default().to_owned(),
+            Ready::NotYetChecked if reading::unread(cache).is_some() => {
+                "the workloads that name images are being read".to_owned()
+            }
+            Ready::NoEligibleNodes if cache.desired.images.is_empty() => {
+                "no workload names an image now".to_owned()
             }
             Ready::NoEligibleNodes => "no node matches now: the node pool is empty".to_owned(),
             _ if self.holds() => counts,
@@ -379,6 +396,12 @@ fn cause(model: &Model, cache: &Cache, causes: &Causes<'_>) -> (Degraded, String
     }
     if let Some(silence) = causes.silence(nodes.desired) {
         return (Degraded::PullerUnavailable, silence);
+    }
+    if let Some(why) = reading::unreadable(cache) {
+        return (Degraded::SourceUnavailable, why.to_owned());
+    }
+    if let Some(beyond) = reading::beyond(cache) {
+        return (Degraded::TooManyImages, beyond);
     }
     if cache.desired.unmatched().next().is_some() && cache.spec().require_nodes != Some(0) {
         return (Degraded::NoNodeMatches, no_match(cache));

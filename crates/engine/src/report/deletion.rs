@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     commit::Engine,
-    ids::{CacheIdx, IdSet},
+    ids::CacheIdx,
     model::{
         cache::{Cache, Unpin},
         node_status::Flags,
@@ -123,7 +123,7 @@ impl Engine {
             });
         }
         if policy == DeletionPolicy::Purge {
-            cache.applied.remove_others(&IdSet::default(), now.wall);
+            cache.applied.remove_others(|_| false, now.wall);
         } else if !cache.applied.pending.is_empty() {
             let event = removals_dropped(cache);
             cache.applied.pending.clear();

@@ -146,7 +146,7 @@ fn bad_secrets(cache: &Cache) -> String {
     if cache.bad_secrets.is_empty() {
         return String::new();
     }
-    let secrets = cache.bad_secrets.iter();
+    let secrets = cache.bad_secrets.values().flatten();
     let secrets: Vec<String> = secrets
         .map(|(name, why)| format!("{name}: {why}"))
         .collect();

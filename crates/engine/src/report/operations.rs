@@ -6,12 +6,13 @@ use kubefledged_api_types::{
 };
 
 use crate::{
-    ids::{IdSet, Stamp},
+    ids::Stamp,
     model::{
         backoff,
         cache::Cache,
         last_operation::{LastOperation, Phase},
         operation::{Kind, Operation, Request},
+        sources::Sources,
     },
     vocabulary::Tick,
 };
@@ -83,7 +84,7 @@ impl Cache {
         {
             self.operation = Some(self.new_operation(kind, stamp, started));
             if kind == Kind::Purge {
-                self.applied.remove_others(&IdSet::default(), started);
+                self.applied.remove_others(|_| false, started);
             }
             return;
         }
@@ -119,9 +120,9 @@ impl Cache {
             self.history.purge = None;
             if self.writer.oversize.is_some() {
                 let written = &self.object.status;
-                self.applied.drop_unrecorded(&self.desired.images, written);
+                self.applied.drop_unrecorded(&self.desired, written);
             }
-            self.applied.remove_others(&self.desired.images, now);
+            self.applied.remove_undesired(&self.desired, now);
             self.applied.apply(&self.desired);
             self.history.covered = Some(self.desired.hash);
         } else {
@@ -134,7 +135,11 @@ impl Cache {
             });
         }
         if kind == Kind::Purge {
-            self.applied.remove_others(&IdSet::default(), now);
+            self.applied.remove_others(|_| false, now);
+            if let Some(sources) = &mut self.sources {
+                sources.retention.forget_unnamed();
+                sources.stale = true;
+            }
             self.history.covered = Some(self.desired.hash);
         }
         self.operation = Some(self.new_operation(kind, stamp, started));
@@ -172,10 +177,16 @@ impl Cache {
         requests.find(|request| request.value.is_empty())
     }
 
-    /// Is every node done, and the beginning written?
+    /// Is every node done, the beginning written, and are the workloads read that name images?
     pub fn is_complete(&self) -> bool {
         let operation = self.operation.as_ref();
-        operation.is_some_and(Operation::is_complete) && !self.held() && self.recorded()
+        let opening = self.sources.as_ref().is_some_and(Sources::is_opening);
+        let complete = operation.is_some_and(Operation::is_complete);
+        complete && !self.held() && self.recorded() && !(opening && self.runs_pulls())
+    }
+
+    fn runs_pulls(&self) -> bool {
+        self.operation.as_ref().is_some_and(|op| op.kind.pulls())
     }
 
     /// Ends an operation that is complete and whose annotations are removed. `failed`: some node of it lacks an

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use crate::{
     commit::Engine,
+    ids::CacheIdx,
+    model::{cache::Cache, sources::Sources},
     vocabulary::{CacheKey, CacheObject, InvalidCache, Now},
 };
 
@@ -25,13 +27,35 @@ impl Engine {
         let others = self.model.caches.values().filter(|cache| {
             cache.object.key.namespace == object.key.namespace && cache.object.key != object.key
         });
-        let all: usize = others.map(|cache| names(&cache.object)).sum::<usize>() + own;
+        let all: usize = others.map(names_of).sum::<usize>() + own;
         (all > most).then(|| {
             format!(
                 "the ImageCaches of namespace {} would name {all} images, and {most} are allowed: use fewer images, or raise the controller's --max-images-per-namespace",
                 object.key.namespace
             )
         })
+    }
+
+    /// How many names a cache may take from workloads: as many as its namespace has room for.
+    pub(super) fn room_for_names(&self, at: CacheIdx) -> usize {
+        let Some(cache) = self
+            .model
+            .caches
+            .get(at)
+            .filter(|cache| cache.sources.is_some())
+        else {
+            return 0;
+        };
+        let key = &cache.object.key;
+        let all = self.model.caches.values();
+        let others = all.filter(|other| {
+            other.object.key.namespace == key.namespace && other.object.key != *key
+        });
+        let taken = others.map(names_of).sum::<usize>() + names(&cache.object);
+        self.model
+            .settings
+            .max_namespace_images
+            .saturating_sub(taken)
     }
 
     /// Treats an object like one whose spec is invalid, and keeps it until there is room.
@@ -76,6 +100,12 @@ impl Engine {
             }
         }
     }
+}
+
+/// How many images a cache has, with those that workloads name.
+fn names_of(cache: &Cache) -> usize {
+    let sources = cache.sources.as_ref();
+    names(&cache.object) + sources.map_or(0, Sources::count)
 }
 
 /// How many images a spec names.

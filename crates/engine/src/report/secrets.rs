@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use super::events::event;
 use crate::{
     commit::Engine,
-    vocabulary::{CacheKey, SecretProblems, Severity},
+    model::cache::Cache,
+    vocabulary::{CacheKey, CredentialScope, SecretProblems, Severity},
 };
 
 /// What is wrong with a secret that does not exist.
@@ -14,7 +15,12 @@ const NOT_FOUND: &str = "not found";
 impl Engine {
     /// Pulls go on without a secret that has a problem, but an Event tells of it. A secret that can be used again
     /// is not mentioned any more.
-    pub(crate) fn secrets_read(&mut self, key: &CacheKey, problems: SecretProblems) {
+    pub(crate) fn secrets_read(
+        &mut self,
+        key: &CacheKey,
+        scope: CredentialScope,
+        problems: SecretProblems,
+    ) {
         let missing = problems.missing.into_iter();
         let missing = missing.map(|name| (name, NOT_FOUND.to_owned()));
         let all: BTreeMap<String, String> = missing.chain(problems.unusable).collect();
@@ -22,28 +28,39 @@ impl Engine {
             return;
         };
         let cache = self.model.caches.get_mut(at);
-        let Some(cache) = cache.filter(|cache| cache.bad_secrets != all) else {
+        let known = |cache: &Cache| cache.bad_secrets.get(&scope).cloned().unwrap_or_default();
+        let Some((before, cache)) = cache
+            .map(|cache| (known(cache), cache))
+            .filter(|(before, _)| *before != all)
+        else {
             return;
         };
         self.agenda.caches.insert(at);
-        let before = std::mem::replace(&mut cache.bad_secrets, all);
-        let new = cache.bad_secrets.iter();
+        let namespace = scope.namespace.clone();
+        let new = all.iter();
         let new: Vec<_> = new
             .filter(|(name, why)| before.get(*name) != Some(why))
             .collect();
-        if new.is_empty() {
-            return;
-        }
+        let not_found = new.iter().all(|(_, why)| *why == NOT_FOUND);
+        let none = new.is_empty();
         let texts: Vec<String> = new
             .iter()
             .map(|(name, why)| format!("{name}: {why}"))
             .collect();
         let text = format!(
             "imagePullSecrets of namespace {} that images are pulled without: {}",
-            key.namespace,
+            namespace,
             texts.join("; ")
         );
-        let reason = if new.iter().all(|(_, why)| *why == NOT_FOUND) {
+        if all.is_empty() {
+            cache.bad_secrets.remove(&scope);
+        } else {
+            cache.bad_secrets.insert(scope, all);
+        }
+        if none {
+            return;
+        }
+        let reason = if not_found {
             "ImagePullSecretNotFound"
         } else {
             "ImagePullSecretInvalid"

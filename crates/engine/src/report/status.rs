@@ -24,10 +24,13 @@ pub fn project(model: &Model, cache: &Cache, now: Now) -> ImageCacheStatus {
         last_handled_refresh: history.handled_refresh.clone(),
         last_handled_purge: history.handled_purge.clone(),
         purge: history.purge.clone(),
-        applied_images: cache.applied.status(),
+        applied_images: cache.applied.status(&cache.desired),
         ..ImageCacheStatus::default()
     };
     status.lists_without_nodes = cache.desired.unmatched().collect();
+    if let Some(sources) = &cache.sources {
+        status.sources = sources.status(&model.workloads);
+    }
     let gates = model.settings.gate.is_on() && cache.spec().gates_nodes();
     if cache.nodes.first_round {
         // What was written stays until the first round is complete.
@@ -93,7 +96,7 @@ fn oldest_check(cache: &Cache) -> Option<Stamp> {
     counted.filter_map(|row| row.checked).min()
 }
 
-/// Is the difference worth a write? The time of the last check alone is not, until it differs by a check interval.
+/// Is the difference worth a write? The numbers of workloads alone are not, nor is the time of the last check, until it differs by a check interval.
 pub fn differs(
     desired: &ImageCacheStatus,
     known: &ImageCacheStatus,
@@ -106,10 +109,14 @@ pub fn differs(
     if stale {
         return true;
     }
-    let same_check = ImageCacheStatus {
+    let mut same_check = ImageCacheStatus {
         last_check_time: known.last_check_time,
         ..desired.clone()
     };
+    // Pods come and go all the time.
+    for (new, old) in same_check.sources.iter_mut().zip(&known.sources) {
+        new.workloads = old.workloads;
+    }
     same_check != *known
 }
 

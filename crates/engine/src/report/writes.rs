@@ -25,11 +25,16 @@ const LARGE: usize = 128 << 10;
 /// The longest of them.
 const MAX_INTERVAL: Duration = Duration::from_secs(1800);
 
+/// Time until the next write of an object of so many bytes that records new names.
+fn names_interval(bytes: usize) -> Duration {
+    let seconds = u64::try_from(bytes / BYTES_PER_SECOND).unwrap_or(u64::MAX);
+    Duration::from_secs(seconds).max(WRITE_INTERVAL)
+}
+
 /// Time until the next write of progress, after so many repeated writes of an operation of an object of so many
 /// bytes.
 fn progress_interval(bytes: usize, repeats: u32) -> Duration {
-    let seconds = u64::try_from(bytes / BYTES_PER_SECOND).unwrap_or(u64::MAX);
-    let base = Duration::from_secs(seconds).max(WRITE_INTERVAL);
+    let base = names_interval(bytes);
     if bytes < LARGE {
         return base;
     }
@@ -59,7 +64,8 @@ impl Engine {
         let (last, known) = (&cache.last, &cache.object.status);
         let transition =
             (last.phase.as_str(), last.started) != (known.status.as_str(), known.start_time);
-        if !cache.writer.may_write(now.tick, transition) {
+        let names = cache.names_due().is_some_and(|at| at <= now.tick);
+        if !cache.writer.may_write(now.tick, transition || names) {
             return;
         }
         self.settle(at, now);
@@ -87,6 +93,7 @@ impl Engine {
             0
         };
         writer.not_before = Some(now.tick.after(progress_interval(bytes, repeats)));
+        writer.names_not_before = Some(now.tick.after(names_interval(bytes)));
         if !differs {
             return;
         }

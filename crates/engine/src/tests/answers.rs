@@ -24,6 +24,11 @@ impl Harness {
             Command::EmitEvent {
                 reason, message, ..
             } => self.log.push(format!("event {reason}: {message}")),
+            Command::Watch(all) => {
+                let names: Vec<String> = all.iter().map(|(_, of)| of.to_string()).collect();
+                self.log.push(format!("event watch: {}", names.join(" ")));
+                self.watches = all;
+            }
             Command::RemoveTaints { node, uid, taints } => self.untaint(&node, &uid, &taints),
             Command::WriteNodeCondition {
                 node,

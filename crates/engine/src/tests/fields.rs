@@ -165,6 +165,7 @@ fn a_service_account_and_the_secrets_say_whose_credentials_a_pull_uses() {
         namespace: "ns".into(),
         secrets: ["s".to_owned()].into(),
         service_account: Some("robot".into()),
+        of_pods: false,
     };
     assert_eq!(scope, Some(expected));
 }

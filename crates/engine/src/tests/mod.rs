@@ -15,9 +15,11 @@ mod operations;
 mod peers;
 mod recorded;
 mod refresh;
+mod sources;
 mod suspend;
 mod truth;
 mod view;
+mod workloads;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -87,6 +89,8 @@ struct Harness {
     most_names: Option<usize>,
     /// How many were.
     refused_writes: usize,
+    /// Watches that are wanted.
+    watches: Vec<(WatchId, Watched)>,
 }
 
 fn key() -> CacheKey {

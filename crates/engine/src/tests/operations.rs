@@ -249,7 +249,13 @@ fn a_missing_secret_causes_one_event_and_pulls_go_on_without_it() {
             missing,
             ..SecretProblems::default()
         };
-        harness.handle(Event::SecretsRead(key(), problems));
+        let scope = CredentialScope {
+            namespace: "ns".into(),
+            secrets: ["s".to_owned()].into(),
+            service_account: None,
+            of_pods: false,
+        };
+        harness.handle(Event::SecretsRead(key(), scope, problems));
         harness.run();
     };
     read(&mut harness, &["s"]);

@@ -15,7 +15,7 @@ use crate::{
     commit::Engine,
     model::{
         cache::Cache,
-        desired::{DesiredBy, DesiredImage},
+        desired::DesiredImage,
         node_status::Flags,
         pending::{self, PendingRemoval},
     },
@@ -61,6 +61,7 @@ impl Engine {
             purged: cache.history.purged,
             unchecked: cache.nodes.counts.flagged(Flags::UNCHECKED),
             bad_secrets: bad_secrets
+                .flat_map(|(_, bad)| bad)
                 .map(|(name, why)| (name.clone(), why.clone()))
                 .collect(),
             generation: cache.object.generation,
@@ -70,10 +71,9 @@ impl Engine {
     fn desired_row(&self, desired: &DesiredImage) -> DesiredRow {
         let names = &self.model.names;
         let image = names.images.get(desired.image);
-        let DesiredBy::Spec { list } = desired.by;
         DesiredRow {
             reference: desired.reference.clone(),
-            list: list as usize,
+            list: desired.by.list() as usize,
             registry: names.registries.get(image.registry).host.clone(),
             policy: desired.policy,
             invalid: image.invalid.clone(),

@@ -9,12 +9,13 @@ mod nodes;
 mod page;
 mod pairs;
 mod rows;
+mod workloads;
 
 pub use explain::{PlanQuery, PlanRow, PlanStep};
 pub use fleet::{NodeRow, PullingRow, SpecRow};
 pub use page::{MOST_ROWS, Page};
 pub use pairs::{PairFailure, PairQuery, PairRow};
 pub use rows::{
-    BatchKind, BatchRow, Budget, CacheDetail, CacheRow, DesiredRow, NodeCacheRow, NodeDetail,
-    PeerSums, PendingRow, Progress, RegistryRow, Sums, TrueConditions,
+    BatchKind, BatchRow, Budget, CacheDetail, CacheRow, DesiredRow, NamingRow, NamingRows,
+    NodeCacheRow, NodeDetail, PeerSums, PendingRow, Progress, RegistryRow, Sums, TrueConditions,
 };

@@ -3,14 +3,17 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use kubefledged_api_types::{
-    ImagePullPolicy, Timestamp,
+    ImagePullPolicy, Timestamp, WorkloadKind,
     conditions::Condition,
     status::{ImageCounts, NodeCounts},
 };
 
 use super::pairs::PairRow;
 pub use crate::model::registries::Budget;
-use crate::vocabulary::{BatchId, CacheKey, Ineligible, MovedBytes, NodeName, PullState, Puller};
+use crate::vocabulary::{
+    BatchId, CacheKey, Ineligible, MovedBytes, NodeName, PullState, Puller, WorkloadImage,
+    WorkloadKey,
+};
 
 /// One cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +103,28 @@ pub struct DesiredRow {
     pub policy: ImagePullPolicy,
     /// Why the name cannot be parsed; `None`: it can.
     pub invalid: Option<String>,
+}
+
+/// A workload that names an image.
+#[derive(Clone, Debug)]
+pub struct NamingRow {
+    /// Its kind.
+    pub kind: WorkloadKind,
+    /// Its namespace and name.
+    pub workload: WorkloadKey,
+    /// The image, and its container.
+    pub image: WorkloadImage,
+    /// Index of the list whose source selects it.
+    pub list: usize,
+}
+
+/// Workloads that name images.
+#[derive(Clone, Debug)]
+pub struct NamingRows {
+    /// At most [`MOST_ROWS`](super::MOST_ROWS).
+    pub rows: Vec<NamingRow>,
+    /// There are more.
+    pub truncated: bool,
 }
 
 /// One name whose removal is pending.

@@ -5,6 +5,7 @@ use kubefledged_api_types::{GateReason, ImageCacheStatus, ImagePullPolicy, Times
 use super::{
     name::{BatchId, CacheKey, NodeName},
     object::{PlacedTaint, Puller},
+    workload::{WatchId, Watched},
 };
 
 /// Something to do. Most commands are answered by an [event](crate::Event).
@@ -75,6 +76,9 @@ pub enum Command {
         /// The condition.
         condition: ConditionWrite,
     },
+    /// Watch these workloads and Namespaces, and nothing else. A watch that is in the list already goes on. Not answered:
+    /// each watch sends events with its number.
+    Watch(Vec<(WatchId, Watched)>),
     /// A node has become warm or stuck. Not answered.
     NodeTransition {
         /// Which node.
@@ -197,6 +201,9 @@ pub struct CredentialScope {
     pub secrets: Arc<[String]>,
     /// A `ServiceAccount` of the namespace; its pull secrets come after `secrets`.
     pub service_account: Option<Arc<str>>,
+    /// These are the secrets of pods. The controller's --service-account-name holds only for those of an
+    /// `ImageCache`.
+    pub of_pods: bool,
 }
 
 /// Ends the interest of a batch in some of its pulls.

@@ -1,7 +1,11 @@
+use std::sync::Arc;
+
 use super::{
+    command::CredentialScope,
     name::{BatchId, CacheKey, NodeName},
     object::{CacheObject, InvalidCache, NodeFacts, Placement, Puller},
     outcome::{CheckReport, ImageOutcome, Transfer},
+    workload::{Labels, WatchFailure, WatchId, Workload, WorkloadKey},
 };
 
 /// Something that happened.
@@ -21,6 +25,16 @@ pub enum Event {
     PullerChanged(NodeName, Option<Puller>),
     /// These nodes get a puller; `None`: that is not known.
     PullersPlaced(Option<Box<Placement>>),
+    /// A workload exists or has changed.
+    WorkloadApplied(WatchId, WorkloadKey, Box<Workload>),
+    /// A workload is gone, or names no images any more.
+    WorkloadDeleted(WatchId, WorkloadKey),
+    /// A Namespace exists, or its labels have changed.
+    NamespaceApplied(WatchId, Arc<str>, Labels),
+    /// A Namespace is gone.
+    NamespaceDeleted(WatchId, Arc<str>),
+    /// A watch of workloads or of Namespaces cannot be read. When it can be read again, it is listed anew.
+    WatchFailed(WatchId, WatchFailure),
     /// A source begins to deliver everything anew, because its watch broke. What the list brings replaces what
     /// was known, also where it is older: etcd may have been restored from a backup.
     Listing(Source),
@@ -36,8 +50,8 @@ pub enum Event {
     Checked(BatchId, CheckReport),
     /// The batch is over: nothing more comes from it.
     BatchEnded(BatchId, BatchEnd),
-    /// The pull secrets of a cache were read. Pulls go on without those that have a problem.
-    SecretsRead(CacheKey, SecretProblems),
+    /// The pull secrets of a scope were read for a cache. Pulls go on without those that have a problem.
+    SecretsRead(CacheKey, CredentialScope, SecretProblems),
     /// Answer to `Command::WriteStatus`: the new resource version.
     StatusWritten(CacheKey, Result<String, WriteError>),
     /// Answer to `Command::ClearAnnotation`: the new resource version; `None`: the annotation had
@@ -70,6 +84,8 @@ pub enum Source {
     Pullers,
     /// The watch of the pullers' `DaemonSet`. Nobody waits for it: without it, every Linux node may get a puller.
     Placement,
+    /// A watch of workloads or of Namespaces. Nobody waits for it, except caches whose images they name.
+    Watch(WatchId),
 }
 
 /// Why a write failed.

@@ -8,6 +8,7 @@ mod object;
 mod outcome;
 mod reason;
 mod settings;
+mod workload;
 
 pub use command::{
     Batch, CancelPulls, Command, ConditionWrite, CredentialScope, MissingImage, NodeTransition,
@@ -27,3 +28,4 @@ pub use reason::{
     FailureClass, Ineligible, KeptReason, PullBlock, PullReason, PullState, RemovalBlock,
 };
 pub use settings::{GateSettings, PeerSettings, Settings};
+pub use workload::{Labels, WatchFailure, WatchId, Watched, Workload, WorkloadImage, WorkloadKey};

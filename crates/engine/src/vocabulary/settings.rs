@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use kubefledged_api_types::ImagePullPolicy;
+use kubefledged_api_types::{ImagePullPolicy, WorkloadAccess};
 
 /// The controller's flags that decisions depend on.
 #[derive(Clone, Debug)]
@@ -32,6 +32,8 @@ pub struct Settings {
     pub gate: GateSettings,
     /// Layers from other nodes.
     pub peers: PeerSettings,
+    /// Whose workloads caches may read.
+    pub workloads: WorkloadAccess,
     /// Spreads work over time that would otherwise begin at the same moment.
     pub seed: u64,
 }
@@ -52,6 +54,7 @@ impl Default for Settings {
             max_namespace_images: 100_000,
             gate: GateSettings::default(),
             peers: PeerSettings::default(),
+            workloads: WorkloadAccess::default(),
             seed: 0,
         }
     }

@@ -6,8 +6,9 @@ use std::time::Duration;
 use kubefledged_proto::debug::{
     CacheNodeImage, CacheSummary, ExplainPlanRequest, GetCacheRequest, GetCacheResponse,
     GetNodeRequest, GetNodeResponse, ListCachesRequest, ListNodesRequest, ListRegistriesRequest,
-    NodeSummary, PlanSpecRequest, PlannedStep, Registry, SpecNode, State, StreamCacheNodesRequest,
-    StreamMatrixRequest, StreamMatrixResponse, WatchProgressRequest, WatchProgressResponse,
+    ListWorkloadsRequest, ListWorkloadsResponse, NodeSummary, PlanSpecRequest, PlannedStep,
+    Registry, SpecNode, State, StreamCacheNodesRequest, StreamMatrixRequest, StreamMatrixResponse,
+    WatchProgressRequest, WatchProgressResponse,
     controller_debug_service_client::ControllerDebugServiceClient,
 };
 use tokio::time::Instant;
@@ -206,6 +207,23 @@ impl Controller {
             all(stream.into_inner(), |page| page.steps).await
         };
         self.call("cannot ask for the plan", call).await
+    }
+
+    /// The workloads because of which an `ImageCache` desires an image.
+    pub async fn workloads(
+        &mut self,
+        namespace: &str,
+        name: &str,
+        image: &str,
+    ) -> Result<ListWorkloadsResponse, Failure> {
+        let request = ListWorkloadsRequest {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            image: image.to_owned(),
+        };
+        let call = async |mut client: Client| client.list_workloads(request.clone()).await;
+        let answer = self.call("cannot list workloads", call).await;
+        answer.map(Response::into_inner)
     }
 
     /// Registries and their budgets.

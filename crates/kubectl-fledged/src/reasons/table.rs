@@ -341,6 +341,16 @@ pub(super) const CACHE: &[Entry] = &[
         Next::Edit,
     ),
     (
+        "SourceUnavailable",
+        "workloads that name images cannot be read: see docs/workloads.md",
+        Next::Edit,
+    ),
+    (
+        "TooManyImages",
+        "workloads name more images than there is room for, and the newest have room: select fewer workloads",
+        Next::Edit,
+    ),
+    (
         "StatusTooLarge",
         "the object is larger than the API server stores: split it",
         Next::Edit,

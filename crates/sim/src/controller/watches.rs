@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use kubefledged_engine::Event as EngineEvent;
+use kubefledged_api_types::WorkloadKind;
+use kubefledged_engine::{Event as EngineEvent, Source, WatchFailure, WatchId, Watched};
 
+use super::Controller;
 use crate::{
     api::{self, Key, Resource},
     script::{SourceKey, Trouble},
@@ -15,6 +17,8 @@ use crate::{
 pub struct Watch {
     /// It hears nothing until it lists anew.
     pub broken: bool,
+    /// Of the watch of workloads: its number; `None`: nobody wants it.
+    number: Option<WatchId>,
     told: BTreeMap<String, Resource>,
     inbox: VecDeque<EngineEvent>,
     last: u64,
@@ -24,8 +28,12 @@ impl World {
     /// Tells whoever watches.
     pub fn changed(&mut self, key: &Key) {
         for who in 0..self.controllers.len() {
-            let running = self.controllers[who].engine.is_some();
-            if running && !self.controllers[who].watches[key.0 as usize].broken {
+            let controller = &self.controllers[who];
+            let wanted = key.0 != SourceKey::Workloads || controller.workload_watch().is_some();
+            if controller.engine.is_some()
+                && wanted
+                && !self.controllers[who].watches[key.0 as usize].broken
+            {
                 let resource = self.api.now.get(key).cloned();
                 self.change_told(who, key, resource);
             }
@@ -33,10 +41,11 @@ impl World {
     }
 
     fn change_told(&mut self, who: usize, key: &Key, resource: Option<Resource>) {
+        let watch = self.controllers[who].workload_watch().unwrap_or(WatchId(0));
         let told = &mut self.controllers[who].watches[key.0 as usize].told;
         let event = match resource {
             Some(resource) => {
-                let event = api::applied(&key.1, &resource);
+                let event = api::applied(&key.1, &resource, watch);
                 let before = told.insert(key.1.clone(), resource.clone());
                 if before.is_some_and(|before| api::same(&before, &resource)) {
                     return;
@@ -44,7 +53,7 @@ impl World {
                 event
             }
             None if told.remove(&key.1).is_none() => return,
-            None => api::deleted(key),
+            None => api::deleted(key, watch),
         };
         self.push(who, key.0, event);
     }
@@ -80,7 +89,9 @@ impl World {
     /// Broken watches that nothing hinders list anew soon.
     pub fn mend_watches(&mut self) {
         for who in 0..self.controllers.len() {
-            for source in SourceKey::ALL {
+            let controller = &self.controllers[who];
+            let workloads = controller.workload_watch().map(|_| SourceKey::Workloads);
+            for source in SourceKey::ALL.into_iter().chain(workloads) {
                 let life = self.controllers[who].life;
                 if self.controllers[who].watches[source as usize].broken {
                     let wait = self.rng.between(1, 2_000);
@@ -99,7 +110,7 @@ impl World {
         });
         let watch = &mut controller.watches[source as usize];
         if controller.life != life || controller.engine.is_none() || !watch.broken || hindered {
-            return;
+            return self.unlisted(who, life, source);
         }
         watch.broken = false;
         controller.disturbed = self.now;
@@ -114,16 +125,82 @@ impl World {
         let gone = told
             .keys()
             .filter(|key| !then.contains_key(&(source, (*key).clone())));
-        let gone: Vec<Key> = gone.map(|key| (source, key.clone())).collect();
+        let mut gone: Vec<Key> = gone.map(|key| (source, key.clone())).collect();
+        if source == SourceKey::Workloads {
+            // The engine finds out what is gone, as it must of real lists.
+            for (_, key) in gone.drain(..) {
+                self.controllers[who].watches[source as usize]
+                    .told
+                    .remove(&key);
+            }
+            self.push(who, source, EngineEvent::Listing(self.source(who, source)));
+        }
         for (key, resource) in then {
             self.change_told(who, &key, Some(resource));
         }
         for key in gone {
             self.change_told(who, &key, None);
         }
-        self.push(who, source, EngineEvent::Synced(source.source()));
+        self.push(who, source, EngineEvent::Synced(self.source(who, source)));
         for (key, resource) in since {
             self.change_told(who, &key, resource);
         }
+    }
+
+    fn source(&self, who: usize, source: SourceKey) -> Source {
+        let watch = self.controllers[who].workload_watch();
+        source.source(watch.unwrap_or(WatchId(0)))
+    }
+
+    /// A list did not come. Of workloads the engine is told.
+    fn unlisted(&mut self, who: usize, life: u32, source: SourceKey) {
+        let controller = &self.controllers[who];
+        let broken = controller.watches[source as usize].broken && controller.life == life;
+        if source == SourceKey::Workloads
+            && broken
+            && let Some(id) = controller.workload_watch()
+        {
+            let failure = WatchFailure::Failed("the API server does not answer".to_owned());
+            self.push(who, source, EngineEvent::WatchFailed(id, failure));
+        }
+    }
+
+    /// The engine wants these watches. Only Deployments exist.
+    pub fn watch_workloads(&mut self, who: usize, all: &[(WatchId, Watched)]) {
+        let life = self.controllers[who].life;
+        let deployments = Watched::Workloads(WorkloadKind::Deployment);
+        let wanted = all.iter().find(|(_, target)| *target == deployments);
+        let wanted = wanted.map(|(id, _)| *id);
+        self.controllers[who].view.watches(wanted);
+        let watch = &mut self.controllers[who].watches[SourceKey::Workloads as usize];
+        if watch.number != wanted {
+            watch.number = wanted;
+            watch.broken = true;
+            watch.told.clear();
+            if wanted.is_some() {
+                let wait = self.rng.between(1, 2_000);
+                self.after(wait, Event::List(who, life, SourceKey::Workloads));
+            }
+        }
+        for (id, target) in all {
+            if *target != deployments {
+                let wait = self.rng.between(1, 3_000);
+                let event = EngineEvent::Synced(Source::Watch(*id));
+                self.after(wait, Event::Tell(who, life, Box::new(event)));
+            }
+        }
+    }
+
+    /// Nobody leads here any more.
+    pub fn unwatch_workloads(&mut self, who: usize) {
+        self.controllers[who].view.watches(None);
+        self.controllers[who].watches[SourceKey::Workloads as usize].number = None;
+    }
+}
+
+impl Controller {
+    /// The number of the watch of workloads; `None`: nobody wants it.
+    fn workload_watch(&self) -> Option<WatchId> {
+        self.watches[SourceKey::Workloads as usize].number
     }
 }

@@ -23,23 +23,28 @@ const MOST_IMAGES: usize = 512;
 /// Most pull batches of a node, not counting those that have said nothing for so long.
 const MOST_PULLS: usize = 4;
 
+/// What a batch asks of which names.
+fn asked_of(batch: &Batch) -> (Verb, Vec<String>) {
+    match &batch.work {
+        Work::Pull { images, .. } => (
+            Verb::Pull,
+            images.iter().map(|i| normalized(&i.reference)).collect(),
+        ),
+        Work::Remove { references, .. } => (
+            Verb::Remove,
+            references.iter().map(|name| normalized(name)).collect(),
+        ),
+        Work::Check { references, .. } => (
+            Verb::Check,
+            references.iter().map(|name| normalized(name)).collect(),
+        ),
+    }
+}
+
 impl World {
     /// A batch goes out.
     pub fn check_batch(&mut self, who: usize, batch: &Batch) {
-        let (verb, names): (Verb, Vec<String>) = match &batch.work {
-            Work::Pull { images, .. } => (
-                Verb::Pull,
-                images.iter().map(|i| normalized(&i.reference)).collect(),
-            ),
-            Work::Remove { references, .. } => (
-                Verb::Remove,
-                references.iter().map(|name| normalized(name)).collect(),
-            ),
-            Work::Check { references, .. } => (
-                Verb::Check,
-                references.iter().map(|name| normalized(name)).collect(),
-            ),
-        };
+        let (verb, names) = asked_of(batch);
         let mut told: Vec<(&'static str, String)> = Vec::new();
         let view = &self.controllers[who].view;
         let other = if verb == Verb::Pull {
@@ -108,6 +113,14 @@ impl World {
     ) -> Option<(&'static str, String)> {
         let view = &self.controllers[who].view;
         let facts = view.nodes.get(&batch.node)?;
+        let wall = self.wall().0 + self.controllers[who].skew;
+        let stays = names
+            .iter()
+            .find_map(|name| Some((name, view.retained(name, self.now, wall)?)));
+        if let Some((name, key)) = stays {
+            let told = format!("{name} at {}, which stays for {key}", batch.node);
+            return Some(("no removal of what was named not long ago", told));
+        }
         let wrong = names.iter().find_map(|name| {
             let mut caches = view.caches.values();
             let cache = caches.find(|object| surely_wants(object, facts, name))?;

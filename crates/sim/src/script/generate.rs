@@ -3,7 +3,8 @@
 use kubefledged_api_types::{DeletionPolicy, ImageCacheSpec};
 
 use super::{
-    Action, CACHES, DAY, Lie, PeerDay, Script, SourceKey, Step, Trouble, ZONES, gate, peers,
+    Action, CACHES, DAY, Lie, Parts, PeerDay, Script, SourceKey, Step, Trouble, ZONES, gate, peers,
+    workloads,
 };
 use crate::{
     registry::{HOSTS, NAMES},
@@ -30,15 +31,11 @@ impl Classes {
 impl Script {
     /// The day of a seed.
     pub fn generate(seed: u64) -> Self {
-        Self::day(seed, true)
+        Self::with(seed, Parts::default())
     }
 
-    /// The day of a seed, with layers from other nodes on no day.
-    pub fn without_peers(seed: u64) -> Self {
-        Self::day(seed, false)
-    }
-
-    fn day(seed: u64, shares: bool) -> Self {
+    /// The day of a seed with some parts of it only.
+    pub fn with(seed: u64, parts: Parts) -> Self {
         let mut rng = Rng::new(seed);
         let mut nodes: Vec<Flavor> = (0..rng.between(3, 5)).map(|_| flavor(&mut rng)).collect();
         let registry_pulls = *rng.pick(&[1, 3, 512, 512]);
@@ -64,11 +61,16 @@ impl Script {
         }
         let mut steps = day.steps;
         let gated = gate::add(seed, nodes.len(), &mut steps);
-        let peers = if shares {
+        let peers = if parts.peers {
             peers::add(seed, &mut nodes, &mut steps)
         } else {
             PeerDay::default()
         };
+        if parts.workloads {
+            // Steps of one time stay in the order in which they came.
+            steps.sort_by_key(|step| step.at);
+            workloads::add(seed, &mut steps);
+        }
         steps.sort_by_key(|step| step.at);
         Self {
             seed,

@@ -67,6 +67,10 @@ impl Day {
         let zone = *self.rng.pick(&ZONES);
         CacheSpecEntry {
             images,
+            // See `workloads`.
+            images_from: Vec::new(),
+            keep_previous: None,
+            retain_for: None,
             node_selector: match self.rng.below(3) {
                 0 => [("zone".to_owned(), zone.to_owned())].into(),
                 _ => std::collections::BTreeMap::new(),

@@ -43,9 +43,16 @@ fn review_of(operation: &str, images: &[&str], old: &Value) -> String {
     .to_string()
 }
 
+fn rules() -> Rules {
+    Rules {
+        most_images: 100_000,
+        access: kubefledged_api_types::WorkloadAccess::default(),
+    }
+}
+
 async fn call(request: Request<Body>) -> (StatusCode, String) {
     let metrics = Metrics::register(&mut Registry::default());
-    let router = router(Readiness::default(), metrics, 100_000);
+    let router = router(Readiness::default(), metrics, rules());
     let response = router.oneshot(request).await.unwrap();
     let status = response.status();
     let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
@@ -197,7 +204,7 @@ async fn a_body_that_does_not_come_is_given_up_and_holds_up_nobody() {
     let router = router(
         Readiness::default(),
         Metrics::register(&mut Registry::default()),
-        100_000,
+        rules(),
     );
     let from = |address: [u8; 4], body: Body| {
         let mut request = Request::post(VALIDATE_PATH).body(body).unwrap();
@@ -244,7 +251,7 @@ async fn readyz_waits_for_what_is_pending() {
     let router = router(
         readiness,
         Metrics::register(&mut Registry::default()),
-        100_000,
+        rules(),
     );
     let request = Request::get("/readyz").body(Body::empty()).unwrap();
     let response = router.oneshot(request).await.unwrap();
@@ -258,7 +265,7 @@ async fn requests_are_counted_by_what_came_of_them() {
     let router = router(
         Readiness::default(),
         Metrics::register(&mut registry),
-        100_000,
+        rules(),
     );
     for body in [
         review(&["a:1"]),

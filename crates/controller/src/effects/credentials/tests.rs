@@ -66,6 +66,7 @@ fn scope(secrets: &[&str], service_account: Option<&str>) -> CredentialScope {
         namespace: "ns".into(),
         secrets: secrets.iter().map(ToString::to_string).collect(),
         service_account: service_account.map(Arc::from),
+        of_pods: false,
     }
 }
 

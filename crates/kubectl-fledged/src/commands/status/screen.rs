@@ -9,7 +9,7 @@ use std::{
 use kubefledged_api_types::{
     Failure as NodeFailure, Timestamp,
     conditions::{READY, STALLED},
-    status::KeptCounts,
+    status::{KeptCounts, SourceStatus},
 };
 use kubefledged_proto::debug::CacheNodeImage;
 use serde::Serialize;
@@ -42,6 +42,9 @@ pub struct Screen {
     conditions: Vec<Condition>,
     causes: Vec<Cause>,
     slowest_nodes: Vec<Slow>,
+    /// Workloads that name images.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    sources: Vec<String>,
     /// What happens by itself.
     next: Vec<String>,
     /// Why something is not shown.
@@ -115,11 +118,26 @@ pub fn screen(cache: &StoredCache, inside: &Result<Inside, Failure>, now: Timest
         slowest_nodes: inside
             .as_ref()
             .map_or_else(|_| Vec::new(), |inside| slow(cache, inside)),
+        sources: status.sources.iter().map(source).collect(),
         next: next(cache, inside.as_ref().ok()),
         note: inside
             .as_ref()
             .err()
             .map(|failure| format!("The slowest nodes and what is next are not shown: {failure}")),
+    }
+}
+
+/// What a source names, or why it is not read.
+fn source(source: &SourceStatus) -> String {
+    let field = format!("cacheSpec[{}].imagesFrom[{}]", source.list, source.source);
+    let named = format!(
+        "{field}: {} selected, which name {}",
+        counted(usize::try_from(source.workloads).unwrap_or(0), "workload"),
+        counted(usize::try_from(source.images).unwrap_or(0), "image")
+    );
+    match &*source.error {
+        "" => named,
+        error => format!("{named}; {error}"),
     }
 }
 
@@ -334,6 +352,9 @@ impl fmt::Display for Screen {
         write!(f, "{}", columns(&head, conditions))?;
         section(f, "Causes", &self.causes)?;
         section(f, "Slowest nodes", &self.slowest_nodes)?;
+        let sources = self.sources.iter();
+        let sources: Vec<String> = sources.map(|source| format!("  {source}.")).collect();
+        section(f, "Workloads", &sources)?;
         let next: Vec<String> = self.next.iter().map(|next| format!("  {next}.")).collect();
         section(f, "Next", &next)?;
         match &self.note {

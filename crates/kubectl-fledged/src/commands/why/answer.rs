@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use kubefledged_proto::debug::{Action, CacheNodeImage, PlannedStep};
+use kubefledged_proto::debug::{Action, CacheNodeImage, ListWorkloadsResponse, PlannedStep};
 use serde::Serialize;
 
 use super::Facts;
@@ -284,6 +284,7 @@ fn notes(facts: &Facts, of_image: bool, good: bool) -> Vec<String> {
         notes.push(format!("{node} holds it"));
         notes.push(verification(facts.verification.as_deref()));
     }
+    notes.extend(facts.workloads.iter().filter_map(wanted_by));
     let Some(health) = &facts.health else {
         return notes;
     };
@@ -306,6 +307,20 @@ fn notes(facts: &Facts, of_image: bool, good: bool) -> Vec<String> {
         notes.push(named);
     }
     notes
+}
+
+/// Which workloads name an image.
+fn wanted_by(found: &ListWorkloadsResponse) -> Option<String> {
+    let image = &found.images.first()?.image;
+    let named = found.images.iter().map(|row| {
+        format!(
+            "{} {}/{} ({} {})",
+            row.kind, row.namespace, row.name, row.place, row.container
+        )
+    });
+    let named: Vec<String> = named.collect();
+    let named = some(named.iter().map(String::as_str), NAMED);
+    Some(format!("{image} is named by {named}"))
 }
 
 /// What the kubelet asks of a pod that uses an image which it did not pull itself (KEP-2535).

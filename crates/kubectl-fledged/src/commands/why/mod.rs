@@ -5,7 +5,8 @@ mod answer;
 pub use answer::Answer;
 
 use kubefledged_proto::debug::{
-    CacheNodeImage, GetNodeResponse, PlannedStep, Registry, State, StreamCacheNodesRequest,
+    CacheNodeImage, GetNodeResponse, ListWorkloadsResponse, PlannedStep, Registry, State,
+    StreamCacheNodesRequest,
 };
 
 use crate::{
@@ -15,6 +16,9 @@ use crate::{
     output::Out,
 };
 
+/// Images whose workloads are asked for.
+const MOST_NAMED: usize = 5;
+
 /// Everything that is known of a node.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
@@ -22,6 +26,8 @@ pub struct Facts {
     pub node: GetNodeResponse,
     /// Pairs of the node, each with namespace and name of its `ImageCache`.
     pub pairs: Vec<(String, String, CacheNodeImage)>,
+    /// Images that workloads name, of those that were asked about, with these workloads.
+    pub workloads: Vec<ListWorkloadsResponse>,
     /// What the controller would do there, and why.
     pub steps: Vec<PlannedStep>,
     /// Registries that ask for fewer requests.
@@ -50,7 +56,8 @@ pub async fn ask(
     node: &str,
     image: Option<&str>,
 ) -> Result<Answer, Failure> {
-    let facts = gather(access, controller, node, image.is_some()).await?;
+    let mut facts = gather(access, controller, node, image.is_some()).await?;
+    facts.workloads = named(controller, &facts, image).await;
     Ok(answer::answer(&facts, image))
 }
 
@@ -84,12 +91,35 @@ async fn gather(
     Ok(Facts {
         node,
         pairs,
+        workloads: Vec::new(),
         steps,
         registries,
         health: health.ok(),
         verification: verification(access, name).await,
         installation,
     })
+}
+
+/// The workloads that name the images that were asked about. A controller of an earlier version does not tell.
+async fn named(
+    controller: &mut Controller,
+    facts: &Facts,
+    image: Option<&str>,
+) -> Vec<ListWorkloadsResponse> {
+    let Some(image) = image else {
+        return Vec::new();
+    };
+    let asked = facts.pairs.iter();
+    let asked = asked.filter(|(_, _, pair)| pair.image.contains(image));
+    let mut found = Vec::new();
+    for (namespace, name, pair) in asked.take(MOST_NAMED) {
+        if let Ok(workloads) = controller.workloads(namespace, name, &pair.image).await
+            && !workloads.images.is_empty()
+        {
+            found.push(workloads);
+        }
+    }
+    found
 }
 
 async fn health(access: &Access, installation: &str, node: &str) -> Result<Health, Failure> {

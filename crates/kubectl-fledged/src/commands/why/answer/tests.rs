@@ -172,3 +172,27 @@ fn a_present_image_is_told_with_what_the_kubelet_asks_of_pods() {
     let answer = answer(&facts, Some("a:1"));
     assert!(answer.good && plain(&answer).contains("a pod needs a pull secret of its own"));
 }
+
+#[test]
+fn an_image_that_workloads_name_is_told_with_them() {
+    let mut facts = healthy();
+    facts.pairs = vec![pair("r/web:2", State::Ready, "", "")];
+    let row = |name: &str| kubefledged_proto::debug::NamedImage {
+        kind: "Deployment".to_owned(),
+        namespace: "shop".to_owned(),
+        name: name.to_owned(),
+        container: "app".to_owned(),
+        place: "container".to_owned(),
+        image: "r/web:2".to_owned(),
+        list: 0,
+    };
+    facts.workloads = vec![ListWorkloadsResponse {
+        images: ["a", "b", "c", "d"].map(row).to_vec(),
+        truncated: false,
+    }];
+    let text = plain(&answer(&facts, Some("web")));
+    assert!(
+        text.contains("r/web:2 is named by Deployment shop/a (container app)"),
+        "{text}"
+    );
+}

@@ -16,7 +16,7 @@ use kubefledged_proto::puller::{
     self as proto, Authority, BatchCancel, CancelPullsRequest, CheckImagesRequest,
     CheckImagesResponse, Credential, GetInfoResponse, ImagePull, ImageState, PullImagesRequest,
     PullImagesResponse, PullOutcome, PullPolicy, PullResult, RemoveImagesRequest,
-    RemoveImagesResponse, RemoveOutcome, RemoveResult, Retention, Support, pull_images_response,
+    RemoveImagesResponse, RemoveOutcome, RemoveResult, Retention, pull_images_response,
     remove_images_response,
 };
 

@@ -8,15 +8,15 @@ use std::{sync::Arc, time::Duration};
 
 use kubefledged_api_types::{ImagePullPolicy, one_line};
 use kubefledged_engine::{
-    Batch, CancelPulls, CheckReport, Disk, ImageOutcome, ImageResult, KeptReason, MovedBytes,
-    NodeName, ObservedImage, Pin, PinResult, PullItem,
+    Batch, CancelPulls, CheckReport, Disk, ImageOutcome, ImageResult, KeptReason, NodeName,
+    ObservedImage, Pin, PinResult, PullItem,
 };
 use kubefledged_image::{ImageRef, credentials::Keyring};
 use kubefledged_proto::puller::{
     self as proto, Authority, BatchCancel, CancelPullsRequest, CheckImagesRequest,
     CheckImagesResponse, Credential, GetInfoResponse, ImagePull, ImageState, PullImagesRequest,
     PullImagesResponse, PullOutcome, PullPolicy, PullResult, RemoveImagesRequest,
-    RemoveImagesResponse, RemoveOutcome, RemoveResult, Retention, Support, pull_images_response,
+    RemoveImagesResponse, RemoveOutcome, RemoveResult, Retention, pull_images_response,
     remove_images_response,
 };
 
@@ -173,8 +173,8 @@ pub fn checked(response: CheckImagesResponse) -> (Vec<ImageOutcome>, CheckReport
             available: disk.available_bytes,
             watermark_percent: u8::try_from(disk.watermark_percent).unwrap_or(100),
         }),
-        can_pin: supported(response.pin_support()),
-        can_share: supported(response.peer_support()),
+        can_pin: peers::supported(response.pin_support()),
+        can_share: peers::supported(response.peer_support()),
         // GetInfo reports it once per connection.
         parallel_pulls: 0,
     };
@@ -201,14 +201,6 @@ pub fn checked(response: CheckImagesResponse) -> (Vec<ImageOutcome>, CheckReport
         })
         .collect();
     (outcomes, report)
-}
-
-fn supported(support: Support) -> Option<bool> {
-    match support {
-        Support::Yes => Some(true),
-        Support::No => Some(false),
-        Support::Unknown | Support::Unspecified => None,
-    }
 }
 
 fn authority(batch: &Batch) -> Authority {
@@ -293,6 +285,7 @@ fn failed(reason: String, message: String) -> ImageResult {
 }
 
 fn pull_outcome(outcome: PullOutcome) -> ImageOutcome {
+    let moved = peers::moved(&outcome);
     let pin = match outcome.pin() {
         proto::PinResult::Unspecified => PinResult::NotAsked,
         proto::PinResult::Pinned => PinResult::Pinned,
@@ -316,11 +309,7 @@ fn pull_outcome(outcome: PullOutcome) -> ImageOutcome {
             size: outcome.size_bytes,
         }),
         pin,
-        moved: MovedBytes {
-            peers: outcome.peer_bytes,
-            registry: outcome.registry_bytes,
-            wasted: outcome.wasted_bytes,
-        },
+        moved,
         ..ImageOutcome::new(index(outcome.index), result)
     }
 }

@@ -87,7 +87,7 @@ mod tests {
         };
         let asks = |ticket: &Ticket, node: &str, now| check(ticket, |claimed| claimed == node, now);
         let ticket = of("n1", &digest);
-        let last = NOW + LIFE - Duration::from_secs(1);
+        let last = NOW + LIFE.saturating_sub(Duration::from_secs(1));
         assert_eq!(asks(&ticket, "n1", last), Ok(digest.clone()));
         assert_eq!(asks(&ticket, "n1", NOW + LIFE), Err(Refused::Ended));
         assert_eq!(asks(&ticket, "n2", NOW), Err(Refused::Node));

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use kubefledged_engine::{PeerNode, PullItem, Transfer};
+use kubefledged_engine::{MovedBytes, PeerNode, PullItem, Transfer};
 use kubefledged_proto::puller::{
-    self as proto, PeerSource, PullImagesResponse, pull_images_response,
+    self as proto, PeerSource, PullImagesResponse, Support, pull_images_response,
 };
 
 use super::index;
@@ -40,6 +40,24 @@ fn transfer(transfer: &proto::Transfer) -> Transfer {
         done_bytes: transfer.done_bytes,
         peer_bytes: transfer.peer_bytes,
         digest: digest.filter(|text| is_digest(text)).map(Arc::from),
+    }
+}
+
+/// Where the layers of a pull came from.
+pub(super) fn moved(outcome: &proto::PullOutcome) -> MovedBytes {
+    MovedBytes {
+        peers: outcome.peer_bytes,
+        registry: outcome.registry_bytes,
+        wasted: outcome.wasted_bytes,
+    }
+}
+
+/// What a puller says of what its runtime can do; `None`: it does not know, or is too old to say.
+pub(super) fn supported(support: Support) -> Option<bool> {
+    match support {
+        Support::Yes => Some(true),
+        Support::No => Some(false),
+        Support::Unknown | Support::Unspecified => None,
     }
 }
 

@@ -2,6 +2,7 @@
 //! registry. `make bench-peers-model` prints the table; with a part of its name, only these scenarios.
 
 mod links;
+mod objects;
 mod wave;
 
 use kubefledged_engine::PeerSettings;

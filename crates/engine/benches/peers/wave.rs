@@ -7,14 +7,16 @@ use std::{
 };
 
 use cpu_time::ThreadTime;
-use kubefledged_api_types::{CacheSpecEntry, ImageCacheSpec, ImageCacheStatus, Tick, Timestamp};
+use kubefledged_api_types::{Tick, Timestamp};
 use kubefledged_engine::{
-    Batch, BatchEnd, BatchId, CacheKey, CacheObject, CheckReport, Command, Engine, Event,
-    ImageOutcome, ImageResult, NodeFacts, NodeName, Now, ObservedImage, PeerSettings, PullItem,
-    Puller, Settings, Source, Transfer, Work,
+    Batch, BatchEnd, BatchId, CacheObject, CheckReport, Command, Engine, Event, ImageOutcome,
+    ImageResult, Now, PeerSettings, PullItem, Puller, Settings, Source, Transfer, Work,
 };
 
-use crate::links::{self, Holdings, Lines, Pull, Stripes};
+use crate::{
+    links::{self, Holdings, Lines, Pull, Stripes},
+    objects::{bytes, cache, facts, image, name, number, present},
+};
 
 /// One step, in seconds.
 const STEP: f64 = 0.02;
@@ -151,7 +153,7 @@ impl Wave {
             done: Vec::new(),
             registry: 0.0,
             spent: Duration::ZERO,
-            object: cache(&scenario),
+            object: cache(scenario.images.len()),
             scenario,
         };
         for node in 0..wave.scenario.nodes {
@@ -392,71 +394,5 @@ impl Wave {
                 }
             }
         }
-    }
-}
-
-fn image(reference: &str) -> usize {
-    let image = reference.trim_start_matches("registry.example/app");
-    image.trim_end_matches(":1").parse().unwrap_or(0)
-}
-
-fn present(index: usize, image: usize, result: ImageResult) -> ImageOutcome {
-    ImageOutcome {
-        observed: Some(ObservedImage {
-            image_id: format!("sha256:{image}"),
-            repo_digests: vec![format!("registry.example/app{image}@sha256:{image}")],
-            pinned: false,
-            size: 1 << 20,
-        }),
-        ..ImageOutcome::new(index, result)
-    }
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "bytes of an image"
-)]
-fn bytes(bytes: f64) -> u64 {
-    bytes as u64
-}
-
-fn name(node: usize) -> NodeName {
-    NodeName(format!("{node}").into())
-}
-
-fn number(name: &NodeName) -> usize {
-    name.0.parse().unwrap_or(0)
-}
-
-fn facts() -> NodeFacts {
-    NodeFacts {
-        ready: true,
-        ..NodeFacts::default()
-    }
-}
-
-fn cache(scenario: &Scenario) -> CacheObject {
-    let images = (0..scenario.images.len()).map(|image| format!("registry.example/app{image}:1"));
-    CacheObject {
-        key: CacheKey {
-            namespace: Arc::from("default"),
-            name: Arc::from("wave"),
-        },
-        uid: "uid".to_owned(),
-        resource_version: "1".to_owned(),
-        generation: 1,
-        spec: ImageCacheSpec {
-            cache_spec: vec![CacheSpecEntry {
-                images: images.collect(),
-                ..CacheSpecEntry::default()
-            }],
-            ..ImageCacheSpec::default()
-        },
-        status: ImageCacheStatus::default(),
-        refresh: None,
-        purge: None,
-        deleting: false,
-        finalizer: false,
     }
 }

@@ -6,6 +6,7 @@ mod nodes;
 mod outcomes;
 mod peers;
 mod plans;
+mod swarms;
 pub mod timers;
 mod upkeep;
 

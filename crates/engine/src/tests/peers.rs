@@ -1,5 +1,7 @@
 //! Layers from other nodes: who fetches an image from the registry, who waits, and who takes it from whom.
 
+mod waits;
+
 use super::*;
 
 const APP: &str = "r.test/app:1";
@@ -57,13 +59,13 @@ impl Harness {
     }
 
     /// Nodes that were told to pull an image from the registry.
-    fn from_registry(&self, image: &str) -> Vec<String> {
+    fn registry_pulls(&self, image: &str) -> Vec<String> {
         let told = self.told().into_iter();
         let told = told.filter(|told| told.image == image && told.peers.is_empty());
         told.map(|told| told.node).collect()
     }
 
-    fn from_peers(&self) -> Vec<Told> {
+    fn peer_pulls(&self) -> Vec<Told> {
         let told = self.told().into_iter();
         told.filter(|told| !told.peers.is_empty()).collect()
     }
@@ -83,16 +85,15 @@ impl Harness {
     /// One pull ends, well or with a failure.
     fn end(&mut self, node: &str, image: &str, failure: Option<&'static str>) {
         let (id, index, item) = self.open_pull(node, image).expect("it is pulled");
-        let outcome = match failure {
-            Some(reason) => ImageOutcome::new(index, failed(reason)),
-            None => {
-                let slow = self.slow.remove(image);
-                let outcome = self.pull(node, index, &item).unwrap();
-                if slow {
-                    self.slow.insert(image.to_owned());
-                }
-                outcome
+        let outcome = if let Some(reason) = failure {
+            ImageOutcome::new(index, failed(reason))
+        } else {
+            let slow = self.slow.remove(image);
+            let outcome = self.pull(node, index, &item).unwrap();
+            if slow {
+                self.slow.insert(image.to_owned());
             }
+            outcome
         };
         self.answer(id, vec![outcome]);
         self.run();
@@ -100,7 +101,7 @@ impl Harness {
 
     /// Ends all pulls that come from other nodes.
     fn end_all_from_peers(&mut self, image: &str) {
-        for told in self.from_peers() {
+        for told in self.peer_pulls() {
             if told.image == image && self.open_pull(&told.node, image).is_some() {
                 self.end(&told.node, image, None);
             }
@@ -163,7 +164,7 @@ fn one_node_fetches_an_image_and_the_others_take_it_from_each_other() {
         assert!(matches!(why, Err(PullBlock::AwaitsSource(_))), "{why:?}");
     }
     harness.end(&seed, APP, None);
-    let told = harness.from_peers();
+    let told = harness.peer_pulls();
     assert_eq!(
         told.len(),
         7,
@@ -175,7 +176,7 @@ fn one_node_fetches_an_image_and_the_others_take_it_from_each_other() {
     harness.end_all_from_peers(APP);
     harness.wait(1);
     assert_eq!(harness.reported(), ("Succeeded", "ImageCacheCreate"));
-    assert_eq!(harness.from_registry(APP), [seed]);
+    assert_eq!(harness.registry_pulls(APP), [seed]);
 }
 
 #[test]
@@ -192,7 +193,7 @@ fn the_ticket_is_for_the_digest_that_the_source_reported() {
 #[test]
 fn two_nodes_pull_at_once_and_each_from_the_registry() {
     let harness = wave(&EIGHT[..2], &[APP]);
-    assert_eq!(harness.from_registry(APP), ["n1", "n2"]);
+    assert_eq!(harness.registry_pulls(APP), ["n1", "n2"]);
     assert!(harness.told().iter().all(|told| !told.holds));
 }
 
@@ -202,14 +203,14 @@ fn nobody_waits_where_runtimes_cannot_share_or_peers_are_off() {
     harness.slow.insert(APP.into());
     harness.create(images(&[APP]));
     harness.lead();
-    assert_eq!(harness.from_registry(APP).len(), 8, "pullers do not say");
+    assert_eq!(harness.registry_pulls(APP).len(), 8, "pullers do not say");
 
     let mut harness = Harness::new(&EIGHT);
     harness.shares = Some(BTreeSet::new());
     harness.slow.insert(APP.into());
     harness.create(images(&[APP]));
     harness.lead();
-    assert_eq!(harness.from_registry(APP).len(), 8, "runtimes cannot");
+    assert_eq!(harness.registry_pulls(APP).len(), 8, "runtimes cannot");
 
     let peers = PeerSettings {
         enabled: false,
@@ -223,7 +224,7 @@ fn nobody_waits_where_runtimes_cannot_share_or_peers_are_off() {
     harness.slow.insert(APP.into());
     harness.create(images(&[APP]));
     harness.lead();
-    assert_eq!(harness.from_registry(APP).len(), 8, "peers are off");
+    assert_eq!(harness.registry_pulls(APP).len(), 8, "peers are off");
     assert!(harness.told().iter().all(|told| !told.holds));
 }
 
@@ -234,13 +235,13 @@ fn in_a_mixed_fleet_nodes_without_support_pull_as_ever() {
     harness.slow.insert(APP.into());
     harness.create(images(&[APP]));
     harness.lead();
-    let mut nodes = harness.from_registry(APP);
+    let mut nodes = harness.registry_pulls(APP);
     nodes.sort();
     assert_eq!(nodes, ["n1", "n6", "n7", "n8"]);
     harness.end("n6", APP, None);
-    assert!(harness.from_peers().is_empty(), "CRI-O hands on nothing");
+    assert!(harness.peer_pulls().is_empty(), "CRI-O hands on nothing");
     harness.end("n1", APP, None);
-    assert_eq!(harness.from_peers().len(), 4);
+    assert_eq!(harness.peer_pulls().len(), 4);
 }
 
 #[test]
@@ -253,10 +254,10 @@ fn each_zone_has_a_seed_and_no_layer_crosses_zones() {
     harness.slow.insert(APP.into());
     harness.create(images(&[APP]));
     harness.lead();
-    assert_eq!(harness.from_registry(APP), ["n1", "n2"]);
+    assert_eq!(harness.registry_pulls(APP), ["n1", "n2"]);
     harness.end("n1", APP, None);
     harness.end("n2", APP, None);
-    let told = harness.from_peers();
+    let told = harness.peer_pulls();
     assert_eq!(told.len(), 6);
     let zone = |node: &str| node.trim_start_matches('n').parse::<usize>().unwrap() % 2;
     for told in told {
@@ -287,14 +288,14 @@ fn a_zone_that_has_nothing_takes_an_image_once_from_another_zone() {
     assert_eq!(told[0].peers, ["n1"]);
     let first = told[0].node.clone();
     harness.end(&first, APP, None);
-    let told = harness.from_peers();
+    let told = harness.peer_pulls();
     assert_eq!(told.len(), 7);
     assert!(
         told[1..]
             .iter()
             .all(|told| !told.peers.contains(&"n1".into()))
     );
-    assert!(harness.from_registry(APP).is_empty());
+    assert!(harness.registry_pulls(APP).is_empty());
 }
 
 #[test]
@@ -307,9 +308,9 @@ fn nodes_of_another_architecture_are_no_peers() {
     harness.slow.insert(APP.into());
     harness.create(images(&[APP]));
     harness.lead();
-    assert_eq!(harness.from_registry(APP).len(), 2);
+    assert_eq!(harness.registry_pulls(APP).len(), 2);
     harness.end("n1", APP, None);
-    let told = harness.from_peers();
+    let told = harness.peer_pulls();
     assert_eq!(told.len(), 3);
     assert!(
         told.iter()
@@ -324,246 +325,4 @@ fn different_images_have_different_seeds() {
     let told = harness.told();
     let seeds: BTreeSet<&str> = told.iter().map(|told| &*told.node).collect();
     assert_eq!((told.len(), seeds.len()), (4, 4), "{told:?}");
-}
-
-#[test]
-fn a_seed_without_progress_is_replaced_and_one_with_progress_is_not() {
-    let mut harness = wave(&EIGHT, &[APP]);
-    let seed = harness.told()[0].node.clone();
-    for step in 1..=10 {
-        harness.wait(5);
-        harness.moves(&seed, APP, step << 20, 100 << 20);
-    }
-    assert_eq!(
-        harness.told().len(),
-        1,
-        "50 s, and never 10 s without a byte"
-    );
-    harness.wait(11);
-    let seeds = harness.from_registry(APP);
-    assert_eq!(seeds.len(), 2, "{seeds:?}");
-    harness.end(&seeds[1], APP, None);
-    assert_eq!(
-        harness.from_peers().len(),
-        6,
-        "the stuck node goes on by itself"
-    );
-}
-
-#[test]
-fn after_half_a_minute_without_any_progress_all_nodes_pull_from_the_registry() {
-    let mut harness = wave(&EIGHT, &[APP]);
-    harness.wait(29);
-    assert!(harness.told().len() <= 3);
-    harness.wait(2);
-    assert_eq!(harness.from_registry(APP).len(), 8);
-}
-
-#[test]
-fn a_seed_whose_node_is_gone_or_has_trouble_of_its_own_is_replaced_at_once() {
-    let mut harness = wave(&EIGHT, &[APP]);
-    let first = harness.told()[0].node.clone();
-    harness.handle(Event::PullerChanged(node(&first), None));
-    harness.handle(Event::NodeDeleted(node(&first)));
-    harness.run();
-    let seeds = harness.from_registry(APP);
-    assert_eq!(seeds.len(), 2);
-    harness.end(&seeds[1], APP, Some("RuntimeUnavailable"));
-    let seeds = harness.from_registry(APP);
-    assert_eq!(seeds.len(), 3);
-    harness.end(&seeds[2], APP, None);
-    assert_eq!(harness.from_peers().len(), 5);
-}
-
-#[test]
-fn when_the_registry_refuses_two_seeds_every_node_asks_and_reports() {
-    let mut harness = wave(&EIGHT, &["r.test/unknown:1"]);
-    for _ in 0..2 {
-        let seeds = harness.from_registry("r.test/unknown:1");
-        let last = seeds.last().unwrap().clone();
-        harness.end(&last, "r.test/unknown:1", Some("ImageNotFound"));
-    }
-    assert_eq!(harness.from_registry("r.test/unknown:1").len(), 8);
-}
-
-#[test]
-fn nobody_waits_for_a_small_image_that_no_node_has() {
-    let mut harness = wave(&EIGHT, &[APP]);
-    let seed = harness.told()[0].node.clone();
-    harness.moves(&seed, APP, 0, 5_000_000);
-    assert_eq!(harness.from_registry(APP).len(), 8);
-}
-
-#[test]
-fn a_small_image_that_a_node_has_is_taken_from_there() {
-    let mut harness = wave(&EIGHT, &[APP]);
-    let seed = harness.told()[0].node.clone();
-    harness.end(&seed, APP, None);
-    harness.end_all_from_peers(APP);
-    harness.run();
-    harness.moves_known(5_000_000);
-    for number in 0..3 {
-        let name = format!("new{number}");
-        harness.shares.as_mut().unwrap().insert(name.clone());
-        harness.handle(Event::NodeApplied(node(&name), facts(&[])));
-    }
-    for number in 0..3 {
-        harness.puller(&format!("new{number}"));
-    }
-    harness.run();
-    assert_eq!(harness.from_registry(APP).len(), 1);
-    assert_eq!(harness.from_peers().len(), 10);
-}
-
-#[test]
-fn images_that_wait_for_their_turn_are_not_given_up() {
-    let names: Vec<String> = (0..12).map(|at| format!("r.test/{at:02}:1")).collect();
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let mut harness = wave(&EIGHT[..3], &names);
-    for step in 1..=40_u64 {
-        for told in harness.told() {
-            if harness.open_pull(&told.node, &told.image).is_some() {
-                harness.moves(&told.node, &told.image, step << 20, 900 << 20);
-            }
-        }
-        harness.wait(5);
-    }
-    for name in &names {
-        assert!(harness.from_registry(name).len() <= 1, "{name}");
-    }
-    assert_eq!(
-        harness.told().len(),
-        12,
-        "a long one leaves room for the next"
-    );
-}
-
-#[test]
-fn pulls_from_other_nodes_take_nothing_from_the_registrys_budget() {
-    let settings = Settings {
-        max_registry_pulls: 1,
-        ..Settings::default()
-    };
-    let mut harness = sharing(settings, &EIGHT);
-    harness
-        .slow
-        .extend([APP.to_owned(), "r.test/b:1".to_owned()]);
-    harness.create(images(&[APP, "r.test/b:1"]));
-    harness.lead();
-    assert_eq!(harness.told().len(), 1, "one seed has the whole budget");
-    let seed = harness.told()[0].node.clone();
-    let image = harness.told()[0].image.clone();
-    harness.end(&seed, &image, None);
-    assert_eq!(harness.from_peers().len(), 7);
-    assert_eq!(harness.told().len(), 9, "and the seed of the other image");
-}
-
-#[test]
-fn no_node_hands_on_more_than_two_streams_however_many_images_there_are() {
-    let names = ["r.test/a:1", "r.test/b:1", "r.test/c:1", "r.test/d:1"];
-    let mut harness = wave(&EIGHT, &names);
-    for _ in 0..60 {
-        let open = harness.told().into_iter();
-        let mut open = open.filter(|told| harness.open_pull(&told.node, &told.image).is_some());
-        let Some(next) = open.next() else { break };
-        harness.end(&next.node, &next.image, None);
-        assert!(harness.most_uploads() <= 2, "{:?}", harness.told());
-    }
-    harness.wait(1);
-    assert_eq!(harness.reported().0, "Succeeded");
-    for name in names {
-        assert_eq!(harness.from_registry(name).len(), 1, "{name}");
-    }
-}
-
-#[test]
-fn a_new_leader_learns_from_checks_who_has_an_image() {
-    let mut harness = wave(&EIGHT, &[APP]);
-    let seed = harness.told()[0].node.clone();
-    harness.end(&seed, APP, None);
-    harness.open.clear();
-    harness.batches.clear();
-    harness.change_leader();
-    assert!(harness.from_registry(APP).is_empty(), "one has it");
-    assert_eq!(
-        harness.from_peers().len(),
-        7,
-        "nodes gather until all were heard"
-    );
-    assert!(harness.most_uploads() <= 2);
-    harness.end_all_from_peers(APP);
-    harness.wait(1);
-    assert_eq!(harness.reported().0, "Succeeded");
-}
-
-#[test]
-fn after_a_tag_moved_only_nodes_with_the_new_image_hand_it_on() {
-    let mut harness = sharing(Settings::default(), &EIGHT);
-    harness.create(ImageCacheSpec {
-        cache_spec: vec![CacheSpecEntry {
-            images: vec![APP.into()],
-            image_pull_policy: Some(ImagePullPolicy::Always),
-            ..CacheSpecEntry::default()
-        }],
-        ..ImageCacheSpec::default()
-    });
-    harness.lead();
-    harness.wait(1);
-    assert_eq!(harness.reported().0, "Succeeded");
-    harness.batches.clear();
-    harness.moved.insert(APP.into(), 2);
-    harness.slow.insert(APP.into());
-    harness.apply(|object| object.refresh = Some("t".into()));
-    harness.run();
-    harness.wait(1);
-    let told = harness.told();
-    assert_eq!(
-        (told.len(), told[0].peers.len()),
-        (1, 0),
-        "one node asks: {told:?}"
-    );
-    let probe = told[0].node.clone();
-    harness.end(&probe, APP, None);
-    harness.wait(1);
-    let told = harness.from_peers();
-    assert_eq!(told.len(), 7, "{:?}", harness.told());
-    for node in EIGHT.iter().filter(|node| **node != probe) {
-        let (_, _, item) = harness.open_pull(node, APP).unwrap();
-        assert_eq!(&*item.peers.unwrap().digest, format!("sha256:{APP}-2"));
-    }
-    harness.end_all_from_peers(APP);
-    harness.wait(2);
-    assert_eq!(harness.reported().0, "Succeeded");
-}
-
-#[test]
-fn a_node_that_lost_its_puller_hands_on_nothing() {
-    let mut harness = wave(&EIGHT, &[APP]);
-    let seed = harness.told()[0].node.clone();
-    harness.end(&seed, APP, None);
-    harness.end_all_from_peers(APP);
-    harness.held.get_mut("n3").unwrap().clear();
-    for name in ["new1", "new2", "new3"] {
-        harness.shares.as_mut().unwrap().insert(name.into());
-    }
-    for name in EIGHT {
-        if name != "n5" {
-            harness.handle(Event::PullerChanged(node(name), None));
-        }
-    }
-    for name in ["new1", "new2", "new3"] {
-        harness.handle(Event::NodeApplied(node(name), facts(&[])));
-    }
-    for name in ["new1", "new2", "new3"] {
-        harness.puller(name);
-    }
-    harness.batches.clear();
-    harness.run();
-    let news = ["n5", "new1", "new2", "new3"];
-    for told in harness.from_peers() {
-        assert!(
-            told.peers.iter().all(|peer| news.contains(&&**peer)),
-            "{told:?}"
-        );
-    }
 }

@@ -114,13 +114,10 @@ impl Job {
         let Self {
             ingest, arriving, ..
         } = self;
-        let end = match stopped {
-            Some(end) => end,
+        let Some(end) = stopped else {
             // The pull is over, and nobody needs what is written.
-            None => {
-                ingest.discard().await?;
-                return Ok(End::Discarded);
-            }
+            ingest.discard().await?;
+            return Ok(End::Discarded);
         };
         if end == End::Stored {
             ingest.commit().await?;

@@ -256,7 +256,7 @@ impl Receiving {
         if let Some(parts) = &mut self.0 {
             parts.join().await;
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// The runtime's pull has ended.

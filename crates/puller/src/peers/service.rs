@@ -165,8 +165,8 @@ impl Upload {
             match window.next(self.offset) {
                 Next::Part(bytes) => self.part(bytes, parts).await?,
                 Next::Wait => {
-                    let changed = timeout(QUIET, changes.changed()).await;
-                    if changed.is_err() {
+                    let told = timeout(QUIET, changes.changed()).await;
+                    if told.is_err() {
                         return Err(Status::unavailable("nothing of the layer arrives here"));
                     }
                 }

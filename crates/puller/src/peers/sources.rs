@@ -162,7 +162,7 @@ impl Sources {
         let documents = match answer {
             Ok(answer) => answer.into_inner().documents,
             Err(status) => {
-                self.refused(source, &status);
+                refused(source, &status);
                 return None;
             }
         };
@@ -190,18 +190,18 @@ impl Sources {
         let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer")));
         answer
             .map(tonic::Response::into_inner)
-            .inspect_err(|status| self.refused(source, status))
+            .inspect_err(|status| refused(source, status))
     }
+}
 
-    /// A refusal of what we are is not worth another question.
-    fn refused(&self, source: &Source, status: &Status) {
-        tracing::debug!(node = source.node, code = ?status.code(), message = status.message(), "not sent");
-        let code = status.code();
-        if matches!(
-            code,
-            Code::PermissionDenied | Code::Unimplemented | Code::InvalidArgument
-        ) {
-            source.leave_out(&status.message());
-        }
+/// A refusal of what we are is not worth another question.
+fn refused(source: &Source, status: &Status) {
+    tracing::debug!(node = source.node, code = ?status.code(), message = status.message(), "not sent");
+    let code = status.code();
+    if matches!(
+        code,
+        Code::PermissionDenied | Code::Unimplemented | Code::InvalidArgument
+    ) {
+        source.leave_out(&status.message());
     }
 }

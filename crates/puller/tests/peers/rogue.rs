@@ -61,16 +61,16 @@ pub async fn start(way: Way, image: &Published, ca: &Ca) -> (u16, CancellationTo
     let (certificate, key) = (leaf.certificate.as_bytes(), leaf.key.as_bytes());
     let identity = Identity::from_pem(certificate, key, ca.pem().as_bytes()).unwrap();
     let served = Arc::new(identity.mutual_server().unwrap());
-    let (sender, served) = watch::channel(Some(served));
+    let (keeps, current) = watch::channel(Some(served));
     let ends = CancellationToken::new();
-    let incoming = tls::incoming(listener, served, Failures::default(), ends.clone());
+    let incoming = tls::incoming(listener, current, Failures::default(), ends.clone());
     let incoming = ReceiverStream::new(incoming).map(|stream| stream.map(Plain));
     let image = Arc::new(image.clone());
-    let service = PeerServiceServer::new(Rogue { way, image });
+    let rogue = PeerServiceServer::new(Rogue { way, image });
     let until = ends.clone();
     tokio::spawn(async move {
-        let _sender = sender;
-        let server = tonic::transport::Server::builder().add_service(service);
+        let _keeps = keeps;
+        let server = tonic::transport::Server::builder().add_service(rogue);
         let ended = until.cancelled_owned();
         server.serve_with_incoming_shutdown(incoming, ended).await
     });

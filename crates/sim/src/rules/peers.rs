@@ -1,6 +1,6 @@
 //! What must hold of layers that nodes take from each other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kubefledged_engine::{
     Batch, BatchId, Engine, NodeName, Now, PullBlock, PullItem, Transfer, Work,
@@ -145,7 +145,7 @@ impl World {
             let now = self.controllers[who].now(self.now);
             let leads = self.controllers[who].leads();
             let engine = self.controllers[who].engine.as_ref().filter(|_| leads);
-            let rows = engine.map_or_else(Vec::new, |engine| waiting(engine, now));
+            let rows = engine.map_or_else(BTreeSet::new, |engine| waiting(engine, now));
             let (at, view) = (self.now, &mut self.controllers[who].view);
             view.peers.waits.retain(|row, _| rows.contains(row));
             let mut longest = None;
@@ -181,13 +181,17 @@ impl View {
     }
 }
 
-/// Pairs of node and image that wait for other nodes.
-fn waiting(engine: &Engine, now: Now) -> Vec<(NodeName, String)> {
+/// Pairs of node and image that wait for other nodes, and for nothing else in any cache.
+fn waiting(engine: &Engine, now: Now) -> BTreeSet<(NodeName, String)> {
     let page = engine.explain(now, &PlanQuery::default(), None);
-    let rows = page.rows.into_iter();
-    let waits =
-        rows.filter(|row| matches!(row.step, PlanStep::Pull(Err(PullBlock::AwaitsSource(_)))));
-    waits
-        .map(|row| (row.node, normalized(&row.reference)))
-        .collect()
+    let (mut waits, mut others) = (BTreeSet::new(), BTreeSet::new());
+    for row in page.rows {
+        let pair = (row.node, normalized(&row.reference));
+        if let PlanStep::Pull(Err(PullBlock::AwaitsSource(_))) = row.step {
+            waits.insert(pair);
+        } else {
+            others.insert(pair);
+        }
+    }
+    waits.difference(&others).cloned().collect()
 }

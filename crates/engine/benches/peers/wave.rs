@@ -31,6 +31,8 @@ const SIZE: f64 = 0.25;
 const REPORT: f64 = 2.0;
 /// No wave may take longer.
 const LONGEST: f64 = 7_200.0;
+/// A pull is long after so many seconds.
+const LONG: f64 = 20.0;
 /// Pulls that a puller runs at a time.
 const PARALLEL: usize = 2;
 
@@ -288,7 +290,8 @@ impl Wave {
             }
         }
         for node in 0..self.scenario.nodes {
-            while self.busy[node] < PARALLEL
+            let slots = self.slots(node);
+            while self.busy[node] < slots
                 && let Some((batch, index, mut pull)) = self.queues[node].pop_front()
             {
                 self.busy[node] += 1;
@@ -302,6 +305,16 @@ impl Wave {
                 });
             }
         }
+    }
+
+    /// Beside a long pull a puller runs one more.
+    fn slots(&self, node: usize) -> usize {
+        let mut running = self
+            .running
+            .iter()
+            .filter(|running| running.pull.node == node);
+        let long = self.busy[node] >= PARALLEL && running.any(|r| r.pull.begun + LONG < self.now);
+        PARALLEL + usize::from(long)
     }
 
     fn pull(&self, node: usize, item: &PullItem) -> Pull {

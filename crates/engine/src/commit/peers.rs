@@ -62,6 +62,9 @@ impl Engine {
         if arrangement.queued {
             swarm.queue(now);
         }
+        if arrangement.busy {
+            swarm.stirs(now);
+        }
         if let Some(node) = arrangement.seed {
             swarm.seeds.insert(node, Seed::new(now));
         }
@@ -110,22 +113,32 @@ impl Engine {
         };
         let flights = node.in_flight.iter();
         let flights = flights.filter_map(|id| self.model.in_flight.get(*id));
-        let running = flights.filter_map(|flight| match &flight.task {
-            Task::Pull(pull) if !pull.long && pull.open() > 0 => Some(&pull.supply),
+        let pulls = flights.filter_map(|flight| match &flight.task {
+            Task::Pull(pull) if pull.open() > 0 => Some(pull),
             _ => None,
         });
+        let (mut open, mut long) = (0, false);
         let (mut seeds, mut takes) = (false, false);
-        for supply in running.chain(node.peers.offers.values()) {
+        for pull in pulls {
+            open += pull.open();
+            long |= pull.long;
+            seeds |= !pull.long && pull.supply == Supply::Seed;
+            takes |= !pull.long && matches!(pull.supply, Supply::Peers(_));
+        }
+        for supply in node.peers.offers.values() {
             seeds |= *supply == Supply::Seed;
             takes |= matches!(supply, Supply::Peers(_));
         }
+        // A pull that waits in its puller makes no progress. Beside long pulls a puller runs one more.
+        let slots = node.parallel_pulls() as usize + usize::from(long);
+        let runs = open < slots;
         let idle = node.peers.uploads.is_empty();
         let cell = self.model.peers.cell_mut(at);
         let mut freed = [false; 3];
         for (at, (set, free)) in [
             (&mut cell.idle, idle),
-            (&mut cell.takers, idle && !takes),
-            (&mut cell.seeders, !seeds),
+            (&mut cell.takers, idle && !takes && runs),
+            (&mut cell.seeders, !seeds && runs),
         ]
         .into_iter()
         .enumerate()

@@ -103,6 +103,8 @@ pub struct Arrangement {
     pub seed: Option<NodeIdx>,
     /// No node is free to fetch it: the images before it come first.
     pub queued: bool,
+    /// No node is free to take it: their wait goes on.
+    pub busy: bool,
     /// Those that go on waiting pull from the registry then; `None`: nobody waits.
     pub deadline: Option<Tick>,
     /// When to arrange anew although nothing happens.
@@ -137,7 +139,10 @@ pub fn arrange(model: &Model, key: SwarmKey, now: Tick) -> Arrangement {
         arrangement.queued = seed.is_none();
         arrangement.offers.extend(seed);
     }
-    let fresh = arrangement.queued || !arrangement.offers.is_empty() && has_source;
+    let joins = !arrangement.offers.is_empty();
+    let busy = has_source && !joins && is_busy(model, key, swarm);
+    arrangement.busy = busy;
+    let fresh = arrangement.queued || busy || joins && has_source;
     let alive = if fresh { now } else { swarm.alive };
     let since = swarm.since.filter(|_| !arrangement.queued).unwrap_or(now);
     let patience = patience(model, key, swarm, has_source, now);
@@ -157,9 +162,16 @@ pub fn arrange(model: &Model, key: SwarmKey, now: Tick) -> Arrangement {
 /// Until when those that wait let others join them; `None`: no other is on its way, or it is not worth it.
 fn gathers(model: &Model, key: SwarmKey, swarm: &Swarm, waiting: usize) -> Option<Tick> {
     let small = model.is_small(key.0);
-    let others = model.peers.unsure > 0 || waiting * 4 < swarm.idle() * 3;
+    let others = model.peers.unsure > 0 || waiting < swarm.idle();
     let since = swarm.since.filter(|_| others && !small)?;
     Some(since.after(GATHER))
+}
+
+/// Are those that wait busy with other images, or as many nodes as may take from others?
+fn is_busy(model: &Model, key: SwarmKey, swarm: &Swarm) -> bool {
+    let takers = &model.peers.cell(key.1).takers;
+    let full = model.peers.taking >= model.settings.peers.at_once;
+    full || swarm.waiting.common(takers).next().is_none()
 }
 
 /// Has a seed made no progress for too long?

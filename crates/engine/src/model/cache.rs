@@ -16,7 +16,7 @@ pub use super::auto_refresh::{AutoRefresh, QuietRefresh};
 use super::{
     applied::Applied,
     backoff,
-    desired::{Desired, ImageSet, Kept},
+    desired::{Desired, ImageSet},
     last_operation::{Identity, LastOperation},
     names::Names,
     node_status::{Counts, Flags, NodeStatus},
@@ -283,10 +283,23 @@ impl Cache {
         self.desired.keep_matched(&before);
     }
 
-    /// Images that stay on nodes although nobody desires them; `None`: it keeps nothing now.
-    pub fn keeps(&self) -> Option<&Kept> {
-        let kept = Some(&self.desired.kept).filter(|kept| !kept.is_empty());
-        kept.filter(|_| self.desires())
+    /// Images that stay on nodes although nobody desires them, with their names. Before all workloads are read, that is
+    /// everything that may lie there because of it.
+    pub fn keeps(&self) -> impl Iterator<Item = (ImageId, &Arc<str>)> {
+        let unread = self
+            .sources
+            .as_ref()
+            .is_some_and(|sources| !sources.is_known());
+        let keeps = (unread || !self.desired.kept.is_empty()) && self.desires();
+        let kept = keeps.then_some(&self.desired.kept).into_iter().flatten();
+        let applied = (keeps && unread).then_some(&self.applied.names);
+        let pending = &self.applied.pending;
+        let applied = applied.into_iter().flatten();
+        kept.map(|(image, (name, _))| (*image, name)).chain(
+            applied
+                .filter(|(image, _)| !pending.contains_key(image))
+                .map(|(image, name)| (*image, name)),
+        )
     }
 
     /// Does it desire anything at all?

@@ -78,9 +78,9 @@ impl NodeContext {
         for cache in model.caches.values() {
             let images = &cache.set(idx).images;
             context.desired.union_with(images);
-            if let Some(kept) = cache.keeps() {
-                context.desired.extend(kept.keys().copied());
-            }
+            context
+                .desired
+                .extend(cache.keeps().map(|(image, _)| image));
             context.mark |= cache.desired.only_pulled;
             if cache.desired.pinned {
                 context.pin_desired.union_with(images);

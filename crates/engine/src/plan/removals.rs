@@ -133,13 +133,7 @@ impl<'m> NodeView<'m> {
         let caches = self.model.caches.values();
         let desired = caches.flat_map(|cache| &cache.set(self.idx).desired);
         let desired = desired.map(|desired| (desired.image, &desired.reference));
-        let kept = self
-            .model
-            .caches
-            .values()
-            .filter_map(Cache::keeps)
-            .flatten();
-        let kept = kept.map(|(image, (reference, _))| (*image, reference));
+        let kept = self.model.caches.values().flat_map(Cache::keeps);
         desired
             .chain(kept)
             .filter(move |(image, _)| there(*image))

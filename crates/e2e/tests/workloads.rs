@@ -9,7 +9,7 @@ use kubefledged_e2e::{Cluster, demo, document::block};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// Definitions of Argo Rollouts, Knative Services, KServe's InferenceServices and Ray clusters, as far as they are read.
+/// Definitions of Argo Rollouts, Knative Services, `KServe`'s `InferenceServices` and Ray clusters, as far as they are read.
 const SHAPES: &str = "crates/e2e/testdata/workload-shapes.yaml";
 const DEFAULT: &str = "{\"workloads\": {}}";
 
@@ -205,16 +205,8 @@ fn custom(api: &str, kind: &str, spec: &Value) -> Value {
     json!({"apiVersion": api, "kind": kind, "metadata": {"name": "one", "namespace": "kinds"}, "spec": spec})
 }
 
-#[test]
-#[ignore = "three nodes and the chart's workloads.enabled: make test-workloads"]
-fn workloads_of_other_projects_are_followed_as_soon_as_their_kind_exists() {
-    let cluster = cluster("kinds");
-    let shapes = Shapes(&cluster);
-    let recipe = block("docs/workloads.md", "yaml recipe=kinds").unwrap();
-    let recipe = recipe.replace("namespace: shop", "namespace: kinds");
-    cluster
-        .run(&["kubectl", "create", "-f", "-"], &recipe)
-        .unwrap();
+/// Waits until a condition says that the kinds do not exist, and what to do.
+fn the_kinds_are_missing(cluster: &Cluster) {
     let unavailable = cluster
         .until(LIMIT, "Degraded says that the kinds do not exist", || {
             let status = cluster.object("kinds", "kinds")?["status"].clone();
@@ -231,11 +223,14 @@ fn workloads_of_other_projects_are_followed_as_soon_as_their_kind_exists() {
             .contains("CustomResourceDefinition"),
         "{unavailable}"
     );
-    cluster.shell(&format!("kubectl apply -f {SHAPES}; kubectl wait --for=condition=Established --timeout=30s -f {SHAPES}")).unwrap();
+}
+
+/// Creates an object of each kind, with a different image in each template.
+fn objects_of_other_projects(cluster: &Cluster) {
     let container = |image: &str| json!({"containers": [{"name": "c", "image": image}]});
     let template = |name: &str| json!({"spec": container(&demo(name))});
     create(
-        &cluster,
+        cluster,
         &custom(
             "argoproj.io/v1alpha1",
             "Rollout",
@@ -243,7 +238,7 @@ fn workloads_of_other_projects_are_followed_as_soon_as_their_kind_exists() {
         ),
     );
     create(
-        &cluster,
+        cluster,
         &custom(
             "serving.knative.dev/v1",
             "Service",
@@ -251,7 +246,7 @@ fn workloads_of_other_projects_are_followed_as_soon_as_their_kind_exists() {
         ),
     );
     create(
-        &cluster,
+        cluster,
         &custom(
             "serving.kserve.io/v1beta1",
             "InferenceService",
@@ -261,7 +256,7 @@ fn workloads_of_other_projects_are_followed_as_soon_as_their_kind_exists() {
         ),
     );
     create(
-        &cluster,
+        cluster,
         &custom(
             "ray.io/v1",
             "RayCluster",
@@ -271,6 +266,21 @@ fn workloads_of_other_projects_are_followed_as_soon_as_their_kind_exists() {
             }),
         ),
     );
+}
+
+#[test]
+#[ignore = "three nodes and the chart's workloads.enabled: make test-workloads"]
+fn workloads_of_other_projects_are_followed_as_soon_as_their_kind_exists() {
+    let cluster = cluster("kinds");
+    let shapes = Shapes(&cluster);
+    let recipe = block("docs/workloads.md", "yaml recipe=kinds").unwrap();
+    let recipe = recipe.replace("namespace: shop", "namespace: kinds");
+    cluster
+        .run(&["kubectl", "create", "-f", "-"], &recipe)
+        .unwrap();
+    the_kinds_are_missing(&cluster);
+    cluster.shell(&format!("kubectl apply -f {SHAPES}; kubectl wait --for=condition=Established --timeout=30s -f {SHAPES}")).unwrap();
+    objects_of_other_projects(&cluster);
     for name in ["web", "api", "worker", "cache", "extra"] {
         wait_everywhere(&cluster, &demo(name));
     }

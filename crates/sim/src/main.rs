@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use kubefledged_sim::{Parts, Script, World, run, shrink::shrink};
 
 /// Simulates bad days, and ends with an error at the first one on which a rule is broken.
@@ -28,15 +28,21 @@ struct Args {
     /// Days at the same time; 0: one for each processor.
     #[arg(long, default_value_t = 0)]
     jobs: usize,
-    /// The same days without layers from other nodes.
-    #[arg(long)]
-    without_peers: bool,
-    /// The same days without workloads.
-    #[arg(long)]
-    without_workloads: bool,
+    /// Leave these parts of the days out, as before they were written.
+    #[arg(long, value_delimiter = ',')]
+    without: Vec<Part>,
     /// Go on after a failure and list all of them.
     #[arg(long)]
     keep_going: bool,
+}
+
+/// A part of a day that has a source of chance of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Layers from other nodes.
+    Peers,
+    /// Caches that follow workloads.
+    Workloads,
 }
 
 fn main() -> ExitCode {
@@ -49,8 +55,8 @@ fn main() -> ExitCode {
 
 fn script(args: &Args, seed: u64) -> Script {
     let parts = Parts {
-        peers: !args.without_peers,
-        workloads: !args.without_workloads,
+        peers: !args.without.contains(&Part::Peers),
+        workloads: !args.without.contains(&Part::Workloads),
     };
     Script::with(seed, parts)
 }

@@ -30,7 +30,7 @@ pub struct Taken<'a> {
 
 impl Fleet {
     /// When a node has an image that it takes from others; `None`: they do not have it.
-    pub async fn from_peers(&self, model: &Model, taken: Taken<'_>) -> Option<Instant> {
+    pub async fn taken_from_peers(&self, model: &Model, taken: Taken<'_>) -> Option<Instant> {
         let (even, odd) = (*taken.peers.first()?, *taken.peers.last()?);
         let (even, odd) = tokio::join!(
             self.stripe(model, taken, 0, even),
@@ -66,10 +66,10 @@ impl Fleet {
             }
             tokio::time::sleep(PAUSE).await;
         };
-        let takes = model.transfer(bytes / 2);
-        let sent = queued(&mut self.nodes[peer].lock().uplink, takes);
+        let time = model.transfer(bytes / 2);
+        let sent = queued(&mut self.nodes[peer].lock().uplink, time);
         let mut state = self.nodes[node].lock();
-        let received = queued(&mut state.line, takes);
+        let received = queued(&mut state.line, time);
         let arrival = there.max(sent).max(received);
         state.arriving.entry(image).or_default()[stripe] = Some(arrival);
         Some(arrival)

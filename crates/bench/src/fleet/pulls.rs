@@ -59,7 +59,7 @@ impl Fleet {
             bytes,
             peers,
         };
-        if let Some(arrival) = self.from_peers(&model, taken).await {
+        if let Some(arrival) = self.taken_from_peers(&model, taken).await {
             tokio::time::sleep_until(arrival).await;
             return self.pulled(at, image, there(PullResult::Pulled));
         }

@@ -68,8 +68,9 @@ fn mixed() -> Vec<Stripes> {
     (0..30).map(|at| layers(size(at) * MB, 3)).collect()
 }
 
-fn scenarios() -> Vec<Scenario> {
-    let small = Scenario {
+/// Eight nodes and a slow registry.
+fn small() -> Scenario {
+    Scenario {
         name: "8 nodes, 150 MB",
         nodes: 8,
         images: vec![layers(150.0 * MB, 3)],
@@ -80,8 +81,12 @@ fn scenarios() -> Vec<Scenario> {
         },
         connections: 512,
         peers: peers(true),
-    };
-    let fleet = Scenario {
+    }
+}
+
+/// A large fleet and a fast registry.
+fn fleet() -> Scenario {
+    Scenario {
         name: "5,000 nodes, 10 images of 10 MB",
         nodes: 5_000,
         images: vec![layers(10.0 * MB, 2); 10],
@@ -89,9 +94,13 @@ fn scenarios() -> Vec<Scenario> {
             node: 1_000.0 * MBIT,
             registry: 100_000.0 * MBIT,
         },
-        ..small.clone()
-    };
-    let large = Scenario {
+        ..small()
+    }
+}
+
+/// One large image that one node has.
+fn large() -> Scenario {
+    Scenario {
         name: "2,600 nodes, 3 GB, one has it, --max-connections=4096",
         nodes: 2_600,
         images: vec![layers(3_000.0 * MB, 2)],
@@ -105,29 +114,32 @@ fn scenarios() -> Vec<Scenario> {
             at_once: 4_096,
             ..peers(true)
         },
-    };
+    }
+}
+
+fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario {
             name: "8 nodes, 150 MB, without peers",
             peers: peers(false),
-            ..small.clone()
+            ..small()
         },
         Scenario {
             name: "8 nodes, 30 images of 5 to 80 MB, without peers",
             images: mixed(),
             peers: peers(false),
-            ..small.clone()
+            ..small()
         },
         Scenario {
             name: "8 nodes, 30 images of 5 to 80 MB",
             images: mixed(),
-            ..small.clone()
+            ..small()
         },
-        small,
+        small(),
         Scenario {
             name: "5,000 nodes, 10 images of 10 MB, without peers",
             peers: peers(false),
-            ..fleet.clone()
+            ..fleet()
         },
         Scenario {
             name: "5,000 nodes, 10 images of 10 MB, --peers-min-image-size=0",
@@ -135,15 +147,15 @@ fn scenarios() -> Vec<Scenario> {
                 min_image_size: 0,
                 ..peers(true)
             },
-            ..fleet.clone()
+            ..fleet()
         },
-        fleet,
+        fleet(),
         Scenario {
             name: "2,600 nodes, 3 GB, one has it, --max-connections=512",
             connections: 512,
             peers: peers(true),
-            ..large.clone()
+            ..large()
         },
-        large,
+        large(),
     ]
 }

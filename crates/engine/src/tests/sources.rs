@@ -10,7 +10,7 @@ use super::{
 #[test]
 fn after_a_restart_nothing_goes_before_all_workloads_are_read_again() {
     let spec = following(
-        serde_json::json!({"imagesFrom": [{"workloads": {}}], "keepPrevious": 0, "retainFor": "1m"}),
+        &serde_json::json!({"imagesFrom": [{"workloads": {}}], "keepPrevious": 0, "retainFor": "1m"}),
     );
     let mut harness = warm(&["n1"], spec);
     harness.deploy("web", &["r.test/web:2"]);
@@ -51,7 +51,7 @@ fn events_of_a_watch_that_has_ended_are_ignored() {
 
 #[test]
 fn a_kind_that_cannot_be_read_is_a_condition_and_what_it_named_stays() {
-    let spec = following(serde_json::json!({"imagesFrom": [
+    let spec = following(&serde_json::json!({"imagesFrom": [
         {"workloads": {}},
         {"workloads": {"kinds": ["argoproj.io/Rollout"]}},
     ], "retainFor": "1m", "keepPrevious": 0}));
@@ -105,7 +105,7 @@ fn the_last_cache_that_names_a_kind_ends_its_watch() {
     harness.create_as(
         "b",
         following(
-            serde_json::json!({"imagesFrom": [{"workloads": {"kinds": ["Pod", "Deployment"]}}]}),
+            &serde_json::json!({"imagesFrom": [{"workloads": {"kinds": ["Pod", "Deployment"]}}]}),
         ),
     );
     harness.lead();
@@ -131,7 +131,7 @@ fn the_last_cache_that_names_a_kind_ends_its_watch() {
 
 #[test]
 fn namespaces_are_selected_by_their_labels_and_only_by_caches_that_may() {
-    let selecting = following(serde_json::json!({"imagesFrom": [{"workloads": {
+    let selecting = following(&serde_json::json!({"imagesFrom": [{"workloads": {
         "kinds": ["Deployment"], "namespaceSelector": {"matchLabels": {"team": "shop"}},
     }}], "retainFor": "1m", "keepPrevious": 0}));
     let mut harness = harness(&["n1"]);
@@ -339,11 +339,11 @@ fn a_list_that_becomes_a_source_loses_no_image_before_the_workloads_are_read() {
 #[test]
 fn an_edit_that_adds_a_kind_keeps_what_the_others_name() {
     let spec = following(
-        serde_json::json!({"images": ["r.test/web:1"], "imagesFrom": [{"workloads": {"kinds": ["Deployment"]}}]}),
+        &serde_json::json!({"images": ["r.test/web:1"], "imagesFrom": [{"workloads": {"kinds": ["Deployment"]}}]}),
     );
     let mut harness = warm(&["n1"], spec);
     harness.edit(following(
-        serde_json::json!({"imagesFrom": [{"workloads": {"kinds": ["Deployment", "Pod"]}}]}),
+        &serde_json::json!({"imagesFrom": [{"workloads": {"kinds": ["Deployment", "Pod"]}}]}),
     ));
     harness.wait(60);
     let asked = harness.asked();
@@ -357,7 +357,7 @@ fn an_edit_that_adds_a_kind_keeps_what_the_others_name() {
 #[test]
 fn a_removal_that_an_earlier_leader_left_waits_until_the_workloads_are_read() {
     let spec = following(
-        serde_json::json!({"imagesFrom": [{"workloads": {}}], "keepPrevious": 0, "retainFor": "1m"}),
+        &serde_json::json!({"imagesFrom": [{"workloads": {}}], "keepPrevious": 0, "retainFor": "1m"}),
     );
     let mut harness = warm(&["n1"], spec);
     harness.in_use.insert("r.test/web:1".into());

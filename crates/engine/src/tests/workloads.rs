@@ -5,12 +5,12 @@ use kubefledged_api_types::{WorkloadAccess, WorkloadKind, workloads::ImagePlace}
 use super::*;
 
 /// A spec with one list whose images come from workloads.
-pub(super) fn following(list: serde_json::Value) -> ImageCacheSpec {
+pub(super) fn following(list: &serde_json::Value) -> ImageCacheSpec {
     serde_json::from_value(serde_json::json!({"cacheSpec": [list]})).unwrap()
 }
 
 pub(super) fn all() -> ImageCacheSpec {
-    following(serde_json::json!({"imagesFrom": [{"workloads": {}}]}))
+    following(&serde_json::json!({"imagesFrom": [{"workloads": {}}]}))
 }
 
 pub(super) fn harness(nodes: &[&str]) -> Harness {
@@ -198,7 +198,7 @@ fn a_new_image_is_pulled_everywhere_without_an_operation_and_the_previous_one_st
 #[test]
 fn what_nobody_names_goes_after_retain_for_from_all_nodes() {
     let spec = following(
-        serde_json::json!({"imagesFrom": [{"workloads": {}}], "keepPrevious": 0, "retainFor": "10m"}),
+        &serde_json::json!({"imagesFrom": [{"workloads": {}}], "keepPrevious": 0, "retainFor": "10m"}),
     );
     let mut harness = warm(&["n1", "n2"], spec);
     harness.deploy("api", &["r.test/api:1"]);
@@ -241,7 +241,7 @@ fn one_event_tells_what_came_and_went_and_the_next_waits_a_minute() {
 fn each_image_is_pulled_with_the_secrets_of_its_own_workload() {
     let mut harness = warm(
         &["n1"],
-        following(serde_json::json!({
+        following(&serde_json::json!({
             "images": ["r.test/own:1"],
             "imagesFrom": [{"workloads": {"namespaceSelector": {}}}],
         })),
@@ -303,7 +303,7 @@ fn a_cache_without_sources_asks_for_no_watch() {
 
 #[test]
 fn what_a_list_names_itself_stays_when_workloads_stop_naming_it() {
-    let spec = following(serde_json::json!({
+    let spec = following(&serde_json::json!({
         "images": ["r.test/web:1"], "imagesFrom": [{"workloads": {}}], "retainFor": "1m", "keepPrevious": 0,
     }));
     let mut harness = warm(&["n1"], spec);

@@ -70,9 +70,9 @@ pub async fn start(way: Way, image: &Published, ca: &Ca) -> (u16, CancellationTo
     let until = ends.clone();
     tokio::spawn(async move {
         let _keeps = keeps;
-        let server = tonic::transport::Server::builder().add_service(rogue);
+        let router = tonic::transport::Server::builder().add_service(rogue);
         let ended = until.cancelled_owned();
-        server.serve_with_incoming_shutdown(incoming, ended).await
+        router.serve_with_incoming_shutdown(incoming, ended).await
     });
     (port, ends)
 }

@@ -40,7 +40,7 @@ extract.on('entry', (header, content, next) => {
 extract.end(fs.readFileSync('layer.tar'));
 EOF
 
-tar --version | head -n 1
+tar --version | sed -n 1p
 python3 --version
 npm ls --depth 0 | grep '── '
 echo "expected: hole 1048576 from each, or an error"

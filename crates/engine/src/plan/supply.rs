@@ -191,10 +191,13 @@ fn joined(model: &Model, key: SwarmKey, swarm: &Swarm, waiting: usize) -> Vec<(N
         return Vec::new();
     }
     let cell = model.peers.cell(key.1);
+    // Who has it, and pulls only because the registry must be asked, takes no layers.
+    let own = swarm.waiting.common(&swarm.holders);
+    let own: Vec<(NodeIdx, Supply)> = own.map(|node| (node, Supply::Registry)).collect();
     let roots = swarm.holders.common(&cell.idle).take(waiting);
     let roots: Vec<NodeIdx> = roots.collect();
     let Some(digest) = roots.first().and_then(|root| model.digest(*root, key.0)) else {
-        return Vec::new();
+        return own;
     };
     let same = |root: &NodeIdx| model.digest(*root, key.0).as_ref() == Some(&digest);
     let mut roots: Vec<NodeIdx> = roots.into_iter().filter(same).collect();
@@ -203,14 +206,17 @@ fn joined(model: &Model, key: SwarmKey, swarm: &Swarm, waiting: usize) -> Vec<(N
         .peers
         .at_once
         .saturating_sub(model.peers.taking);
-    let takers = swarm.waiting.common(&cell.takers).take(places);
-    let takers: Vec<NodeIdx> = takers.collect();
+    let lacks = |node: &NodeIdx| !swarm.holders.contains(*node);
+    let takers = swarm.waiting.common(&cell.takers).filter(lacks);
+    let takers: Vec<NodeIdx> = takers.take(places).collect();
     roots.truncate(takers.len());
     let offer = |(node, nodes): Joined| {
         let digest = digest.clone();
         (node, Supply::Peers(Parents { digest, nodes }))
     };
-    trees(&roots, &takers).into_iter().map(offer).collect()
+    own.into_iter()
+        .chain(trees(&roots, &takers).into_iter().map(offer))
+        .collect()
 }
 
 /// The next node that fetches the image for the others: from another zone, if a node there has it and is idle.

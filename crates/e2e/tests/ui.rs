@@ -46,6 +46,47 @@ fn shows(cluster: &Cluster, browser: &mut Browser, id: &str, part: &str) {
     assert!(shown.is_ok(), "{id} has no {part:?} but {last:?}");
 }
 
+/// The script that presses a key in the heat map.
+fn press(key: &str) -> String {
+    format!(
+        "document.getElementById('scroll').dispatchEvent(new KeyboardEvent('keydown', {{key: '{key}', cancelable: true}}))"
+    )
+}
+
+/// From the failed cell to the page of its node, from there to that of the image, and back.
+fn pages_of_a_node_and_of_an_image(cluster: &Cluster, browser: &mut Browser) {
+    browser.value(&press("n")).unwrap();
+    shows(cluster, browser, "page-title", "Node n1");
+    shows(cluster, browser, "page-counts", "1 of 2 are present");
+    shows(cluster, browser, "rows", "api:nonefailed");
+    shows(cluster, browser, "why", "n1");
+    browser
+        .value("document.querySelector('#rows button').click()")
+        .unwrap();
+    shows(cluster, browser, "why", "api:none on n1");
+    browser
+        .value("document.querySelectorAll('#why a')[1].click()")
+        .unwrap();
+    shows(
+        cluster,
+        browser,
+        "page-title",
+        "Image registry.test:5000/demo/api:none",
+    );
+    shows(cluster, browser, "page-counts", "0 of 2 are present");
+    shows(cluster, browser, "rows", "n1failedn2failed");
+    browser
+        .value("document.getElementById('back').click()")
+        .unwrap();
+    let hidden =
+        "document.getElementById('page').hidden && !document.getElementById('overview').hidden";
+    cluster
+        .until(Duration::from_secs(10), "the overview is back", || {
+            Ok((browser.value(hidden)? == true).then_some(()))
+        })
+        .unwrap();
+}
+
 #[test]
 #[ignore = "needs Chromium: make test-ui"]
 fn the_page_shows_a_planted_failure_its_cause_and_changes_without_a_reload() {
@@ -64,11 +105,6 @@ fn the_page_shows_a_planted_failure_its_cause_and_changes_without_a_reload() {
     shows(&cluster, &mut browser, "registries", "registry.test:5000");
 
     // By the keyboard: the first cell is one that failed, because the worst come first.
-    let press = |key: &str| {
-        format!(
-            "document.getElementById('scroll').dispatchEvent(new KeyboardEvent('keydown', {{key: '{key}', cancelable: true}}))"
-        )
-    };
     browser.value(&press("ArrowUp")).unwrap();
     shows(&cluster, &mut browser, "cell", "api:none on n1: failed");
     browser.value(&press("Enter")).unwrap();
@@ -77,37 +113,7 @@ fn the_page_shows_a_planted_failure_its_cause_and_changes_without_a_reload() {
         browser.screenshot(Path::new(&path)).unwrap();
     }
 
-    // The page of the node, and from there that of the image.
-    browser.value(&press("n")).unwrap();
-    shows(&cluster, &mut browser, "page-title", "Node n1");
-    shows(&cluster, &mut browser, "page-counts", "1 of 2 are present");
-    shows(&cluster, &mut browser, "rows", "api:nonefailed");
-    shows(&cluster, &mut browser, "why", "n1");
-    browser
-        .value("document.querySelector('#rows button').click()")
-        .unwrap();
-    shows(&cluster, &mut browser, "why", "api:none on n1");
-    browser
-        .value("document.querySelectorAll('#why a')[1].click()")
-        .unwrap();
-    shows(
-        &cluster,
-        &mut browser,
-        "page-title",
-        "Image registry.test:5000/demo/api:none",
-    );
-    shows(&cluster, &mut browser, "page-counts", "0 of 2 are present");
-    shows(&cluster, &mut browser, "rows", "n1failedn2failed");
-    browser
-        .value("document.getElementById('back').click()")
-        .unwrap();
-    let hidden =
-        "document.getElementById('page').hidden && !document.getElementById('overview').hidden";
-    cluster
-        .until(Duration::from_secs(10), "the overview is back", || {
-            Ok((browser.value(hidden)? == Value::from(true)).then_some(()))
-        })
-        .unwrap();
+    pages_of_a_node_and_of_an_image(&cluster, &mut browser);
 
     // The same document sees the change.
     browser.value("window.mark = 1").unwrap();

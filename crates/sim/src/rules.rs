@@ -77,6 +77,12 @@ enum Verb {
 }
 
 impl View {
+    /// The UID of the object for which a batch is.
+    fn uid(&self, batch: &Batch) -> Option<String> {
+        let object = self.caches.get(batch.cache.as_ref()?)?;
+        Some(object.uid.clone())
+    }
+
     /// Names of one kind of batch on a node that have no outcome yet.
     fn open(&self, node: &NodeName, verb: Verb) -> BTreeSet<&String> {
         let live = self.live.values();

@@ -81,10 +81,7 @@ impl World {
             node: batch.node.clone(),
             verb,
             cache: batch.cache.clone(),
-            uid: batch.cache.as_ref().and_then(|key| {
-                let object = self.controllers[who].view.caches.get(key);
-                object.map(|object| object.uid.clone())
-            }),
+            uid: self.controllers[who].view.uid(batch),
             host: self.controllers[who].view.charged(batch, &names),
             heard: self.now,
             names: names.into_iter().map(Some).collect(),

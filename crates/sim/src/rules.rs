@@ -57,9 +57,7 @@ pub struct View {
 pub struct Asked {
     node: NodeName,
     verb: Verb,
-    /// For which cache.
-    cache: Option<CacheKey>,
-    /// Its UID then. An object of the same name may have followed it.
+    /// UID of the cache for which it is. An object of the same name may have followed it.
     uid: Option<String>,
     /// Of its images; a pull that only pins counts for none.
     host: String,
@@ -191,11 +189,15 @@ fn barred(list: &CacheSpecEntry, facts: &NodeFacts) -> bool {
     })
 }
 
+/// Is a node left alone?
+pub fn excluded(facts: &NodeFacts) -> bool {
+    let label = facts.labels.get(EXCLUDE_LABEL);
+    label.is_some_and(|value| value != "false")
+}
+
 /// May a node get images?
 pub fn eligible(facts: &NodeFacts) -> bool {
-    facts.ready
-        && !facts.unschedulable
-        && facts.labels.get(EXCLUDE_LABEL).is_none_or(|v| v == "false")
+    facts.ready && !facts.unschedulable && !excluded(facts)
 }
 
 impl World {

@@ -80,7 +80,6 @@ impl World {
         let asked = Asked {
             node: batch.node.clone(),
             verb,
-            cache: batch.cache.clone(),
             uid: self.controllers[who].view.uid(batch),
             host: self.controllers[who].view.charged(batch, &names),
             heard: self.now,
@@ -119,9 +118,7 @@ impl World {
         let pulls = || view.live.values().filter(|asked| asked.verb == Verb::Pull);
         let object = batch.cache.as_ref().and_then(|key| view.caches.get(key))?;
         if let Some(NodeShare::Count(most)) = object.spec.max_concurrent_nodes {
-            let uid = Some(&object.uid);
-            let mine =
-                pulls().filter(|asked| asked.cache == batch.cache && asked.uid.as_ref() == uid);
+            let mine = pulls().filter(|asked| asked.uid.as_ref() == Some(&object.uid));
             let nodes: BTreeSet<&NodeName> = mine.map(|asked| &asked.node).collect();
             if !nodes.contains(&batch.node) && nodes.len() >= most.max(1) as usize {
                 let told = format!("{} beside {nodes:?} for {}", batch.node, object.key);

@@ -66,9 +66,7 @@ pub struct View {
 pub struct Asked {
     node: NodeName,
     verb: Verb,
-    /// For which cache.
-    cache: Option<CacheKey>,
-    /// Its UID then. An object of the same name may have followed it.
+    /// UID of the cache for which it is. An object of the same name may have followed it.
     uid: Option<String>,
     /// Of its images; a pull that only pins counts for none.
     host: String,
@@ -88,6 +86,12 @@ enum Verb {
 }
 
 impl View {
+    /// The UID of the object for which a batch is.
+    fn uid(&self, batch: &Batch) -> Option<String> {
+        let object = self.caches.get(batch.cache.as_ref()?)?;
+        Some(object.uid.clone())
+    }
+
     /// Names of one kind of batch on a node that have no outcome yet.
     fn open(&self, node: &NodeName, verb: Verb) -> BTreeSet<&String> {
         let live = self.live.values();
@@ -199,11 +203,15 @@ fn barred(list: &CacheSpecEntry, facts: &NodeFacts) -> bool {
     })
 }
 
+/// Is a node left alone?
+pub fn excluded(facts: &NodeFacts) -> bool {
+    let label = facts.labels.get(EXCLUDE_LABEL);
+    label.is_some_and(|value| value != "false")
+}
+
 /// May a node get images?
 pub fn eligible(facts: &NodeFacts) -> bool {
-    facts.ready
-        && !facts.unschedulable
-        && facts.labels.get(EXCLUDE_LABEL).is_none_or(|v| v == "false")
+    facts.ready && !facts.unschedulable && !excluded(facts)
 }
 
 impl World {
@@ -229,6 +237,7 @@ impl World {
             EngineEvent::NodeDeleted(node) => {
                 view.nodes.remove(node);
                 view.live.retain(|_, asked| asked.node != *node);
+                view.hands_on_no_more(node);
                 view.present.retain(|(known, _), _| known != node);
                 view.hopeless.retain(|(known, _)| known != node);
             }

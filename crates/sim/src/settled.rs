@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use kubefledged_api_types::{
     ImageCacheStatus,
     conditions::{self, Progressing, Ready},
-    names::{EXCLUDE_LABEL, IMAGES_NOT_CACHED_TAINT, status},
+    names::{IMAGES_NOT_CACHED_TAINT, status},
 };
 use kubefledged_engine::{CacheObject, Event as EngineEvent, NodeFacts, WatchId};
 
 use crate::{
     api::{self, Api, Object, Resource, Wish},
     registry::{PAUSE, normalized, repository},
-    rules::{condition, eligible, following, wanted},
+    rules::{condition, eligible, excluded, following, wanted},
     runtime::Flavor,
     script::SourceKey,
     world::World,
@@ -129,11 +129,8 @@ impl World {
 
     /// Does a node match that is not eligible, but can become so?
     fn any_matches(&self, seen: &CacheObject) -> bool {
-        self.members().any(|(_, facts)| {
-            let excluded = facts.labels.get(EXCLUDE_LABEL);
-            let barred = excluded.is_some_and(|value| value != "false");
-            !barred && !wanted(seen, facts).is_empty()
-        })
+        self.members()
+            .any(|(_, facts)| !excluded(facts) && !wanted(seen, facts).is_empty())
     }
 
     /// No node is held, and each says what holds.
@@ -215,11 +212,7 @@ impl World {
             .collect();
         let runtime = &self.nodes[node].runtime;
         // Elsewhere our label says nothing, and nobody looks for it. An excluded node is left alone.
-        let excluded = facts
-            .labels
-            .get(EXCLUDE_LABEL)
-            .is_some_and(|v| v != "false");
-        let pins = runtime.flavor == Flavor::Containerd2 && !excluded;
+        let pins = runtime.flavor == Flavor::Containerd2 && !excluded(facts);
         let labelled = runtime.images.iter().filter(|(_, held)| held.labelled);
         for (id, held) in labelled.filter(|_| pins) {
             if held.tags.is_disjoint(&pinned) {

@@ -90,6 +90,7 @@ fn removal_block(reason: &RemovalBlock) -> (Action, &str, Option<Tick>) {
         RemovalBlock::Uncallable(reason) => block(reason),
         RemovalBlock::Suspended => (Action::Stuck, "Suspended", None),
         RemovalBlock::NotRecorded => (Action::Wait, "NotRecorded", None),
+        RemovalBlock::WorkloadsUnread => (Action::Wait, "WorkloadsUnread", None),
         RemovalBlock::Desired => (Action::None, "Desired", None),
         RemovalBlock::Pulling => (Action::Wait, "Pulling", None),
         RemovalBlock::Removing => (Action::Wait, "Removing", None),

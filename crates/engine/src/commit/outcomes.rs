@@ -111,7 +111,7 @@ impl Engine {
         let image = pulled.id;
         let (reference, asked) = (pulled.reference.clone(), pulled.asks_registry);
         self.model.names.scopes.answered(pull.credentials);
-        self.supply_answered(node, image, &pull.supply, &outcome.result);
+        self.supply_answered(node, image, &pull.supply, &outcome.result, now);
         self.model.peers.moved.add(outcome.moved);
         let answered = Answered {
             node,

@@ -252,7 +252,11 @@ impl Engine {
         image: ImageId,
         supply: &Supply,
         result: &ImageResult,
+        now: Tick,
     ) {
+        if let Some(cell) = self.model.nodes[idx].peers.cell {
+            self.model.peers.cell_mut(cell).alive = now;
+        }
         if *supply == Supply::Registry {
             return;
         }
@@ -297,6 +301,9 @@ impl Engine {
             if peers.measure(image, transfer.total_bytes) {
                 let swarms = peers.swarms_of(image).map(|(cell, _)| (image, cell));
                 self.agenda.swarms.extend(swarms);
+            }
+            if moves {
+                peers.cell_mut(cell).alive = now.tick;
             }
             let Some(swarm) = peers.swarm_mut((image, cell)) else {
                 continue;

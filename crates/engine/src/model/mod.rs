@@ -329,6 +329,13 @@ impl Model {
         self.workloads.stale = true;
     }
 
+    /// Are workloads of some kind being listed for the first time? Until then any image may be one that they name.
+    pub fn reads_workloads(&self) -> bool {
+        let followers = self.workloads.followers.iter();
+        let mut sources = followers.filter_map(|at| self.caches.get(*at)?.sources.as_ref());
+        sources.any(Sources::is_opening)
+    }
+
     /// Matches every node with the lists of a cache.
     pub fn match_nodes(&mut self, idx: CacheIdx) {
         let Some(cache) = self.caches.all.get_mut(&idx) else {

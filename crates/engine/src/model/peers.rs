@@ -178,6 +178,8 @@ pub struct Cell {
     pub takers: IdSet<NodeIdx>,
     /// Nodes that fetch nothing for others.
     pub seeders: IdSet<NodeIdx>,
+    /// When bytes of an image last came to one of its nodes, or a pull there ended.
+    pub alive: Tick,
 }
 
 /// What one node takes from others and hands on to them.

@@ -28,6 +28,14 @@ impl Rule {
             seconds: self.seconds.max(other.seconds),
         }
     }
+
+    /// The shorter of two.
+    pub fn meet(self, other: Self) -> Self {
+        Self {
+            previous: self.previous.min(other.previous),
+            seconds: self.seconds.min(other.seconds),
+        }
+    }
 }
 
 /// One name that a workload names or has named.
@@ -44,6 +52,13 @@ struct Track {
     unnamed: Option<Timestamp>,
     /// The rule of the list that named it last; `None`: it is from before a restart.
     rule: Option<Rule>,
+}
+
+impl Track {
+    /// How long the name stays: as the list said that named it last, but not longer than any list says today.
+    fn rule(&self, rules: Rule) -> Rule {
+        self.rule.map_or(rules, |own| own.meet(rules))
+    }
 }
 
 /// All names that workloads name, or named not long ago.
@@ -130,8 +145,7 @@ impl Retention {
             let Some(unnamed) = track.unnamed else {
                 return true;
             };
-            let rule = track.rule.unwrap_or(rules);
-            now.0 - unnamed.0 < rule.seconds || previous.contains(name)
+            now.0 - unnamed.0 < track.rule(rules).seconds || previous.contains(name)
         });
     }
 
@@ -153,7 +167,7 @@ impl Retention {
             }
             versions.sort_by_key(|(name, track)| (Reverse((track.unnamed, track.since)), *name));
             let kept = versions.into_iter().enumerate();
-            let kept = kept.filter(|(at, (_, track))| *at < track.rule.unwrap_or(rules).previous);
+            let kept = kept.filter(|(at, (_, track))| *at < track.rule(rules).previous);
             previous.extend(kept.map(|(_, (name, _))| name.clone()));
         }
         previous
@@ -191,7 +205,7 @@ impl Retention {
     pub fn next(&self, rules: Rule, now: Timestamp) -> Option<Timestamp> {
         let ends = self.tracks.values().filter_map(|track| {
             let unnamed = track.unnamed?;
-            Some(Timestamp(unnamed.0 + track.rule.unwrap_or(rules).seconds))
+            Some(Timestamp(unnamed.0 + track.rule(rules).seconds))
         });
         // What is over already stays as a previous version.
         ends.filter(|end| *end > now).min()
@@ -246,6 +260,17 @@ mod tests {
         let chosen = step(&mut retention, &["r/b:1"], 9100);
         assert_eq!(names(chosen.kept.keys()), ["r/a:3"]);
         assert!(step(&mut retention, &["r/b:1"], 12_700).kept.is_empty());
+    }
+
+    #[test]
+    fn a_shorter_rule_holds_for_what_stays_already() {
+        let mut retention = Retention::default();
+        step(&mut retention, &["r/a:1"], 1);
+        step(&mut retention, &["r/a:2"], 2);
+        let none = Rule::default();
+        let now_named = BTreeMap::from([("r/a:2".into(), none)]);
+        retention.update(&now_named, true, none, Timestamp(3));
+        assert!(retention.choose(usize::MAX).kept.is_empty());
     }
 
     #[test]

@@ -57,7 +57,12 @@ fn stale(view: &NodeView<'_>, plan: &mut NodePlan) -> Vec<CacheIdx> {
             None => {}
         }
     }
-    stale
+    let peers = &view.node.peers;
+    if stale.is_empty() || peers.waits.is_empty() && peers.offers.is_empty() {
+        return stale;
+    }
+    // An image that the plan does not name waits for no other node any more.
+    view.model.caches.iter().map(|(at, _)| at).collect()
 }
 
 fn plan_calls(

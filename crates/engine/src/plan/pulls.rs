@@ -127,7 +127,9 @@ pub fn plan(
             break;
         }
         let set = view.model.caches[cache].set(view.idx);
-        if let Some(registry) = set.registry
+        // Other nodes may have what the registry has no room for.
+        if view.node.peers.cell.is_none()
+            && let Some(registry) = set.registry
             && groups.exhaust(registry, priority, room(view, registry))
         {
             exhausted.entry(registry).or_insert(priority);

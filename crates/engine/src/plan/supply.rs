@@ -141,8 +141,16 @@ pub fn arrange(model: &Model, key: SwarmKey, now: Tick) -> Arrangement {
     }
     let joins = !arrangement.offers.is_empty();
     let busy = has_source && !joins && is_busy(model, key, swarm);
-    arrangement.busy = busy;
-    let fresh = arrangement.queued || busy || joins && has_source;
+    // Who waits behind other images waits for them only as long as they come.
+    let moves = model
+        .peers
+        .cell(key.1)
+        .alive
+        .after(model.settings.peers.wait)
+        > now;
+    arrangement.queued &= moves;
+    arrangement.busy = busy && moves;
+    let fresh = arrangement.queued || arrangement.busy || joins && has_source;
     let alive = if fresh { now } else { swarm.alive };
     let since = swarm.since.filter(|_| !arrangement.queued).unwrap_or(now);
     let patience = patience(model, key, swarm, has_source, now);
@@ -193,6 +201,7 @@ fn joined(model: &Model, key: SwarmKey, swarm: &Swarm, waiting: usize) -> Vec<(N
     let cell = model.peers.cell(key.1);
     // Who has it, and pulls only because the registry must be asked, takes no layers.
     let own = swarm.waiting.common(&swarm.holders);
+    let own = own.filter(|node| !model.nodes[*node].peers.offers.contains_key(&key.0));
     let own: Vec<(NodeIdx, Supply)> = own.map(|node| (node, Supply::Registry)).collect();
     let roots = swarm.holders.common(&cell.idle).take(waiting);
     let roots: Vec<NodeIdx> = roots.collect();

@@ -115,6 +115,8 @@ pub enum RemovalBlock {
     Suspended,
     /// The status does not list the name yet, or the finalizer is not set yet.
     NotRecorded,
+    /// Workloads are being listed for the first time, and may name it.
+    WorkloadsUnread,
     /// Some cache desires the image there.
     Desired,
     /// A pull of it is in flight.

@@ -250,6 +250,11 @@ pub(super) const WAITS: &[Entry] = &[
         Next::Nothing,
     ),
     (
+        "WorkloadsUnread",
+        "the controller is listing workloads, and one of them may name it",
+        Next::Nothing,
+    ),
+    (
         "RefreshBegins",
         "the status is written first, and then it is pulled",
         Next::Nothing,

@@ -86,11 +86,7 @@ impl World {
         let asked = Asked {
             node: batch.node.clone(),
             verb,
-            cache: batch.cache.clone(),
-            uid: batch.cache.as_ref().and_then(|key| {
-                let object = self.controllers[who].view.caches.get(key);
-                object.map(|object| object.uid.clone())
-            }),
+            uid: self.controllers[who].view.uid(batch),
             host: self.controllers[who].view.charged(batch, &names),
             heard: self.now,
             names: names.into_iter().map(Some).collect(),
@@ -143,9 +139,7 @@ impl World {
         let pulls = || view.live.values().filter(|asked| asked.verb == Verb::Pull);
         let object = batch.cache.as_ref().and_then(|key| view.caches.get(key))?;
         if let Some(NodeShare::Count(most)) = object.spec.max_concurrent_nodes {
-            let uid = Some(&object.uid);
-            let mine =
-                pulls().filter(|asked| asked.cache == batch.cache && asked.uid.as_ref() == uid);
+            let mine = pulls().filter(|asked| asked.uid.as_ref() == Some(&object.uid));
             let nodes: BTreeSet<&NodeName> = mine.map(|asked| &asked.node).collect();
             if !nodes.contains(&batch.node) && nodes.len() >= most.max(1) as usize {
                 let told = format!("{} beside {nodes:?} for {}", batch.node, object.key);

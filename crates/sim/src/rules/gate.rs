@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use kubefledged_api_types::names::{EXCLUDE_LABEL, IMAGES_NOT_CACHED_TAINT};
+use kubefledged_api_types::names::IMAGES_NOT_CACHED_TAINT;
 use kubefledged_engine::{CacheObject, FailureClass, GateReason, NodeFacts, NodeName, PlacedTaint};
 
-use super::{View, surely_wants, wanted};
+use super::{View, excluded, surely_wants, wanted};
 use crate::{
     script::Trouble,
     world::{Event, World},
@@ -68,11 +68,7 @@ impl View {
         let Some(facts) = self.nodes.get(node) else {
             return BTreeSet::new();
         };
-        if facts
-            .labels
-            .get(EXCLUDE_LABEL)
-            .is_some_and(|v| v != "false")
-        {
+        if excluded(facts) {
             return BTreeSet::new();
         }
         let gating = self.caches.values().filter(|object| {

@@ -75,6 +75,12 @@ impl View {
         self.peers.troubled.insert(node.clone(), now);
     }
 
+    /// A node is gone: nobody takes anything from it, and another one may get its name.
+    pub fn hands_on_no_more(&mut self, node: &NodeName) {
+        let shared = self.live.values_mut().flat_map(|asked| &mut asked.shared);
+        shared.for_each(|shared| shared.from.retain(|from| from != node));
+    }
+
     /// Bytes of a batch moved.
     pub fn moved(&mut self, batch: BatchId, transfers: &[Transfer], now: u64) {
         let Some(asked) = self.live.get_mut(&batch) else {

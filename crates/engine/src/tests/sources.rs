@@ -33,6 +33,37 @@ fn after_a_restart_nothing_goes_before_all_workloads_are_read_again() {
 }
 
 #[test]
+fn while_workloads_are_listed_no_cache_removes_what_they_may_name() {
+    let mut harness = warm(&["n1"], all());
+    harness.create_as("b", images(&["r.test/b:1"]));
+    harness.wait(2);
+    harness.apply(|object| object.spec.suspend = true);
+    harness.run();
+    // Nothing of it is recorded while the cache is suspended.
+    harness.deploy("late", &["r.test/b:1"]);
+    harness.change_leader();
+    harness.apply_to(&named("b"), |object| {
+        object.generation += 1;
+        object.spec.cache_spec[0].images = vec!["r.test/c:1".into()];
+    });
+    harness.wait(60);
+    assert!(harness.held("n1").contains(&"r.test/b:1"));
+    let watch = harness.watch_of(&DEPLOYMENTS);
+    harness.handle(Event::Listing(Source::Watch(watch)));
+    harness.deploy("web", &["r.test/web:1"]);
+    harness.deploy("late", &["r.test/b:1"]);
+    for (id, _) in harness.watches.clone() {
+        harness.handle(Event::Synced(Source::Watch(id)));
+    }
+    harness.wait(60);
+    assert!(harness.held("n1").contains(&"r.test/b:1"));
+    harness.deploy("late", &[]);
+    harness.apply(|object| object.spec.suspend = false);
+    harness.wait(2 * 3600);
+    assert!(!harness.held("n1").contains(&"r.test/b:1"));
+}
+
+#[test]
 fn events_of_a_watch_that_has_ended_are_ignored() {
     let mut harness = warm(&["n1"], all());
     let old = harness.watch_of(&DEPLOYMENTS);

@@ -116,6 +116,96 @@ fn images_that_wait_for_their_turn_are_not_given_up() {
 }
 
 #[test]
+fn images_that_wait_behind_pulls_which_stand_still_are_given_up() {
+    let names: Vec<String> = (0..12).map(|at| format!("r.test/{at:02}:1")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut harness = wave(&EIGHT[..3], &names);
+    harness.wait(60);
+    for node in &EIGHT[..3] {
+        let whys = harness.why("a", node);
+        let waits =
+            |why: &&Result<PullReason, PullBlock>| matches!(why, Err(PullBlock::AwaitsSource(_)));
+        assert_eq!(whys.iter().filter(waits).count(), 0, "{node}: {whys:?}");
+    }
+}
+
+#[test]
+fn the_plan_of_one_cache_leaves_what_waits_for_another() {
+    let mut harness = wave(&EIGHT, &[APP]);
+    harness.create_as("b", images(&["r.test/b:1"]));
+    harness.wait(1);
+    harness.apply_to(&named("b"), |object| {
+        object.generation += 1;
+        object.spec.cache_spec[0].priority = Some(3);
+    });
+    harness.run();
+    let seed = harness.registry_pulls(APP).remove(0);
+    harness.end(&seed, APP, None);
+    let taken = |told: &Told| told.image == APP;
+    assert_eq!(
+        harness
+            .peer_pulls()
+            .iter()
+            .filter(|told| taken(told))
+            .count(),
+        7
+    );
+}
+
+#[test]
+fn what_a_node_has_is_taken_from_there_although_the_registry_has_no_room() {
+    let settings = Settings {
+        max_registry_pulls: 1,
+        ..Settings::default()
+    };
+    let mut harness = sharing(settings, &EIGHT);
+    let held = harness.held.entry("n8".into()).or_default();
+    held.insert(APP.into(), 1);
+    harness
+        .slow
+        .extend([APP.to_owned(), "r.test/b:1".to_owned()]);
+    harness.create(images(&["r.test/b:1"]));
+    harness.lead();
+    assert_eq!(harness.registry_pulls("r.test/b:1").len(), 1);
+    harness.create_as("b", images(&[APP]));
+    harness.wait(3);
+    let nodes: BTreeSet<String> = harness
+        .peer_pulls()
+        .into_iter()
+        .map(|told| told.node)
+        .collect();
+    assert_eq!(nodes.len(), 7, "{nodes:?}");
+    assert!(harness.registry_pulls(APP).is_empty());
+}
+
+#[test]
+fn nodes_that_only_ask_the_registry_wait_quietly_for_its_budget() {
+    let settings = Settings {
+        max_registry_pulls: 1,
+        ..Settings::default()
+    };
+    let mut harness = sharing(settings, &EIGHT);
+    let always = |name: &str| {
+        let mut spec = images(&[name]);
+        spec.cache_spec[0].image_pull_policy = Some(ImagePullPolicy::Always);
+        spec
+    };
+    harness.create(always(APP));
+    harness.lead();
+    harness.wait(1);
+    harness.slow.insert(APP.into());
+    harness.apply(|object| object.refresh = Some("t".into()));
+    // It fails if the engine does not come to rest.
+    harness.wait(60);
+    for node in EIGHT {
+        if harness.open_pull(node, APP).is_some() {
+            harness.end(node, APP, None);
+            harness.wait(1);
+        }
+    }
+}
+
+#[test]
 fn pulls_from_other_nodes_take_nothing_from_the_registrys_budget() {
     let settings = Settings {
         max_registry_pulls: 1,

@@ -180,10 +180,15 @@ impl World {
                 .collect();
             told.extend(active.filter_map(|(key, object, seen)| stays_too_long(key, object, seen)));
             told.extend(self.unowned_pins(index, facts, &caches));
+            let unrecorded = |name: &str| {
+                let mut caches = caches.iter();
+                caches.any(|(.., seen)| keeps_unrecorded(seen, name))
+            };
             for (key, object, _) in &caches {
                 for name in object.ever_applied.iter().map(|name| normalized(name)) {
                     let stays = wanted_here.contains(&name)
                         || listed.contains(&name)
+                        || unrecorded(&name)
                         || self.kept(index, &name, &listed);
                     if node.runtime.holds(&name) && !stays {
                         let status = serde_json::to_string(&object.status).unwrap_or_default();
@@ -304,6 +309,14 @@ fn previous(object: &Object) -> impl Iterator<Item = String> {
     let applied = object.status.applied_images.iter();
     let stays = applied.filter(|image| image.since.is_none() && image.retained_since.is_some());
     stays.map(|image| normalized(&image.name))
+}
+
+/// May a cache keep a name that its status does not list? A suspended one records nothing.
+fn keeps_unrecorded(seen: &CacheObject, name: &str) -> bool {
+    let lists = seen.spec.cache_spec.iter();
+    let mut lists = lists.filter(|list| !list.images_from.is_empty() && list.keep_previous() > 0);
+    let version = |known: &String| repository(&normalized(known)) == repository(name);
+    seen.spec.suspend && lists.any(|list| list.images.iter().any(version))
 }
 
 /// In the end every `retainFor` is over: what stays is a version of an image that is named, and there are no more of

@@ -318,6 +318,9 @@ impl Engine {
             } else if moves && let Some(seed) = swarm.seeds.get_mut(node) {
                 seed.progress = now.tick;
             }
+            if let Some(seed) = swarm.seeds.get_mut(node) {
+                seed.done = transfer.done_bytes;
+            }
         }
     }
 }

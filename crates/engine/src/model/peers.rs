@@ -72,6 +72,8 @@ pub struct Seed {
     pub since: Tick,
     /// When it last made progress.
     pub progress: Tick,
+    /// Bytes that it has.
+    pub done: u64,
 }
 
 impl Seed {
@@ -80,6 +82,7 @@ impl Seed {
         Self {
             since: now,
             progress: now,
+            done: 0,
         }
     }
 }

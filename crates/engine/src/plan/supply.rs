@@ -28,9 +28,8 @@ pub const FEW: usize = 3;
 pub const STALLED: Duration = Duration::from_secs(10);
 /// A node waits so long for its turn at a node that has a small image.
 const SMALL_WAIT: Duration = Duration::from_secs(2);
-/// A seed that needs longer for a small image shows that the registry is slow: then waiting is faster than a second
-/// download.
-const SMALL_TIME: Duration = Duration::from_secs(3);
+/// A registry that needs longer for a small image is slow: then waiting is faster than a second download.
+const SMALL_TIME: Duration = Duration::from_secs(1);
 /// So long nodes gather before they take an image from a node that has it, if more of them are on their way: all of them
 /// are served at a time, and who comes later is served after them.
 const GATHER: Duration = Duration::from_secs(2);
@@ -250,21 +249,37 @@ fn next_seed(model: &Model, key: SwarmKey, swarm: &Swarm) -> Option<(NodeIdx, Su
     Some((node, Supply::Seed))
 }
 
-/// How long nodes wait without anything happening.
+/// How long nodes wait without anything happening. For a small image that is not worth it, unless the registry is slow
+/// or cannot serve so many nodes at a time.
 fn patience(model: &Model, key: SwarmKey, swarm: &Swarm, has_source: bool, now: Tick) -> Duration {
     let settings = &model.settings.peers;
-    if !model.is_small(key.0) {
+    let registry = model.names.images.get(key.0).registry;
+    let room = model.names.registries.get(registry).room() as usize;
+    if !model.is_small(key.0) || swarm.waiting.len() > room {
         return settings.wait;
     }
     if has_source {
         return SMALL_WAIT.min(settings.wait);
     }
-    let slow = |seed: &Seed| seed.since.after(SMALL_TIME) <= now;
-    if swarm.seeds.values().any(slow) {
-        settings.wait
-    } else {
-        Duration::ZERO
+    let size = model.peers.size(key.0);
+    let shows = swarm
+        .seeds
+        .values()
+        .map(|seed| seed.since.after(SMALL_TIME));
+    match shows.min() {
+        Some(slow) if slow <= now => settings.wait,
+        Some(shows) if !swarm.seeds.values().any(|seed| is_fast(seed, size, now)) => {
+            Duration::from_millis(shows.0.saturating_sub(swarm.alive.0))
+        }
+        _ => Duration::ZERO,
     }
+}
+
+/// Does the seed fetch an image of so many bytes in [`SMALL_TIME`], at the speed so far?
+fn is_fast(seed: &Seed, size: u64, now: Tick) -> bool {
+    let spent = now.0.saturating_sub(seed.since.0);
+    let needs = size.saturating_mul(spent) / seed.done.max(1);
+    seed.done > 0 && u128::from(needs) <= SMALL_TIME.as_millis()
 }
 
 /// Those that wait and have no offer pull from the registry.

@@ -64,11 +64,44 @@ fn when_the_registry_refuses_two_seeds_every_node_asks_and_reports() {
 }
 
 #[test]
-fn nobody_waits_for_a_small_image_that_no_node_has() {
+fn nobody_waits_for_a_small_image_if_the_registry_is_fast() {
+    let mut harness = wave(&EIGHT, &[APP]);
+    let seed = harness.told()[0].node.clone();
+    harness.go_to(harness.now.tick.0 + 200);
+    harness.moves(&seed, APP, 2_000_000, 5_000_000);
+    assert_eq!(harness.registry_pulls(APP).len(), 8);
+}
+
+#[test]
+fn a_small_image_is_fetched_once_from_a_slow_registry() {
     let mut harness = wave(&EIGHT, &[APP]);
     let seed = harness.told()[0].node.clone();
     harness.moves(&seed, APP, 0, 5_000_000);
-    assert_eq!(harness.registry_pulls(APP).len(), 8);
+    for step in 1..=5 {
+        harness.wait(2);
+        harness.moves(&seed, APP, step * 1_000_000, 5_000_000);
+    }
+    assert_eq!(harness.registry_pulls(APP), [&*seed]);
+    harness.end(&seed, APP, None);
+    assert_eq!(harness.peer_pulls().len(), 7);
+}
+
+#[test]
+fn a_small_image_is_fetched_once_if_more_nodes_lack_it_than_the_registry_may_serve() {
+    let settings = Settings {
+        max_registry_pulls: 4,
+        ..Settings::default()
+    };
+    let mut harness = sharing(settings, &EIGHT);
+    harness.slow.insert(APP.into());
+    harness.create(images(&[APP]));
+    harness.lead();
+    let seed = harness.told()[0].node.clone();
+    harness.go_to(harness.now.tick.0 + 200);
+    harness.moves(&seed, APP, 2_000_000, 5_000_000);
+    assert_eq!(harness.registry_pulls(APP), [&*seed]);
+    harness.end(&seed, APP, None);
+    assert_eq!(harness.peer_pulls().len(), 7);
 }
 
 #[test]

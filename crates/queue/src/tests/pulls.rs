@@ -392,7 +392,7 @@ fn the_nodes_own_credentials_are_asked_for_when_those_of_the_request_are_used_up
     );
     node.pull(1, authority(1, 1), &["r.test/a:1"]);
     node.run();
-    assert_eq!(node.count("Pull(\"r.test/a:1\", None)"), 1);
+    assert_eq!(node.count("Pull(\"r.test/a:1\", None"), 1);
     let PullResult::Failed { reason, message } = node.result(1) else {
         panic!("{:?}", node.result(1));
     };

@@ -42,7 +42,7 @@ fn the_size_of_a_pull_is_told_within_a_quarter_of_a_second_and_its_bytes_every_t
     node.pull(1, authority(1, 1), &["r.test/a:1"]);
     node.answer("Inspect");
     pass(&mut node, 1000);
-    assert_eq!(node.count("call Progress"), 4);
+    assert_eq!(node.count("Progress"), 4);
     assert!(node.transfers.is_empty());
     node.bytes.insert("r.test/a:1".to_owned(), bytes(0));
     pass(&mut node, 300);

@@ -303,12 +303,16 @@ impl ControllerDebugService for Debug {
         let limit = page_size(request.page_size)?;
         let page = self.look(move |engine, now| {
             let after = Some(&*request.page_token).filter(|token| !token.is_empty());
-            engine.view_registries(now, after, limit)
+            (
+                engine.view_registries(now, after, limit),
+                engine.view_moved(),
+            )
         });
-        let page = page.await?;
+        let (page, moved) = page.await?;
         Ok(Response::new(ListRegistriesResponse {
             registries: page.rows.iter().map(rows::registry).collect(),
             next_page_token: page.next.map_or_else(String::new, |host| host.to_string()),
+            moved: Some(rows::moved(moved)),
         }))
     }
 

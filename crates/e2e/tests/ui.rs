@@ -103,6 +103,8 @@ fn the_page_shows_a_planted_failure_its_cause_and_changes_without_a_reload() {
     shows(&cluster, &mut browser, "legend", "ready 2");
     shows(&cluster, &mut browser, "state", "Live.");
     shows(&cluster, &mut browser, "registries", "registry.test:5000");
+    // What came from where is told if the runtimes of these nodes share layers.
+    shows(&cluster, &mut browser, "moved", "layers");
 
     // By the keyboard: the first cell is one that failed, because the worst come first.
     browser.value(&press("ArrowUp")).unwrap();

@@ -232,7 +232,11 @@ async function load() {
     entry.append(square, `${name} ${counts[letter] || 0}`);
     return entry;
   }));
-  table("registries", registries.map((one) => [
+  const { peers, registry, wasted } = registries.moved;
+  $("moved").textContent = peers + registry === 0
+    ? "No node has shared layers yet."
+    : `${bytes(peers)} of layers came from other nodes and ${bytes(registry)} from registries; ${bytes(wasted)} were of no use.`;
+  table("registries", registries.rows.map((one) => [
     one.host, one.inFlight, one.budget, one.waitingNodes, one.limitedSeconds === null ? "never" : `${one.limitedSeconds} s ago`,
   ]));
   choose(chosen.row, chosen.column);

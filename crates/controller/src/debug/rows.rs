@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kubefledged_api_types::{ImagePullPolicy, Timestamp};
 use kubefledged_engine::{
-    NodeName, Now, PullState, Tick,
+    MovedBytes, NodeName, Now, PullState, Tick,
     view::{
         BatchKind, BatchRow, CacheDetail, CacheRow, NamingRows, NodeCacheRow, NodeDetail, PairRow,
         PlanRow, RegistryRow,
@@ -232,6 +232,20 @@ pub fn batch(row: &BatchRow) -> Batch {
         open_images: count(row.open),
         age: duration(row.age),
         deadline: duration(row.left),
+    }
+}
+
+/// Bytes by source.
+pub fn moved(moved: MovedBytes) -> kubefledged_proto::debug::MovedBytes {
+    let MovedBytes {
+        peers,
+        registry,
+        wasted,
+    } = moved;
+    kubefledged_proto::debug::MovedBytes {
+        peers,
+        registry,
+        wasted,
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
         pending::{self, PendingRemoval},
     },
     report::status,
-    vocabulary::{CacheKey, Now},
+    vocabulary::{CacheKey, MovedBytes, Now},
 };
 
 impl Engine {
@@ -78,6 +78,11 @@ impl Engine {
             policy: desired.policy,
             invalid: image.invalid.clone(),
         }
+    }
+
+    /// Bytes of layers that ended pulls moved since the process began.
+    pub fn view_moved(&self) -> MovedBytes {
+        self.model.peers.moved
     }
 
     /// Registries after this one.

@@ -6,9 +6,9 @@ use std::time::Duration;
 use kubefledged_proto::debug::{
     CacheNodeImage, CacheSummary, ExplainPlanRequest, GetCacheRequest, GetCacheResponse,
     GetNodeRequest, GetNodeResponse, ListCachesRequest, ListNodesRequest, ListRegistriesRequest,
-    ListWorkloadsRequest, ListWorkloadsResponse, NodeSummary, PlanSpecRequest, PlannedStep,
-    Registry, SpecNode, State, StreamCacheNodesRequest, StreamMatrixRequest, StreamMatrixResponse,
-    WatchProgressRequest, WatchProgressResponse,
+    ListRegistriesResponse, ListWorkloadsRequest, ListWorkloadsResponse, NodeSummary,
+    PlanSpecRequest, PlannedStep, Registry, SpecNode, State, StreamCacheNodesRequest,
+    StreamMatrixRequest, StreamMatrixResponse, WatchProgressRequest, WatchProgressResponse,
     controller_debug_service_client::ControllerDebugServiceClient,
 };
 use tokio::time::Instant;
@@ -228,13 +228,18 @@ impl Controller {
 
     /// Registries and their budgets.
     pub async fn registries(&mut self) -> Result<Vec<Registry>, Failure> {
+        Ok(self.list_registries().await?.registries)
+    }
+
+    /// Registries and their budgets, and what pulls moved.
+    pub async fn list_registries(&mut self) -> Result<ListRegistriesResponse, Failure> {
         let request = ListRegistriesRequest {
             page_size: PAGE,
             ..ListRegistriesRequest::default()
         };
         let call = async |mut client: Client| client.list_registries(request.clone()).await;
         let answer = self.call("cannot list registries", call).await?;
-        Ok(answer.into_inner().registries)
+        Ok(answer.into_inner())
     }
 }
 

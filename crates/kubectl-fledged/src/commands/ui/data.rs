@@ -4,7 +4,9 @@ use std::{convert::Infallible, time::Duration};
 
 use axum::response::sse::Event;
 use futures::{Stream, stream};
-use kubefledged_proto::debug::{self, CacheSummary, WatchProgressRequest, WatchProgressResponse};
+use kubefledged_proto::debug::{
+    self, CacheSummary, ListRegistriesResponse, WatchProgressRequest, WatchProgressResponse,
+};
 use serde::Serialize;
 use tonic::Streaming;
 
@@ -41,6 +43,36 @@ impl Matrix {
         Self {
             images: matrix.images,
             rows: rows.collect(),
+        }
+    }
+}
+
+/// Registries, and what pulls moved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Registries {
+    rows: Vec<Registry>,
+    moved: Moved,
+}
+
+/// Bytes of layers of ended pulls, by source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Moved {
+    peers: u64,
+    registry: u64,
+    wasted: u64,
+}
+
+impl Registries {
+    /// From the controller's.
+    pub fn of(list: &ListRegistriesResponse) -> Self {
+        let moved = list.moved.unwrap_or_default();
+        Self {
+            rows: list.registries.iter().map(Registry::of).collect(),
+            moved: Moved {
+                peers: moved.peers,
+                registry: moved.registry,
+                wasted: moved.wasted,
+            },
         }
     }
 }

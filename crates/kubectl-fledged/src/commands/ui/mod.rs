@@ -157,9 +157,8 @@ async fn matrix(State(served): State<Served>, Query(of): Query<Of>) -> Response 
 }
 
 async fn registries(State(served): State<Served>) -> Response {
-    let registries = served.controller.lock().await.registries().await;
-    let rows = registries.map(|list| list.iter().map(data::Registry::of).collect::<Vec<_>>());
-    answer(rows)
+    let registries = served.controller.lock().await.list_registries().await;
+    answer(registries.map(|list| data::Registries::of(&list)))
 }
 
 async fn explain(State(served): State<Served>, Query(asked): Query<Asked>) -> Response {

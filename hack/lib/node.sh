@@ -153,6 +153,8 @@ start_kubelet() {
     write_kubelet_config "$n" ${TAINT:+"registerWithTaints: [{key: ${TAINT%:*}, effect: ${TAINT##*:}}]"}
     write_kube_proxy_config "$n"
     wait_for_runtime "$n"
+    # As in the machine images of every provider.
+    retry 20 in_node "$n" crictl pull "$PAUSE_IMAGE" >/dev/null || die "node $n cannot pull $PAUSE_IMAGE"
     spawn "$n" kubelet kubelet --config="$dir/etc/kubelet.yaml" --kubeconfig="$dir/etc/kubelet.kubeconfig" \
         --node-ip="10.77.0.$n" --hostname-override="n$n"
     spawn "$n" kube-proxy kube-proxy --config="$dir/etc/kube-proxy.yaml"

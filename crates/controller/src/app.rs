@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use futures::FutureExt as _;
 use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
 use kube::{Api, Client, runtime::watcher};
 use kubefledged_engine::{Engine, Event, Source};
@@ -27,8 +28,8 @@ use crate::{
     debug::{self, Debug},
     driver::{self, Asking},
     effects::{
-        Effects, credentials::Credentials, dialer::Dialer, objects::Objects, peers::Entitlements,
-        pullers::Pullers,
+        Effects, credentials::Credentials, dial, dialer::Dialer, objects::Objects,
+        peers::Entitlements, pullers::Pullers,
     },
     inputs::{
         self,
@@ -36,6 +37,7 @@ use crate::{
         nodes::{LeanNode, Nodes},
         placement::{LeanDaemonSet, Placements},
         pullers::LeanSlice,
+        starting::Reach,
         workloads::Wanted,
     },
     lease::{self, Candidate, Followers, Term},
@@ -130,7 +132,6 @@ impl Bound {
         let guard = readiness.register("checks");
         // Not one of `tasks`: it may end.
         tokio::spawn(check.run(guard, passed.clone(), search));
-        let kubelets = watch_inputs(&mut tasks, &client, &args, &events, &readiness, &passed);
 
         // Leadership passes through here, so that certificates know it too.
         let (to_engine, engine_inbox) = mpsc::channel(4096);
@@ -145,10 +146,15 @@ impl Bound {
         };
         let candidate = candidate(&args, &self.lease);
         let election = lease::run(candidate, followers, raised, shutdown.clone());
-        let releasing = tokio::spawn(begun(election, passed, shutdown.clone()));
+        let releasing = tokio::spawn(begun(election, passed.clone(), shutdown.clone()));
 
         let ends = (leading, shutdown.clone());
         let certified = certify(&mut tasks, &args, &client, (certificates, failures), ends)?;
+        let connector = certified.0.clone();
+        let reach: Reach =
+            Arc::new(move |address| dial::answers(connector.clone(), address).boxed());
+        let inputs = (&client, &args, reach);
+        let kubelets = watch_inputs(&mut tasks, inputs, &events, &readiness, &passed);
         let pullers = pullers(&args, &client, raise_term, (certified, kubelets), &metrics);
         let shown = Debug {
             engine,
@@ -344,8 +350,7 @@ async fn relay(
 /// Starts the watches after the checks have passed. Returns what they note of the kubelets.
 fn watch_inputs(
     tasks: &mut JoinSet<&'static str>,
-    client: &Client,
-    args: &RunArgs,
+    (client, args, reach): (&Client, &RunArgs, Reach),
     events: &mpsc::Sender<Event>,
     readiness: &Readiness,
     passed: &CancellationToken,
@@ -378,7 +383,7 @@ fn watch_inputs(
     let service = format!("kubernetes.io/service-name={}", args.puller_service);
     let (guard, input) = (
         readiness.register("EndpointSlices"),
-        inputs::pullers::Pullers::default(),
+        inputs::pullers::Pullers::new(reach),
     );
     let watch = inputs::watch(
         slices,

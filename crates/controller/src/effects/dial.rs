@@ -4,12 +4,20 @@ use std::{net::SocketAddr, time::Duration};
 
 use kubefledged_contract::KEEP_ALIVE;
 use kubefledged_process::tls::Connector;
+use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 
 /// Time limit for the TCP connection, the TLS handshake and the HTTP/2 settings.
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// A connection that does not answer a ping within this time is closed.
 const KEEP_ALIVE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Does a puller answer at an address? Nothing is asked of it.
+pub async fn answers(connector: Connector, address: SocketAddr) -> bool {
+    timeout(CONNECT_LIMIT, connector.answers(address))
+        .await
+        .unwrap_or(false)
+}
 
 /// Connects once. The caller limits the number of attempts at the same time, and their time.
 pub async fn connect(

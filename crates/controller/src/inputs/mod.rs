@@ -7,6 +7,7 @@ pub mod lean;
 pub mod nodes;
 pub mod placement;
 pub mod pullers;
+pub mod starting;
 pub mod workloads;
 
 use std::{collections::BTreeSet, fmt::Debug, time::Duration};
@@ -16,7 +17,7 @@ use kube::{Api, Resource, runtime::WatchStreamExt as _, runtime::watcher};
 use kubefledged_engine::{Event, Source};
 use kubefledged_process::Guard;
 use serde::de::DeserializeOwned;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{select, sync::mpsc, time::timeout};
 
 /// Time limit for a streamed list to be complete. An API server that needs longer does not support streamed
 /// lists.
@@ -34,6 +35,12 @@ pub trait Input {
     fn applied(&mut self, object: Self::Object, events: &mut Vec<Event>);
     /// An object was deleted.
     fn deleted(&mut self, key: &Self::Key, events: &mut Vec<Event>);
+    /// The first list is complete.
+    fn listed(&mut self) {}
+    /// Waits for facts that no watch brings. Nothing is lost if it is dropped before it ends.
+    fn more(&mut self, _events: &mut Vec<Event>) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
 }
 
 /// Watches until nobody receives events any more. The guard is ready after the first complete list.
@@ -45,7 +52,7 @@ pub async fn watch<I, K>(
     events: mpsc::Sender<Event>,
     guard: Guard,
 ) where
-    I: Input<Object = K>,
+    I: Input<Object = K> + Send,
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let open = |config: watcher::Config| watcher(api.clone(), config).default_backoff().boxed();
@@ -54,10 +61,24 @@ pub async fn watch<I, K>(
     let mut streams = true;
     let mut stream: BoxStream<'_, _> = open(config.clone().streaming_lists());
     loop {
-        let item = if streams && !converter.synced {
-            timeout(STREAM_LIMIT, stream.next()).await
-        } else {
-            Ok(stream.next().await)
+        let (limited, mut found) = (streams && !converter.synced, Vec::new());
+        let next = async {
+            if limited {
+                timeout(STREAM_LIMIT, stream.next()).await
+            } else {
+                Ok(stream.next().await)
+            }
+        };
+        let item = select! {
+            item = next => item,
+            () = converter.input.more(&mut found) => {
+                for event in found {
+                    if events.send(event).await.is_err() {
+                        return;
+                    }
+                }
+                continue;
+            }
         };
         let refused = match &item {
             Ok(Some(item)) => no_streaming(item),
@@ -143,6 +164,9 @@ impl<I: Input> Converter<I> {
                         self.input.deleted(key, &mut events);
                     }
                     self.known = listed;
+                }
+                if !self.synced {
+                    self.input.listed();
                 }
                 self.synced = true;
                 self.guard.set_ready();

@@ -14,7 +14,10 @@ use kube::Resource;
 use kubefledged_engine::{Event, NodeName, Puller};
 use serde::Deserialize;
 
-use super::{Input, lean};
+use super::{
+    Input, lean,
+    starting::{Reach, Starting},
+};
 
 /// The part of an `EndpointSlice` that is read.
 #[derive(Clone, Debug, Deserialize, Resource)]
@@ -39,6 +42,7 @@ struct LeanEndpoint {
 #[derive(Clone, Debug, Default, Deserialize)]
 struct LeanConditions {
     ready: Option<bool>,
+    terminating: Option<bool>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -52,19 +56,31 @@ struct LeanPort {
     port: Option<u16>,
 }
 
-/// Converts `EndpointSlices` to events. Keeps ready pullers by slice and by node, and the puller that was
-/// sent for each node.
-#[derive(Debug, Default)]
+/// Converts `EndpointSlices` to events. Keeps pullers by slice and by node, and the puller that was sent for each node.
 pub struct Pullers {
     slices: BTreeMap<Arc<str>, BTreeSet<NodeName>>,
     nodes: BTreeMap<NodeName, Known>,
+    starting: Starting,
+    /// The first list is complete: a pod that comes now is new.
+    listed: bool,
 }
 
 /// The pullers of a node.
 #[derive(Debug, Default)]
 struct Known {
-    ready: Vec<(Arc<str>, Puller)>,
+    endpoints: Vec<(Arc<str>, Endpoint)>,
+    /// Pods that are not called: they were ready, were there before the first list, or are being called already.
+    called: BTreeSet<Arc<str>>,
+    /// A pod that is not ready and answers.
+    answers: Option<Arc<str>>,
     sent: Option<Puller>,
+}
+
+/// A puller, as a slice has it.
+#[derive(Clone, Debug)]
+struct Endpoint {
+    puller: Puller,
+    ready: bool,
 }
 
 impl Input for Pullers {
@@ -77,7 +93,7 @@ impl Input for Pullers {
 
     fn applied(&mut self, object: LeanSlice, events: &mut Vec<Event>) {
         if let Some(slice) = self.key(&object) {
-            self.replace(&slice, ready(object), events);
+            self.replace(&slice, endpoints(object), events);
         }
     }
 
@@ -85,45 +101,112 @@ impl Input for Pullers {
         self.replace(key, Vec::new(), events);
         self.slices.remove(key);
     }
+
+    fn listed(&mut self) {
+        self.listed = true;
+    }
+
+    async fn more(&mut self, events: &mut Vec<Event>) {
+        let (node, puller) = self.starting.next().await;
+        if let Some(known) = self.nodes.get_mut(&node) {
+            known.answers = Some(puller.instance);
+            self.tell(&node, events);
+        }
+    }
 }
 
 impl Pullers {
+    /// `reach`: says whether a puller answers at an address.
+    pub fn new(reach: Reach) -> Self {
+        Self {
+            slices: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            starting: Starting::new(reach),
+            listed: false,
+        }
+    }
+
     /// Updates only the nodes of this slice, because thousands of slices change while thousands of pullers are
     /// replaced.
-    fn replace(&mut self, slice: &Arc<str>, now: Vec<(NodeName, Puller)>, events: &mut Vec<Event>) {
+    fn replace(
+        &mut self,
+        slice: &Arc<str>,
+        now: Vec<(NodeName, Endpoint)>,
+        events: &mut Vec<Event>,
+    ) {
         let nodes: BTreeSet<NodeName> = now.iter().map(|(node, _)| node.clone()).collect();
         let before = self.slices.insert(slice.clone(), nodes.clone());
         let touched: BTreeSet<NodeName> = before.into_iter().flatten().chain(nodes).collect();
         for node in &touched {
             if let Some(known) = self.nodes.get_mut(node) {
-                known.ready.retain(|(other, _)| other != slice);
+                known.endpoints.retain(|(other, _)| other != slice);
             }
         }
-        for (node, puller) in now {
+        for (node, endpoint) in now {
             let known = self.nodes.entry(node).or_default();
-            known.ready.push((slice.clone(), puller));
+            known.endpoints.push((slice.clone(), endpoint));
         }
-        for node in touched {
-            let Some(known) = self.nodes.get_mut(&node) else {
-                continue;
-            };
-            let chosen = known.choose();
-            let gone = chosen.is_none();
-            if chosen != known.sent {
-                known.sent.clone_from(&chosen);
-                events.push(Event::PullerChanged(node.clone(), chosen));
+        for node in &touched {
+            self.tell(node, events);
+        }
+    }
+
+    /// Sends the puller of a node if it is another one, and calls those that start.
+    fn tell(&mut self, node: &NodeName, events: &mut Vec<Event>) {
+        let Some(known) = self.nodes.get_mut(node) else {
+            return;
+        };
+        known.forget();
+        let chosen = known.choose();
+        for puller in known.new_ones() {
+            if self.listed && chosen.is_none() {
+                self.starting.call(node.clone(), puller);
             }
-            if gone {
-                self.nodes.remove(&node);
-            }
+        }
+        if chosen != known.sent {
+            known.sent.clone_from(&chosen);
+            events.push(Event::PullerChanged(node.clone(), chosen));
+        }
+        if known.endpoints.is_empty() {
+            self.nodes.remove(node);
         }
     }
 }
 
 impl Known {
-    /// Chooses the puller of a node. Of two ready pods, the one in use stays.
+    /// Forgets pods that are gone.
+    fn forget(&mut self) {
+        let endpoints = &self.endpoints;
+        let there = |instance: &Arc<str>| {
+            let mut pullers = endpoints.iter().map(|(_, endpoint)| &endpoint.puller);
+            pullers.any(|puller| puller.instance == *instance)
+        };
+        self.called.retain(there);
+        self.answers = self.answers.take().filter(there);
+    }
+
+    /// Pods that were never ready, each once.
+    fn new_ones(&mut self) -> Vec<Puller> {
+        let mut new = Vec::new();
+        for (_, Endpoint { puller, ready }) in &self.endpoints {
+            if *ready && self.answers.as_ref() == Some(&puller.instance) {
+                // From now on the kubelet knows better.
+                self.answers = None;
+            }
+            if self.called.insert(puller.instance.clone()) && !ready {
+                new.push(puller.clone());
+            }
+        }
+        new
+    }
+
+    /// Chooses the puller of a node. Of two pods, the one in use stays.
     fn choose(&self) -> Option<Puller> {
-        let mut pullers = self.ready.iter().map(|(_, puller)| puller);
+        let usable = |endpoint: &&Endpoint| {
+            endpoint.ready || self.answers.as_ref() == Some(&endpoint.puller.instance)
+        };
+        let endpoints = self.endpoints.iter().map(|(_, endpoint)| endpoint);
+        let mut pullers = endpoints.filter(usable).map(|endpoint| &endpoint.puller);
         let in_use = pullers
             .clone()
             .find(|puller| self.sent.as_ref() == Some(puller));
@@ -133,6 +216,15 @@ impl Known {
 
 /// Returns the ready pullers of one slice.
 pub(crate) fn ready(slice: LeanSlice) -> Vec<(NodeName, Puller)> {
+    let endpoints = endpoints(slice).into_iter();
+    let ready = endpoints.filter(|(_, endpoint)| endpoint.ready);
+    ready
+        .map(|(node, endpoint)| (node, endpoint.puller))
+        .collect()
+}
+
+/// The pullers of one slice that do not end.
+fn endpoints(slice: LeanSlice) -> Vec<(NodeName, Endpoint)> {
     let mut ports = slice.ports.into_iter().flatten();
     let grpc = ports.find(|port| port.name.as_deref() == Some("grpc"));
     let Some(port) = grpc.and_then(|port| port.port) else {
@@ -142,13 +234,18 @@ pub(crate) fn ready(slice: LeanSlice) -> Vec<(NodeName, Puller)> {
         .endpoints
         .into_iter()
         .flatten()
-        .filter(|endpoint| endpoint.conditions.ready != Some(false))
         .filter_map(|endpoint| {
+            let LeanConditions { ready, terminating } = endpoint.conditions;
+            let ready = ready != Some(false);
+            if !ready && terminating == Some(true) {
+                return None;
+            }
             let address: IpAddr = endpoint.addresses.first()?.parse().ok()?;
             let instance: Arc<str> = endpoint.target_ref?.uid?.into();
             let node = NodeName(endpoint.node_name?.into());
             let address = SocketAddr::new(address, port);
-            Some((node, Puller { instance, address }))
+            let puller = Puller { instance, address };
+            Some((node, Endpoint { puller, ready }))
         })
         .collect()
 }
@@ -174,6 +271,11 @@ mod tests {
         .unwrap()
     }
 
+    /// At none of the addresses anybody answers.
+    fn pullers() -> Pullers {
+        Pullers::new(Arc::new(|_| Box::pin(async { false })))
+    }
+
     fn apply(pullers: &mut Pullers, slice: LeanSlice) -> Vec<String> {
         let mut events = Vec::new();
         pullers.applied(slice, &mut events);
@@ -193,7 +295,7 @@ mod tests {
 
     #[test]
     fn only_differences_are_told_and_a_roll_out_moves_from_pod_to_pod() {
-        let mut pullers = Pullers::default();
+        let mut pullers = pullers();
         assert_eq!(
             apply(&mut pullers, slice("s", &[("n1", "a", true)])),
             ["n1 a"]
@@ -217,9 +319,28 @@ mod tests {
         assert_eq!(apply(&mut pullers, slice("s", &[])), ["n1 none"]);
     }
 
+    #[tokio::test]
+    async fn a_pod_that_starts_is_used_as_soon_as_it_answers_and_later_as_the_kubelet_says() {
+        let mut pullers = Pullers::new(Arc::new(|_| Box::pin(async { true })));
+        // Who was not ready before the first list is left to the kubelet.
+        apply(&mut pullers, slice("s", &[("n0", "old", false)]));
+        pullers.listed();
+        let one = |ready| slice("t", &[("n1", "new", ready)]);
+        assert!(apply(&mut pullers, one(false)).is_empty());
+        let mut events = Vec::new();
+        pullers.more(&mut events).await;
+        assert!(matches!(&events[..], [Event::PullerChanged(node, Some(_))] if &*node.0 == "n1"));
+        assert!(apply(&mut pullers, one(false)).is_empty());
+        assert!(apply(&mut pullers, one(true)).is_empty());
+        assert_eq!(apply(&mut pullers, one(false)), ["n1 none"]);
+        assert_eq!(apply(&mut pullers, one(true)), ["n1 new"]);
+        assert!(apply(&mut pullers, slice("s", &[])).is_empty());
+        assert_eq!(pullers.nodes.len(), 1);
+    }
+
     #[test]
     fn an_endpoint_that_moves_between_slices_is_never_gone() {
-        let mut pullers = Pullers::default();
+        let mut pullers = pullers();
         apply(
             &mut pullers,
             slice("s", &[("n1", "a", true), ("n2", "b", true)]),

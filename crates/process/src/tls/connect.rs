@@ -42,11 +42,20 @@ impl Connector {
         })
     }
 
-    async fn connect(mut self, uri: Uri) -> io::Result<TlsStream<TcpStream>> {
+    /// Does a server with the right name answer at an address? The connection is closed again.
+    pub async fn answers(&self, address: SocketAddr) -> bool {
+        self.clone().open(address).await.is_ok()
+    }
+
+    async fn connect(self, uri: Uri) -> io::Result<TlsStream<TcpStream>> {
         let address: SocketAddr = uri
             .authority()
             .and_then(|authority| authority.as_str().parse().ok())
             .ok_or_else(|| io::Error::other(format!("{uri} has no address and port")))?;
+        self.open(address).await
+    }
+
+    async fn open(mut self, address: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
         // A new leader issues it within a moment.
         let current = self.current.wait_for(Option::is_some).await;
         let config = current.ok().and_then(|current| current.clone());

@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package plugin krew sbom test-dashboard lint-ui test-ui test-install test-runtimes test-faults test-abuse test-gate test-peers test-workloads bench-workloads bench-real-gate bench-peers sim sim-mutations fuzz soak \
+.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package plugin krew sbom test-dashboard lint-ui test-ui test-install test-runtimes test-faults test-abuse test-gate test-peers test-workloads bench-workloads bench-plugin bench-real-gate bench-peers sim sim-mutations fuzz soak \
 	bench-engine bench-peers-model bench-queue bench-guard bench-real bench-real-big bench-real-install bench-fleet bench-inside \
 	deploy-using-yaml remove-kubefledged update down test-vectors test-status
 
@@ -217,6 +217,9 @@ bench-real-install: ## Measure the time of helm install, likewise
 
 bench-fleet: ## Run all scenarios with simulated nodes (NODES=5000); bench-cold, bench-join, ... run one each
 	hack/bench-fleet $(FLEET) --nodes $(NODES)
+
+bench-plugin: ## Measure the kubectl plugin over 5,000 simulated nodes: docs/performance.md
+	hack/bench-fleet plugin
 
 bench-workloads: ## Measure what 10,000 Deployments and 100,000 Pods cost that ImageCaches follow: docs/performance.md
 	hack/bench-fleet workloads --nodes 20

@@ -50,10 +50,17 @@ impl Program {
             .append(true)
             .open(&log)
             .with_context(|| format!("cannot write {}", log.display()))?;
-        let child = Command::new(&self.path)
-            .args(["--namespace", NAMESPACE, "--pod-name", name])
+        let mut command = Command::new(&self.path);
+        if !self
+            .flags
+            .iter()
+            .any(|flag| flag.starts_with("--debug-address"))
+        {
             // Several controllers are one machine's here.
-            .args(["--debug-address", "off"])
+            command.args(["--debug-address", "off"]);
+        }
+        let child = command
+            .args(["--namespace", NAMESPACE, "--pod-name", name])
             .args(["--http-port", &port.to_string(), "--log-format", "text"])
             .args(&self.flags)
             .stdin(Stdio::null())

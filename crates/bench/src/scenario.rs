@@ -2,6 +2,7 @@
 //! status in the API server says what was asked for.
 
 mod gate;
+mod plugin;
 mod troubles;
 mod workloads;
 
@@ -51,6 +52,8 @@ pub enum Scenario {
     Rewrites,
     /// 10,000 Deployments and 100,000 Pods whose images two caches follow
     Workloads,
+    /// The kubectl plugin's matrix of a warm fleet, and its list beside kubectl's
+    Plugin,
     /// Cold fleets of 500, 1,000, 2,000, 5,000 and 15,000 nodes
     Growth,
     /// --minutes of churn: caches, nodes, pullers and status.images change all the time
@@ -97,6 +100,7 @@ impl World {
         }
         self.resize(nodes).await?;
         self.set_flags(&gate::FLAGS, scenario == Scenario::Gate);
+        self.set_flags(&plugin::FLAGS, scenario == Scenario::Plugin);
         self.set_flags(&workloads::FLAGS, scenario == Scenario::Workloads);
         self.restart().await?;
         match scenario {
@@ -110,6 +114,7 @@ impl World {
             Scenario::Limited => Ok(vec![self.limited(images).await?]),
             Scenario::Caches => Ok(vec![self.many_caches().await?]),
             Scenario::Rewrites => Ok(vec![self.rewrites(images).await?]),
+            Scenario::Plugin => self.plugin(images).await,
             Scenario::Workloads => {
                 let rows = self.workloads().await?;
                 self.clear_workloads().await?;

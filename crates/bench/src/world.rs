@@ -1,6 +1,7 @@
 //! What scenarios act on: the API server, the fleet, the controller; and how they are measured.
 
 use std::{
+    path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -95,6 +96,11 @@ impl World {
         known.retain(|flag| !flags.contains(&flag.as_str()));
         let flags = flags.iter().filter(|_| on);
         known.extend(flags.map(ToString::to_string));
+    }
+
+    /// A program that was built with the controller.
+    pub fn beside_controller(&self, name: &str) -> PathBuf {
+        self.program.path.with_file_name(name)
     }
 
     /// One more controller.

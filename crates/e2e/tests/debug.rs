@@ -8,7 +8,7 @@ use serde_json::json;
 
 const PORTS: [u16; 2] = [7070, 7071];
 /// Each method, and a part of what its example prints.
-const EXPECTED: [(&str, &str); 16] = [
+const EXPECTED: [(&str, &str); 17] = [
     ("ListCaches", "\"ready\": 4"),
     ("GetCache", "AllImagesPresent"),
     ("StreamCacheNodes", "\"sizeBytes\""),
@@ -18,6 +18,8 @@ const EXPECTED: [(&str, &str); 16] = [
     ("PlanSpec", "\"architecture\""),
     ("ListBatches", "{"),
     ("ListRegistries", "\"registry.test:5000\""),
+    // None: the cache follows none.
+    ("ListWorkloads", "{"),
     ("ExplainPlan", "\"reason\": \"Present\""),
     ("WatchProgress", "\"caches\""),
     ("GetQueue", "PULL_STATE_FINISHED"),

@@ -172,7 +172,7 @@ test-workloads: images ## Test images from workloads on three nodes, in a cluste
 
 bench-real-gate: images ## Measure what the node gate adds to the pulls of a new node beside crictl, in a cluster of its own
 	export CLUSTER_NAME=gate; trap '$(CLUSTER) down' EXIT; \
-	$(CLUSTER) down; $(CLUSTER) up; hack/install; \
+	$(CLUSTER) down; $(CLUSTER) up; hack/install --set puller.hostNetwork=true; \
 	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test gate -- --test-threads=1 --ignored --nocapture measure
 
 plugin: ## Build the kubectl plugin and copy it to PLUGIN_DIR=~/.local/bin, with its completions for kubectl

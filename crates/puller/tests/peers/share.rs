@@ -152,7 +152,7 @@ async fn the_size_and_the_digest_of_a_pull_are_told_while_it_runs() {
     let alone = world.request("n1", &image.digest, &[]);
     world.pull(&mut first, alone).await;
     let mut second = world.node("n2", &image, &[]).await;
-    second.runtime.write_slowly(SHORT * 3);
+    second.runtime.write_slowly(SHORT * 10);
     let request = world.request("n2", &image.digest, &[peer("n1", first.grpc)]);
     let (outcome, told) = world.pull(&mut second, request).await;
     came_whole(&second, &outcome, &image).await;

@@ -58,6 +58,7 @@ fn other(path: &str, now: &Value) -> Value {
             | "pullerGrace"
             | "purgeDeadline"
             | "noProgressLimit"
+            | "wait"
             | "duration",
             _,
         ) => {
@@ -76,6 +77,7 @@ fn other(path: &str, now: &Value) -> Value {
         ("secretNamespaces" | "protectedImages" | "extraArgs" | "clusterScopeNamespaces", _) => {
             json!(["other"])
         }
+        ("minImageSize", _) => json!("7M"),
         ("extraObjects", _) => json!(["kind: Other"]),
         (_, Value::Bool(now)) => json!(!now),
         (_, Value::Number(now)) => json!(now.as_i64().unwrap() + 1),

@@ -286,20 +286,14 @@ impl Cache {
     /// Images that stay on nodes although nobody desires them, with their names. Before all workloads are read, that is
     /// everything that may lie there because of it.
     pub fn keeps(&self) -> impl Iterator<Item = (ImageId, &Arc<str>)> {
-        let unread = self
-            .sources
-            .as_ref()
-            .is_some_and(|sources| !sources.is_known());
-        let keeps = (unread || !self.desired.kept.is_empty()) && self.desires();
-        let kept = keeps.then_some(&self.desired.kept).into_iter().flatten();
-        let applied = (keeps && unread).then_some(&self.applied.names);
-        let pending = &self.applied.pending;
-        let applied = applied.into_iter().flatten();
-        kept.map(|(image, (name, _))| (*image, name)).chain(
-            applied
-                .filter(|(image, _)| !pending.contains_key(image))
-                .map(|(image, name)| (*image, name)),
-        )
+        let unread = self.sources.as_ref().is_some_and(|all| !all.is_known());
+        let desires = self.desires();
+        let kept = self.desired.kept.iter().filter(move |_| desires);
+        let applied = self.applied.names.iter().filter(move |(image, _)| {
+            desires && unread && !self.applied.pending.contains_key(image)
+        });
+        let applied = applied.map(|(image, name)| (*image, name));
+        kept.map(|(image, (name, _))| (*image, name)).chain(applied)
     }
 
     /// Does it desire anything at all?

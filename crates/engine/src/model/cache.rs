@@ -8,11 +8,10 @@ use std::{
 };
 
 use kubefledged_api_types::{
-    DeletionPolicy, ImageCacheSpec, PurgeStatus, Timestamp,
+    ImageCacheSpec, PurgeStatus, Timestamp,
     conditions::{self, Degraded},
 };
 
-pub use super::auto_refresh::{AutoRefresh, QuietRefresh};
 use super::{
     applied::Applied,
     backoff,
@@ -23,6 +22,10 @@ use super::{
     operation::{Kind, Operation},
     sources::Sources,
     writer::{FinalizerWrite, StatusWriter},
+};
+pub use super::{
+    auto_refresh::{AutoRefresh, QuietRefresh},
+    deletion::{Deletion, Unpin},
 };
 use crate::{
     ids::{ImageId, Index, NodeIdx, SetIdx, Stamp},
@@ -64,57 +67,6 @@ pub struct PullingNodes {
     pub active: BTreeMap<NodeIdx, u32>,
     /// Nodes that wait until fewer nodes pull.
     pub waiting: BTreeSet<NodeIdx>,
-}
-
-/// Deletion of the object.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Deletion {
-    /// Nothing was decided about it.
-    #[default]
-    None,
-    /// Our finalizer holds the object. When the nodes are done, it is removed, and `Released` follows.
-    Running(DeletionPolicy),
-    /// Our finalizer is removed, or the object is gone: nothing is written any more.
-    Released(Option<DeletionPolicy>),
-}
-
-impl Deletion {
-    /// The policy that was decided.
-    pub fn policy(self) -> Option<DeletionPolicy> {
-        match self {
-            Self::None => None,
-            Self::Running(policy) => Some(policy),
-            Self::Released(policy) => policy,
-        }
-    }
-
-    /// Is nothing written any more?
-    pub fn is_released(self) -> bool {
-        matches!(self, Self::Released(_))
-    }
-
-    /// The policy, decided anew.
-    pub fn decide(self, policy: DeletionPolicy) -> Self {
-        if self.is_released() {
-            Self::Released(Some(policy))
-        } else {
-            Self::Running(policy)
-        }
-    }
-
-    /// Nothing is written any more.
-    pub fn release(self) -> Self {
-        Self::Released(self.policy())
-    }
-}
-
-/// Pins of ours that must be removed, because no object needs them.
-#[derive(Clone, Copy, Debug)]
-pub struct Unpin {
-    /// A node with an older report has not confirmed.
-    pub since: Stamp,
-    /// Nodes are not awaited after this.
-    pub until: Tick,
 }
 
 /// One cache.
@@ -281,6 +233,11 @@ impl Cache {
         let desired = Desired::compile(key, generation, &object.spec, following, names, settings);
         let before = std::mem::replace(&mut self.desired, desired);
         self.desired.keep_matched(&before);
+    }
+
+    /// Does it follow workloads of a kind that is listed for the first time? Any image may be one that they name.
+    pub fn reads_workloads(&self) -> bool {
+        self.sources.as_ref().is_some_and(Sources::is_opening)
     }
 
     /// Images that stay on nodes although nobody desires them, with their names. Before all workloads are read, that is

@@ -6,6 +6,7 @@ pub mod auto_refresh;
 pub mod backoff;
 pub mod cache;
 pub mod clock;
+pub mod deletion;
 pub mod desired;
 pub mod facts;
 pub mod gate;
@@ -327,13 +328,6 @@ impl Model {
         sources.fill(&self.workloads);
         self.workloads.followers.insert(idx);
         self.workloads.stale = true;
-    }
-
-    /// Are workloads of some kind being listed for the first time? Until then any image may be one that they name.
-    pub fn reads_workloads(&self) -> bool {
-        let followers = self.workloads.followers.iter();
-        let mut sources = followers.filter_map(|at| self.caches.get(*at)?.sources.as_ref());
-        sources.any(Sources::is_opening)
     }
 
     /// Matches every node with the lists of a cache.

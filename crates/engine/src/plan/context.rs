@@ -49,6 +49,7 @@ impl<'m> NodeView<'m> {
 }
 
 /// Images that are desired on one node, and images that are in flight there.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 #[derive(Clone, Debug, Default)]
 pub struct NodeContext {
     /// Images that some cache desires, or that stay because workloads named them not long ago.
@@ -69,6 +70,8 @@ pub struct NodeContext {
     pub short_pulls: usize,
     /// Some cache removes only what we pulled, so that pulls are remembered.
     pub mark: bool,
+    /// Some cache reads workloads for the first time: nothing is removed meanwhile.
+    pub reads_workloads: bool,
 }
 
 impl NodeContext {
@@ -82,6 +85,7 @@ impl NodeContext {
                 .desired
                 .extend(cache.keeps().map(|(image, _)| image));
             context.mark |= cache.desired.only_pulled;
+            context.reads_workloads |= cache.reads_workloads();
             if cache.desired.pinned {
                 context.pin_desired.union_with(images);
             }

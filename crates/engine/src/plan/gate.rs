@@ -10,7 +10,6 @@ use crate::{
         desired::ImageSet,
         facts::{Facts, NodePlacement},
         node_status::{Flags, NodeStatus},
-        sources::Sources,
     },
     vocabulary::{Ineligible, Tick},
 };
@@ -23,7 +22,7 @@ impl Assessor<'_, '_> {
         let Some(facts) = node.facts.as_ref().filter(|_| settings.is_on()) else {
             return;
         };
-        let opening = cache.sources.as_ref().is_some_and(Sources::is_opening);
+        let opening = cache.reads_workloads();
         if !cache.gates_nodes() || self.gets_no_images(facts) || (set.is_empty() && !opening) {
             return;
         }

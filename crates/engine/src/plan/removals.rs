@@ -38,7 +38,7 @@ impl<'m> NodeView<'m> {
                 RemovalBlock::NotRecorded
             });
         }
-        if self.model.reads_workloads() {
+        if context.reads_workloads {
             return Err(RemovalBlock::WorkloadsUnread);
         }
         if context.desired.contains(image) {
@@ -68,7 +68,7 @@ impl<'m> NodeView<'m> {
     /// Plans the removal of names that no cache desires here, and of pins that no cache needs. One removal runs
     /// at a time.
     pub fn plan_removal(&self, context: &NodeContext) -> Option<PlannedRemoval> {
-        if context.removal || self.model.reads_workloads() {
+        if context.removal || context.reads_workloads {
             return None;
         }
         let due = self.due_removals(context);

@@ -79,7 +79,7 @@ impl NodeView<'_> {
         let peers = &self.model.peers;
         let swarm = peers.swarm((desired.image, cell));
         // A node with an older image does not lack it: how many there are is seen when they wait.
-        let alone = |swarm: &Swarm| is_small(swarm, peers.unsure);
+        let alone = |swarm: &Swarm| are_few(swarm, peers.unsure);
         if reason != PullReason::Newer && swarm.is_none_or(alone) {
             return Ok(Supply::Registry);
         }
@@ -89,7 +89,7 @@ impl NodeView<'_> {
 }
 
 /// Are there so few nodes that nobody waits? Nodes that have not said yet whether they take part may be more.
-fn is_small(swarm: &Swarm, unsure: usize) -> bool {
+fn are_few(swarm: &Swarm, unsure: usize) -> bool {
     swarm.peak < FEW && swarm.lacking + unsure < FEW
 }
 
@@ -120,7 +120,7 @@ pub fn arrange(model: &Model, key: SwarmKey, now: Tick) -> Arrangement {
     if waiting == 0 {
         return arrangement;
     }
-    if (is_small(swarm, model.peers.unsure) && waiting < FEW) || swarm.failures >= FAILURES {
+    if (are_few(swarm, model.peers.unsure) && waiting < FEW) || swarm.failures >= FAILURES {
         arrangement.offers = give_up(model, key, swarm, &[]);
         return arrangement;
     }

@@ -18,7 +18,6 @@ use crate::{
         node_status::{Flags, NodeStatus},
         operation::{Kind, Operation},
         pending,
-        sources::Sources,
         writer::FinalizerWrite,
     },
     vocabulary::{
@@ -345,7 +344,7 @@ impl Engine {
             return;
         };
         let unchecked = cache.nodes.counts.flagged(Flags::UNCHECKED) > 0;
-        let opening = cache.sources.as_ref().is_some_and(Sources::is_opening);
+        let opening = cache.reads_workloads();
         cache.nodes.first_round &= unchecked || opening;
         if cache.runs(Kind::Delete) {
             self.advance_deletion(at, now);

@@ -12,7 +12,6 @@ use crate::{
         cache::Cache,
         last_operation::{LastOperation, Phase},
         operation::{Kind, Operation, Request},
-        sources::Sources,
     },
     vocabulary::Tick,
 };
@@ -180,7 +179,7 @@ impl Cache {
     /// Is every node done, the beginning written, and are the workloads read that name images?
     pub fn is_complete(&self) -> bool {
         let operation = self.operation.as_ref();
-        let opening = self.sources.as_ref().is_some_and(Sources::is_opening);
+        let opening = self.reads_workloads();
         let complete = operation.is_some_and(Operation::is_complete);
         complete && !self.held() && self.recorded() && !(opening && self.runs_pulls())
     }

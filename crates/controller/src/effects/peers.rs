@@ -3,13 +3,12 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime},
 };
 
 use anyhow::Context as _;
 use kubefledged_contract::tickets;
 use kubefledged_engine::{NodeName, PullItem};
-use kubefledged_process::tls::identity::serial;
+use kubefledged_process::tls::{identity::serial, signed::now};
 use kubefledged_proto::puller::{
     GetInfoResponse, PullImagesRequest, SetPeerIdentityRequest, Ticket,
 };
@@ -48,10 +47,6 @@ pub struct Entitlements {
     authority: watch::Receiver<Option<Arc<PeerAuthority>>>,
     /// The certificate that each node's puller got from this process: its serial number, and who issued it.
     introduced: Arc<Mutex<HashMap<NodeName, (String, String)>>>,
-}
-
-fn now() -> Duration {
-    SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default()
 }
 
 impl Entitlements {

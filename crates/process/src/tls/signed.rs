@@ -1,6 +1,10 @@
 //! Signatures with the key of a certificate, which anybody who trusts its CA can verify.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use rustls::{SignatureScheme, sign::Signer};
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, UnixTime};
@@ -26,6 +30,11 @@ const ALGORITHMS: [&dyn SignatureVerificationAlgorithm; 4] = [
 ];
 /// Certificates that a chain may have.
 const MOST_CERTIFICATES: usize = 8;
+
+/// The time since 1970, with which the times of certificates and of what they signed are compared.
+pub fn now() -> Duration {
+    SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default()
+}
 
 /// Signs with the key of a certificate.
 #[derive(Clone)]
@@ -156,8 +165,6 @@ pub fn is_client(
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
     use kubefledged_testkit::{Ca, Leaf, Usage};
 
     use super::*;
@@ -165,10 +172,6 @@ mod tests {
     fn identity(leaf: &Leaf, ca: &Ca) -> Identity {
         let (certificate, key) = (leaf.certificate.as_bytes(), leaf.key.as_bytes());
         Identity::from_pem(certificate, key, ca.pem().as_bytes()).unwrap()
-    }
-
-    fn now() -> Duration {
-        SystemTime::UNIX_EPOCH.elapsed().unwrap()
     }
 
     #[test]

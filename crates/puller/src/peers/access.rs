@@ -8,7 +8,6 @@ use kubefledged_proto::puller::Ticket;
 use tokio::sync::watch;
 use tonic::{Request, Status};
 
-use super::identity::now;
 use crate::authorize::Peer;
 
 /// Verifies tickets.
@@ -54,7 +53,7 @@ impl Access {
         peer: &Peer,
     ) -> anyhow::Result<String> {
         let ticket = ticket.ok_or(tickets::Refused::Missing)?;
-        let now = now();
+        let now = signed::now();
         let is_asking = |node: &str| peer.names() == [names::peer(&self.namespace, node)];
         let digest = tickets::check(ticket, is_asking, now)?;
         let anchors = self

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -12,7 +12,7 @@ use kubefledged_api_types::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::{Peers, receive::end_of_lease};
+use super::{Peers, locked, receive::end_of_lease};
 use crate::{
     containerd::blobs::{Lease, Purpose},
     disk,
@@ -41,10 +41,6 @@ pub struct Hold {
     name: String,
     lease: Option<String>,
     time: Duration,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Holds {

@@ -2,15 +2,16 @@
 //! of the process; the controller issues the certificate for it.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use anyhow::Context as _;
 use kubefledged_process::tls::{
     Identity, Served,
     identity::{dns_names, serial},
-    names, signed,
+    names,
+    signed::{self, now},
 };
 use rcgen::{CertificateParams, KeyPair};
 use rustls::{
@@ -19,13 +20,10 @@ use rustls::{
 };
 use tokio::sync::watch;
 
+use super::locked;
+
 /// The controller issues another certificate if this one is not valid so far ahead.
 const AHEAD: Duration = Duration::from_secs(10 * 24 * 3600);
-
-/// The time since 1970.
-pub fn now() -> Duration {
-    SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default()
-}
 
 /// The key, and the certificate once there is one.
 pub struct Own {
@@ -82,10 +80,7 @@ impl Own {
         let chain: Vec<_> = chain.into_iter().map(CertificateDer::from).collect();
         self.check(&chain, now())?;
         self.identity(chain.clone())?;
-        *self
-            .installed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = chain;
+        *locked(&self.installed) = chain;
         Ok(())
     }
 
@@ -100,8 +95,7 @@ impl Own {
     }
 
     fn installed(&self) -> Vec<CertificateDer<'static>> {
-        let installed = self.installed.lock();
-        installed.unwrap_or_else(PoisonError::into_inner).clone()
+        locked(&self.installed).clone()
     }
 
     fn anchors(&self) -> Vec<CertificateDer<'static>> {

@@ -25,7 +25,7 @@ use std::{
     },
 };
 
-use kubefledged_process::tls::{Failures, Served};
+use kubefledged_process::tls::{Failures, Served, signed};
 use kubefledged_queue::{Sources, Support};
 use tokio::sync::{Semaphore, watch};
 use tonic::{Code, Status};
@@ -135,7 +135,7 @@ impl Peers {
             abilities,
         } = around;
         let own = Own::new(&namespace, &node, served.clone())?;
-        let started = identity::now().as_millis();
+        let started = signed::now().as_millis();
         Ok(Self(Arc::new(Inner {
             access: Access {
                 namespace,

@@ -2,8 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
+
+use super::locked;
 
 /// Uploads of one layer at a time.
 const OF_ONE_LAYER: usize = 2;
@@ -32,7 +34,7 @@ impl Places {
     }
 
     fn taken(&self) -> MutexGuard<'_, HashMap<String, usize>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.taken)
     }
 
     /// Takes a place for a layer, if there is one.

@@ -11,6 +11,7 @@ use std::{
 
 use futures::{StreamExt as _, stream};
 use kubefledged_api_types::Timestamp;
+use kubefledged_process::tls::signed;
 use kubefledged_queue::{Peers as Offer, Sources as Bytes};
 use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -139,13 +140,13 @@ fn ticket_digest(from: &Offer) -> anyhow::Result<String> {
         claims: from.claims.clone(),
         signature: Vec::new(),
     };
-    let digest = kubefledged_contract::tickets::check(&ticket, |_| true, super::identity::now());
+    let digest = kubefledged_contract::tickets::check(&ticket, |_| true, signed::now());
     Ok(digest?)
 }
 
 /// A lease that begins now ends then.
 pub fn end_of_lease(after: Duration) -> Timestamp {
-    let end = super::identity::now().saturating_add(after).as_secs();
+    let end = signed::now().saturating_add(after).as_secs();
     Timestamp(i64::try_from(end).unwrap_or(i64::MAX))
 }
 

@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -27,7 +27,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use super::image::Image;
+use super::{image::Image, locked};
 
 /// Time limit for a connection, and for the first answer to a call.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -77,12 +77,12 @@ impl Source {
 
     /// Bytes a second that it sent last.
     pub fn rate(&self) -> Option<u64> {
-        *self.rate.lock().unwrap_or_else(PoisonError::into_inner)
+        *locked(&self.rate)
     }
 
     /// It sent so many bytes a second.
     pub fn sent(&self, rate: u64) {
-        *self.rate.lock().unwrap_or_else(PoisonError::into_inner) = Some(rate);
+        *locked(&self.rate) = Some(rate);
     }
 }
 

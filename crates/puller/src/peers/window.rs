@@ -3,11 +3,13 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use kubefledged_proto::Bytes;
 use tokio::sync::watch;
+
+use super::locked;
 
 /// Memory for one layer, in bytes.
 const LAYER: usize = 12 << 20;
@@ -58,7 +60,7 @@ impl Window {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 
     /// Adds bytes, and forgets the oldest above `most`.
@@ -115,7 +117,7 @@ pub struct Windows(Mutex<HashMap<String, Arc<Window>>>);
 
 impl Windows {
     fn all(&self) -> MutexGuard<'_, HashMap<String, Arc<Window>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0)
     }
 
     /// Returns the window of a layer, if it is arriving.

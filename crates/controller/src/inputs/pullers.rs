@@ -174,30 +174,29 @@ impl Pullers {
 }
 
 impl Known {
-    /// Forgets pods that are gone.
+    /// Forgets pods that are gone, and what was heard from one that is ready: from then on the kubelet knows better.
     fn forget(&mut self) {
-        let endpoints = &self.endpoints;
-        let there = |instance: &Arc<str>| {
-            let mut pullers = endpoints.iter().map(|(_, endpoint)| &endpoint.puller);
-            pullers.any(|puller| puller.instance == *instance)
+        let endpoints = self.endpoints.iter().map(|(_, endpoint)| endpoint);
+        let is_there = |instance: &Arc<str>| {
+            let mut all = endpoints.clone();
+            all.any(|endpoint| endpoint.puller.instance == *instance)
         };
-        self.called.retain(there);
-        self.answers = self.answers.take().filter(there);
+        let is_ready = |instance: &Arc<str>| {
+            let mut ready = endpoints.clone().filter(|endpoint| endpoint.ready);
+            ready.any(|endpoint| endpoint.puller.instance == *instance)
+        };
+        self.called.retain(is_there);
+        let answers = self.answers.take();
+        self.answers = answers.filter(|instance| is_there(instance) && !is_ready(instance));
     }
 
-    /// Pods that were never ready, each once.
+    /// Pods that are seen for the first time and are not ready.
     fn new_ones(&mut self) -> Vec<Puller> {
-        let mut new = Vec::new();
-        for (_, Endpoint { puller, ready }) in &self.endpoints {
-            if *ready && self.answers.as_ref() == Some(&puller.instance) {
-                // From now on the kubelet knows better.
-                self.answers = None;
-            }
-            if self.called.insert(puller.instance.clone()) && !ready {
-                new.push(puller.clone());
-            }
-        }
-        new
+        let endpoints = self.endpoints.iter().map(|(_, endpoint)| endpoint);
+        let new = endpoints.filter(|endpoint| {
+            self.called.insert(endpoint.puller.instance.clone()) && !endpoint.ready
+        });
+        new.map(|endpoint| endpoint.puller.clone()).collect()
     }
 
     /// Chooses the puller of a node. Of two pods, the one in use stays.

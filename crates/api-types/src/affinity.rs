@@ -3,6 +3,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 /// Limits a list to nodes, in addition to `nodeSelector`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -42,19 +43,29 @@ pub struct NodeSelectorTerm {
     pub match_fields: Vec<NodeSelectorRequirement>,
 }
 
-/// One requirement on a label or a field of a node.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[schemars(extend("x-kubernetes-validations" = [
-    {
+/// A rule of the schema for requirements with operators and values.
+pub(crate) fn some_values_for_in() -> Value {
+    json!({
         "rule": "!(self.operator in ['In', 'NotIn']) || (has(self.values) && size(self.values) > 0)",
         "fieldPath": ".values",
         "message": "In and NotIn need at least one value",
-    },
-    {
+    })
+}
+
+/// Another one.
+pub(crate) fn no_values_for_exists() -> Value {
+    json!({
         "rule": "!(self.operator in ['Exists', 'DoesNotExist']) || !has(self.values) || size(self.values) == 0",
         "fieldPath": ".values",
         "message": "Exists and DoesNotExist take no values: remove them",
-    },
+    })
+}
+
+/// One requirement on a label or a field of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = [
+    some_values_for_in(),
+    no_values_for_exists(),
     {
         "rule": "!(self.operator in ['Gt', 'Lt']) || (has(self.values) && size(self.values) == 1 && self.values[0].matches(r'^-?\\d+$'))",
         "fieldPath": ".values",

@@ -6,7 +6,11 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{CacheSpecEntry, ImageCacheSpec, validation::Violation};
+use crate::{
+    CacheSpecEntry, ImageCacheSpec,
+    affinity::{no_values_for_exists, some_values_for_in},
+    validation::Violation,
+};
 
 mod access;
 mod kind;
@@ -126,18 +130,7 @@ pub struct LabelSelector {
 
 /// One requirement on a label.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[schemars(extend("x-kubernetes-validations" = [
-    {
-        "rule": "!(self.operator in ['In', 'NotIn']) || (has(self.values) && size(self.values) > 0)",
-        "fieldPath": ".values",
-        "message": "In and NotIn need at least one value",
-    },
-    {
-        "rule": "!(self.operator in ['Exists', 'DoesNotExist']) || !has(self.values) || size(self.values) == 0",
-        "fieldPath": ".values",
-        "message": "Exists and DoesNotExist take no values: remove them",
-    },
-]))]
+#[schemars(extend("x-kubernetes-validations" = [some_values_for_in(), no_values_for_exists()]))]
 pub struct LabelRequirement {
     /// Key of the label.
     #[schemars(length(max = 317))]

@@ -357,6 +357,14 @@ impl Node {
         std::mem::take(&mut self.checked)
     }
 
+    /// Answers an observation of bytes, if one is open.
+    fn answer_progress(&mut self) {
+        let mut calls = self.calls.iter();
+        if calls.any(|(_, call)| matches!(call, Call::Progress(_))) {
+            self.answer("Progress");
+        }
+    }
+
     fn count(&self, call: &str) -> usize {
         let lines = self.log.iter();
         lines.filter(|line| line.starts_with(call)).count()

@@ -26,13 +26,7 @@ fn pass(node: &mut Node, milliseconds: u64) {
     for _ in 0..milliseconds / 50 {
         node.now = node.now.after(Duration::from_millis(50));
         node.poll();
-        if node
-            .calls
-            .iter()
-            .any(|(_, call)| matches!(call, Call::Progress(_)))
-        {
-            node.answer("Progress");
-        }
+        node.answer_progress();
     }
 }
 

@@ -72,13 +72,7 @@ fn go_on(node: &mut Node, seconds: u64, bytes: Option<Bytes>) {
     }
     for _ in 0..seconds {
         node.wait(1);
-        if node
-            .calls
-            .iter()
-            .any(|(_, call)| matches!(call, Call::Progress(_)))
-        {
-            node.answer("Progress");
-        }
+        node.answer_progress();
     }
 }
 

@@ -22,6 +22,7 @@ pub mod install;
 pub mod leader;
 pub mod plugin;
 pub mod registry;
+pub mod shapes;
 
 /// Held by the test that uses the nodes.
 static NODES: Mutex<()> = Mutex::new(());

@@ -190,17 +190,6 @@ fn a_private_image_comes_with_the_secret_of_its_own_workload() {
     assert_eq!(status["sources"][0]["workloads"], 1, "{status}");
 }
 
-/// Takes the shapes away again.
-struct Shapes<'a>(&'a Cluster);
-
-impl Drop for Shapes<'_> {
-    fn drop(&mut self) {
-        let _ = self
-            .0
-            .shell(&format!("kubectl delete -f {SHAPES} --ignore-not-found"));
-    }
-}
-
 fn custom(api: &str, kind: &str, spec: &Value) -> Value {
     json!({"apiVersion": api, "kind": kind, "metadata": {"name": "one", "namespace": "kinds"}, "spec": spec})
 }
@@ -272,14 +261,14 @@ fn objects_of_other_projects(cluster: &Cluster) {
 #[ignore = "three nodes and the chart's workloads.enabled: make test-workloads"]
 fn workloads_of_other_projects_are_followed_as_soon_as_their_kind_exists() {
     let cluster = cluster("kinds");
-    let shapes = Shapes(&cluster);
+    let shapes = cluster.shapes(SHAPES);
     let recipe = block("docs/workloads.md", "yaml recipe=kinds").unwrap();
     let recipe = recipe.replace("namespace: shop", "namespace: kinds");
     cluster
         .run(&["kubectl", "create", "-f", "-"], &recipe)
         .unwrap();
     the_kinds_are_missing(&cluster);
-    cluster.shell(&format!("kubectl apply -f {SHAPES}; kubectl wait --for=condition=Established --timeout=30s -f {SHAPES}")).unwrap();
+    shapes.apply().unwrap();
     objects_of_other_projects(&cluster);
     for name in ["web", "api", "worker", "cache", "extra"] {
         wait_everywhere(&cluster, &demo(name));
@@ -335,15 +324,7 @@ fn the_api_server_takes_the_recipes() {
     let cluster = cluster("shop");
     for name in ["namespace", "teams", "argocd", "kinds"] {
         let recipe = block("docs/workloads.md", &format!("yaml recipe={name}")).unwrap();
-        let args = [
-            "kubectl",
-            "create",
-            "--dry-run=server",
-            "--validate=strict",
-            "-f",
-            "-",
-        ];
-        cluster.run(&args, &recipe).unwrap();
+        cluster.takes(&recipe).unwrap();
     }
     let cases = [
         (

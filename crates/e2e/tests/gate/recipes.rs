@@ -14,39 +14,13 @@ fn recipe(name: &str) -> String {
     block("docs/node-gate.md", &format!("yaml recipe={name}")).unwrap()
 }
 
-/// Takes the shapes away again.
-struct Shapes<'a>(&'a Cluster);
-
-impl Drop for Shapes<'_> {
-    fn drop(&mut self) {
-        let _ = self
-            .0
-            .shell(&format!("kubectl delete -f {SHAPES} --ignore-not-found"));
-    }
-}
-
 #[test]
 fn the_api_server_takes_the_objects_of_the_recipes_and_their_keys_are_ours() {
     let cluster = Cluster::default();
-    cluster
-        .shell(&format!("kubectl apply -f {SHAPES}"))
-        .unwrap();
-    let _shapes = Shapes(&cluster);
-    cluster
-        .shell(&format!(
-            "kubectl wait --for=condition=Established --timeout=30s -f {SHAPES}"
-        ))
-        .unwrap();
+    let shapes = cluster.shapes(SHAPES);
+    shapes.apply().unwrap();
     for name in ["node-readiness-controller", "karpenter"] {
-        let args = [
-            "kubectl",
-            "create",
-            "--dry-run=server",
-            "--validate=strict",
-            "-f",
-            "-",
-        ];
-        cluster.run(&args, &recipe(name)).unwrap();
+        cluster.takes(&recipe(name)).unwrap();
     }
     // The rule that keys begin with readiness.k8s.io/ is the other project's.
     let wrong = recipe("node-readiness-controller").replace("readiness.k8s.io/", "kubefledged.io/");

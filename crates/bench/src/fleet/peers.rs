@@ -12,8 +12,9 @@ use crate::model::{Model, queued};
 const ASKS_AGAIN: Duration = Duration::from_secs(5);
 /// Pause between two of these questions.
 const PAUSE: Duration = Duration::from_millis(50);
-/// From the last byte to the runtime's answer: it looks for the layers with a back-off.
-const COMMIT: Duration = Duration::from_secs(1);
+/// The runtime looks whether a layer has come: after a random part of so long, then of twice as long, up to the last
+/// (`content.OpenWriter` of containerd 2.4).
+const LOOKS: (Duration, Duration) = (Duration::from_millis(16), Duration::from_millis(2_048));
 
 /// What one pull takes from others.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +32,7 @@ pub struct Taken<'a> {
 impl Fleet {
     /// When a node has an image that it takes from others; `None`: they do not have it.
     pub async fn taken_from_peers(&self, model: &Model, taken: Taken<'_>) -> Option<Instant> {
+        let begun = Instant::now();
         let (even, odd) = (*taken.peers.first()?, *taken.peers.last()?);
         let (even, odd) = tokio::join!(
             self.stripe(model, taken, 0, even),
@@ -42,7 +44,7 @@ impl Fleet {
         };
         let bytes = &self.counters.peer_bytes;
         bytes.fetch_add(taken.bytes, Ordering::Relaxed);
-        Some(even.max(odd) + COMMIT)
+        Some(seen(begun, even.max(odd)))
     }
 
     /// When half of an image has come from a node.
@@ -82,6 +84,17 @@ impl Fleet {
         let held = state.held.contains(image).then(Instant::now);
         held.or_else(|| state.arriving.get(&image)?[stripe])
     }
+}
+
+/// When the runtime, which looks since `begun`, sees a layer that comes at `arrival`; with the mean of each pause.
+fn seen(begun: Instant, arrival: Instant) -> Instant {
+    let (mut pause, last) = LOOKS;
+    let mut at = begun;
+    while at < arrival {
+        at += pause / 2;
+        pause = (2 * pause).min(last);
+    }
+    at
 }
 
 #[cfg(test)]

@@ -4,11 +4,13 @@
 
 DEMO_IMAGES=("$PLAIN/demo/web:1.0" "$PLAIN/demo/api:1.0" "$PLAIN/demo/worker:1.0" "$PLAIN/demo/cache:1.0" "$PLAIN/demo/extra:1.0"
     "$PRIVATE/demo/secret:1.0")
+DEMO_ARTIFACTS=("$PLAIN/demo/model:1.0" "$PLAIN/demo/prompt:1.0")
 
 push_test_images() {
     local name
     provide_image "$PAUSE_IMAGE" fill_pause
     for name in "${DEMO_IMAGES[@]}"; do provide_image "$name" fill_demo; done
+    for name in "${DEMO_ARTIFACTS[@]}"; do provide_image "$name" fill_artifact; done
     say "the test images are in the registries"
 }
 
@@ -103,6 +105,15 @@ fill_layers() {
     set_config "$2" '{"Entrypoint": ["/pause"]}'
 }
 
+# An OCI artifact: one file as it is, and the empty configuration.
+fill_artifact() {
+    noise "$2" 200 >"$1/layer"
+    add_blob "$1" "$1/layer" application/octet-stream |
+        jq -c '.annotations = {"org.opencontainers.image.title": "data"}' >"$1/layers"
+    printf '{}' >"$1/config"
+    echo application/vnd.kubefledged.test >"$1/artifact-type"
+}
+
 add_busybox() {
     local root=$1/root applet
     mkdir -p "$root/bin"
@@ -143,12 +154,14 @@ set_config() {
 }
 
 write_image() {
-    local config manifest
-    config=$(add_blob "$1" "$1/config" application/vnd.oci.image.config.v1+json)
-    jq -n --argjson config "$config" --slurpfile layers "$1/layers" \
-        '{schemaVersion: 2, mediaType: "application/vnd.oci.image.manifest.v1+json", config: $config, layers: $layers}' >"$1/manifest"
+    local config manifest artifact='' type=application/vnd.oci.image.config.v1+json
+    if [[ -f $1/artifact-type ]]; then artifact=$(<"$1/artifact-type") type=application/vnd.oci.empty.v1+json; fi
+    config=$(add_blob "$1" "$1/config" "$type")
+    jq -n --argjson config "$config" --slurpfile layers "$1/layers" --arg artifact "$artifact" \
+        '{schemaVersion: 2, mediaType: "application/vnd.oci.image.manifest.v1+json", config: $config, layers: $layers}
+            + if $artifact == "" then {} else {artifactType: $artifact} end' >"$1/manifest"
     manifest=$(add_blob "$1" "$1/manifest" application/vnd.oci.image.manifest.v1+json)
     jq -n --argjson manifest "$manifest" '{schemaVersion: 2, manifests: [$manifest]}' >"$1/index.json"
     echo '{"imageLayoutVersion": "1.0.0"}' >"$1/oci-layout"
-    rm "$1/diff-ids" "$1/layers"
+    rm -f "$1/diff-ids" "$1/layers" "$1/artifact-type"
 }

@@ -120,6 +120,8 @@ pub enum Degraded {
     SourceUnavailable,
     /// Workloads name more images than an object may have.
     TooManyImages,
+    /// At least one node holds an OCI artifact of which its container runtime mounts an empty volume.
+    ArtifactNotMountable,
     /// There is no problem.
     None,
 }
@@ -246,7 +248,7 @@ impl Progressing {
 
 impl Degraded {
     /// All reasons.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::StatusTooLarge,
         Self::PullFailed,
         Self::RemovalFailed,
@@ -260,6 +262,7 @@ impl Degraded {
         Self::NoNodeMatches,
         Self::SourceUnavailable,
         Self::TooManyImages,
+        Self::ArtifactNotMountable,
         Self::None,
     ];
 
@@ -288,6 +291,7 @@ impl Degraded {
             Self::NoNodeMatches => "NoNodeMatches",
             Self::SourceUnavailable => "SourceUnavailable",
             Self::TooManyImages => "TooManyImages",
+            Self::ArtifactNotMountable => "ArtifactNotMountable",
             Self::None => "None",
         }
     }

@@ -144,6 +144,8 @@ pub mod failure {
     pub const NOT_PULLED: &str = "NotPulled";
     /// The image was kept, because it has another name that we may not remove.
     pub const SHARED_IMAGE: &str = "SharedImage";
+    /// It is another artifact too, for the runtime: one id stands for several.
+    pub const SHARED_ARTIFACT: &str = "SharedArtifact";
 }
 
 /// Answers of the admission webhook, in the words of kube-fledged.

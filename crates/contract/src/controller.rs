@@ -193,6 +193,7 @@ pub fn checked(response: CheckImagesResponse) -> (Vec<ImageOutcome>, CheckReport
                 repo_digests: image.repo_digests,
                 pinned: image.pinned,
                 size: image.size_bytes,
+                unmountable: image.unmountable,
             });
             ImageOutcome {
                 observed,
@@ -307,6 +308,7 @@ fn pull_outcome(outcome: PullOutcome) -> ImageOutcome {
             repo_digests: outcome.repo_digests,
             pinned: pin == PinResult::Pinned,
             size: outcome.size_bytes,
+            unmountable: outcome.unmountable,
         }),
         pin,
         moved,

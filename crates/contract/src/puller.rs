@@ -290,6 +290,7 @@ fn pull_outcome(outcome: queue::PullOutcome) -> PullOutcome {
         peer_bytes: outcome.sources.peers,
         registry_bytes: outcome.sources.registry,
         wasted_bytes: outcome.sources.wasted,
+        unmountable: image.unmountable,
     }
 }
 
@@ -332,6 +333,7 @@ fn checked_image((index, checked): (usize, queue::Checked)) -> CheckedImage {
             image.repo_digests = seen.digests;
             image.pinned = seen.pinned;
             image.size_bytes = seen.size;
+            image.unmountable = seen.unmountable;
         }
     }
     image

@@ -1,7 +1,9 @@
 //! Client of containerd's own API, on the same socket as CRI: pins, and the bytes of pulls. Other runtimes
 //! answer `Unimplemented`.
 
+mod artifacts;
 pub mod blobs;
+mod names;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -24,6 +26,8 @@ use kubefledged_proto::containerd::{
 use kubefledged_queue::{Progress, Support};
 use tokio::sync::Mutex;
 use tonic::{Code, Request, Status, metadata::MetadataValue, transport::Channel};
+
+use artifacts::Kinds;
 
 use crate::progress::{self, Active, Indexes, Manifest, Plan};
 
@@ -70,6 +74,7 @@ pub struct Containerd {
     plans: Arc<Mutex<HashMap<String, Plan>>>,
     /// Layers of pulls whose manifest is known from elsewhere, by image name.
     expected: Arc<std::sync::Mutex<HashMap<String, Arc<Expected>>>>,
+    kinds: Kinds,
 }
 
 impl Containerd {
@@ -82,6 +87,7 @@ impl Containerd {
             bulk: ContentClient::new(bulk),
             plans: Arc::default(),
             expected: Arc::default(),
+            kinds: Kinds::default(),
         }
     }
 

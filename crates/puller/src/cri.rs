@@ -279,6 +279,7 @@ fn image(image: CriImage) -> Image {
         digests: image.repo_digests,
         size: image.size,
         pinned: image.pinned,
+        unmountable: false,
     }
 }
 

@@ -337,7 +337,7 @@ impl Driver {
 /// Returns the time limit of a call.
 fn limit(call: &Call) -> Duration {
     match call {
-        Call::Remove(_) => REMOVE_LIMIT,
+        Call::Remove(_) | Call::Untag(_) => REMOVE_LIMIT,
         Call::Pull(..) | Call::Credentials(_) => Duration::MAX,
         Call::Inspect(_)
         | Call::Containers

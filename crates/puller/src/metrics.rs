@@ -282,6 +282,7 @@ pub fn method(call: &Call) -> Option<&'static str> {
         Call::Pull(..) => Some("PullImage"),
         Call::Containers => Some("ListContainers"),
         Call::Remove(_) => Some("RemoveImage"),
+        Call::Untag(_) => Some("Untag"),
         Call::Pins => Some("ListPins"),
         Call::Pin(..) => Some("Pin"),
         Call::Mark(_) => Some("Mark"),

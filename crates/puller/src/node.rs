@@ -1,9 +1,10 @@
 //! Access to the node for the calls of the queue: its runtime, disk and credential providers.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use kubefledged_proto::puller::Credential;
-use kubefledged_queue::{Answer, Call, CallError, CallId, RuntimeFacts, Support};
+use kubefledged_queue::{Answer, Call, CallError, CallId, Image, RuntimeFacts, Support, Untag};
+use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use crate::{
@@ -15,6 +16,11 @@ use crate::{
     peers::Peers,
     plugins::Plugins,
 };
+
+/// CRI knows that long after containerd that a name is gone, at most.
+const UNTAGGED: Duration = Duration::from_secs(5);
+/// Pause between two looks.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Facts about the runtime that `GetInfo` reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,6 +61,7 @@ impl Node {
             pins,
             progress,
             peers: self.shares().await?,
+            untags: pins != Support::No,
         })
     }
 
@@ -73,13 +80,14 @@ impl Node {
     pub async fn carry_out(&self, id: CallId, call: Call, credential: Option<Credential>) -> Input {
         let (cri, containerd) = (&self.cri, &self.containerd);
         let answer = match call {
-            Call::Inspect(name) => Answer::Inspected(cri.inspect(name).await.map_err(error)),
+            Call::Inspect(name) => Answer::Inspected(self.inspect(name).await.map_err(error)),
             Call::Pull(name, _, sharing) => {
                 let pulled = self.pull(name, credential, &sharing).await;
                 Answer::Pulled(pulled.map_err(error))
             }
             Call::Containers => Answer::Containers(cri.containers().await.map_err(error)),
             Call::Remove(target) => Answer::Removed(cri.remove(target).await.map_err(error)),
+            Call::Untag(untag) => Answer::Removed(self.untag(untag).await.map_err(error)),
             Call::FsInfo => Answer::Disk(self.usage()),
             Call::Pins => Answer::Pins(containerd.pins().await.map_err(error)),
             Call::Pin(id, on) => Answer::Pinned(containerd.pin(id, on).await.map_err(error)),
@@ -92,6 +100,14 @@ impl Node {
             }
         };
         Input::Answered(id, answer)
+    }
+
+    async fn inspect(&self, name: String) -> Result<Option<Image>, Status> {
+        let Some(mut image) = self.cri.inspect(name).await? else {
+            return Ok(None);
+        };
+        image.unmountable = self.containerd.is_artifact(&image.id).await;
+        Ok(Some(image))
     }
 
     /// Remembers that we pulled what lies under a name: in containerd's own store, or in ours.
@@ -113,6 +129,27 @@ impl Node {
         }
         let image = self.cri.inspect(name.clone()).await?;
         Ok(image.is_some_and(|image| self.marks.has(&name, &image.id)))
+    }
+
+    /// Removes a name alone. CRI learns of it by an event of containerd, a moment later.
+    async fn untag(&self, untag: Untag) -> Result<(), Status> {
+        let Untag { id, name, wanted } = untag;
+        self.containerd.untag(&name, &wanted).await?;
+        let end = Instant::now() + UNTAGGED;
+        while self.cri.inspect(name.clone()).await?.is_some() {
+            if Instant::now() > end {
+                return Err(Status::deadline_exceeded(format!(
+                    "CRI still has {name}, which containerd removed"
+                )));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        let left = self.cri.inspect(id.clone()).await?.unwrap_or_default();
+        let other = left.tags.into_iter().chain(left.digests).next();
+        match other {
+            Some(other) => self.containerd.point(id, other).await,
+            None => Ok(()),
+        }
     }
 
     fn usage(&self) -> Result<kubefledged_queue::Disk, CallError> {

@@ -148,6 +148,8 @@ pub struct RuntimeFacts {
     pub progress: bool,
     /// Whether layers can be taken from other nodes and handed on.
     pub peers: Support,
+    /// Whether a name can be removed alone, although other names have the same id.
+    pub untags: bool,
 }
 
 /// The file system that holds the images.
@@ -176,6 +178,8 @@ pub struct Image {
     pub size: u64,
     /// Protected from garbage collection.
     pub pinned: bool,
+    /// A volume of it would be empty.
+    pub unmountable: bool,
 }
 
 /// A container in any state, as far as it keeps an image.
@@ -203,7 +207,7 @@ pub enum Answer {
     Pulled(Result<Sources, CallError>),
     /// To [`Call::Containers`].
     Containers(Result<Vec<Container>, CallError>),
-    /// To [`Call::Remove`].
+    /// To [`Call::Remove`] and [`Call::Untag`].
     Removed(Result<(), CallError>),
     /// To [`Call::Credentials`]: what the node's credential providers gave, and what went wrong.
     Credentials(Vec<CredentialId>, Option<String>),
@@ -221,6 +225,17 @@ pub enum Answer {
     Progress(Result<BTreeMap<String, Progress>, CallError>),
 }
 
+/// A name of an id that stands for several images, of which the others stay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Untag {
+    /// The id.
+    pub id: String,
+    /// The name, with a tag or a digest.
+    pub name: String,
+    /// Names with digests that somebody wants as such. Any other one goes with the last tag of its repository.
+    pub wanted: Vec<String>,
+}
+
 /// One runtime call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
@@ -232,6 +247,8 @@ pub enum Call {
     Containers,
     /// Remove this name or id.
     Remove(String),
+    /// Remove a name alone.
+    Untag(Untag),
     /// Credentials that this node has for an image. Asked for when those of the request are used up.
     Credentials(String),
     /// How full is the file system of the images?
@@ -255,7 +272,7 @@ impl Call {
             Self::Inspect(_) => Answer::Inspected(Err(error)),
             Self::Pull(..) => Answer::Pulled(Err(error)),
             Self::Containers => Answer::Containers(Err(error)),
-            Self::Remove(_) => Answer::Removed(Err(error)),
+            Self::Remove(_) | Self::Untag(_) => Answer::Removed(Err(error)),
             Self::Credentials(_) => Answer::Credentials(Vec::new(), Some(error.message)),
             Self::FsInfo => Answer::Disk(Err(error)),
             Self::Pins => Answer::Pins(Err(error)),

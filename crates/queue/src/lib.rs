@@ -22,7 +22,7 @@ pub use disk::{full, lacks_room};
 pub use event::{
     Answer, Authority, Call, CallError, CallId, Checked, Command, Container, CredentialId, Disk,
     Event, Image, Mark, PinResult, Policy, PullOutcome, PullRequest, PullResult, RemoveOutcome,
-    RemoveResult, Report, Retention, Runtime, RuntimeFacts, StreamId, Support,
+    RemoveResult, Report, Retention, Runtime, RuntimeFacts, StreamId, Support, Untag,
 };
 pub use queue::{PullRow, PullState, Queue, Settings, Totals};
 pub use sharing::{Bytes, Peer, Peers, Progress, Sharing, Sources, Transfer};

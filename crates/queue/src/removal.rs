@@ -14,7 +14,7 @@ use kubefledged_image::ImageRef;
 
 use crate::{
     Answer, Authority, Call, CallId, Image, RemoveResult, Runtime, RuntimeFacts, StreamId, Support,
-    Tick,
+    Tick, Untag,
 };
 use names::{is_artifact, is_short, runtime_name};
 use results::{failed, refused};
@@ -33,7 +33,7 @@ pub enum RemovalStep {
     /// The runtime is asked who uses it.
     Asking(Image),
     /// It is pinned: is that us? What speaks against its removal is known.
-    Owning(Image, Result<String, RemoveResult>),
+    Owning(Image, Result<Part, RemoveResult>),
     /// Our pin is taken off this id. What comes then, if it is known; otherwise everything is inspected again.
     Unpinning(String, Option<RemoveResult>),
     /// The runtime removes it.
@@ -53,11 +53,13 @@ pub struct Target {
 
 /// What of an image the runtime is told to remove.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
+pub enum Part {
     /// This name.
     Name(String),
+    /// This name, of several images with one id.
+    Alone(Untag),
     /// All of it, by its id.
-    All,
+    All(String),
     /// Nothing yet: an earlier removal was not seen to its end.
     Nothing,
 }
@@ -284,7 +286,9 @@ impl Removal {
             (RemovalStep::Asking(image), Answer::Containers(Ok(containers))) => {
                 let target = self.target(&image, &containers, around);
                 let crio = around.facts.runtime == Runtime::Crio;
-                if !image.pinned || (crio && is_artifact(&image)) {
+                // The pin is on the id, which stays.
+                let alone = matches!(target, Ok(Part::Alone(_)));
+                if !image.pinned || alone || (crio && is_artifact(&image)) {
                     return self.act(&image, target);
                 }
                 if around.facts.pins == Support::No || self.unpinned {

@@ -195,6 +195,7 @@ impl Node {
             } else {
                 Support::No
             },
+            untags: more,
         };
         let mut queue = Queue::new(settings);
         queue.handle(Tick(0), QueueEvent::Runtime(facts));

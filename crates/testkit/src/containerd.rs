@@ -11,8 +11,9 @@ use kubefledged_proto::containerd::{
         Status as Ingest, WriteContentRequest, WriteContentResponse, content_server::Content,
     },
     images::{
-        Descriptor, GetImageRequest, GetImageResponse, Image, ListImagesRequest,
-        ListImagesResponse, UpdateImageRequest, UpdateImageResponse, images_server::Images,
+        DeleteImageRequest, Descriptor, GetImageRequest, GetImageResponse, Image,
+        ListImagesRequest, ListImagesResponse, UpdateImageRequest, UpdateImageResponse,
+        images_server::Images,
     },
 };
 use tokio::sync::mpsc;
@@ -76,8 +77,13 @@ impl Images for Shared {
         request: Request<ListImagesRequest>,
     ) -> Result<Response<ListImagesResponse>, Status> {
         check(&request)?;
-        // Only the filter that the puller uses: a label, quoted, and its value.
+        // Only the filters that the puller uses: a label, quoted, and its value; or a digest.
         let filters = request.into_inner().filters;
+        let digests: Vec<&str> = filters
+            .iter()
+            .filter_map(|filter| filter.strip_prefix("target.digest=="))
+            .map(|digest| digest.trim_matches('"'))
+            .collect();
         let wanted = filters.iter().filter_map(|filter| {
             let (label, value) = filter.strip_prefix("labels.\"")?.split_once("\"==")?;
             Some((label.to_owned(), value.trim_matches('"').to_owned()))
@@ -94,8 +100,20 @@ impl Images for Shared {
             labels: labels.clone().into_iter().collect(),
             target: Some(target(id)),
         });
+        let names = state.images.iter().flat_map(|image| {
+            let names = image.repo_tags.iter().chain(&image.repo_digests);
+            names.chain([&image.id])
+        });
+        let pointing = names.filter_map(|name| {
+            let digest = state.target(name);
+            digests.contains(&digest.as_str()).then(|| Image {
+                name: name.clone(),
+                target: Some(target(&digest)),
+                ..Image::default()
+            })
+        });
         Ok(Response::new(ListImagesResponse {
-            images: images.collect(),
+            images: images.chain(pointing).collect(),
         }))
     }
 
@@ -114,8 +132,14 @@ impl Images for Shared {
         if state.find(&image.name).is_none() {
             return Err(not_found(&image.name));
         }
+        let paths = update_mask.unwrap_or_default().paths;
+        if paths == ["target"] {
+            let digest = image.target.clone().unwrap_or_default().digest;
+            state.point(&image.name, &digest);
+            return Ok(Response::new(UpdateImageResponse { image: Some(image) }));
+        }
         let labels = state.labels.entry(image.name.clone()).or_default();
-        for path in update_mask.unwrap_or_default().paths {
+        for path in paths {
             let Some(label) = path.strip_prefix("labels.") else {
                 return Err(Status::invalid_argument(format!("cannot update {path}")));
             };
@@ -130,6 +154,18 @@ impl Images for Shared {
             .insert(image.name.clone(), std::time::Instant::now());
         state.calls.push(Call::Pin(image.name.clone(), on));
         Ok(Response::new(UpdateImageResponse { image: Some(image) }))
+    }
+
+    async fn delete(&self, request: Request<DeleteImageRequest>) -> Result<Response<()>, Status> {
+        check(&request)?;
+        let DeleteImageRequest { name, target } = request.into_inner();
+        let mut state = self.state();
+        let known = state.find(&name).map(|_| state.target(&name));
+        if known.is_none() || known != target.map(|target| target.digest) {
+            return Err(not_found(&name));
+        }
+        state.untag(&name);
+        Ok(Response::new(()))
     }
 }
 

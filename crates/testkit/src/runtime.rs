@@ -206,6 +206,11 @@ impl FakeRuntime {
         self.shared.state().add(name, self.shared.removal);
     }
 
+    /// Puts an artifact on the node. containerd takes all of them for one image: they have the same configuration.
+    pub fn hold_artifact(&self, name: &str) {
+        self.shared.state().add_artifact(name);
+    }
+
     /// Adds a name to an image on the node.
     pub fn tag(&self, name: &str, other: &str) {
         let mut state = self.shared.state();

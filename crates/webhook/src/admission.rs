@@ -8,7 +8,9 @@ use kube::core::{
     admission::{AdmissionRequest, AdmissionResponse, Operation},
 };
 use kubefledged_api_types::{
-    CacheSpecEntry, ImageCacheSpec, WorkloadAccess, names, one_line,
+    CacheSpecEntry, ImageCacheSpec, WorkloadAccess,
+    conditions::Degraded,
+    names, one_line,
     validation::{Violation, added, violations},
 };
 use kubefledged_image::ImageRef;
@@ -96,8 +98,21 @@ pub fn judge(request: &AdmissionRequest<DynamicObject>, rules: &Rules) -> Verdic
     broken.extend(too_many(&spec, rules.most_images));
     Verdict {
         refusal: refusal(&broken),
-        warnings: warnings(&spec),
+        warnings: warnings(&spec, old.and_then(unmountable)),
     }
+}
+
+/// What the status says of artifacts, which only the nodes know: that volumes of them are empty.
+fn unmountable(old: &DynamicObject) -> Option<String> {
+    let conditions = old.data.get("status")?.get("conditions")?.as_array()?;
+    let text = |condition: &serde_json::Value, field: &str| {
+        condition.get(field)?.as_str().map(ToOwned::to_owned)
+    };
+    let reason = Degraded::ArtifactNotMountable.as_str();
+    let said = conditions
+        .iter()
+        .find(|condition| text(condition, "reason").as_deref() == Some(reason))?;
+    Some(format!("{reason}: {}", text(said, "message")?))
 }
 
 /// The controller would not take up an object that alone names more images than its namespace may.
@@ -145,9 +160,11 @@ fn refusal(broken: &[Violation]) -> Option<String> {
     (!texts.is_empty()).then(|| texts.join("; "))
 }
 
-fn warnings(spec: &ImageCacheSpec) -> Vec<String> {
+/// `first` comes before what the spec gives rise to.
+fn warnings(spec: &ImageCacheSpec, first: Option<String>) -> Vec<String> {
     let lists = spec.cache_spec.iter().enumerate();
-    let mut all: Vec<String> = lists.flat_map(|(l, list)| list_warnings(l, list)).collect();
+    let of_lists = lists.flat_map(|(l, list)| list_warnings(l, list));
+    let mut all: Vec<String> = first.into_iter().chain(of_lists).collect();
     if !spec.image_pull_secrets.is_empty() {
         all.insert(
             0,

@@ -135,7 +135,7 @@ impl Node {
                     .collect();
                 Answer::Containers(error.map_or(Ok(containers), Err))
             }
-            Call::Remove(_) => Answer::Removed(failed(&error)),
+            Call::Remove(_) | Call::Untag(_) => Answer::Removed(failed(&error)),
             Call::Credentials(_) => {
                 let given = (0..a % 3).map(|_| CredentialId(self.number())).collect();
                 Answer::Credentials(given, error.map(|error| error.message))

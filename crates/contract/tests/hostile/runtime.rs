@@ -6,13 +6,15 @@ use proptest::prelude::*;
 use crate::texts::{ANYTHING, like, name, names};
 
 fn held() -> impl Strategy<Value = Image> {
-    (name(), names(), names(), any::<u64>(), any::<bool>()).prop_map(
-        |(id, tags, digests, size, pinned)| Image {
+    let bools = (any::<bool>(), any::<bool>());
+    (name(), names(), names(), any::<u64>(), bools).prop_map(
+        |(id, tags, digests, size, (pinned, unmountable))| Image {
             id,
             tags,
             digests,
             size,
             pinned,
+            unmountable,
         },
     )
 }

@@ -8,6 +8,7 @@
     reason = "a test that cannot go on says where"
 )]
 
+mod artifacts;
 mod ended;
 mod mounts;
 mod pins;

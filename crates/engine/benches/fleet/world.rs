@@ -217,8 +217,7 @@ impl World {
                 observed: present.then(|| ObservedImage {
                     image_id: format!("sha256:{reference}"),
                     repo_digests: vec![format!("{reference}@sha256:{reference}")],
-                    pinned: false,
-                    size: 0,
+                    ..ObservedImage::default()
                 }),
                 ..ImageOutcome::new(index, result)
             }

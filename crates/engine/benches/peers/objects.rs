@@ -19,8 +19,8 @@ pub fn present(index: usize, image: usize, result: ImageResult) -> ImageOutcome 
         observed: Some(ObservedImage {
             image_id: format!("sha256:{image}"),
             repo_digests: vec![format!("registry.example/app{image}@sha256:{image}")],
-            pinned: false,
             size: 1 << 20,
+            ..ObservedImage::default()
         }),
         ..ImageOutcome::new(index, result)
     }

@@ -35,11 +35,12 @@ impl Flags {
     pub const STALLED: Self = Self(256);
     /// It was eligible when the operation began, and is not for a moment.
     pub const UNFIT: Self = Self(512);
-
     /// It waits for images of the cache before pods may come.
     pub const HOLDS: Self = Self(1024);
+    /// It holds artifacts that it can only mount as empty volumes.
+    pub const UNMOUNTABLE: Self = Self(2048);
 
-    const COUNT: usize = 11;
+    const COUNT: usize = 12;
 
     /// Is this flag set?
     pub fn has(self, flag: Self) -> bool {

@@ -38,6 +38,8 @@ pub enum Oldest {
 pub struct Observations {
     all: Vec<Observation>,
     present: IdSet<ImageId>,
+    /// Those of them of which a volume would be empty.
+    unmountable: IdSet<ImageId>,
     /// Rises with every change of a size.
     revision: u32,
 }
@@ -78,6 +80,11 @@ impl Observations {
         &self.present
     }
 
+    /// Images that are present, and of which a volume would be empty.
+    pub fn unmountable(&self) -> &IdSet<ImageId> {
+        &self.unmountable
+    }
+
     /// How many of these images were present at the last check.
     pub fn count_present(&self, images: &IdSet<ImageId>) -> usize {
         images.shared(&self.present)
@@ -94,6 +101,7 @@ impl Observations {
             (known.digest, known.pinned, known.kib) = (None, false, 0);
             self.revision += u32::from(changes);
             self.present.remove(image);
+            self.unmountable.remove(image);
         }
     }
 
@@ -105,6 +113,11 @@ impl Observations {
         let changes = (known.kib, known.same) != (kib, same);
         (known.kib, known.same) = (kib, same);
         self.revision += u32::from(changes);
+        if observed.unmountable {
+            self.unmountable.insert(image);
+        } else {
+            self.unmountable.remove(image);
+        }
     }
 
     /// The oldest observation of any of these images, which are sorted.
@@ -155,6 +168,7 @@ impl Observations {
         self.all.retain(|known| desired.contains(known.image));
         self.revision += 1;
         self.present.intersect_with(desired);
+        self.unmountable.intersect_with(desired);
     }
 
     /// Drops the observations of images whose numbers will mean others.
@@ -163,12 +177,14 @@ impl Observations {
         self.revision += 1;
         for image in images.iter() {
             self.present.remove(image);
+            self.unmountable.remove(image);
         }
     }
 
     /// Bytes on the heap.
     pub fn bytes(&self) -> usize {
-        self.all.capacity() * size_of::<Observation>() + self.present.bytes()
+        let sets = self.present.bytes() + self.unmountable.bytes();
+        self.all.capacity() * size_of::<Observation>() + sets
     }
 }
 

@@ -166,7 +166,7 @@ pub fn kept<'a>(pending: impl Iterator<Item = &'a PendingRemoval>) -> Option<Kep
         match kept.reason {
             KeptReason::InUse => counts.in_use += 1,
             KeptReason::Pinned => counts.pinned += 1,
-            KeptReason::SharedImage => counts.shared += 1,
+            KeptReason::SharedImage | KeptReason::SharedArtifact => counts.shared += 1,
             // Such an image is no pending removal.
             KeptReason::NotPulled => {}
         }

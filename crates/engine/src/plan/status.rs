@@ -111,6 +111,8 @@ impl Assessor<'_, '_> {
         flags.set(Flags::REFRESH_OPEN, !unreachable && sums.refresh_open);
         flags.set(Flags::STALLED, !unreachable && sums.stalled);
         flags.set(Flags::UNPINNABLE, unpinnable);
+        let artifacts = !set.images.is_disjoint(node.observed.unmountable());
+        flags.set(Flags::UNMOUNTABLE, artifacts);
         flags.set(Flags::DISK, pinned && runtime.disk_full);
     }
 

@@ -428,5 +428,13 @@ fn cause(model: &Model, cache: &Cache, causes: &Causes<'_>) -> (Degraded, String
         );
         return (Degraded::RetentionUnsupported, text);
     }
+    if flagged(Flags::UNMOUNTABLE) > 0 {
+        let text = format!(
+            "{} nodes hold OCI artifacts that their container runtime mounts as empty volumes: package them as images, or use \
+             nodes with CRI-O",
+            flagged(Flags::UNMOUNTABLE)
+        );
+        return (Degraded::ArtifactNotMountable, text);
+    }
     (Degraded::None, String::new())
 }

@@ -254,6 +254,7 @@ impl Harness {
             repo_digests: vec![format!("{repository}@sha256:{name}-{version}")],
             image_id: id,
             size: 1000 + u64::from(version),
+            unmountable: self.artifacts.contains(name),
         })
     }
 

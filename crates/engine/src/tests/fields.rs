@@ -237,6 +237,21 @@ fn where_images_cannot_be_pinned_the_cache_says_so_and_is_ready() {
 }
 
 #[test]
+fn an_artifact_that_a_node_cannot_mount_is_told_until_it_is_an_image() {
+    let mut harness = Harness::new(&["n1"]);
+    harness.artifacts.insert("r.test/a:1".into());
+    harness.create(always(&["r.test/a:1"]));
+    harness.lead();
+    harness.is("Ready", "True", "AllImagesPresent");
+    harness.is("Degraded", "True", "ArtifactNotMountable");
+    harness.lead();
+    harness.is("Degraded", "True", "ArtifactNotMountable");
+    harness.artifacts.clear();
+    harness.wait(400);
+    harness.is("Degraded", "False", "None");
+}
+
+#[test]
 fn nothing_new_is_pinned_above_the_watermark() {
     let mut harness = Harness::new(&["n1"]);
     harness.disk_full = true;

@@ -54,6 +54,8 @@ struct Harness {
     pins_unknown: bool,
     /// Nodes whose runtime cannot pin.
     unpinnable: bool,
+    /// Images of which a volume would be empty.
+    artifacts: BTreeSet<String>,
     disk_full: bool,
     /// Nodes whose runtime can take layers from others and hand them on; `None`: their pullers do not say.
     shares: Option<BTreeSet<String>>,

@@ -81,6 +81,8 @@ pub struct ObservedImage {
     pub pinned: bool,
     /// In bytes, as this runtime counts it; 0: not known.
     pub size: u64,
+    /// Whether a volume of it would be empty: an artifact on containerd.
+    pub unmountable: bool,
 }
 
 /// Outcome of pinning an image.

@@ -140,6 +140,8 @@ pub enum KeptReason {
     Pinned,
     /// It has another name that must stay.
     SharedImage,
+    /// For the runtime it is one image with another artifact that must stay.
+    SharedArtifact,
     /// We did not pull it, and the cache removes only what we pulled.
     NotPulled,
 }
@@ -151,6 +153,7 @@ impl KeptReason {
             failure::IN_USE => Self::InUse,
             failure::PINNED => Self::Pinned,
             failure::NOT_PULLED => Self::NotPulled,
+            failure::SHARED_ARTIFACT => Self::SharedArtifact,
             _ => Self::SharedImage,
         }
     }
@@ -161,6 +164,7 @@ impl KeptReason {
             Self::InUse => failure::IN_USE,
             Self::Pinned => failure::PINNED,
             Self::SharedImage => failure::SHARED_IMAGE,
+            Self::SharedArtifact => failure::SHARED_ARTIFACT,
             Self::NotPulled => failure::NOT_PULLED,
         }
     }
@@ -226,6 +230,7 @@ mod tests {
             KeptReason::InUse,
             KeptReason::Pinned,
             KeptReason::SharedImage,
+            KeptReason::SharedArtifact,
             KeptReason::NotPulled,
         ] {
             assert_eq!(KeptReason::parse(reason.as_str()), reason);

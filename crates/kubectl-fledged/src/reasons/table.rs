@@ -302,6 +302,11 @@ pub(super) const REMOVAL: &[Entry] = &[
         Next::Nothing,
     ),
     (
+        "SharedArtifact",
+        "for the container runtime it is one image with another artifact that must stay",
+        Next::Nothing,
+    ),
+    (
         "SharedImage",
         "it has another name on the node that is not ours to remove, so it stays",
         Next::Nothing,
@@ -363,6 +368,11 @@ pub(super) const CACHE: &[Entry] = &[
     (
         "RetentionUnsupported",
         "the container runtime of some node cannot pin images",
+        Next::Edit,
+    ),
+    (
+        "ArtifactNotMountable",
+        "containerd mounts OCI artifacts as empty volumes: package them as images, or use nodes with CRI-O",
         Next::Edit,
     ),
     (

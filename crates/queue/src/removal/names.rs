@@ -1,5 +1,7 @@
 //! Names and ids of images, as runtimes write them.
 
+use std::collections::BTreeSet;
+
 use kubefledged_image::ImageRef;
 
 use super::normalized;
@@ -35,6 +37,14 @@ pub fn bare(id: &str) -> &str {
 pub fn is_artifact(image: &Image) -> bool {
     let digest = format!("@sha256:{}", bare(&image.id));
     image.digests.iter().any(|known| known.ends_with(&digest))
+}
+
+/// Whether what the runtime shows as one image is several: containerd makes the id of the configuration, and all artifacts
+/// with the empty configuration have one.
+pub fn is_several(image: &Image) -> bool {
+    let digest = |name: &String| name.split_once('@').map(|(_, digest)| digest.to_owned());
+    let digests: BTreeSet<String> = image.digests.iter().filter_map(digest).collect();
+    digests.len() > 1
 }
 
 pub fn uses(container: &Container, image: &Image) -> bool {

@@ -8,7 +8,7 @@ use super::{
     AfterRemoval, Item, Part, Removal, RemovalContext, RemovalStep, Target, normalized,
     results::{failed, kept, pinned},
 };
-use crate::{Call, Image, RemoveResult};
+use crate::{Call, Image, RemoveResult, Untag};
 
 /// Before an image is looked at again, of which the runtime may still show a pin that was taken off. The pauses double,
 /// so many times.
@@ -43,7 +43,10 @@ impl Removal {
         };
         let still = match &target.part {
             Part::Name(name) => left.tags.contains(name),
-            Part::All => true,
+            Part::Alone(Untag { name, .. }) => {
+                left.tags.contains(name) || left.digests.contains(name)
+            }
+            Part::All(_) => true,
             Part::Nothing => false,
         };
         if still {
@@ -82,32 +85,32 @@ impl Removal {
     pub(super) fn act(
         &mut self,
         image: &Image,
-        target: Result<String, RemoveResult>,
+        target: Result<Part, RemoveResult>,
     ) -> AfterRemoval {
-        match target {
-            Ok(target) => {
-                let names = image.tags.iter().chain(&image.digests);
-                self.held.extend(names.map(|name| normalized(name)));
-                self.held.insert(self.items[self.at].normal().to_owned());
-                self.step = RemovalStep::Removing(Target {
-                    id: image.id.clone(),
-                    part: if image.tags.contains(&target) {
-                        Part::Name(target.clone())
-                    } else {
-                        Part::All
-                    },
-                });
-                AfterRemoval::Call(Call::Remove(target))
-            }
-            Err(kept) => AfterRemoval::Finish(kept),
-        }
+        let part = match target {
+            Ok(part) => part,
+            Err(kept) => return AfterRemoval::Finish(kept),
+        };
+        let call = match part.clone() {
+            Part::Alone(untag) => Call::Untag(untag),
+            Part::Name(target) | Part::All(target) => Call::Remove(target),
+            Part::Nothing => return AfterRemoval::Finish(RemoveResult::Absent),
+        };
+        let names = image.tags.iter().chain(&image.digests);
+        self.held.extend(names.map(|name| normalized(name)));
+        self.held.insert(self.items[self.at].normal().to_owned());
+        self.step = RemovalStep::Removing(Target {
+            id: image.id.clone(),
+            part,
+        });
+        AfterRemoval::Call(call)
     }
 
     /// The image is pinned, and not by us; but a pin of ours that was just taken off may still show.
     pub(super) fn still_pinned(
         &mut self,
         id: &str,
-        target: Result<String, RemoveResult>,
+        target: Result<Part, RemoveResult>,
         around: &RemovalContext<'_>,
     ) -> AfterRemoval {
         if target.is_ok() && (around.unpinned)(id) {
@@ -122,7 +125,7 @@ impl Removal {
     pub(super) fn owned(
         &mut self,
         image: &Image,
-        target: Result<String, RemoveResult>,
+        target: Result<Part, RemoveResult>,
         ours: bool,
         around: &RemovalContext<'_>,
     ) -> AfterRemoval {

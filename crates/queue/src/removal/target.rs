@@ -4,12 +4,12 @@ use kubefledged_api_types::names::failure;
 use kubefledged_image::glob;
 
 use super::{
-    Item, Removal, RemovalContext,
-    names::{bare, is_short, repository, runtime_name, uses},
+    Item, Part, Removal, RemovalContext,
+    names::{bare, is_several, is_short, repository, runtime_name, uses},
     normalized,
     results::kept,
 };
-use crate::{Container, Image, RemoveResult, Runtime, classify};
+use crate::{Container, Image, RemoveResult, Runtime, Untag, classify};
 
 impl Removal {
     /// What to remove, or why not; its pin is decided apart.
@@ -18,7 +18,7 @@ impl Removal {
         image: &Image,
         containers: &[Container],
         around: &RemovalContext<'_>,
-    ) -> Result<String, RemoveResult> {
+    ) -> Result<Part, RemoveResult> {
         let normal = self.items[self.at].normal();
         if self.not_pulled {
             let why = "kubefledged did not pull it (removalPolicy: OnlyPulled)".to_owned();
@@ -31,11 +31,15 @@ impl Removal {
             let why = "a container on the node uses it".to_owned();
             return Err(kept(failure::IN_USE, why));
         }
+        let docker = around.facts.runtime == Runtime::Docker;
+        let several = !docker && is_several(image);
         let shared = |other: &str| {
-            Err(kept(
-                failure::SHARED_IMAGE,
-                classify::tidy(&format!("it is also {other}")),
-            ))
+            let reason = if several {
+                failure::SHARED_ARTIFACT
+            } else {
+                failure::SHARED_IMAGE
+            };
+            Err(kept(reason, classify::tidy(&format!("it is also {other}"))))
         };
         let own = self.own_name(image, around);
         if self.desired.contains(normal) || self.desired.contains(&own) {
@@ -55,15 +59,35 @@ impl Removal {
             // Only the name goes there; but a digest is no name that could go alone.
             (Runtime::Crio, Some(other)) if by_digest => shared(&other),
             (Runtime::Crio, Some(other)) => {
-                tag.map_or_else(|| shared(&other), |tag| Ok(tag.clone()))
+                tag.map_or_else(|| shared(&other), |tag| Ok(Part::Name(tag.clone())))
             }
             // By name while there is one: an artifact has no other, and CRI-O sees who uses it.
-            (Runtime::Crio, None) => Ok(tag
-                .or(image.tags.first())
-                .map_or_else(|| bare(&image.id).to_owned(), Clone::clone)),
+            (Runtime::Crio, None) => Ok(tag.or(image.tags.first()).map_or_else(
+                || Part::All(bare(&image.id).to_owned()),
+                |tag| Part::Name(tag.clone()),
+            )),
+            (Runtime::Containerd, Some(other)) if several && around.facts.untags => {
+                let digest = image.digests.iter().find(|known| normalized(known) == own);
+                let alone = |name: &String| Untag {
+                    id: image.id.clone(),
+                    name: name.clone(),
+                    wanted: self.wanted_digests(image, around),
+                };
+                tag.or(digest)
+                    .map_or_else(|| shared(&other), |name| Ok(Part::Alone(alone(name))))
+            }
             (Runtime::Containerd | Runtime::Docker, Some(other)) => shared(&other),
-            (Runtime::Containerd | Runtime::Docker, None) => Ok(image.id.clone()),
+            (Runtime::Containerd | Runtime::Docker, None) => Ok(Part::All(image.id.clone())),
         }
+    }
+
+    /// Names with digests that somebody wants as such.
+    fn wanted_digests(&self, image: &Image, around: &RemovalContext<'_>) -> Vec<String> {
+        let wanted = |name: &&String| {
+            let normal = normalized(name);
+            self.desired.contains(&normal) || (around.claimed)(&normal)
+        };
+        image.digests.iter().filter(wanted).cloned().collect()
     }
 
     /// The name that the image really has here, normalized. CRI-O searches its registries for a short name, and

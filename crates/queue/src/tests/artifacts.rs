@@ -22,9 +22,53 @@ fn an_artifact_stays_while_another_one_with_its_id_is_wanted_or_is_not_ours() {
         two(&mut node);
         node.remove_with(1, authority(1, 1), &["r.test/a:1"], desired, &[]);
         node.run();
-        assert_eq!(node.removal(1), "SharedImage");
+        assert_eq!(node.removal(1), "SharedArtifact");
         assert_eq!(node.count("Remove"), 0);
     }
+}
+
+#[test]
+fn an_artifact_goes_alone_where_the_runtime_has_an_interface_for_that() {
+    for desired in [&["r.test/b:1"][..], &[]] {
+        let mut node = Node::containerd(Settings::default());
+        node.facts(RuntimeFacts {
+            untags: true,
+            ..RuntimeFacts::default()
+        });
+        two(&mut node);
+        // The pin is on the id, which stays.
+        let held = node.images.values_mut();
+        held.for_each(|image| image.pinned = true);
+        node.remove_with(1, authority(1, 1), &["r.test/a:1"], desired, &[]);
+        node.run();
+        assert_eq!(node.removal(1), "Removed");
+        assert_eq!(node.count("Remove"), 0);
+        assert!(node.images.contains_key("r.test/b:1"));
+        assert!(!node.images.contains_key("r.test/a:1"));
+    }
+}
+
+#[test]
+fn the_digest_of_an_artifact_that_a_cache_wants_as_such_stays() {
+    let digest = |name: &str, byte: &str| format!("{name}@sha256:{}", byte.repeat(32));
+    let mut node = Node::containerd(Settings::default());
+    node.facts(RuntimeFacts {
+        untags: true,
+        ..RuntimeFacts::default()
+    });
+    two(&mut node);
+    let (a, b) = (digest("r.test/a", "aa"), digest("r.test/b", "bb"));
+    for image in node.images.values_mut() {
+        image.digests = vec![a.clone(), b.clone()];
+    }
+    node.remove_with(1, authority(1, 1), &["r.test/a:1"], &[&a], &[]);
+    node.run();
+    let wanted = format!("name: \"r.test/a:1\", wanted: [{a:?}]");
+    assert!(
+        node.log.iter().any(|call| call.contains(&wanted)),
+        "{:?}",
+        node.log
+    );
 }
 
 #[test]

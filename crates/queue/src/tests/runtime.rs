@@ -36,6 +36,10 @@ impl Node {
                 }
                 Answer::Removed(answer)
             }
+            Call::Untag(Untag { name, .. }) => {
+                self.untag(&name);
+                Answer::Removed(self.removals.clone())
+            }
             Call::FsInfo => Answer::Disk(self.disk.clone()),
             Call::Pins => {
                 let answer = self.pins_answer.clone();
@@ -68,6 +72,14 @@ impl Node {
         let (ours, images) = (&self.ours, self.images.values_mut());
         for image in images.filter(|image| ours.contains(&image.id)) {
             image.pinned = true;
+        }
+    }
+
+    /// containerd's own interface removes a name, and the other names of its id stay.
+    fn untag(&mut self, name: &str) {
+        self.images.remove(name);
+        for image in self.images.values_mut() {
+            image.tags.retain(|tag| tag != name);
         }
     }
 

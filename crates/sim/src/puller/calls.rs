@@ -45,7 +45,7 @@ impl World {
         }
         let limit = match &call {
             Call::Pull(..) => None,
-            Call::Remove(_) => Some(REMOVE_LIMIT),
+            Call::Remove(_) | Call::Untag(_) => Some(REMOVE_LIMIT),
             _ => Some(LOOK_LIMIT),
         };
         let Some(process) = &mut self.nodes[node].process else {
@@ -288,6 +288,7 @@ impl World {
                 answer
             }
             Call::Remove(target) => Answer::Removed(runtime.remove(target)),
+            Call::Untag(_) => unreachable!("no two images have one id here"),
             Call::Pin(id, on) => Answer::Pinned(runtime.label(id, *on, now, shown)),
             Call::Pins => Answer::Pins(Ok(runtime.labelled())),
             Call::Mark(name) => {

@@ -111,7 +111,7 @@ fn stuck(process: &Process) -> Option<Vec<String>> {
             (Call::Pull(name, ..), Plan::Silent | Plan::Drip) if !running.cancelled => {
                 names.push(normalized(name));
             }
-            (Call::Pull(..) | Call::Remove(_), _) => return None,
+            (Call::Pull(..) | Call::Remove(_) | Call::Untag(_), _) => return None,
             // Begun while the runtime was slow.
             _ if running.takes > SLOW => return None,
             _ => {}

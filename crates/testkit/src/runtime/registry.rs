@@ -228,6 +228,12 @@ impl State {
         let target = self.registry.targets.get(&normalized(name));
         target.map_or_else(|| name.to_owned(), Clone::clone)
     }
+
+    /// Points a name or an id to a digest.
+    pub(crate) fn point(&mut self, name: &str, digest: &str) {
+        let targets = &mut self.registry.targets;
+        targets.insert(name.to_owned(), digest.to_owned());
+    }
 }
 
 impl Shared {

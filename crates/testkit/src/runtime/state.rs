@@ -4,7 +4,10 @@ use kubefledged_proto::cri::{AuthConfig, Image};
 use tonic::Status;
 
 use super::{Native, State, bare, digest, normalized};
-use crate::removal::{Effect, Removal, Target};
+use crate::{
+    removal::{Effect, Removal, Target},
+    sha256,
+};
 
 impl State {
     /// Returns the image as CRI shows it.
@@ -56,6 +59,36 @@ impl State {
             size: 4_323_737,
             pinned: false,
         });
+    }
+
+    pub(super) fn add_artifact(&mut self, name: &str) {
+        let id = sha256(b"{}");
+        let normal = normalized(name);
+        let repository = normal
+            .rsplit_once(':')
+            .map_or(normal.as_str(), |(path, _)| path);
+        let manifest = format!("sha256:{}", digest(&normal));
+        let by_digest = format!("{repository}@{manifest}");
+        for name in [&normal, &by_digest, &id] {
+            self.point(name, &manifest);
+        }
+        let at = self.find(&id).unwrap_or_else(|| {
+            self.images.push(Image {
+                id,
+                ..Image::default()
+            });
+            self.images.len() - 1
+        });
+        self.images[at].repo_tags.push(normal);
+        self.images[at].repo_digests.push(by_digest);
+    }
+
+    /// containerd's own interface removes a name alone.
+    pub(crate) fn untag(&mut self, name: &str) {
+        for image in &mut self.images {
+            image.repo_tags.retain(|tag| tag != name);
+            image.repo_digests.retain(|digest| digest != name);
+        }
     }
 
     /// Removes a moved tag from its previous image.

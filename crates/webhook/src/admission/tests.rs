@@ -182,6 +182,22 @@ fn pull_secrets_come_with_a_warning_that_the_cache_is_shared() {
 }
 
 #[test]
+fn an_edit_of_a_cache_of_artifacts_that_nodes_cannot_mount_warns() {
+    let mut old = images(&[&["a:1"]]);
+    old["status"] = json!({"conditions": [
+        {"type": "Ready", "reason": "AllImagesPresent", "message": ""},
+        {"type": "Degraded", "reason": "ArtifactNotMountable", "message": "2 nodes hold OCI artifacts"},
+    ]});
+    let verdict = update(&old, &images(&[&["a:2"]]));
+    assert_eq!(
+        verdict.warnings,
+        ["ArtifactNotMountable: 2 nodes hold OCI artifacts"]
+    );
+    let verdict = update(&images(&[&["a:1"]]), &images(&[&["a:2"]]));
+    assert!(verdict.warnings.is_empty());
+}
+
+#[test]
 fn at_most_ten_warnings_are_given_and_the_last_counts_the_rest() {
     let names: Vec<String> = (0..30).map(|i| format!("{}{i}", "a".repeat(240))).collect();
     let mut names: Vec<&str> = names.iter().map(String::as_str).collect();

@@ -181,6 +181,7 @@ cgroupDriver: cgroupfs
 cgroupRoot: /$CGROUP-n$n
 enforceNodeAllocatable: []
 failSwapOn: false
+failCgroupV1: false
 resolvConf: ""
 evictionHard: {memory.available: "50Mi"}
 imageGCHighThresholdPercent: 100

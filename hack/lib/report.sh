@@ -1,19 +1,17 @@
 # shellcheck shell=bash
-# Sections of docs/performance.md that commands write. Sourced by hack/bench-*.
+# Sections of documents that commands write. Sourced by hack/bench-* and hack/test-versions.
 
-PERFORMANCE=docs/performance.md
-
-# section NAME <TEXT: replaces what stands between <!-- NAME --> and <!-- /NAME -->.
+# section NAME [DOCUMENT] <TEXT: replaces what stands between <!-- NAME --> and <!-- /NAME -->.
 section() {
-    local text
+    local text document=${2:-docs/performance.md}
     text=$(mktemp)
     cat >"$text"
-    grep -qx "<!-- $1 -->" "$PERFORMANCE" || printf '\n<!-- %s -->\n<!-- /%s -->\n' "$1" "$1" >>"$PERFORMANCE"
+    grep -qx "<!-- $1 -->" "$document" || printf '\n<!-- %s -->\n<!-- /%s -->\n' "$1" "$1" >>"$document"
     awk -v name="$1" -v text="$text" '
         $0 == "<!-- /" name " -->" { while ((getline line < text) > 0) print line; skip = 0 }
         !skip
-        $0 == "<!-- " name " -->" { skip = 1 }' "$PERFORMANCE" >"$PERFORMANCE.new"
-    mv "$PERFORMANCE.new" "$PERFORMANCE"
+        $0 == "<!-- " name " -->" { skip = 1 }' "$document" >"$document.new"
+    mv "$document.new" "$document"
     rm -f "$text"
 }
 

@@ -7,6 +7,7 @@
 #   crio          CRI-O 1.34, built from hack/tools/crio
 
 RUNTIMES=(containerd containerd2 containerd24 crio)
+DEFAULT_RUNTIMES=containerd24,containerd # the newest, and the oldest that kubefledged supports
 REGISTRIES=("$PLAIN" "$PRIVATE" "$DOWN" "$FAULTY")
 
 # check_runtimes LIST: names separated by commas.

@@ -20,7 +20,8 @@ use crate::{
 const WRITE_INTERVAL: Duration = Duration::from_secs(1);
 /// Every write stores the whole object again: for each so many bytes of it progress waits a second more.
 const BYTES_PER_SECOND: usize = 16 << 10;
-/// The progress of an object of this size is written at doubling intervals during one operation.
+/// The progress of an object of this size is written at doubling intervals, from the begin of an operation or from a
+/// change of its names.
 const LARGE: usize = 128 << 10;
 /// The longest of them.
 const MAX_INTERVAL: Duration = Duration::from_secs(1800);
@@ -87,7 +88,9 @@ impl Engine {
         writer.unsaved = false;
         writer.state = WriterState::Ready;
         let identity = Identity::of(&desired);
-        let repeats = if writer.sent == identity {
+        // Workloads change the names without an operation.
+        let same_names = desired.applied_images == cache.object.status.applied_images;
+        let repeats = if writer.sent == identity && same_names {
             writer.repeats + 1
         } else {
             0

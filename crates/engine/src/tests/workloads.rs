@@ -101,6 +101,24 @@ pub(super) fn warm(nodes: &[&str], spec: ImageCacheSpec) -> Harness {
     harness
 }
 
+/// Large objects are written at growing intervals: every change of the names begins anew.
+#[test]
+fn a_large_cache_is_ready_again_soon_after_each_change_of_its_workloads() {
+    let mut harness = harness(&["n1"]);
+    harness.create(all());
+    harness.lead();
+    harness.sync();
+    let path = "p".repeat(60);
+    let names: Vec<String> = (0..1_500).map(|n| format!("r.test/{path}/{n}:1")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    harness.deploy("many", &names);
+    for version in 0..10 {
+        harness.deploy("web", &[&format!("r.test/web:{version}")]);
+        harness.wait(60);
+        harness.is("Ready", "True", "AllImagesPresent");
+    }
+}
+
 #[test]
 fn the_create_waits_until_all_workloads_are_read() {
     let mut harness = harness(&["n1", "n2"]);

@@ -3,11 +3,12 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package plugin krew sbom test-dashboard lint-ui test-ui test-install test-runtimes test-faults test-abuse test-gate test-peers test-workloads bench-workloads bench-plugin bench-real-gate bench-peers sim sim-mutations fuzz soak \
-	bench-engine bench-peers-model bench-queue bench-guard bench-real bench-real-big bench-real-install bench-fleet bench-inside \
+	bench-engine bench-peers-model bench-queue bench-guard bench-start bench-real bench-real-big bench-real-install bench-fleet bench-inside \
 	deploy-using-yaml remove-kubefledged update down test-vectors test-status
 
-ARCH := $(shell uname -m)
-TARGET := $(ARCH)-unknown-linux-gnu
+TARGET := $(shell uname -m)-unknown-linux-gnu
+# Of the images; empty: this machine's.
+ARCH ?=
 CARGO := cargo
 # With CLUSTER_NAME=x in the environment all targets use a local cluster of that name.
 CLUSTER := hack/cluster
@@ -101,8 +102,8 @@ generated: ## Fail if a committed file differs from what `make generate` writes
 	diff <($(CHART_README) --dry-run) $(CHART)/README.md || { echo "$(CHART)/README.md is out of date: run make generate" >&2; exit 1; }
 	HELM="$(HELM)" deploy/generate --check
 
-images: ## Build static binaries and their images in dist/ (PROFILE=dev builds faster and larger)
-	hack/images $(PROFILE)
+images: ## Build static binaries and their images in dist/ (PROFILE=dev builds faster and larger; ARCH=arm64 builds for the other architecture)
+	hack/images $(PROFILE) $(ARCH)
 
 cluster: ## Start the local cluster with two nodes, unless it is up
 	$(CLUSTER) up
@@ -138,7 +139,7 @@ test-ui: lint-ui ## Lint and test the page of `kubectl fledged ui` in headless C
 
 test-install: images ## Test installing, upgrading, moving over and uninstalling, on a local cluster of its own
 	export CLUSTER_NAME=install; trap '$(CLUSTER) down' EXIT; \
-	$(CLUSTER) down; $(CLUSTER) up --runtime containerd,containerd2; hack/default-images; \
+	$(CLUSTER) down; $(CLUSTER) up --runtime containerd,containerd2 --disk 2G; hack/publish; \
 	$(CARGO) test --locked --no-fail-fast --target $(TARGET) --package kubefledged-e2e --test install --test upgrade --test gitops --test migrate -- --test-threads=1 --ignored --nocapture
 
 test-faults: images ## Test with real faults, in a cluster of its own with three nodes: FAULTS_SECONDS=600, FAULTS_SEED=...
@@ -211,6 +212,9 @@ bench-real: ## Compare pulls of 24 images of 4 MB to 2 nodes with crictl, on the
 
 bench-real-big: ## Compare the pull of one image of 300 MB with crictl, likewise
 	hack/bench-real big
+
+bench-start: ## Measure the start of a pod with and without an ImageCache, likewise
+	hack/bench-start
 
 bench-real-install: ## Measure the time of helm install, likewise
 	hack/bench-real install

@@ -163,11 +163,6 @@ fn an_uninstall_whose_job_cannot_run_deletes_nothing_and_the_guide_helps() {
 fn without_helm_what_was_applied_goes_without_a_rest() {
     let cluster = bare();
     cluster.shell("make deploy-using-yaml").unwrap();
-    // The nodes' disk is this machine's: no disk guard.
-    cluster
-        .shell("kubectl get daemonset kubefledged-puller -n kube-fledged -o json | sed s/--disk-watermark=80/--disk-watermark=100/ | kubectl apply -f -
-                kubectl rollout status daemonset/kubefledged-puller -n kube-fledged --timeout=60s")
-        .unwrap();
     cluster.pinned_cache().unwrap();
     // As often as one likes.
     cluster.shell("make update").unwrap();
@@ -342,7 +337,7 @@ fn starts(cluster: &Cluster) -> Vec<(String, i64)> {
     .collect()
 }
 
-/// The images are on the nodes. Pods' times are told in whole seconds.
+/// Tests before this one have pulled the images. Pods' times are told in whole seconds.
 #[test]
 #[ignore = "make test-install"]
 fn helm_waits_hardly_longer_than_the_pods_need() {

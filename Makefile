@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package plugin krew sbom test-dashboard lint-ui test-ui test-install test-runtimes test-faults test-abuse test-gate test-peers test-workloads bench-workloads bench-plugin bench-real-gate bench-peers sim sim-mutations fuzz soak \
+.PHONY: help setup demo test kind-demo lint unit chart generated generate images cluster install e2e package release-dry-run plugin krew sbom test-dashboard lint-ui test-ui test-install test-runtimes test-faults test-abuse test-gate test-peers test-workloads bench-workloads bench-plugin bench-real-gate bench-peers sim sim-mutations fuzz soak \
 	bench-engine bench-peers-model bench-queue bench-guard bench-start bench-real bench-real-big bench-real-install bench-fleet bench-inside \
 	deploy-using-yaml remove-kubefledged update down test-vectors test-status
 
@@ -55,12 +55,16 @@ demo: setup cluster install ## Start a local cluster, install the chart, and run
 test: setup lint unit test-status sim chart generated cluster install e2e ## Run everything that CI runs
 	@echo "== make test passed"
 
-lint: ## Check formatting and clippy, and build each pure crate alone
+kind-demo: ## Run the README's quick start on kind; needs Docker, kind, kubectl and Helm
+	bash -euxo pipefail -c "$$(hack/blocks README.md kind-build; hack/blocks README.md kind)"
+
+lint: ## Check formatting, clippy and the workflows, and build each pure crate alone
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets --target $(TARGET) -- -D warnings
 	for crate in image api-types engine queue; do \
 	  $(CARGO) check --quiet --locked --package kubefledged-$$crate --target $(TARGET); done
 	hack/pure
+	hack/tool actionlint -shellcheck= -pyflakes=
 	@find crates -name '*.rs' -exec wc -l {} + | awk '$$2 != "total" && $$1 > 450 {print $$2 ": " $$1 " lines, more than 450: split it"; long = 1} END {exit long}'
 
 unit: ## Run the unit tests and whole-process tests
@@ -180,6 +184,9 @@ plugin: ## Build the kubectl plugin and copy it to PLUGIN_DIR=~/.local/bin, with
 	$(CARGO) build --locked --release --target $(TARGET) --package kubectl-fledged
 	install -d $(PLUGIN_DIR)
 	install target/$(TARGET)/release/kubectl-fledged crates/kubectl-fledged/kubectl_complete-fledged $(PLUGIN_DIR)
+
+release-dry-run: ## Build everything that a release publishes in dist/, and print it with its digests
+	hack/release dry-run $(PROFILE)
 
 krew: ## Write dist/fledged.yaml, the plugin's krew manifest, for the archives dist/kubectl-fledged_*.tar.gz
 	hack/krew

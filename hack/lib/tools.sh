@@ -2,8 +2,10 @@
 # What the machine must have, and the programs built for the cluster. Sourced by hack/cluster.
 
 KUBERNETES_VERSION=v1.34.4
+# shellcheck disable=SC2034 # hack/cluster reads it
 PACKAGES=(apache2-utils busybox-static conntrack containerd containernetworking-plugins docker-registry ethtool iproute2 iptables jq
     openssl runc skopeo socat)
+# shellcheck disable=SC2034 # runtime.sh reads it
 CRIO_PACKAGES=(conmon make)
 
 check_root() { ((EUID == 0)) || die "namespaces and mounts need root; run: sudo -E hack/cluster ..."; }

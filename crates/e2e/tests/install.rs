@@ -21,9 +21,6 @@ fn bare() -> Cluster {
     let cluster = Cluster::default();
     cluster.bare().expect(OWN);
     cluster
-        .kubectl("label node n2 tier=backend --overwrite")
-        .unwrap();
-    cluster
 }
 
 #[test]

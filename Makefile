@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test kind-demo lint unit chart generated generate images cluster install e2e package release-dry-run plugin krew sbom test-dashboard lint-ui test-ui test-install test-runtimes test-faults test-abuse test-gate test-peers test-workloads bench-workloads bench-plugin bench-real-gate bench-peers sim sim-mutations fuzz soak \
+.PHONY: help setup demo test kind-demo lint unit chart generated generate images cluster install e2e package test-arm64 release-dry-run plugin krew sbom test-dashboard lint-shell lint-ui test-ui test-install test-runtimes test-faults test-abuse test-gate test-peers test-workloads bench-workloads bench-plugin bench-real-gate bench-peers sim sim-mutations fuzz soak \
 	bench-engine bench-peers-model bench-queue bench-guard bench-start bench-real bench-real-big bench-real-install bench-fleet bench-inside \
 	deploy-using-yaml remove-kubefledged update down test-vectors test-status
 
@@ -131,6 +131,9 @@ test-dashboard: setup ## Run the dashboard's queries in a Prometheus that scrape
 	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test dashboard -- --ignored; \
 	$(CARGO) run --quiet --locked --target $(TARGET) --package kubefledged-bench --bin dashboard -- $$KUBEFLEDGED_DASHBOARD docs/dashboard.svg
 
+lint-shell: ## Lint the shell scripts (Debian's package shellcheck)
+	git grep -lE '^#!(/usr/bin/env bash|/bin/sh)|^# shellcheck shell=bash' | xargs shellcheck --external-sources --source-path=SCRIPTDIR --severity=warning
+
 lint-ui: ## Lint the page of `kubectl fledged ui` with Biome (an npm package)
 	command -v npm >/dev/null || { echo "install Debian's package npm" >&2; exit 1; }
 	npm exec --yes @biomejs/biome@2.3.8 -- lint --error-on-warnings --skip=suspicious/noRedundantUseStrict crates/kubectl-fledged/ui
@@ -184,6 +187,9 @@ plugin: ## Build the kubectl plugin and copy it to PLUGIN_DIR=~/.local/bin, with
 	$(CARGO) build --locked --release --target $(TARGET) --package kubectl-fledged
 	install -d $(PLUGIN_DIR)
 	install target/$(TARGET)/release/kubectl-fledged crates/kubectl-fledged/kubectl_complete-fledged $(PLUGIN_DIR)
+
+test-arm64: ## Build images for arm64, and run their binaries and tests of the puller by qemu
+	hack/test-arm64 $(PROFILE)
 
 release-dry-run: ## Build everything that a release publishes in dist/, and print it with its digests
 	hack/release dry-run $(PROFILE)

@@ -39,6 +39,24 @@ fn every_shell_block_of_the_readme_and_the_installation_guide_runs_as_it_stands(
     bare();
 }
 
+/// What `.github/workflows/kind.yml` runs on clusters that are not ours.
+#[test]
+#[ignore = "make test-install"]
+fn the_walkthrough_for_other_clusters_succeeds_on_this_one() {
+    let cluster = bare();
+    cluster.install_chart("").unwrap();
+    let said = cluster
+        .shell(
+            "kubectl create -f deploy/kubefledged-imagecache.yaml
+             kubectl wait --for=condition=Ready ic/imagecache1 -n kube-fledged --timeout=120s
+             kubectl get ic -n kube-fledged
+             hack/walkthrough",
+        )
+        .unwrap();
+    println!("{said}");
+    cluster.bare().unwrap();
+}
+
 #[test]
 #[ignore = "make test-install"]
 fn the_api_server_takes_every_manifest() {

@@ -102,10 +102,7 @@ fn the_documents_name_the_images_of_this_version() {
     for path in ["README.md", "docs/install.md"] {
         let text = read(path);
         for part in ["controller", "webhook", "puller", "$name"] {
-            for rest in text
-                .split(&format!("ghcr.io/kubefledged/{part}:"))
-                .skip(1)
-            {
+            for rest in text.split(&format!("ghcr.io/kubefledged/{part}:")).skip(1) {
                 assert!(rest.starts_with(version), "{path}: {part}");
                 named += 1;
             }

@@ -91,7 +91,10 @@ fn actions_are_pinned_by_commit() {
             let (commit, version) = rest.split_once(" # v").expect(action);
             assert_eq!(commit.len(), 40, "{name} in {}", path.display());
             assert!(commit.chars().all(|c| c.is_ascii_hexdigit()), "{action}");
-            assert!(version.starts_with(|c: char| c.is_ascii_digit()), "{action}");
+            assert!(
+                version.starts_with(|c: char| c.is_ascii_digit()),
+                "{action}"
+            );
             pinned += 1;
         }
     }

@@ -44,18 +44,6 @@ fn the_readme_shows_the_measured_time_and_api_writes() {
     assert_eq!(crictl[1..], ["1", "0"]);
 }
 
-#[test]
-fn the_readme_shows_the_measured_start_of_a_pod() {
-    let (readme, performance) = (read("README.md"), read("docs/performance.md"));
-    let shown = row(
-        &readme,
-        "start of a pod with an image of 300 MB, at 100 Mbit/s",
-    );
-    let measured = between(&performance, "<!-- start -->", "<!-- /start -->");
-    assert_eq!(shown[1], row(measured, "not on the node")[1]);
-    assert_eq!(shown[2], row(measured, "on the node, by an ImageCache")[1]);
-}
-
 /// Blocks of commands in a document: what follows `sh` in their first line, and their text.
 fn blocks(text: &str) -> Vec<(String, String)> {
     let begins = text.split("\n```sh").skip(1);

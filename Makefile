@@ -2,12 +2,13 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit chart generated generate images cluster install e2e package plugin krew sbom test-dashboard lint-ui test-ui test-install test-runtimes test-versions test-faults test-abuse test-gate test-peers test-workloads bench-workloads bench-plugin bench-real-gate bench-peers sim sim-mutations fuzz soak \
+.PHONY: help setup demo test kind-demo lint unit chart generated generate images cluster install e2e package test-arm64 release-dry-run plugin krew sbom test-dashboard lint-shell lint-ui test-ui test-install test-runtimes test-versions test-faults test-abuse test-gate test-peers test-workloads bench-workloads bench-plugin bench-real-gate bench-peers sim sim-mutations fuzz soak \
 	bench-engine bench-peers-model bench-queue bench-guard bench-real bench-real-big bench-real-install bench-fleet bench-inside \
 	deploy-using-yaml remove-kubefledged update down test-vectors test-status
 
-ARCH := $(shell uname -m)
-TARGET := $(ARCH)-unknown-linux-gnu
+TARGET := $(shell uname -m)-unknown-linux-gnu
+# Of the images; empty: this machine's.
+ARCH ?=
 CARGO := cargo
 # With CLUSTER_NAME=x in the environment all targets use a local cluster of that name.
 CLUSTER := hack/cluster
@@ -54,12 +55,16 @@ demo: setup cluster install ## Start a local cluster, install the chart, and run
 test: setup lint unit test-status sim chart generated cluster install e2e ## Run everything that CI runs
 	@echo "== make test passed"
 
-lint: ## Check formatting and clippy, and build each pure crate alone
+kind-demo: ## Run the README's quick start on kind; needs Docker, kind, kubectl and Helm
+	bash -euxo pipefail -c "$$(hack/blocks README.md kind-build; hack/blocks README.md kind)"
+
+lint: ## Check formatting, clippy and the workflows, and build each pure crate alone
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets --target $(TARGET) -- -D warnings
 	for crate in image api-types engine queue; do \
 	  $(CARGO) check --quiet --locked --package kubefledged-$$crate --target $(TARGET); done
 	hack/pure
+	hack/tool actionlint -shellcheck= -pyflakes=
 	@find crates -name '*.rs' -exec wc -l {} + | awk '$$2 != "total" && $$1 > 450 {print $$2 ": " $$1 " lines, more than 450: split it"; long = 1} END {exit long}'
 
 unit: ## Run the unit tests and whole-process tests
@@ -101,8 +106,8 @@ generated: ## Fail if a committed file differs from what `make generate` writes
 	diff <($(CHART_README) --dry-run) $(CHART)/README.md || { echo "$(CHART)/README.md is out of date: run make generate" >&2; exit 1; }
 	HELM="$(HELM)" deploy/generate --check
 
-images: ## Build static binaries and their images in dist/ (PROFILE=dev builds faster and larger)
-	hack/images $(PROFILE)
+images: ## Build static binaries and their images in dist/ (PROFILE=dev builds faster and larger; ARCH=arm64 builds for the other architecture)
+	hack/images $(PROFILE) $(ARCH)
 
 cluster: ## Start the local cluster with two nodes, unless it is up
 	$(CLUSTER) up
@@ -129,6 +134,9 @@ test-dashboard: setup ## Run the dashboard's queries in a Prometheus that scrape
 	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test dashboard -- --ignored; \
 	$(CARGO) run --quiet --locked --target $(TARGET) --package kubefledged-bench --bin dashboard -- $$KUBEFLEDGED_DASHBOARD docs/dashboard.svg
 
+lint-shell: ## Lint the shell scripts (Debian's package shellcheck)
+	git grep -lE '^#!(/usr/bin/env bash|/bin/sh)|^# shellcheck shell=bash' | xargs shellcheck --external-sources --source-path=SCRIPTDIR --severity=warning
+
 lint-ui: ## Lint the page of `kubectl fledged ui` with Biome (an npm package)
 	command -v npm >/dev/null || { echo "install Debian's package npm" >&2; exit 1; }
 	npm exec --yes @biomejs/biome@2.3.8 -- lint --error-on-warnings --skip=suspicious/noRedundantUseStrict crates/kubectl-fledged/ui
@@ -141,7 +149,7 @@ test-ui: lint-ui ## Lint and test the page of `kubectl fledged ui` in headless C
 
 test-install: images ## Test installing, upgrading, moving over and uninstalling, on a local cluster of its own
 	export CLUSTER_NAME=install; trap '$(CLUSTER) down' EXIT; \
-	$(CLUSTER) down; $(CLUSTER) up --runtime containerd,containerd2; hack/default-images; \
+	$(CLUSTER) down; $(CLUSTER) up --runtime containerd,containerd2 --disk 2G; hack/publish; \
 	$(CARGO) test --locked --no-fail-fast --target $(TARGET) --package kubefledged-e2e --test install --test upgrade --test gitops --test migrate -- --test-threads=1 --ignored --nocapture
 
 test-faults: images ## Test with real faults, in a cluster of its own with three nodes: FAULTS_SECONDS=600, FAULTS_SEED=...
@@ -182,6 +190,12 @@ plugin: ## Build the kubectl plugin and copy it to PLUGIN_DIR=~/.local/bin, with
 	$(CARGO) build --locked --release --target $(TARGET) --package kubectl-fledged
 	install -d $(PLUGIN_DIR)
 	install target/$(TARGET)/release/kubectl-fledged crates/kubectl-fledged/kubectl_complete-fledged $(PLUGIN_DIR)
+
+test-arm64: ## Build images for arm64, and run their binaries and tests of the puller by qemu
+	hack/test-arm64 $(PROFILE)
+
+release-dry-run: ## Build everything that a release publishes in dist/, and print it with its digests
+	hack/release dry-run $(PROFILE)
 
 krew: ## Write dist/fledged.yaml, the plugin's krew manifest, for the archives dist/kubectl-fledged_*.tar.gz
 	hack/krew

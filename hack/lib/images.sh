@@ -9,10 +9,13 @@ DEMO_ARTIFACTS=("$PLAIN/demo/model:1.0" "$PLAIN/demo/prompt:1.0")
 push_test_images() {
     local name
     provide_image "$PAUSE_IMAGE" fill_pause
-    for name in "${DEMO_IMAGES[@]}"; do provide_image "$name" fill_demo; done
+    for name in "${DEMO_IMAGES[@]}" $(sample_images); do provide_image "$name" fill_demo; done
     for name in "${DEMO_ARTIFACTS[@]}"; do provide_image "$name" fill_artifact; done
     say "the test images are in the registries"
 }
+
+# The public images of the sample ImageCache, under their own names. Their content is ours.
+sample_images() { sed -n 's/^ *- \([a-z.]*\/[^ ]*:[^ ]*\)$/\1/p' "$HACK/../deploy/kubefledged-imagecache.yaml"; }
 
 push_bench_images() {
     local i

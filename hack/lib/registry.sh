@@ -57,11 +57,15 @@ registry_log() {
 
 # registry_of NAME: the address behind an image's name, or failure when it is in neither registry.
 registry_of() {
+    local host
     case $1 in
-    "$PLAIN"/*) echo 10.77.0.1:5000 ;;
-    "$PRIVATE"/*) echo 10.77.0.1:5001 ;;
-    *) return 1 ;;
+    "$PLAIN"/*) echo 10.77.0.1:5000 && return ;;
+    "$PRIVATE"/*) echo 10.77.0.1:5001 && return ;;
     esac
+    for host in "${PUBLIC[@]}"; do
+        if [[ $1 == "$host"/* ]]; then echo 10.77.0.1:5000 && return; fi
+    done
+    return 1
 }
 
 in_registry() { in_network 1 skopeo --insecure-policy "$@"; }

@@ -7,6 +7,7 @@
 #   crio          CRI-O 1.34, built from hack/tools/crio
 
 RUNTIMES=(containerd containerd2 containerd24 crio)
+# shellcheck disable=SC2034 # hack/cluster reads it
 DEFAULT_RUNTIMES=containerd24,containerd # the newest, and the oldest that kubefledged supports
 REGISTRIES=("$PLAIN" "$PRIVATE" "$DOWN" "$FAULTY")
 
@@ -171,14 +172,18 @@ CONFIG
 # Plain HTTP under the registry's own name: credentials are sent only to the host that they are for.
 write_containerd_registries() {
     local registry
-    for registry in "${REGISTRIES[@]}"; do
-        mkdir -p "$1/containerd/certs.d/$registry"
-        cat >"$1/containerd/certs.d/$registry/hosts.toml" <<HOSTS
-server = "http://$registry"
-[host."http://$registry"]
+    for registry in "${REGISTRIES[@]}"; do write_containerd_registry "$1" "$registry" "$registry"; done
+    for registry in "${PUBLIC[@]}"; do write_containerd_registry "$1" "$registry" "$PLAIN"; done
+}
+
+# write_containerd_registry ETC NAME HOST: images of registry NAME come from HOST.
+write_containerd_registry() {
+    mkdir -p "$1/containerd/certs.d/$2"
+    cat >"$1/containerd/certs.d/$2/hosts.toml" <<HOSTS
+server = "http://$3"
+[host."http://$3"]
   capabilities = ["pull", "resolve"]
 HOSTS
-    done
 }
 
 # All that it would otherwise keep outside of the node's own directories is named here.
@@ -220,6 +225,9 @@ CONFIG
     for registry in "${REGISTRIES[@]}"; do
         printf '[[registry]]\nlocation = "%s"\ninsecure = true\n' "$registry"
     done >"$etc/containers/registries.conf"
+    for registry in "${PUBLIC[@]}"; do
+        printf '[[registry]]\nprefix = "%s"\nlocation = "%s"\ninsecure = true\n' "$registry" "$PLAIN"
+    done >>"$etc/containers/registries.conf"
 }
 
 start_runtime() {

@@ -2,8 +2,10 @@
 # What the machine must have, and the programs built for the cluster. Sourced by hack/cluster.
 
 KUBERNETES=1.37 # unless `up --kubernetes` names another; hack/tools/kubernetes-* pin them
+# shellcheck disable=SC2034 # hack/cluster reads it
 PACKAGES=(apache2-utils busybox-static conntrack containerd containernetworking-plugins docker-registry ethtool iproute2 iptables jq
     openssl runc skopeo socat)
+# shellcheck disable=SC2034 # runtime.sh reads it
 CRIO_PACKAGES=(conmon make)
 
 check_root() { ((EUID == 0)) || die "namespaces and mounts need root; run: sudo -E hack/cluster ..."; }
@@ -17,7 +19,7 @@ check_machine() {
     esac
     [[ -f /etc/debian_version ]] || die "this needs Debian or Ubuntu for its packages; on another system run it in a Debian 12 virtual machine"
     check_go
-    command -v cargo >/dev/null || die "cargo is missing; install it as https://rustup.rs says"
+    command -v cargo >/dev/null || die "cargo is missing; run: make setup"
     for pid in $(host_processes kubelet) $(host_processes containerd); do
         die "$(cat "/proc/$pid/comm") (pid $pid) already runs on this machine and would be disturbed; stop it with: systemctl stop docker containerd kubelet"
     done
@@ -26,10 +28,10 @@ check_machine() {
 
 # helm's module asks for a newer Go than the others; asking in its directory lets Go fetch that toolchain, where that is allowed.
 check_go() {
-    command -v go >/dev/null || die "Go is missing; install Go 1.24 or newer as https://go.dev/doc/install says"
+    command -v go >/dev/null || die "Go is missing; run: make setup"
     local minor
     minor=$(go env GOVERSION | sed -nE 's/^go1\.([0-9]+).*/\1/p')
-    ((${minor:-0} >= 24)) || die "$(go env GOVERSION) is older than Go 1.24; install a newer one as https://go.dev/doc/install says"
+    ((${minor:-0} >= 24)) || die "$(go env GOVERSION) is older than Go 1.24; run: make setup"
     (cd "$HACK/tools/cli" && go version >/dev/null) || die "this Go cannot build hack/tools/cli; let it fetch the toolchain with: go env -w GOTOOLCHAIN=auto"
 }
 

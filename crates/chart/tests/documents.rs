@@ -1,11 +1,11 @@
 //! README.md and ARCHITECTURE.md say what holds: the figures are those that docs/performance.md reports,
-//! and the table of crates names their dependencies.
+//! the commands are run by something, and the table of crates names their dependencies.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, process::Command};
 
-use kubefledged_chart::file;
+use kubefledged_chart::{file, yaml};
 
 const CREATE: &str = "ImageCache, create to Succeeded";
 
@@ -42,6 +42,64 @@ fn the_readme_shows_the_measured_time_and_api_writes() {
     // Times are relative to this row.
     let crictl = row(&readme, "`crictl pull`, two at a time on both nodes");
     assert_eq!(crictl[1..], ["1", "0"]);
+}
+
+/// Blocks of commands in a document: what follows `sh` in their first line, and their text.
+fn blocks(text: &str) -> Vec<(String, String)> {
+    let begins = text.split("\n```sh").skip(1);
+    let blocks = begins.map(|rest| {
+        let (word, rest) = rest.split_once('\n').unwrap();
+        let (block, _) = rest.split_once("\n```\n").unwrap();
+        (word.trim().to_owned(), block.to_owned())
+    });
+    blocks.collect()
+}
+
+/// Blocks without a word are run by `make test-install`. Those of these words are for a machine, a place
+/// or a registry that no test has.
+const NOT_RUN: [&str; 3] = ["clone", "example", "machine"];
+
+#[test]
+fn every_block_of_commands_is_shell_and_is_run_by_a_test() {
+    let runs = read(".github/workflows/kind.yml") + &read("Makefile");
+    // The workflow names the clusters of one step in a matrix.
+    let runs = runs.replace("${{ matrix.cluster }}", "minikube")
+        + &runs.replace("${{ matrix.cluster }}", "k3d");
+    for path in ["README.md", "docs/install.md"] {
+        let blocks = blocks(&read(path));
+        assert!(blocks.len() > 5, "{path}");
+        for (word, block) in blocks {
+            let checked = Command::new("bash").args(["-n", "-c", &block]).status();
+            assert!(checked.unwrap().success(), "{path}: {block}");
+            let run = runs.contains(&format!("hack/blocks {path} {word})"))
+                || runs.contains(&format!("hack/blocks {path} {word};"));
+            let by_install = word.is_empty();
+            assert!(
+                run || by_install || NOT_RUN.contains(&word.as_str()),
+                "{path}: nothing runs ```sh {word}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_documents_name_the_images_of_this_version() {
+    let chart = yaml("charts/kubefledged/Chart.yaml").unwrap();
+    let version = chart["appVersion"].as_str().unwrap();
+    let mut named = 0;
+    for path in ["README.md", "docs/install.md"] {
+        let text = read(path);
+        for part in ["controller", "webhook", "puller", "$name"] {
+            for rest in text.split(&format!("ghcr.io/kubefledged/{part}:")).skip(1) {
+                assert!(rest.starts_with(version), "{path}: {part}");
+                named += 1;
+            }
+        }
+    }
+    assert!(named >= 7, "{named}");
+    let bake = read("docker-bake.hcl");
+    let default = format!(r#"variable "VERSION" {{ default = "{version}" }}"#);
+    assert!(bake.contains(&default), "docker-bake.hcl");
 }
 
 #[test]

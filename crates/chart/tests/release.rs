@@ -75,3 +75,28 @@ fn the_release_pushes_the_images_that_the_chart_names() {
     }
     assert_eq!(pushed.len(), 3);
 }
+
+/// A tag can be moved to another commit; a commit cannot.
+#[test]
+fn actions_are_pinned_by_commit() {
+    let mut pinned = 0;
+    for entry in std::fs::read_dir(file(".github/workflows")).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        for line in text.lines() {
+            let Some((_, action)) = line.split_once("uses: ") else {
+                continue;
+            };
+            let (name, rest) = action.split_once('@').unwrap();
+            let (commit, version) = rest.split_once(" # v").expect(action);
+            assert_eq!(commit.len(), 40, "{name} in {}", path.display());
+            assert!(commit.chars().all(|c| c.is_ascii_hexdigit()), "{action}");
+            assert!(
+                version.starts_with(|c: char| c.is_ascii_digit()),
+                "{action}"
+            );
+            pinned += 1;
+        }
+    }
+    assert!(pinned > 10, "{pinned}");
+}

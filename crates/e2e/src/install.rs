@@ -1,5 +1,5 @@
 //! Installing and removing, for the tests that begin and end with nothing installed. The images are
-//! on the nodes under the chart's default names: `hack/default-images`.
+//! in the cluster's registry, which stands for ghcr.io: `hack/publish`. Nothing is on the nodes beforehand.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,21 +14,12 @@ use crate::{Cluster, demo};
 
 /// The repository.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
-/// The nodes' disk is this machine's, and how full that is is not what is tried: no disk guard.
-const PRELUDE: &str = r#"helm() {
-  case $1 in
-    install | upgrade) command helm "$@" --set puller.diskWatermark=100 ;;
-    *) command helm "$@" ;;
-  esac
-}
-"#;
 
 impl Cluster {
     /// Runs shell commands as a user types them, in the repository; what they said.
     pub fn shell(&self, commands: &str) -> anyhow::Result<String> {
         let output = Command::new(&self.program)
-            .args(["run", "bash", "-euo", "pipefail", "-c"])
-            .arg(format!("{PRELUDE}{commands}"))
+            .args(["run", "bash", "-euo", "pipefail", "-c", commands])
             .current_dir(ROOT)
             .output()
             .context("cannot run hack/cluster")?;

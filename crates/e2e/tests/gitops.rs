@@ -61,7 +61,7 @@ fn after_a_deletion_without_hooks_one_command_of_the_guide_leaves_no_rest() {
     cluster
         .shell(
             "kubectl apply -f deploy/kubefledged-namespace.yaml
-             helm template kubefledged charts/kubefledged -n kube-fledged --no-hooks --kube-version 1.30.0 --set puller.diskWatermark=100 >/tmp/kubefledged-rendered.yaml
+             helm template kubefledged charts/kubefledged -n kube-fledged --no-hooks --kube-version 1.30.0 >/tmp/kubefledged-rendered.yaml
              kubectl apply --server-side -f /tmp/kubefledged-rendered.yaml
              kubectl rollout status -n kube-fledged deployment/kubefledged-controller --timeout=60s
              kubectl rollout status -n kube-fledged deployment/kubefledged-webhook-server --timeout=60s

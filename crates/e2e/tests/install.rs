@@ -21,9 +21,6 @@ fn bare() -> Cluster {
     let cluster = Cluster::default();
     cluster.bare().expect(OWN);
     cluster
-        .kubectl("label node n2 tier=backend --overwrite")
-        .unwrap();
-    cluster
 }
 
 #[test]
@@ -40,6 +37,24 @@ fn every_shell_block_of_the_readme_and_the_installation_guide_runs_as_it_stands(
         }
     }
     bare();
+}
+
+/// What `.github/workflows/kind.yml` runs on clusters that are not ours.
+#[test]
+#[ignore = "make test-install"]
+fn the_walkthrough_for_other_clusters_succeeds_on_this_one() {
+    let cluster = bare();
+    cluster.install_chart("").unwrap();
+    let said = cluster
+        .shell(
+            "kubectl create -f deploy/kubefledged-imagecache.yaml
+             kubectl wait --for=condition=Ready ic/imagecache1 -n kube-fledged --timeout=120s
+             kubectl get ic -n kube-fledged
+             hack/walkthrough",
+        )
+        .unwrap();
+    println!("{said}");
+    cluster.bare().unwrap();
 }
 
 #[test]
@@ -163,11 +178,6 @@ fn an_uninstall_whose_job_cannot_run_deletes_nothing_and_the_guide_helps() {
 fn without_helm_what_was_applied_goes_without_a_rest() {
     let cluster = bare();
     cluster.shell("make deploy-using-yaml").unwrap();
-    // The nodes' disk is this machine's: no disk guard.
-    cluster
-        .shell("kubectl get daemonset kubefledged-puller -n kube-fledged -o json | sed s/--disk-watermark=80/--disk-watermark=100/ | kubectl apply -f -
-                kubectl rollout status daemonset/kubefledged-puller -n kube-fledged --timeout=60s")
-        .unwrap();
     cluster.pinned_cache().unwrap();
     // As often as one likes.
     cluster.shell("make update").unwrap();
@@ -342,7 +352,7 @@ fn starts(cluster: &Cluster) -> Vec<(String, i64)> {
     .collect()
 }
 
-/// The images are on the nodes. Pods' times are told in whole seconds.
+/// Tests before this one have pulled the images. Pods' times are told in whole seconds.
 #[test]
 #[ignore = "make test-install"]
 fn helm_waits_hardly_longer_than_the_pods_need() {

@@ -115,11 +115,7 @@ impl World {
             Scenario::Caches => Ok(vec![self.many_caches().await?]),
             Scenario::Rewrites => Ok(vec![self.rewrites(images).await?]),
             Scenario::Plugin => self.plugin(images).await,
-            Scenario::Workloads => {
-                let rows = self.workloads().await?;
-                self.clear_workloads().await?;
-                Ok(rows)
-            }
+            Scenario::Workloads => self.workloads().await,
             Scenario::Growth | Scenario::Soak => Ok(Vec::new()),
         }
     }

@@ -10,7 +10,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use kubefledged_api_types::{
     CacheSpecEntry, ImageCache, ImageCacheSpec, ImageSource, WorkloadSource,
@@ -72,6 +72,7 @@ impl World {
         Ok(rows)
     }
 
+    /// They stay: the API server needs minutes to remove so many at once, and no other scenario reads them.
     async fn create_workloads(&self) -> anyhow::Result<()> {
         let client = self.cluster.client();
         let accounts: Api<ServiceAccount> = Api::default_namespaced(client.clone());
@@ -164,18 +165,6 @@ impl World {
             tokio::time::sleep_until(start + Duration::from_secs(second + 1)).await;
         }
         Ok(String::new())
-    }
-
-    /// Removes all workloads.
-    pub async fn clear_workloads(&self) -> anyhow::Result<()> {
-        let client = self.cluster.client();
-        let all = ListParams::default();
-        let now = DeleteParams::default().grace_period(0);
-        let pods: Api<Pod> = Api::default_namespaced(client.clone());
-        pods.delete_collection(&now, &all).await?;
-        let deployments: Api<Deployment> = Api::default_namespaced(client);
-        deployments.delete_collection(&now, &all).await?;
-        Ok(())
     }
 }
 

@@ -71,6 +71,8 @@ make_network() {
     in_switch ip link add "s$n" type veth peer name eth0 netns "$NS/n$n.net"
     in_switch ip link set "s$n" master br0 up
     in_network "$n" ip link set lo up
+    # Another node may have had this address a moment ago: the others learn the new link address at once.
+    in_network "$n" sh -c 'echo 1 >/proc/sys/net/ipv4/conf/all/arp_notify'
     in_network "$n" ip addr add "10.77.0.$n/24" dev eth0
     in_network "$n" ip link set eth0 up
     for ((m = 1; m <= MAX_NODES; m++)); do

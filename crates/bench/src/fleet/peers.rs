@@ -44,7 +44,7 @@ impl Fleet {
         };
         let bytes = &self.counters.peer_bytes;
         bytes.fetch_add(taken.bytes, Ordering::Relaxed);
-        Some(seen(begun, even.max(odd)))
+        Some(noticed(begun, even.max(odd)))
     }
 
     /// When half of an image has come from a node.
@@ -87,7 +87,7 @@ impl Fleet {
 }
 
 /// When the runtime, which looks since `begun`, sees a layer that comes at `arrival`; with the mean of each pause.
-fn seen(begun: Instant, arrival: Instant) -> Instant {
+fn noticed(begun: Instant, arrival: Instant) -> Instant {
     let (mut pause, last) = LOOKS;
     let mut at = begun;
     while at < arrival {

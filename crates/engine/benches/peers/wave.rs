@@ -120,7 +120,7 @@ impl Holdings for Seen {
 }
 
 /// When the runtime, which looks since `begun`, sees a layer that has come at `now`; with the mean of each pause.
-fn seen(begun: f64, now: f64) -> f64 {
+fn noticed(begun: f64, now: f64) -> f64 {
     let (mut pause, last) = LOOKS;
     let mut at = begun;
     while at < now {
@@ -364,7 +364,7 @@ impl Wave {
             if running.answers.is_none() && running.pull.is_done() {
                 let parents = running.pull.parents;
                 let begun = running.pull.begun;
-                running.answers = Some(parents.map_or(self.now, |_| seen(begun, self.now)));
+                running.answers = Some(parents.map_or(self.now, |_| noticed(begun, self.now)));
             }
         }
         self.held = seen.held;

@@ -19,6 +19,8 @@ use crate::{
 
 /// CRI knows that long after containerd that a name is gone, at most.
 const UNTAGGED: Duration = Duration::from_secs(5);
+/// What containerd 1.6 says of an artifact.
+const REFUSED_ARTIFACT: &str = "mismatched image rootfs and manifest layers";
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -82,7 +84,10 @@ impl Node {
         let answer = match call {
             Call::Inspect(name) => Answer::Inspected(self.inspect(name).await.map_err(error)),
             Call::Pull(name, _, sharing) => {
-                let pulled = self.pull(name, credential, &sharing).await;
+                let pulled = self.pull(name.clone(), credential, &sharing).await;
+                if let Err(status) = &pulled {
+                    self.clear_refused(&name, status).await;
+                }
                 Answer::Pulled(pulled.map_err(error))
             }
             Call::Containers => Answer::Containers(cri.containers().await.map_err(error)),
@@ -131,12 +136,26 @@ impl Node {
         Ok(image.is_some_and(|image| self.marks.has(&name, &image.id)))
     }
 
+    /// containerd 1.6 refuses an artifact when it has registered its name already: the name would count as present.
+    async fn clear_refused(&self, name: &str, status: &Status) {
+        if !status.message().contains(REFUSED_ARTIFACT) {
+            return;
+        }
+        if let Err(status) = self.untag_name(name, &[]).await {
+            let error = status.message();
+            tracing::warn!(
+                image = name,
+                error,
+                "a refused artifact may count as present"
+            );
+        }
+    }
+
     /// Removes a name alone. CRI learns of it by an event of containerd, a moment later.
-    async fn untag(&self, untag: Untag) -> Result<(), Status> {
-        let Untag { id, name, wanted } = untag;
-        self.containerd.untag(&name, &wanted).await?;
+    async fn untag_name(&self, name: &str, wanted: &[String]) -> Result<(), Status> {
+        self.containerd.untag(name, wanted).await?;
         let end = Instant::now() + UNTAGGED;
-        while self.cri.inspect(name.clone()).await?.is_some() {
+        while self.cri.inspect(name.to_owned()).await?.is_some() {
             if Instant::now() > end {
                 return Err(Status::deadline_exceeded(format!(
                     "CRI still has {name}, which containerd removed"
@@ -144,6 +163,13 @@ impl Node {
             }
             tokio::time::sleep(LOOK).await;
         }
+        Ok(())
+    }
+
+    /// Removes a name of an id that has others.
+    async fn untag(&self, untag: Untag) -> Result<(), Status> {
+        let Untag { id, name, wanted } = untag;
+        self.untag_name(&name, &wanted).await?;
         let left = self.cri.inspect(id.clone()).await?.unwrap_or_default();
         let other = left.tags.into_iter().chain(left.digests).next();
         match other {

@@ -152,6 +152,7 @@ impl Runtime {
             digests: held.digests.iter().map(shown).collect(),
             size: held.layers.iter().map(|(_, size)| size << 20).sum(),
             pinned: self.pinned(held, now),
+            unmountable: false,
         })
     }
 

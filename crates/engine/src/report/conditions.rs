@@ -421,6 +421,12 @@ fn cause(model: &Model, cache: &Cache, causes: &Causes<'_>) -> (Degraded, String
             "images that are no longer desired may stay on nodes that did not answer for 24h";
         return (Degraded::RemovalAbandoned, text.to_owned());
     }
+    unsupported(cache)
+}
+
+/// What the container runtimes of nodes cannot do.
+fn unsupported(cache: &Cache) -> (Degraded, String) {
+    let flagged = |flag| cache.nodes.counts.flagged(flag);
     if flagged(Flags::UNPINNABLE) > 0 {
         let text = format!(
             "the container runtime of {} nodes does not let us protect images",

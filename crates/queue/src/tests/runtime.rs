@@ -36,10 +36,7 @@ impl Node {
                 }
                 Answer::Removed(answer)
             }
-            Call::Untag(Untag { name, .. }) => {
-                self.untag(&name);
-                Answer::Removed(self.removals.clone())
-            }
+            Call::Untag(Untag { name, .. }) => self.untag(&name),
             Call::FsInfo => Answer::Disk(self.disk.clone()),
             Call::Pins => {
                 let answer = self.pins_answer.clone();
@@ -76,11 +73,12 @@ impl Node {
     }
 
     /// containerd's own interface removes a name, and the other names of its id stay.
-    fn untag(&mut self, name: &str) {
+    fn untag(&mut self, name: &str) -> Answer {
         self.images.remove(name);
         for image in self.images.values_mut() {
             image.tags.retain(|tag| tag != name);
         }
+        Answer::Removed(Ok(()))
     }
 
     /// CRI-O removes a name, and the image with its id.

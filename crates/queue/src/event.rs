@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::sharing::{Progress, Sharing, Sources, Transfer};
+use crate::{
+    facts::{Container, Disk, Image, RuntimeFacts, Support},
+    sharing::{Progress, Sharing, Sources, Transfer},
+};
 
 /// One request and its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -121,72 +124,6 @@ pub enum Event {
     Answered(CallId, Answer),
     /// The runtime is known now, or is another.
     Runtime(RuntimeFacts),
-}
-
-/// Whether something can be done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Support {
-    /// Not tried yet.
-    #[default]
-    Unknown,
-    /// It can.
-    Yes,
-    /// It cannot.
-    No,
-}
-
-/// What decides about a node's runtime.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RuntimeFacts {
-    /// How it removes.
-    pub runtime: Runtime,
-    /// Never removed.
-    pub sandbox_image: Option<String>,
-    /// Whether images can be pinned; where it is unknown, the first pin tries.
-    pub pins: Support,
-    /// Whether the bytes of a pull can be seen arriving.
-    pub progress: bool,
-    /// Whether layers can be taken from other nodes and handed on.
-    pub peers: Support,
-    /// Whether a name can be removed alone, although other names have the same id.
-    pub untags: bool,
-}
-
-/// The file system that holds the images.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Disk {
-    /// All of it, in bytes.
-    pub capacity: u64,
-    /// Free for us, in bytes.
-    pub available: u64,
-    /// All of its inodes; 0: it has no fixed number of them.
-    pub inodes: u64,
-    /// Inodes free for us.
-    pub inodes_free: u64,
-}
-
-/// An image as the runtime knows it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Image {
-    /// Its id; with or without `sha256:`, as the runtime writes it.
-    pub id: String,
-    /// Its names with tags.
-    pub tags: Vec<String>,
-    /// Its names with digests.
-    pub digests: Vec<String>,
-    /// In bytes, as the runtime counts them.
-    pub size: u64,
-    /// Protected from garbage collection.
-    pub pinned: bool,
-    /// A volume of it would be empty.
-    pub unmountable: bool,
-}
-
-/// A container in any state, as far as it keeps an image.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Container {
-    /// Whatever the runtime says of its image: id, reference, name.
-    pub image: Vec<String>,
 }
 
 /// A runtime call that failed.
@@ -447,16 +384,4 @@ pub enum Command {
     Overloaded(StreamId),
     /// Nothing more comes.
     Done(StreamId),
-}
-
-/// How a runtime removes images.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Runtime {
-    /// Removes an image with all its names, in use or pinned, silently.
-    #[default]
-    Containerd,
-    /// Removes a name; the data goes with the bare id.
-    Crio,
-    /// Removes by id.
-    Docker,
 }

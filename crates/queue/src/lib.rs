@@ -8,6 +8,7 @@
 mod classify;
 mod disk;
 mod event;
+mod facts;
 mod intent;
 mod pins;
 mod queue;
@@ -20,10 +21,11 @@ mod tests;
 pub use classify::{Class, Remedy, classify, without_signatures};
 pub use disk::{full, lacks_room};
 pub use event::{
-    Answer, Authority, Call, CallError, CallId, Checked, Command, Container, CredentialId, Disk,
-    Event, Image, Mark, PinResult, Policy, PullOutcome, PullRequest, PullResult, RemoveOutcome,
-    RemoveResult, Report, Retention, Runtime, RuntimeFacts, StreamId, Support, Untag,
+    Answer, Authority, Call, CallError, CallId, Checked, Command, CredentialId, Event, Mark,
+    PinResult, Policy, PullOutcome, PullRequest, PullResult, RemoveOutcome, RemoveResult, Report,
+    Retention, StreamId, Untag,
 };
+pub use facts::{Container, Disk, Image, Runtime, RuntimeFacts, Support};
 pub use queue::{PullRow, PullState, Queue, Settings, Totals};
 pub use sharing::{Bytes, Peer, Peers, Progress, Sharing, Sources, Transfer};
 pub use task::LONG_PULL;

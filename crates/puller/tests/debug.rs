@@ -135,10 +135,7 @@ async fn the_disk_is_shown_with_the_guards_watermark_and_what_it_would_do_now() 
 
 #[tokio::test]
 async fn whoever_looks_at_a_running_pull_sees_the_bytes_of_this_moment() {
-    let runtime = FakeRuntime::containerd(Native::WithoutPins).unwrap();
-    let socket = runtime.socket();
-    let flags = ["--cri-socket-path", socket.to_str().unwrap()];
-    let mut puller = Puller::beside(runtime, &flags).await;
+    let mut puller = Puller::containerd(Native::WithoutPins, &[]).await;
     puller.runtime.block(A);
     let mut pulling = puller.pull(1, vec![image(A)]).await;
     pulling.accepted().await;

@@ -11,15 +11,9 @@ use kubefledged_proto::puller::{
     GetInfoRequest, ImagePull, PinResult, PullOutcome, PullPolicy, PullResult, RemoveImagesRequest,
     RemoveOutcome, RemoveResult, Retention, Support, remove_images_response::Event,
 };
-use kubefledged_testkit::{Call, FakeRuntime, Native};
+use kubefledged_testkit::{Call, Native};
 
 const A: &str = "registry.test/team/a:1";
-
-async fn start(native: Native) -> Puller {
-    let runtime = FakeRuntime::containerd(native).unwrap();
-    let socket = runtime.socket();
-    Puller::beside(runtime, &["--cri-socket-path", socket.to_str().unwrap()]).await
-}
 
 fn pinned(name: &str) -> ImagePull {
     ImagePull {
@@ -54,7 +48,7 @@ async fn remove(puller: &mut Puller, request: RemoveImagesRequest) -> Vec<Remove
 
 #[tokio::test]
 async fn a_pinned_image_shows_as_pinned_and_as_ours() {
-    let mut puller = start(Native::WithPins).await;
+    let mut puller = Puller::containerd(Native::WithPins, &[]).await;
     assert_eq!(pin_support(&mut puller).await, Support::Unknown);
     let outcomes = puller.pull(1, vec![pinned(A)]).await.outcomes().await;
     assert_eq!(outcomes[0].result(), PullResult::Pulled);
@@ -69,7 +63,7 @@ async fn a_pinned_image_shows_as_pinned_and_as_ours() {
 
 #[tokio::test]
 async fn where_labels_have_no_effect_the_image_is_pulled_and_the_pin_refused_in_words() {
-    let mut puller = start(Native::WithoutPins).await;
+    let mut puller = Puller::containerd(Native::WithoutPins, &[]).await;
     let b = "registry.test/team/b:1";
     let outcomes = puller.pull(1, vec![pinned(A)]).await.outcomes().await;
     assert_eq!(outcomes[0].result(), PullResult::Pulled);
@@ -87,7 +81,7 @@ async fn where_labels_have_no_effect_the_image_is_pulled_and_the_pin_refused_in_
 
 #[tokio::test]
 async fn a_runtime_without_containerds_interface_is_not_even_tried() {
-    let mut puller = start(Native::None).await;
+    let mut puller = Puller::containerd(Native::None, &[]).await;
     assert_eq!(pin_support(&mut puller).await, Support::No);
     let outcomes = puller.pull(1, vec![pinned(A)]).await.outcomes().await;
     assert_eq!(outcomes[0].pin(), PinResult::Unsupported);
@@ -96,7 +90,7 @@ async fn a_runtime_without_containerds_interface_is_not_even_tried() {
 
 #[tokio::test]
 async fn a_tag_that_moved_takes_the_pin_along() {
-    let mut puller = start(Native::WithPins).await;
+    let mut puller = Puller::containerd(Native::WithPins, &[]).await;
     let first = puller.pull(1, vec![pinned(A)]).await.outcomes().await;
     puller.runtime.move_tag(A);
     let refresh = ImagePull {
@@ -115,7 +109,7 @@ async fn a_tag_that_moved_takes_the_pin_along() {
 
 #[tokio::test]
 async fn our_pin_goes_before_the_image_does_or_alone() {
-    let mut puller = start(Native::WithPins).await;
+    let mut puller = Puller::containerd(Native::WithPins, &[]).await;
     let b = "registry.test/team/b:1";
     let outcomes = puller.pull(1, vec![pinned(A), pinned(b)]).await;
     let outcomes = outcomes.outcomes().await;
@@ -141,7 +135,7 @@ async fn our_pin_goes_before_the_image_does_or_alone() {
 /// containerd takes in the label of a CRI image asynchronously.
 #[tokio::test]
 async fn twenty_four_images_are_pinned_although_the_runtime_shows_it_late() {
-    let mut puller = start(Native::WithPins).await;
+    let mut puller = Puller::containerd(Native::WithPins, &[]).await;
     puller.runtime.show_pins_after(Duration::from_secs(2));
     let names: Vec<String> = (0..24)
         .map(|i| format!("registry.test/team/n{i}:1"))

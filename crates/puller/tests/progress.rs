@@ -5,21 +5,14 @@
 mod common;
 
 use common::{Puller, image, request};
-use kubefledged_testkit::{Call, FakeRuntime, Native, eventually};
+use kubefledged_testkit::{Call, Native, eventually};
 
 const A: &str = "registry.test/team/a:1";
 
 #[tokio::test]
 async fn where_no_byte_arrives_for_too_long_the_pull_is_ended_and_says_how_far_it_came() {
-    let runtime = FakeRuntime::containerd(Native::WithoutPins).unwrap();
-    let socket = runtime.socket();
-    let flags = [
-        "--cri-socket-path",
-        socket.to_str().unwrap(),
-        "--no-progress-limit",
-        "1s",
-    ];
-    let mut puller = Puller::beside(runtime, &flags).await;
+    let flags = ["--no-progress-limit", "1s"];
+    let mut puller = Puller::containerd(Native::WithoutPins, &flags).await;
     puller.runtime.block(A);
     puller.runtime.fetch(A, 10, 50);
     let request = request(1, vec![image(A)]);

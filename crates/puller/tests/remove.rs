@@ -6,7 +6,7 @@ use common::{NODE, Puller, authority, image, texts};
 use kubefledged_proto::puller::{
     RemoveImagesRequest, RemoveOutcome, RemoveResult, remove_images_response::Event,
 };
-use kubefledged_testkit::{Call, FakeRuntime, Native, Removal};
+use kubefledged_testkit::{Call, Native, Removal};
 
 const A: &str = "registry.test/team/a:1";
 const B: &str = "registry.test/team/b:1";
@@ -82,10 +82,7 @@ async fn an_image_with_a_name_that_is_not_ours_stays_and_cri_o_takes_our_name_of
 
 #[tokio::test]
 async fn one_of_two_artifacts_goes_from_containerd_and_the_other_stays() {
-    let runtime = FakeRuntime::containerd(Native::WithPins).unwrap();
-    let socket = runtime.socket();
-    let flags = ["--cri-socket-path", socket.to_str().unwrap()];
-    let mut puller = Puller::beside(runtime, &flags).await;
+    let mut puller = Puller::containerd(Native::WithPins, &[]).await;
     puller.runtime.hold_artifact(A);
     puller.runtime.hold_artifact(B);
     let outcomes = puller.remove(1, &[A]).await;

@@ -14,7 +14,9 @@ use kubefledged_proto::puller::{
     puller_service_client::PullerServiceClient, remove_images_response,
 };
 use kubefledged_puller::{app, args::Args};
-use kubefledged_testkit::{Ca, FakeRuntime, Leaf, Removal, SecretDirectory, Usage, eventually};
+use kubefledged_testkit::{
+    Ca, FakeRuntime, Leaf, Native, Removal, SecretDirectory, Usage, eventually,
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -76,6 +78,14 @@ impl Puller {
         let runtime = FakeRuntime::start(removal).unwrap();
         let socket = runtime.socket();
         Self::beside(runtime, &["--cri-socket-path", socket.to_str().unwrap()]).await
+    }
+
+    /// Beside containerd with its own interface.
+    pub async fn containerd(native: Native, more: &[&str]) -> Self {
+        let runtime = FakeRuntime::containerd(native).unwrap();
+        let socket = runtime.socket();
+        let path = ["--cri-socket-path", socket.to_str().unwrap()];
+        Self::beside(runtime, &[&path, more].concat()).await
     }
 
     pub async fn beside(runtime: FakeRuntime, more: &[&str]) -> Self {

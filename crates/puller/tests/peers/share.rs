@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use kubefledged_proto::puller::{ImagePull, Support};
-use kubefledged_testkit::{FakeRuntime, Login, Native};
+use kubefledged_testkit::{Login, Native};
 use tokio::time::sleep;
 
 use crate::{
@@ -220,10 +220,7 @@ async fn a_tag_that_moves_meanwhile_wastes_bytes_and_leaves_nothing() {
 #[tokio::test]
 async fn a_runtime_without_leases_shares_nothing_and_pulls_as_ever() {
     let (world, published) = (World::default(), published(1000));
-    let runtime = FakeRuntime::containerd(Native::None).unwrap();
-    let socket = runtime.socket();
-    let flags = ["--cri-socket-path", socket.to_str().unwrap()];
-    let mut node = Puller::beside(runtime, &flags).await;
+    let mut node = Puller::containerd(Native::None, &[]).await;
     let check = node.check(&[]).await;
     assert_eq!(check.peer_support(), Support::No);
     let request = world.request("n1", &published.digest, &[peer("n9", 9)]);

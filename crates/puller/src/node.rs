@@ -3,7 +3,9 @@
 use std::{path::PathBuf, time::Duration};
 
 use kubefledged_proto::puller::Credential;
-use kubefledged_queue::{Answer, Call, CallError, CallId, Image, RuntimeFacts, Support, Untag};
+use kubefledged_queue::{
+    Answer, Call, CallError, CallId, Image, REFUSED_ARTIFACT, RuntimeFacts, Support, Untag,
+};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
@@ -19,8 +21,6 @@ use crate::{
 
 /// CRI knows that long after containerd that a name is gone, at most.
 const UNTAGGED: Duration = Duration::from_secs(5);
-/// What containerd 1.6 says of an artifact.
-const REFUSED_ARTIFACT: &str = "mismatched image rootfs and manifest layers";
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(50);
 

@@ -9,6 +9,7 @@ use kubefledged_api_types::{names::failure, one_line};
 
 use crate::CallError;
 
+pub use table::REFUSED_ARTIFACT;
 use text::Text;
 
 /// What may help.

@@ -18,7 +18,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-pub use classify::{Class, Remedy, classify, without_signatures};
+pub use classify::{Class, REFUSED_ARTIFACT, Remedy, classify, without_signatures};
 pub use disk::{full, lacks_room};
 pub use event::{
     Answer, Authority, Call, CallError, CallId, Checked, Command, CredentialId, Event, Mark,

@@ -47,8 +47,8 @@ pub enum RemovalStep {
 pub struct Target {
     /// The image.
     id: String,
-    /// How much of it.
-    part: Part,
+    /// How much of it; `None`: nothing yet, an earlier removal was not seen to its end.
+    part: Option<Part>,
 }
 
 /// What of an image the runtime is told to remove.
@@ -60,8 +60,6 @@ pub enum Part {
     Alone(Untag),
     /// All of it, by its id.
     All(String),
-    /// Nothing yet: an earlier removal was not seen to its end.
-    Nothing,
 }
 
 /// What is to go.

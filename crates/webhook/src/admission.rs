@@ -9,7 +9,7 @@ use kube::core::{
 };
 use kubefledged_api_types::{
     CacheSpecEntry, ImageCacheSpec, WorkloadAccess,
-    conditions::Degraded,
+    conditions::{Condition, Degraded},
     names, one_line,
     validation::{Violation, added, violations},
 };
@@ -104,15 +104,11 @@ pub fn judge(request: &AdmissionRequest<DynamicObject>, rules: &Rules) -> Verdic
 
 /// What the status says of artifacts, which only the nodes know: that volumes of them are empty.
 fn unmountable(old: &DynamicObject) -> Option<String> {
-    let conditions = old.data.get("status")?.get("conditions")?.as_array()?;
-    let text = |condition: &serde_json::Value, field: &str| {
-        condition.get(field)?.as_str().map(ToOwned::to_owned)
-    };
+    let conditions = old.data.get("status")?.get("conditions")?;
+    let conditions = Vec::<Condition>::deserialize(conditions).ok()?;
     let reason = Degraded::ArtifactNotMountable.as_str();
-    let said = conditions
-        .iter()
-        .find(|condition| text(condition, "reason").as_deref() == Some(reason))?;
-    Some(format!("{reason}: {}", text(said, "message")?))
+    let mut told = conditions.into_iter().filter(|told| told.reason == reason);
+    Some(format!("{reason}: {}", told.next()?.message))
 }
 
 /// The controller would not take up an object that alone names more images than its namespace may.

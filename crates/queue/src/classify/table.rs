@@ -7,6 +7,9 @@ use super::{
     text::{BLOB_URL, Text},
 };
 
+/// What containerd 1.6 says of an artifact.
+pub const REFUSED_ARTIFACT: &str = "mismatched image rootfs and manifest layers";
+
 /// How a segment of a message must be.
 #[derive(Clone, Copy)]
 enum Says {
@@ -119,8 +122,7 @@ const TABLE: &[Row] = &[
             Begins("unsupported media type"),
             Begins("unsupported schema version"),
             Has("schema 1 support"),
-            // containerd 1.6 of an artifact.
-            Begins("mismatched image rootfs and manifest layers"),
+            Begins(REFUSED_ARTIFACT),
         ],
         failure::UNSUPPORTED_MANIFEST,
         Remedy::None,

@@ -23,10 +23,7 @@ impl Removal {
             return AfterRemoval::Finish(self.gone.take().unwrap_or(RemoveResult::Absent));
         };
         self.gone.get_or_insert(RemoveResult::Absent);
-        self.verify(Target {
-            id,
-            part: Part::Nothing,
-        })
+        self.verify(Target { id, part: None })
     }
 
     pub(super) fn verify(&mut self, target: Target) -> AfterRemoval {
@@ -42,12 +39,12 @@ impl Removal {
             return AfterRemoval::Finish(self.gone.take().unwrap_or(RemoveResult::Removed));
         };
         let still = match &target.part {
-            Part::Name(name) => left.tags.contains(name),
-            Part::Alone(Untag { name, .. }) => {
+            Some(Part::Name(name)) => left.tags.contains(name),
+            Some(Part::Alone(Untag { name, .. })) => {
                 left.tags.contains(name) || left.digests.contains(name)
             }
-            Part::All(_) => true,
-            Part::Nothing => false,
+            Some(Part::All(_)) => true,
+            None => false,
         };
         if still {
             return AfterRemoval::Finish(failed("the runtime removed the image and still has it"));
@@ -94,14 +91,13 @@ impl Removal {
         let call = match part.clone() {
             Part::Alone(untag) => Call::Untag(untag),
             Part::Name(target) | Part::All(target) => Call::Remove(target),
-            Part::Nothing => return AfterRemoval::Finish(RemoveResult::Absent),
         };
         let names = image.tags.iter().chain(&image.digests);
         self.held.extend(names.map(|name| normalized(name)));
         self.held.insert(self.items[self.at].normal().to_owned());
         self.step = RemovalStep::Removing(Target {
             id: image.id.clone(),
-            part,
+            part: Some(part),
         });
         AfterRemoval::Call(call)
     }

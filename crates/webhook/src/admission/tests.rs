@@ -184,9 +184,13 @@ fn pull_secrets_come_with_a_warning_that_the_cache_is_shared() {
 #[test]
 fn an_edit_of_a_cache_of_artifacts_that_nodes_cannot_mount_warns() {
     let mut old = images(&[&["a:1"]]);
+    let condition = |kind: &str, reason: &str, message: &str| {
+        json!({"type": kind, "status": "True", "reason": reason, "message": message,
+               "lastTransitionTime": "2026-11-29T12:00:00Z"})
+    };
     old["status"] = json!({"conditions": [
-        {"type": "Ready", "reason": "AllImagesPresent", "message": ""},
-        {"type": "Degraded", "reason": "ArtifactNotMountable", "message": "2 nodes hold OCI artifacts"},
+        condition("Ready", "AllImagesPresent", ""),
+        condition("Degraded", "ArtifactNotMountable", "2 nodes hold OCI artifacts"),
     ]});
     let verdict = update(&old, &images(&[&["a:2"]]));
     assert_eq!(

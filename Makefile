@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test kind-demo lint unit chart generated generate images cluster install e2e package test-arm64 release-dry-run plugin krew sbom test-dashboard lint-shell lint-ui test-ui test-install test-runtimes test-versions test-faults test-abuse test-gate test-peers test-workloads bench-workloads bench-plugin bench-real-gate bench-peers sim sim-mutations fuzz soak \
-	bench-engine bench-peers-model bench-queue bench-guard bench-real bench-real-big bench-real-install bench-fleet bench-inside \
+	bench-engine bench-peers-model bench-queue bench-guard bench-start bench-real bench-real-big bench-real-install bench-fleet bench-inside \
 	deploy-using-yaml remove-kubefledged update down test-vectors test-status
 
 TARGET := $(shell uname -m)-unknown-linux-gnu
@@ -228,6 +228,9 @@ bench-real: ## Compare pulls of 24 images of 4 MB to 2 nodes with crictl, on the
 
 bench-real-big: ## Compare the pull of one image of 300 MB with crictl, likewise
 	hack/bench-real big
+
+bench-start: ## Measure the start of a pod with and without an ImageCache, likewise
+	hack/bench-start
 
 bench-real-install: ## Measure the time of helm install, likewise
 	hack/bench-real install

@@ -4,6 +4,7 @@ mod cache;
 pub mod controller;
 mod forward;
 mod installation;
+pub mod kubelet;
 pub mod puller;
 
 use std::net::SocketAddr;

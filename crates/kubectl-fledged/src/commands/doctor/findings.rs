@@ -1,5 +1,7 @@
 //! Findings, made from what was read. Pure.
 
+mod kubelets;
+
 use std::{fmt, time::Duration};
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
@@ -91,6 +93,10 @@ pub fn all(facts: &Facts, now: Timestamp) -> Findings {
     all.push(checked("Registries", &facts.registries, |list| {
         registries(list)
     }));
+    all.push(match &facts.kubelets {
+        Ok(kubelets) => kubelets::kubelets(kubelets),
+        Err(failure) => unchecked("Kubelets", failure),
+    });
     all.push(checked("ImageCaches", &facts.caches, caches));
     Findings(all)
 }
@@ -127,10 +133,14 @@ fn checked<T>(
 ) -> Finding {
     match read {
         Ok(list) => examine(list),
-        Err(failure) => Finding {
-            level: Level::Unchecked,
-            ..ok(subject, failure.to_string())
-        },
+        Err(failure) => unchecked(subject, failure),
+    }
+}
+
+fn unchecked(subject: &'static str, failure: &Failure) -> Finding {
+    Finding {
+        level: Level::Unchecked,
+        ..ok(subject, failure.to_string())
     }
 }
 

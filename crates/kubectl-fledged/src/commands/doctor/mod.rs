@@ -7,7 +7,7 @@ use k8s_openapi::{
     api::{
         admissionregistration::v1::ValidatingWebhookConfiguration,
         apps::v1::{DaemonSet, Deployment},
-        core::v1::Secret,
+        core::v1::{Pod, Secret},
     },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
@@ -15,7 +15,7 @@ use kube::{Api, api::ListParams};
 use kubefledged_proto::debug::{NodeSummary, Registry};
 
 use crate::{
-    access::{Access, Controller, Installation, StoredCache},
+    access::{Access, Controller, Installation, StoredCache, kubelet},
     args::Doctor,
     exit::{Exit, Failure},
     output::{Out, note, quantities::now},
@@ -23,6 +23,10 @@ use crate::{
 
 /// Everything of one installation.
 const OURS: &str = "app.kubernetes.io/part-of=kubefledged";
+/// Kubelets that are asked for their configuration.
+const MOST_KUBELETS: usize = 20;
+/// Pods that are read of one node.
+const MOST_PODS: u32 = 500;
 
 /// What was read; an error says why it was not.
 pub struct Facts {
@@ -35,6 +39,27 @@ pub struct Facts {
     caches: Result<Vec<StoredCache>, Failure>,
     nodes: Result<Vec<NodeSummary>, Failure>,
     registries: Result<Vec<Registry>, Failure>,
+    kubelets: Result<Kubelets, Failure>,
+}
+
+/// What the first kubelets ask of pods.
+struct Kubelets {
+    /// `imagePullCredentialsVerificationPolicy` by node.
+    policies: Vec<(String, Option<String>)>,
+    /// The pods of those nodes whose kubelet verifies.
+    pods: Vec<Pod>,
+}
+
+impl Kubelets {
+    /// The nodes whose kubelet verifies images that it did not pull.
+    fn verifying(&self) -> impl Iterator<Item = &str> {
+        let verify = |policy: &Option<String>| policy.as_deref().is_some_and(kubelet::verifies);
+        let found = self
+            .policies
+            .iter()
+            .filter(move |(_, policy)| verify(policy));
+        found.map(|(node, _)| node.as_str())
+    }
 }
 
 /// Examines the installation. The exit code says whether all is well.
@@ -68,6 +93,7 @@ async fn gather(access: &Access) -> Result<Facts, Failure> {
     let definition = definitions.get("imagecaches.kubefledged.io").await;
     let failed = |error: &kube::Error| Failure::of_kube("not checked", error);
     let (nodes, registries) = inside(access).await;
+    let kubelets = kubelets(access, &nodes).await;
     Ok(Facts {
         definition: definition.map_err(|error| failed(&error)),
         deployments: items(deployments.list(&ours).await),
@@ -76,8 +102,33 @@ async fn gather(access: &Access) -> Result<Facts, Failure> {
         caches: items(caches.list(&ListParams::default()).await),
         nodes,
         registries,
+        kubelets,
         installation,
     })
+}
+
+async fn kubelets(
+    access: &Access,
+    nodes: &Result<Vec<NodeSummary>, Failure>,
+) -> Result<Kubelets, Failure> {
+    let nodes = match nodes {
+        Ok(nodes) => nodes.iter().take(MOST_KUBELETS),
+        Err(failure) => return Err(Failure::NoAccess(failure.to_string())),
+    };
+    let nodes: Vec<String> = nodes.map(|node| node.node.clone()).collect();
+    let mut found = Kubelets {
+        policies: kubelet::policies(&access.client, &nodes).await?,
+        pods: Vec::new(),
+    };
+    let all: Api<Pod> = Api::all(access.client.clone());
+    let mut pods = Vec::new();
+    for node in found.verifying() {
+        let of_node = format!("spec.nodeName={node}");
+        let of_node = ListParams::default().fields(&of_node).limit(MOST_PODS);
+        pods.extend(items(all.list(&of_node).await)?);
+    }
+    found.pods = pods;
+    Ok(found)
 }
 
 fn items<T: Clone>(

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Facts;
 use crate::{
+    access::kubelet,
     output::{
         bad, command, good,
         quantities::{bytes, counted, short, some},
@@ -326,7 +327,7 @@ fn wanted_by(found: &ListWorkloadsResponse) -> Option<String> {
 /// What the kubelet asks of a pod that uses an image which it did not pull itself (KEP-2535).
 fn verification(policy: Option<&str>) -> String {
     match policy {
-        Some("AlwaysVerify" | "NeverVerifyAllowlistedImages") => "The kubelet verifies images that it did not pull (KEP-2535): a pod needs a pull secret of its own, and the registry must answer".to_owned(),
+        Some(policy) if kubelet::verifies(policy) => format!("The kubelet verifies images that it did not pull (KEP-2535, {policy}): a pod needs a pull secret of its own, and the registry must answer; with imagePullPolicy Never it fails"),
         Some(_) => "The kubelet lets every pod use it without a pull secret, unless the pod's imagePullPolicy is Always".to_owned(),
         None => "If a pod still waits for it: its imagePullPolicy is Always, or the kubelet's imagePullCredentialsVerificationPolicy asks for a pull secret (KEP-2535, docs/security.md)".to_owned(),
     }

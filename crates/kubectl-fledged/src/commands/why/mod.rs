@@ -10,7 +10,7 @@ use kubefledged_proto::debug::{
 };
 
 use crate::{
-    access::{Access, Controller, Puller, puller::Health},
+    access::{Access, Controller, Puller, kubelet, puller::Health},
     args::Why,
     exit::{Exit, Failure},
     output::Out,
@@ -95,7 +95,7 @@ async fn gather(
         steps,
         registries,
         health: health.ok(),
-        verification: verification(access, name).await,
+        verification: kubelet::policy(&access.client, name).await.ok().flatten(),
         installation,
     })
 }
@@ -125,13 +125,4 @@ async fn named(
 async fn health(access: &Access, installation: &str, node: &str) -> Result<Health, Failure> {
     let mut puller = Puller::connect(access, installation, node).await?;
     puller.health(node).await
-}
-
-/// How the kubelet treats images that it did not pull (KEP-2535), from its own configuration.
-async fn verification(access: &Access, node: &str) -> Option<String> {
-    let path = format!("/api/v1/nodes/{node}/proxy/configz");
-    let request = http::Request::get(path).body(Vec::new()).ok()?;
-    let config: serde_json::Value = access.client.request(request).await.ok()?;
-    let policy = &config["kubeletconfig"]["imagePullCredentialsVerificationPolicy"];
-    policy.as_str().map(ToOwned::to_owned)
 }

@@ -2,7 +2,9 @@ use kubefledged_proto::debug::Registry;
 use serde_json::json;
 
 use super::*;
-use crate::access::Installation;
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::{access::Installation, commands::doctor::Kubelets};
 
 fn well() -> Facts {
     let labels = json!({"app.kubernetes.io/version": VERSION});
@@ -39,6 +41,7 @@ fn well() -> Facts {
         caches: Ok(Vec::new()),
         nodes: Ok(vec![node]),
         registries: Ok(Vec::new()),
+        kubelets: Err(Failure::NoAccess("not checked: forbidden".to_owned())),
     }
 }
 
@@ -101,5 +104,38 @@ fn an_image_cache_that_matches_nothing_is_named() {
     assert_eq!(
         of(&findings, "ImageCaches").text,
         "shop/web match no node with some list"
+    );
+}
+
+fn pod(name: &str, node: &str, policy: &str) -> Pod {
+    let container = json!({"name": "one", "image": "shop/web:1", "imagePullPolicy": policy});
+    let pod = json!({"metadata": {"name": name, "namespace": "shop"}, "spec": {"nodeName": node, "containers": [container]}});
+    serde_json::from_value(pod).expect("a pod")
+}
+
+#[test]
+fn kubelets_that_verify_are_named_with_the_pods_that_never_pull() {
+    let policy = |node: &str, policy: Option<&str>| (node.to_owned(), policy.map(str::to_owned));
+    let mut facts = well();
+    facts.kubelets = Ok(Kubelets {
+        policies: vec![
+            policy("n1", Some("AlwaysVerify")),
+            policy("n2", Some("NeverVerifyPreloadedImages")),
+            policy("n3", None),
+        ],
+        pods: vec![pod("a", "n1", "Never"), pod("b", "n1", "IfNotPresent")],
+    });
+    let findings = all(&facts, Timestamp(0));
+    let text = "1 of 3 kubelets ask for a pull secret and for the registry also when an image is cached: n1. \
+        Pods with imagePullPolicy Never fail there: shop/a";
+    assert_eq!(of(&findings, "Kubelets").text, text);
+    assert!(findings.is_well());
+    facts.kubelets = Ok(Kubelets {
+        policies: vec![policy("n2", Some("NeverVerifyPreloadedImages"))],
+        pods: Vec::new(),
+    });
+    assert_eq!(
+        of(&all(&facts, Timestamp(0)), "Kubelets").text,
+        "of 1 kubelet, none asks for a pull secret when an image is cached"
     );
 }

@@ -1,0 +1,52 @@
+//! What a kubelet asks of pods whose image it did not pull itself (KEP-2535), read from its own configuration with the rights of the user:
+//! `get` on `nodes/proxy`. The controller does not have this right, because it also allows to run commands in every container of the node.
+
+use futures::StreamExt as _;
+use kube::Client;
+
+use crate::exit::Failure;
+
+/// Nodes that are asked at the same time.
+const AT_ONCE: usize = 8;
+
+/// Must a pod under this policy have a pull secret, and the registry answer, although the image is cached?
+pub fn verifies(policy: &str) -> bool {
+    ["AlwaysVerify", "NeverVerifyAllowlistedImages"].contains(&policy)
+}
+
+/// `imagePullCredentialsVerificationPolicy` of a node's kubelet. None: the kubelet knows none.
+pub async fn policy(client: &Client, node: &str) -> Result<Option<String>, Failure> {
+    let path = format!("/api/v1/nodes/{node}/proxy/configz");
+    let request = http::Request::get(path).body(Vec::new());
+    let request = request.map_err(|error| Failure::Usage(format!("node {node}: {error}")))?;
+    let config = client.request::<serde_json::Value>(request).await;
+    let config = config.map_err(|error| Failure::of_kube("not checked", &error))?;
+    let policy = &config["kubeletconfig"]["imagePullCredentialsVerificationPolicy"];
+    Ok(policy.as_str().map(ToOwned::to_owned))
+}
+
+/// The policies of several nodes, in their order; an error only if none could be read.
+pub async fn policies(
+    client: &Client,
+    nodes: &[String],
+) -> Result<Vec<(String, Option<String>)>, Failure> {
+    let asked = nodes
+        .iter()
+        .map(async |node| Ok((node.clone(), policy(client, node).await?)));
+    let answers: Vec<Result<_, Failure>> = futures::stream::iter(asked)
+        .buffered(AT_ONCE)
+        .collect()
+        .await;
+    let mut found = Vec::new();
+    let mut failure = None;
+    for answer in answers {
+        match answer {
+            Ok(policy) => found.push(policy),
+            Err(why) => failure = Some(why),
+        }
+    }
+    match failure {
+        Some(why) if found.is_empty() => Err(why),
+        _ => Ok(found),
+    }
+}

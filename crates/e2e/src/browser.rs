@@ -68,6 +68,8 @@ impl Cluster {
         browser.call("Log.enable", &json!({}))?;
         browser.call("Page.enable", &json!({}))?;
         browser.call("Page.navigate", &json!({"url": url}))?;
+        // The answer to it comes before the document is there.
+        browser.value("new Promise((done) => document.readyState === 'complete' ? done() : addEventListener('load', () => done()))")?;
         Ok(browser)
     }
 }

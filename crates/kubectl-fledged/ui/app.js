@@ -245,6 +245,7 @@ async function load() {
 
 function progress(step) {
   $("counts").textContent = `${step.ready} of ${step.desired} images are present`;
+  $("bytes").hidden = !step.total;
   $("bytes").max = step.total || 1;
   $("bytes").value = step.done;
   const left = step.leftSeconds === null ? "" : `, ${step.leftSeconds} s left`;

@@ -33,7 +33,9 @@ pub(super) fn kubelets(kubelets: &Kubelets) -> Finding {
     let failing: Vec<String> = failing.collect();
     if !failing.is_empty() {
         let named = some(failing.iter().map(String::as_str), NAMED);
-        text = format!("{text}. Pods with imagePullPolicy Never fail there: {named}");
+        text = format!(
+            "{text}. Pods with imagePullPolicy Never fail there, unless the kubelet has verified their secret before: {named}"
+        );
     }
     warning(
         "Kubelets",

@@ -127,7 +127,7 @@ fn kubelets_that_verify_are_named_with_the_pods_that_never_pull() {
     });
     let findings = all(&facts, Timestamp(0));
     let text = "1 of 3 kubelets ask for a pull secret and for the registry also when an image is cached: n1. \
-        Pods with imagePullPolicy Never fail there: shop/a";
+        Pods with imagePullPolicy Never fail there, unless the kubelet has verified their secret before: shop/a";
     assert_eq!(of(&findings, "Kubelets").text, text);
     assert!(findings.is_well());
     facts.kubelets = Ok(Kubelets {

@@ -174,7 +174,8 @@ test-peers: images ## Test layers from other nodes on containerd 2.2 and 2.4, in
 
 bench-peers: images ## Measure layers from other nodes with limited links, in a cluster of its own with nine nodes
 	export CLUSTER_NAME=peers; trap '$(CLUSTER) down' EXIT; \
-	$(CLUSTER) down; $(CLUSTER) up 9 --runtime containerd2; hack/install; hack/bench-peers
+	$(CLUSTER) down; $(CLUSTER) up 9 --runtime containerd2; hack/install; hack/bench-peers; \
+	$(CARGO) build --locked --release --target $(TARGET) --package kubefledged-puller --example peer_rates; hack/bench-peers rates
 
 test-workloads: images ## Test images from workloads on three nodes, in a cluster of its own
 	export CLUSTER_NAME=workloads; trap '$(CLUSTER) down' EXIT; \

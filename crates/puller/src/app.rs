@@ -298,7 +298,7 @@ impl Services {
         debug: Option<TcpListener>,
     ) -> anyhow::Result<()> {
         let Self { args, shutdown, .. } = self;
-        let bulk = cri::connect(socket.clone());
+        let bulk = cri::connect_for_layers(socket.clone());
         let mut node = node(&args, (channel, bulk), self.plugins);
         let counter = Arc::new(AtomicU64::new(1));
         let (report, abilities) = watch::channel(Abilities::default());

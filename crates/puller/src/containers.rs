@@ -14,7 +14,7 @@ use kubefledged_proto::cri::{
 use kubefledged_queue::Container;
 use tonic::{Code, Status};
 
-use crate::cri::{Cri, collect};
+use crate::cri::{Cri, collect, whole};
 
 /// Calls of `ContainerStatus` at the same time.
 const PARALLEL: usize = 8;
@@ -115,8 +115,8 @@ impl Cri {
             }
         }
         let request = ListContainersRequest {};
-        let answer = self.runtime.clone().list_containers(request).await?;
-        Ok(answer.into_inner().containers)
+        let answer = self.runtime.clone().list_containers(request).await;
+        Ok(whole(answer, "containers")?.into_inner().containers)
     }
 }
 

@@ -42,6 +42,8 @@ const SOCKETS: [&str; 7] = [
 const POD_UID: &str = "io.kubernetes.pod.uid";
 /// Maximum size of an answer, as in the kubelet. A node with many images needs more than tonic's 4 MiB.
 const MESSAGE_LIMIT: usize = 16 << 20;
+/// Bytes of a layer on the way from the runtime.
+const LAYERS_WINDOW: u32 = 1 << 20;
 
 /// A client of the runtime. Clones share the connection.
 #[derive(Clone, Debug)]
@@ -100,12 +102,24 @@ impl Socket {
 
 /// Returns a connection to a socket. It connects at the first call, and again after a loss.
 pub fn connect(socket: Socket) -> Channel {
+    // HTTP/2 requires an address; it is not used.
+    connect_to(Endpoint::from_static("http://cri.invalid"), socket)
+}
+
+/// The same, for layers: the runtime sends more before it waits for us to have taken it.
+pub fn connect_for_layers(socket: Socket) -> Channel {
+    let endpoint = Endpoint::from_static("http://cri.invalid")
+        .initial_stream_window_size(LAYERS_WINDOW)
+        .initial_connection_window_size(2 * LAYERS_WINDOW);
+    connect_to(endpoint, socket)
+}
+
+fn connect_to(endpoint: Endpoint, socket: Socket) -> Channel {
     let connector = tower::service_fn(move |_: Uri| {
         let path = socket.path();
         async move { UnixStream::connect(path).await.map(TokioIo::new) }
     });
-    // HTTP/2 requires an address; it is not used.
-    Endpoint::from_static("http://cri.invalid").connect_with_connector_lazy(connector)
+    endpoint.connect_with_connector_lazy(connector)
 }
 
 impl Cri {
@@ -169,12 +183,8 @@ impl Cri {
                 answer => return answer,
             }
         }
-        let answer = self
-            .images
-            .clone()
-            .list_images(ListImagesRequest {})
-            .await?;
-        Ok(answer.into_inner().images)
+        let answer = self.images.clone().list_images(ListImagesRequest {}).await;
+        Ok(whole(answer, "images")?.into_inner().images)
     }
 
     pub(crate) fn streams(&self) -> bool {
@@ -230,6 +240,22 @@ impl Cri {
         self.images.clone().remove_image(request).await?;
         Ok(())
     }
+}
+
+/// The answer to a request for a whole list. A list may be larger than one message, on either side.
+pub(crate) fn whole<T>(answer: Result<T, Status>, what: &str) -> Result<T, Status> {
+    answer.map_err(|status| {
+        let said = status.message();
+        let large = ["message length too large", "larger than max"];
+        if !large.iter().any(|words| said.contains(words)) {
+            return status;
+        }
+        Status::resource_exhausted(format!(
+            "the list of all {what} of the container runtime is larger than a message ({} MiB), and this runtime cannot \
+             send it in parts (CRI's streamed lists): remove {what} that are not used ({said})",
+            MESSAGE_LIMIT >> 20
+        ))
+    })
 }
 
 /// Returns the kind of the runtime, which decides how images are removed.

@@ -237,6 +237,11 @@ pub async fn dial(
     let (_, current) = watch::channel(Some(config));
     let connector = Connector::new(current, names::puller(NAMESPACE), Failures::default()).unwrap();
     let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}")).unwrap();
+    // As pullers ask each other.
+    let endpoint = endpoint
+        .tcp_nodelay(true)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(2 << 20);
     endpoint.connect_with_connector(connector).await
 }
 

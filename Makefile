@@ -90,8 +90,9 @@ test-status: ## What kstatus (Flux, Helm 4) and Argo CD make of the recorded obj
 sim-mutations: ## Add deliberate bugs, and fail unless a simulated day finds each of them
 	hack/sim-mutations
 
-chart: ## Lint the chart and test its manifests, without a cluster
+chart: ## Lint the chart, validate its manifests with kubeconform, and test them, without a cluster
 	$(HELM) lint --strict $(CHART)
+	hack/kubeconform
 	$(CARGO) test --locked --target $(TARGET) --package kubefledged-chart
 
 generate: ## Write the generated files: the CRD, the chart's README and defaults, deploy/

@@ -61,13 +61,18 @@ async fn main() -> anyhow::Result<()> {
     let mut bench = Bench::start(puller, socket, [large, small]).await?;
     let idle = bench.memory("VmRSS")?;
     let (mut read, mut serve, mut write, mut receive) = (vec![], vec![], vec![], vec![]);
+    let mut work = [vec![], vec![]];
     for _ in 0..rounds {
         bench.absent(large).await?;
         write.push(bench.write().await?);
         bench.absent(large).await?;
+        let before = bench.cpu()?;
         receive.push(bench.receive(large).await?);
+        work[1].push(bench.size() / (bench.cpu()? - before));
         read.push(bench.read().await?);
+        let before = bench.cpu()?;
         serve.push(bench.serve().await?);
+        work[0].push(bench.size() / (bench.cpu()? - before));
     }
     let alone = bench.memory("VmHWM")?;
     bench.absent(small).await?;
@@ -76,6 +81,7 @@ async fn main() -> anyhow::Result<()> {
     let together = json!({"serve": served?, "receive": received?});
     let figures = json!({
         "read": read, "serve": serve, "write": write, "receive": receive, "together": together,
+        "serve_cpu": work[0], "receive_cpu": work[1],
         "idle_mib": idle, "most_alone_mib": alone, "most_together_mib": bench.memory("VmHWM")?,
     });
     println!("{figures}");
@@ -336,6 +342,26 @@ impl Bench {
             signature: self.signing.sign(&claims)?,
             claims,
         })
+    }
+
+    /// Bytes of the large image.
+    #[allow(clippy::cast_precision_loss, reason = "a rate")]
+    fn size(&self) -> f64 {
+        let layers = self.images[0].layers.iter();
+        layers.map(|(_, bytes)| bytes.len() as f64).sum()
+    }
+
+    /// Seconds of processor that the puller has used.
+    fn cpu(&self) -> anyhow::Result<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.0.id()))?;
+        let fields = stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .split_whitespace();
+        // utime and stime, in hundredths (proc(5)).
+        let ticks: Result<Vec<f64>, _> = fields.skip(11).take(2).map(str::parse).collect();
+        Ok(ticks?.iter().sum::<f64>() / 100.0)
     }
 
     /// A figure of the puller's process, in MiB.

@@ -10,7 +10,7 @@ PRIVATE_DIRECTORIES=(run var/lib/containerd var/lib/containers var/lib/kubelet v
     var/log/pods var/log/containers)
 MADE=$STATES.directories # what the host lacks of them and got from us, for all clusters
 
-node_numbers() { ls "$STATE/nodes" 2>/dev/null | tr -d n | sort -n; }
+node_numbers() { (ls "$STATE/nodes" 2>/dev/null || true) | tr -d n | sort -n; }
 
 need_node() {
     [[ ${1:-} =~ ^[0-9]+$ ]] || die "which node? give a number: $(node_numbers | paste -sd ' ')"
@@ -44,10 +44,10 @@ configure() {
 }
 
 make_switch() {
-    local watches=/proc/sys/fs/inotify/max_user_instances
+    local limit=/proc/sys/fs/inotify/max_user_instances
     modprobe -qa overlay veth bridge br_netfilter 2>/dev/null || true # built in, or there is no module to load
-    # A node takes a dozen; the usual limit is 128 for all of root's processes together.
-    (($(<$watches) >= 1024)) || echo 1024 >$watches || say "$watches cannot be raised: many nodes will run out of it"
+    # A node takes a dozen instances; the usual limit is 128 for all of root's processes together.
+    (($(<$limit) >= 1024)) || echo 1024 >$limit || say "$limit cannot be raised: many nodes will run out of it"
     touch "$NS/switch.net"
     unshare --net="$NS/switch.net" true
     in_switch ip link set lo up
@@ -158,7 +158,7 @@ wait_for_node() {
     say "node n$n is ready"
 }
 
-# In any state, even if there is no such node. The handle of a namespace is a mount; after a reboot it is an empty file.
+# In any state. The handle of a namespace is a mount; after a reboot it is an empty file.
 clear_node() {
     local n=$1 handle
     end_processes "$n"

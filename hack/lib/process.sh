@@ -87,8 +87,7 @@ empty_cgroup() {
     local pids
     pids=$(cgroup_pids "$1")
     [[ -n $pids ]] || return 0
-    # shellcheck disable=SC2086
-    kill -KILL $pids 2>/dev/null || true
+    xargs kill -KILL <<<"$pids" 2>/dev/null || true
     return 1
 }
 

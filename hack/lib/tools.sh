@@ -146,13 +146,14 @@ module_version() { sed -nE "s|^(require)?\s*$2 (v[^ ]+).*|\2|p" "$HACK/tools/$1/
 declare -A BUILDS=() # those that run, by process id
 FAILED=()
 
-# build_missing NAME...: at most as many at once as there are processors.
+# build_missing NAME...: at most as many at once as there are processors, and as there is memory for: a build takes up to 3 GB.
 build_missing() {
-    local name bin
+    local name bin most
+    most=$(awk -v most="$(nproc)" '/^MemTotal/ {n = int($2 / 3e6); print n < 1 ? 1 : n < most ? n : most}' /proc/meminfo)
     for name; do
         bin=$(bin_of "$name")
         [[ ! -d $bin ]] || continue
-        wait_for_builds "$(nproc)"
+        wait_for_builds "$most"
         (
             trap - INT # a background job ignores Ctrl-C otherwise
             build_cached "$bin" "build_$name"

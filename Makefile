@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test kind-demo lint unit chart generated generate images cluster install e2e package test-arm64 release-dry-run plugin krew sbom test-dashboard lint-shell lint-ui test-ui test-install test-runtimes test-versions test-faults test-abuse test-gate test-peers test-workloads bench-workloads bench-plugin bench-real-gate bench-peers sim sim-mutations fuzz soak \
 	bench-engine bench-peers-model bench-queue bench-guard bench-start bench-real bench-real-big bench-real-install bench-fleet bench-inside \
-	deploy-using-yaml remove-kubefledged update down test-vectors test-status
+	deploy-using-yaml remove-kubefledged update down test-vectors test-status test-images
 
 TARGET := $(shell uname -m)-unknown-linux-gnu
 # Of the images; empty: this machine's.
@@ -52,7 +52,7 @@ demo test: PROFILE := dev
 demo: setup cluster install ## Start a local cluster, install the chart, and run the sample ImageCache until it succeeds
 	@hack/demo
 
-test: setup lint unit test-status sim chart generated cluster install e2e ## Run everything that CI runs
+test: setup lint unit test-status test-images sim chart generated cluster install e2e ## Run everything that CI runs
 	@echo "== make test passed"
 
 kind-demo: ## Run the README's quick start on kind; needs Docker, kind, kubectl and Helm
@@ -86,6 +86,9 @@ test-vectors: ## References, pull secrets and credential providers beside the ku
 
 test-status: ## What kstatus (Flux, Helm 4) and Argo CD make of the recorded objects of every state
 	cd hack/tools/status && GOWORK=off GOFLAGS=-mod=readonly go vet . && GOWORK=off GOFLAGS=-mod=readonly go test -count=1 .
+
+test-images: ## Vet and test the program that makes the test images
+	cd hack/tools/images && GOWORK=off GOFLAGS=-mod=readonly go vet . && GOWORK=off GOFLAGS=-mod=readonly go test -count=1 .
 
 sim-mutations: ## Add deliberate bugs, and fail unless a simulated day finds each of them
 	hack/sim-mutations

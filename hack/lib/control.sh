@@ -1,8 +1,6 @@
 # shellcheck shell=bash
 # Credentials, etcd, the API server and the controllers, all on node 1. Sourced by hack/cluster.
 
-API=https://10.77.0.1:6443
-
 kubectl() { KUBECONFIG=$STATE/admin.kubeconfig in_network 1 "$STATE/bin/kubectl" "$@"; }
 
 # One token per component and node is the shortest sound set-up with Node,RBAC and NodeRestriction. The file is read once, so every
@@ -11,8 +9,6 @@ make_credentials() {
     local n
     mkdir -p "$STATE/pki"
     make_certificates
-    : >"$STATE/pki/tokens.csv"
-    chmod 600 "$STATE/pki/tokens.csv"
     add_token admin admin system:masters
     add_token controller-manager system:kube-controller-manager ''
     add_token scheduler system:kube-scheduler ''
@@ -30,39 +26,24 @@ add_token() { echo "$(openssl rand -hex 16),$2,$1,\"$3\"" >>"$STATE/pki/tokens.c
 write_kubeconfig() {
     local token
     token=$(awk -F , -v name="$2" '$3 == name {print $1}' "$STATE/pki/tokens.csv")
-    (
-        umask 077
-        cat >"$1" <<CONFIG
-apiVersion: v1
-kind: Config
-clusters: [{name: kubefledged, cluster: {server: "$API", certificate-authority-data: $(base64 -w 0 "$STATE/pki/ca.crt")}}]
-users: [{name: $2, user: {token: $token}}]
-contexts: [{name: kubefledged, context: {cluster: kubefledged, user: $2}}]
-current-context: kubefledged
-CONFIG
-    )
+    configure kubeconfig.yaml USER="$2" TOKEN="$token" CA="$(base64 -w 0 "$STATE/pki/ca.crt")" >"$1"
 }
 
 make_certificates() (
-    umask 077
     cd "$STATE/pki" || exit
-    make_key ca
-    openssl req -x509 -new -key ca.key -days 365 -subj /CN=kubefledged-ca -out ca.crt
-    make_certificate apiserver /CN=kube-apiserver serverAuth "subjectAltName=IP:10.77.0.1,IP:10.96.0.1,IP:127.0.0.1,DNS:localhost,\
-DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc,DNS:kubernetes.default.svc.cluster.local"
-    make_certificate kubelet-client /O=system:masters/CN=kube-apiserver clientAuth
-    make_key service-accounts
+    make_certificate ca /CN=kubefledged-ca basicConstraints=critical,CA:TRUE
+    make_certificate apiserver /CN=kube-apiserver extendedKeyUsage=serverAuth -CA ca.crt -CAkey ca.key -addext "subjectAltName=\
+IP:10.77.0.1,IP:10.96.0.1,IP:127.0.0.1,DNS:localhost,DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc,\
+DNS:kubernetes.default.svc.cluster.local"
+    make_certificate kubelet-client /O=system:masters/CN=kube-apiserver extendedKeyUsage=clientAuth -CA ca.crt -CAkey ca.key
+    openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out service-accounts.key
     openssl pkey -in service-accounts.key -pubout -out service-accounts.pub
 )
 
-make_key() { openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out "$1.key" 2>/dev/null; }
-
-# make_certificate NAME SUBJECT USAGE [EXTENSION]
+# make_certificate NAME SUBJECT EXTENSION [OPTION...]
 make_certificate() {
-    make_key "$1"
-    openssl req -new -key "$1.key" -subj "$2" |
-        openssl x509 -req -CA ca.crt -CAkey ca.key -CAcreateserial -days 365 -out "$1.crt" \
-            -extfile <(printf 'extendedKeyUsage=%s\n%s\n' "$3" "${4:-}") 2>/dev/null
+    quietly openssl req -config /dev/null -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 365 \
+        -keyout "$1.key" -out "$1.crt" -subj "$2" -addext "$3" "${@:4}" || die "openssl makes no certificate of $1"
 }
 
 # --unsafe-no-fsync: the data is worth nothing after a crash, and a slow disk would make every write slow.
@@ -82,7 +63,7 @@ start_apiserver() {
 }
 
 wait_for_apiserver() {
-    retry 60 quietly kubectl get --raw /readyz || die "the API server does not start: see $STATE/nodes/n1/log/kube-apiserver.log"
+    await 60 "the API server does not start" n1/kube-apiserver kubectl get --raw /readyz
     say "the API server is ready"
 }
 
@@ -94,10 +75,4 @@ start_controllers() {
         --cluster-signing-cert-file="$pki/ca.crt" --cluster-signing-key-file="$pki/ca.key" \
         --node-monitor-grace-period=20s --bind-address=127.0.0.1 --flex-volume-plugin-dir=/var/lib/kubelet/volume-plugins
     spawn 1 kube-scheduler kube-scheduler --kubeconfig="$pki/scheduler.kubeconfig" --leader-elect=false --bind-address=127.0.0.1
-}
-
-# A pod created before its account exists is refused.
-wait_for_service_accounts() {
-    retry 30 quietly kubectl -n default get serviceaccount default ||
-        die "the controller manager does not work: see $STATE/nodes/n1/log/kube-controller-manager.log"
 }

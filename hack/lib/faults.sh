@@ -1,6 +1,31 @@
 # shellcheck shell=bash
-# What goes wrong in real life, on request and for a bounded time. Sourced by hack/cluster. The processes' part, `restart`, is in
-# process.sh, the registries', `fault`, in registry.sh.
+# What goes wrong in real life, on request and for a bounded time. Sourced by hack/cluster.
+
+# restart N COMPONENT [SECONDS]: kills it, lets it be dead for so long, and starts it again with the command that it had. Without the
+# lock: tests kill things of a cluster that somebody else may be waiting to change.
+cmd_restart() {
+    local n=${1:-} component=${2:-} seconds=${3:-0} dir=$STATE/nodes/n${1:-} pid command
+    [[ $seconds =~ ^[0-9]{1,3}$ ]] || die "restart takes a number of seconds, not '$seconds'"
+    pid=$(cmd_pid "$n" "$component")
+    mapfile -d '' command <"$dir/commands/$component"
+    kill -KILL "$pid"
+    retry 10 is_dead "$dir/pids/$component" || die "$component of node $n does not end"
+    sleep "$seconds"
+    spawn "$n" "$component" "${command[@]}"
+}
+
+# kubelet N [LINE...]: restarts it with these lines in its configuration.
+cmd_kubelet() {
+    need_node "${1:-}"
+    write_kubelet_config "$@"
+    cmd_restart "$1" kubelet
+}
+
+# fault [KIND...]: the plain registry's images under another name, with what goes wrong there; without arguments only told.
+cmd_fault() {
+    need_node 1
+    in_network 1 "$STATE/bin/faulty" set "$FAULT_CONTROL" "$@"
+}
 
 # cut N SECONDS: the node's end of its link stays up and keeps its routes; nothing passes.
 cmd_cut() {
@@ -41,11 +66,5 @@ cmd_compact() {
     say "etcd has forgotten what was before revision $revision"
 }
 
-# Through etcd's JSON gateway, with what bash has: neither curl nor etcdctl is among the tools.
-etcd_post() {
-    # shellcheck disable=SC2016
-    in_network 1 bash -euc '
-        exec 3<>/dev/tcp/127.0.0.1/2379
-        printf "POST /v3/%s HTTP/1.0\r\nContent-Length: %d\r\n\r\n%s" "$1" "${#2}" "$2" >&3
-        sed "1,/^\r\$/d" <&3' - "$1" "$2"
-}
+# Through etcd's JSON gateway.
+etcd_post() { kubectl --server=http://127.0.0.1:2379 create --raw "/v3/$1" -f - <<<"$2"; }

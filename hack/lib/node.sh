@@ -8,13 +8,9 @@
 # Bound over by private directories in every node, so that all paths are the default ones and a hostPath is the node's own.
 PRIVATE_DIRECTORIES=(run var/lib/containerd var/lib/containers var/lib/kubelet var/lib/cni var/tmp etc/cni/net.d etc/containerd etc/containers
     var/log/pods var/log/containers)
+MADE=$STATES.directories # what the host lacks of them and got from us, for all clusters
 
-node_numbers() {
-    local dir
-    for dir in "$STATE"/nodes/n*; do
-        if [[ -d $dir ]]; then echo "${dir##*/n}"; fi
-    done | sort -n
-}
+node_numbers() { (ls "$STATE/nodes" 2>/dev/null || true) | tr -d n | sort -n; }
 
 need_node() {
     [[ ${1:-} =~ ^[0-9]+$ ]] || die "which node? give a number: $(node_numbers | paste -sd ' ')"
@@ -34,24 +30,29 @@ in_network() {
 in_node() {
     local n=$1
     shift
-    PATH=$(node_path "$n") CONTAINER_RUNTIME_ENDPOINT=unix://$(runtime_socket "$n") \
+    PATH=$(node_path "$n") CONTAINER_RUNTIME_ENDPOINT=unix://$(socket_of "$n") \
         nsenter --net="$NS/n$n.net" --mount="$NS/n$n.mnt" --uts="$NS/n$n.uts" -- "$@"
 }
 
+# configure FILE NAME=VALUE...: a file of hack/etc, with the value wherever it has @NAME@.
+configure() {
+    local text pair
+    text=$(<"$HACK/etc/$1")
+    shift
+    for pair; do text=${text//"@${pair%%=*}@"/"${pair#*=}"}; done
+    echo "$text"
+}
+
 make_switch() {
+    local limit=/proc/sys/fs/inotify/max_user_instances
     modprobe -qa overlay veth bridge br_netfilter 2>/dev/null || true # built in, or there is no module to load
-    allow_inotify
+    # A node takes a dozen instances; the usual limit is 128 for all of root's processes together.
+    (($(<$limit) >= 1024)) || echo 1024 >$limit || say "$limit cannot be raised: many nodes will run out of it"
     touch "$NS/switch.net"
     unshare --net="$NS/switch.net" true
     in_switch ip link set lo up
     in_switch ip link add br0 type bridge
     in_switch ip link set br0 up
-}
-
-# A node takes a dozen instances; the usual limit is 128 for all of root's processes together.
-allow_inotify() {
-    local limit=/proc/sys/fs/inotify/max_user_instances
-    (($(<$limit) >= 1024)) || echo 1024 >$limit || say "$limit cannot be raised: many nodes will run out of it"
 }
 
 make_node() {
@@ -63,7 +64,7 @@ make_node() {
     make_network "$n"
     make_mounts "$n"
     write_runtime_config "$n"
-    write_cni_config "$n"
+    configure pods.conflist N="$n" >"$dir/root/etc/cni/net.d/10-pods.conflist"
 }
 
 make_network() {
@@ -83,22 +84,19 @@ make_network() {
     in_network "$n" ip route add 10.96.0.0/16 dev eth0
     in_network "$n" sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward'
     # Without it a pod that reaches itself or its neighbour through a Service gets answers from the wrong address.
-    in_network "$n" sh -c 'echo 1 >/proc/sys/net/bridge/bridge-nf-call-iptables' 2>/dev/null || say "no bridge-nf-call-iptables: Services between pods of one node may fail"
+    in_network "$n" sh -c 'echo 1 >/proc/sys/net/bridge/bridge-nf-call-iptables' 2>/dev/null ||
+        say "no bridge-nf-call-iptables: Services between pods of one node may fail"
 }
 
 make_mounts() {
     local n=$1 dir=$STATE/nodes/n$1 path
     for path in "${PRIVATE_DIRECTORIES[@]}"; do
         mkdir -p "$dir/root/$path"
-        make_directory "/$path"
+        make_host_directory "/$path"
     done
     # Empty: a name that does not exist fails at once, not after the time-outs of an unreachable server.
     : >"$dir/etc/resolv.conf"
-    cat >"$dir/etc/hosts" <<HOSTS
-127.0.0.1 localhost
-10.77.0.$n n$n
-10.77.0.1 ${PLAIN%:*} ${PRIVATE%:*} ${DOWN%:*} ${FAULTY%:*}
-HOSTS
+    configure hosts N="$n" >"$dir/etc/hosts"
     # shellcheck disable=SC2016
     in_node "$n" bash -euc '
         dir=$1 name=$2 images=$3 disk=$4
@@ -117,125 +115,58 @@ HOSTS
     ' - "$dir" "n$n" "$(image_directory "$n")" "$(<"$STATE/disk")" "${PRIVATE_DIRECTORIES[@]}"
 }
 
-# Mount points must exist on the host too. Those we made are written down, for `down` to remove.
-make_directory() {
-    [[ -d $1 ]] && return
-    make_directory "$(dirname "$1")"
-    mkdir "$1"
-    echo "$1" >>"$STATE/made-directories"
-}
+# Mount points must exist on the host too. Those that it lacks are written down, for `down` to remove.
+make_host_directory() { LC_ALL=C mkdir -pv "$1" | sed "s/.*'\(.*\)'/\1/" >>"$MADE"; }
 
-# A mount point of another cluster's nodes would take their mount with it: that cluster inherits the list.
-remove_made_directories() {
-    local other
-    [[ -f $STATE/made-directories ]] || return 0
-    for other in "$STATES"*; do
-        if [[ $other != "$STATE" && -d $other/nodes ]]; then
-            cat "$STATE/made-directories" >>"$other/made-directories"
-            return
-        fi
-    done
-    tac "$STATE/made-directories" | while read -r path; do
-        rmdir "$path" 2>/dev/null || true # somebody uses it by now
-    done
-}
-
-write_cni_config() {
-    cat >"$STATE/nodes/n$1/root/etc/cni/net.d/10-pods.conflist" <<CONFIG
-{"cniVersion": "0.4.0", "name": "pods", "plugins": [
-  {"type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true,
-   "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.244.$1.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
-  {"type": "portmap", "capabilities": {"portMappings": true}}]}
-CONFIG
+# Not while another cluster is up: its nodes would lose their mounts.
+remove_host_directories() {
+    if [[ ! -f $MADE ]] || quietly ls -d "$STATES"*/nodes; then return; fi
+    tac "$MADE" | xargs -r rmdir 2>/dev/null || true # somebody may use one by now
+    rm -f "$MADE"
 }
 
 start_kubelet() {
-    local n=$1 dir=$STATE/nodes/n$1
+    local n=$1 etc=$STATE/nodes/n$1/etc
     # As --register-with-taints; it has no effect on a Node that exists.
     write_kubelet_config "$n" ${TAINT:+"registerWithTaints: [{key: ${TAINT%:*}, effect: ${TAINT##*:}}]"}
-    write_kube_proxy_config "$n"
-    wait_for_runtime "$n"
+    write_kubeconfig "$etc/kubelet.kubeconfig" "node-n$n"
+    write_kubeconfig "$etc/kube-proxy.kubeconfig" kube-proxy
+    configure kube-proxy.yaml ETC="$etc" NODE="n$n" >"$etc/kube-proxy.yaml"
+    await 20 "the container runtime of node $n does not start" "n$n/$(component_of "$n")" in_node "$n" test -S "$(socket_of "$n")"
     # As in the machine images of every provider.
     retry 20 in_node "$n" crictl pull "$PAUSE_IMAGE" >/dev/null || die "node $n cannot pull $PAUSE_IMAGE"
-    spawn "$n" kubelet kubelet --config="$dir/etc/kubelet.yaml" --kubeconfig="$dir/etc/kubelet.kubeconfig" \
-        --node-ip="10.77.0.$n" --hostname-override="n$n"
-    spawn "$n" kube-proxy kube-proxy --config="$dir/etc/kube-proxy.yaml"
+    spawn "$n" kubelet kubelet --config="$etc/kubelet.yaml" --kubeconfig="$etc/kubelet.kubeconfig" --node-ip="10.77.0.$n" --hostname-override="n$n"
+    spawn "$n" kube-proxy kube-proxy --config="$etc/kube-proxy.yaml"
 }
 
 # write_kubelet_config N [LINE...]: a line replaces ours of the same key.
-#
-# Pods are below cgroupRoot: two kubelets that share /kubepods would each end the other's pods as orphans, and `down` ends what is in a
-# node's cgroup. Image garbage collection is off: the disk is shared with the whole machine, and what a node has pulled must not depend
-# on how full it is.
 write_kubelet_config() {
-    local n=$1 etc=$STATE/nodes/n$1/etc line
-    write_kubeconfig "$etc/kubelet.kubeconfig" "node-n$n"
-    cat >"$etc/kubelet.yaml" <<CONFIG
-apiVersion: kubelet.config.k8s.io/v1beta1
-kind: KubeletConfiguration
-containerRuntimeEndpoint: unix://$(runtime_socket "$n")
-authentication:
-  anonymous: {enabled: false}
-  webhook: {enabled: true}
-  x509: {clientCAFile: $STATE/pki/ca.crt}
-authorization: {mode: Webhook}
-cgroupDriver: cgroupfs
-cgroupRoot: /$CGROUP-n$n
-enforceNodeAllocatable: []
-failSwapOn: false
-failCgroupV1: false
-resolvConf: ""
-evictionHard: {memory.available: "50Mi"}
-imageGCHighThresholdPercent: 100
-featureGates: {ImageVolume: true}
-volumePluginDir: /var/lib/kubelet/volume-plugins
-CONFIG
+    local n=$1 file=$STATE/nodes/n$1/etc/kubelet.yaml line
     shift
+    configure kubelet.yaml SOCKET="$(socket_of "$n")" STATE="$STATE" CGROUP="$CGROUP-n$n" >"$file"
     for line; do
-        sed -i "/^${line%%:*}:/d" "$etc/kubelet.yaml"
-        echo "$line" >>"$etc/kubelet.yaml"
+        sed -i "/^${line%%:*}:/d" "$file"
+        echo "$line" >>"$file"
     done
 }
 
-# The conntrack sysctls cannot be written in a namespace; zero leaves them alone.
-write_kube_proxy_config() {
-    local n=$1 etc=$STATE/nodes/n$1/etc
-    write_kubeconfig "$etc/kube-proxy.kubeconfig" kube-proxy
-    cat >"$etc/kube-proxy.yaml" <<CONFIG
-apiVersion: kubeproxy.config.k8s.io/v1alpha1
-kind: KubeProxyConfiguration
-clientConnection: {kubeconfig: $etc/kube-proxy.kubeconfig}
-hostnameOverride: n$n
-mode: iptables
-clusterCIDR: 10.244.0.0/16
-nodePortAddresses: [primary]
-iptables: {localhostNodePorts: false}
-conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
-CONFIG
-}
-
 wait_for_node() {
-    local n=$1 dir=$STATE/nodes/n$1
-    retry 30 quietly kubectl get node "n$n" || die "node n$n does not register: see $dir/log/kubelet.log"
-    quietly kubectl wait --for=condition=Ready "node/n$n" --timeout=60s || die "node n$n does not become ready: see $dir/log/kubelet.log"
-    touch "$dir/complete"
+    local n=$1
+    await 30 "node n$n does not register" "n$n/kubelet" kubectl get node "n$n"
+    await 0 "node n$n does not become ready" "n$n/kubelet" kubectl wait --for=condition=Ready "node/n$n" --timeout=60s
+    touch "$STATE/nodes/n$n/complete"
     say "node n$n is ready"
 }
 
-quietly() { "$@" >/dev/null 2>&1; }
-
+# In any state. The handle of a namespace is a mount; after a reboot it is an empty file.
 clear_node() {
-    local n=$1 kind
+    local n=$1 handle
     end_processes "$n"
-    for kind in net mnt uts; do drop_namespace "$NS/n$n.$kind"; done
-    remove_cgroup "/$CGROUP-n$n"
+    for handle in "$NS/n$n".{net,mnt,uts}; do
+        quietly umount --lazy "$handle" || true
+        rm -f "$handle"
+    done
+    remove_cgroup "$n"
     # The node's overlays end with its mount namespace, which the kernel does a moment after the last process.
     retry 10 rm -rf --one-file-system "$STATE/nodes/n$n" || die "cannot delete $STATE/nodes/n$n"
-}
-
-# The handle of a namespace is a mount; after a reboot it is an empty file.
-drop_namespace() {
-    [[ -e $1 ]] || return 0
-    if mountpoint -q "$1"; then umount "$1" || umount --lazy "$1"; fi
-    rm -f "$1"
 }

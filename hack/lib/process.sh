@@ -8,7 +8,7 @@ die() {
     exit 1
 }
 
-boot_id() { cat /proc/sys/kernel/random/boot_id; }
+quietly() { "$@" >/dev/null 2>&1; }
 
 # retry SECONDS CMD...: until it succeeds.
 retry() {
@@ -20,23 +20,27 @@ retry() {
     done
 }
 
-# Field 22 of /proc/PID/stat: with the pid it names one process for as long as the machine runs. The command's name, field 2, may hold
-# blanks and brackets, so that fields are counted from the last bracket.
-start_time() {
-    local stat fields
-    stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
-    read -ra fields <<<"${stat##*) }"
-    [[ ${fields[0]} != Z ]] || return 1
-    echo "${fields[19]}"
+# await SECONDS COMPLAINT NODE/COMPONENT CMD...: the same, or ends with the complaint and the log to read.
+await() {
+    local seconds=$1 complaint=$2 log=$3
+    shift 3
+    retry "$seconds" quietly "$@" || die "$complaint: see $STATE/nodes/${log%/*}/log/${log#*/}.log"
 }
+
+boot_id() { cat /proc/sys/kernel/random/boot_id; }
+
+# Field 22 of /proc/PID/stat: with the pid it names one process for as long as the machine runs. The command's name, field 2, may hold
+# blanks and brackets, so that fields are counted from the last bracket. A zombie (Z) has none.
+start_time() { sed -n 's/.*) [^Z] //p' "/proc/$1/stat" 2>/dev/null | cut -d ' ' -f 19; }
 
 # is_alive FILE: does the process still live whose "pid start-time boot-id" was written to FILE?
 is_alive() {
     local pid started boot
-    [[ -f $1 ]] || return 1
-    read -r pid started boot <"$1" || return 1
-    [[ $boot == "$(boot_id)" && $(start_time "$pid") == "$started" ]]
+    read -r pid started boot 2>/dev/null <"$1" || return 1
+    [[ $boot == "$(boot_id)" && -n $started && $(start_time "$pid") == "$started" ]]
 }
+
+is_dead() { ! is_alive "$1"; }
 
 # spawn N COMPONENT CMD...: starts a long-running process inside node N, in N's cgroup, and writes down its pid and its command.
 spawn() {
@@ -68,19 +72,6 @@ close_descriptors() {
 # A built runtime's programs come before Debian's.
 node_path() { echo "$STATE/nodes/n$1/bin:$STATE/bin:$PATH"; }
 
-# respawn N COMPONENT [SECONDS]: kills it, lets it be dead for so long, and starts it again with the command that it had.
-respawn() {
-    local n=$1 component=$2 dir=$STATE/nodes/n$1 command
-    is_alive "$dir/pids/$component" || die "$component of node $n is dead already; start afresh with: hack/cluster up"
-    mapfile -d '' command <"$dir/commands/$component"
-    kill -KILL "$(cut -d ' ' -f 1 "$dir/pids/$component")"
-    retry 10 is_dead "$dir/pids/$component" || die "$component of node $n does not end"
-    sleep "${3:-0}"
-    spawn "$n" "$component" "${command[@]}"
-}
-
-is_dead() { ! is_alive "$1"; }
-
 # Ends the processes that spawn wrote down for node N, and then what they left in N's cgroup: containers and their shims. Nobody else
 # puts a process there. SIGKILL at once: nothing of them is wanted afterwards, and an API server takes a minute to end politely.
 end_processes() {
@@ -88,30 +79,27 @@ end_processes() {
     for file in "$STATE/nodes/n$n/pids"/*; do
         if is_alive "$file"; then kill -KILL "$(cut -d ' ' -f 1 "$file")" 2>/dev/null || true; fi
     done
-    retry 20 cgroup_emptied "/$CGROUP-n$n" || die "processes of node $n do not end: $(cgroup_pids "/$CGROUP-n$n" | paste -sd ' ')"
+    retry 20 empty_cgroup "$n" || die "processes of node $n do not end: $(cgroup_pids "$n" | paste -sd ' ')"
 }
 
-cgroup_emptied() {
+# Is node N's cgroup empty? If not, ends what is in it.
+empty_cgroup() {
     local pids
     pids=$(cgroup_pids "$1")
     [[ -n $pids ]] || return 0
-    # shellcheck disable=SC2086
-    kill -KILL $pids 2>/dev/null || true
+    xargs kill -KILL <<<"$pids" 2>/dev/null || true
     return 1
 }
 
 has_cgroup_v2() { [[ $(stat -f -c %T /sys/fs/cgroup) == cgroup2fs ]]; }
 
-# Version 1 has a tree for every controller (some of whose names are symbolic links), version 2 one tree.
+# Version 2 has one tree, version 1 one for every controller (some of whose names are symbolic links).
 cgroup_roots() {
-    local dir
     if has_cgroup_v2; then
         echo /sys/fs/cgroup
-        return
+    else
+        find /sys/fs/cgroup -mindepth 1 -maxdepth 1 -type d ! -name unified
     fi
-    for dir in /sys/fs/cgroup/*; do
-        if [[ -d $dir && ! -L $dir && $dir != */unified ]]; then echo "$dir"; fi
-    done
 }
 
 # Containers get /kf-nN/kubepods/...; the daemons, and the shims they start, /kf-nN/system.
@@ -138,27 +126,15 @@ join_cgroup() {
     for root in $(cgroup_roots); do echo "$2" >"$root/$CGROUP-n$1/system/cgroup.procs"; done
 }
 
-cgroup_pids() {
-    local root
-    for root in $(cgroup_roots); do
-        if [[ -d $root$1 ]]; then find "$root$1" -name cgroup.procs -exec cat {} + 2>/dev/null || true; fi
-    done | sort -un
-}
-
-# The "unified" tree of version 1, which no process of ours is put into, gets cgroups by runc.
-remove_cgroup() {
+# cgroup_of N: node N's directories. In the "unified" tree of version 1, which no process of ours is put into, runc makes some.
+cgroup_of() {
     local root
     for root in $(cgroup_roots) /sys/fs/cgroup/unified; do
-        if [[ -d $root$1 ]]; then find "$root$1" -depth -type d -exec rmdir {} + 2>/dev/null || true; fi
+        if [[ -d $root/$CGROUP-n$1 ]]; then echo "$root/$CGROUP-n$1"; fi
     done
 }
 
-# Of a cluster whose state directory somebody deleted.
-clear_stray_cgroups() {
-    local n
-    for ((n = 1; n <= MAX_NODES; n++)); do
-        [[ -n $(cgroup_roots | sed "s|\$|/$CGROUP-n$n|" | xargs ls -d 2>/dev/null) ]] || continue
-        retry 20 cgroup_emptied "/$CGROUP-n$n" || die "processes in cgroup /$CGROUP-n$n do not end"
-        remove_cgroup "/$CGROUP-n$n"
-    done
-}
+# A container's group may vanish meanwhile.
+cgroup_pids() { cgroup_of "$1" | xargs -I@ find @ -name cgroup.procs -exec cat {} + 2>/dev/null | sort -un || true; }
+
+remove_cgroup() { cgroup_of "$1" | xargs -I@ find @ -depth -type d -exec rmdir {} + 2>/dev/null || true; }

@@ -1,47 +1,23 @@
 # shellcheck shell=bash
 # What the machine must have, and the programs built for the cluster. Sourced by hack/cluster.
 
+# shellcheck disable=SC2034 # hack/cluster reads these
 KUBERNETES=1.37 # unless `up --kubernetes` names another; hack/tools/kubernetes-* pin them
-# shellcheck disable=SC2034 # hack/cluster reads it
-PACKAGES=(apache2-utils busybox-static conntrack containerd containernetworking-plugins docker-registry ethtool iproute2 iptables jq
-    openssl runc skopeo socat)
-# shellcheck disable=SC2034 # runtime.sh reads it
-CRIO_PACKAGES=(conmon make)
-
-check_root() { ((EUID == 0)) || die "namespaces and mounts need root; run: sudo -E hack/cluster ..."; }
+PACKAGES=(apache2-utils busybox-static conmon conntrack containerd containernetworking-plugins docker-registry ethtool iproute2 iptables jq
+    make openssl runc skopeo socat)
 
 check_machine() {
-    local pid
-    case $(uname -m) in
-    x86_64) ;;
-    aarch64) say "arm64: not tried by us" ;;
-    *) die "$(uname -m) is neither x86_64 nor aarch64; use another machine" ;;
-    esac
+    local dir name
+    [[ $(uname -m) =~ ^(x86_64|aarch64)$ ]] || die "$(uname -m) is neither x86_64 nor aarch64; use another machine"
     [[ -f /etc/debian_version ]] || die "this needs Debian or Ubuntu for its packages; on another system run it in a Debian 12 virtual machine"
-    check_go
-    command -v cargo >/dev/null || die "cargo is missing; run: make setup"
-    for pid in $(host_processes kubelet) $(host_processes containerd); do
-        die "$(cat "/proc/$pid/comm") (pid $pid) already runs on this machine and would be disturbed; stop it with: systemctl stop docker containerd kubelet"
+    for dir in /proc/[0-9]*; do
+        name=$(cat "$dir/comm" 2>/dev/null) || continue
+        [[ $name == kubelet || $name == containerd ]] || continue
+        [[ $dir/ns/mnt -ef /proc/self/ns/mnt ]] || continue # a node's
+        die "$name (pid ${dir#/proc/}) already runs on this machine and would be disturbed; stop it with: systemctl stop docker containerd kubelet"
     done
-    if has_cgroup_v2; then say "cgroup v2: not tried by us"; fi
-}
-
-# helm's module asks for a newer Go than the others; asking in its directory lets Go fetch that toolchain, where that is allowed.
-check_go() {
-    command -v go >/dev/null || die "Go is missing; run: make setup"
-    local minor
-    minor=$(go env GOVERSION | sed -nE 's/^go1\.([0-9]+).*/\1/p')
-    ((${minor:-0} >= 24)) || die "$(go env GOVERSION) is older than Go 1.24; run: make setup"
-    (cd "$HACK/tools/cli" && go version >/dev/null) || die "this Go cannot build hack/tools/cli; let it fetch the toolchain with: go env -w GOTOOLCHAIN=auto"
-}
-
-# Those in the host's own mounts; the nodes' are in others.
-host_processes() {
-    local comm pid
-    for comm in /proc/[0-9]*/comm; do
-        pid=${comm#/proc/} pid=${pid%/comm}
-        if [[ $(cat "$comm" 2>/dev/null) == "$1" && $(readlink "/proc/$pid/ns/mnt") == "$(readlink /proc/self/ns/mnt)" ]]; then echo "$pid"; fi
-    done
+    # Helm's module asks for a newer Go than others. Go fetches that toolchain, where it is allowed to.
+    (cd "$HACK/tools/cli" && GOWORK=off quietly go list -m) || die "Go is missing, or too old for hack/tools/cli and fetches no newer one; run: make setup"
 }
 
 # install_packages PACKAGE...: those that are missing.
@@ -52,42 +28,37 @@ install_packages() {
     done
     ((${#missing[@]})) || return 0
     say "installing Debian packages: ${missing[*]}"
-    apt_get update
-    install_quietly "${missing[@]}"
-}
-
-apt_get() {
-    local log
-    log=$(mktemp)
-    DEBIAN_FRONTEND=noninteractive apt-get -q "$@" >"$log" 2>&1 || {
-        tail -n 20 "$log" >&2
-        die "apt-get $1 failed (above); mend it, then run hack/cluster up again"
-    }
-    rm -f "$log"
+    (apt_install "${missing[@]}") >/dev/null || die "apt-get failed (above); mend it, then run hack/cluster up again"
 }
 
 # Debian starts a service when its package is installed. policy-rc.d forbids that, and `disable` that the next boot starts it.
-install_quietly() {
-    local policy=/usr/sbin/policy-rc.d made='' service
+apt_install() {
+    local policy=/usr/sbin/policy-rc.d service
     if [[ ! -e $policy ]]; then
+        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
         printf '#!/bin/sh\nexit 101\n' >"$policy"
         chmod +x "$policy"
-        made=yes
     fi
-    (apt_get install -y --no-install-recommends "$@") || {
-        [[ -z $made ]] || rm -f "$policy"
-        exit 1
-    }
-    [[ -z $made ]] || rm -f "$policy"
+    apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@" || return 1
     [[ -d /run/systemd/system ]] || return 0
     for service in containerd docker-registry; do
         if [[ " $* " == *" $service "* ]]; then systemctl disable --quiet "$service" || true; fi
     done
 }
 
-TOOLS=(etcd cli crictl pause faulty)
+# === What is built, from the modules in hack/tools. build_NAME DIRECTORY fills a directory with programs.
 
-# Everything that decides what is built: the committed go.mod and go.sum, our own sources, and how they are compiled.
+# bin_of NAME: the directory of its programs. Its key is everything that decides what is built: the committed go.mod and go.sum, our own
+# sources, and how they are compiled.
+bin_of() {
+    case $1 in
+    all) echo "$CACHE/$(build_key build_all etcd cli crictl pause faulty)/bin" ;;
+    kubernetes) echo "$CACHE/kubernetes-$KUBERNETES-$(build_key build_kubernetes "kubernetes-$KUBERNETES")/bin" ;;
+    containerd2) echo "$CACHE/containerd2-$(build_key build_containerd2 containerd)/bin" ;;
+    *) echo "$CACHE/$1-$(build_key "build_$1" "$1")/bin" ;;
+    esac
+}
+
 # build_key FUNCTION MODULE...
 build_key() {
     local function=$1
@@ -99,13 +70,6 @@ build_key() {
     } | sha256sum | cut -c 1-12
 }
 
-# The tools and one version of Kubernetes.
-build_tools() {
-    BIN=$CACHE/$(build_key build_all "${TOOLS[@]}")/bin
-    build_cached "$BIN" build_all
-    build_cached "$(kubernetes_bin)" build_kubernetes
-}
-
 build_all() {
     say "building the tools: some 2 minutes on 2 cores the first time"
     build etcd "$1/etcd" '' go.etcd.io/etcd/server/v3
@@ -115,48 +79,52 @@ build_all() {
     build faulty "$1/faulty" '' .
 }
 
+build_images() { build images "$1/images" '' .; }
+
 build_kubernetes() {
     say "building Kubernetes $(kubernetes_version): some 7 minutes on 2 cores the first time"
     build "kubernetes-$KUBERNETES" "$1" "$(kubernetes_version_flags)" tool
 }
 
-kubernetes_bin() { echo "$CACHE/kubernetes-$KUBERNETES-$(build_key build_kubernetes "kubernetes-$KUBERNETES")/bin"; }
-
 kubernetes_version() { module_version "kubernetes-$KUBERNETES" k8s.io/kubernetes; }
 
-# check_kubernetes VERSION: such as 1.34.
-check_kubernetes() {
-    local versions
-    versions=$(cd "$HACK/tools" && printf '%s\n' kubernetes-* | sed 's/^kubernetes-//' | paste -sd ' ')
-    [[ " $versions " == *" $1 "* ]] || die "--kubernetes takes one of $versions, not '$1'"
+# Without these the kubelet reports v0.0.0 as its node's version.
+kubernetes_version_flags() {
+    local p=k8s.io/component-base/version
+    echo "-X $p.gitVersion=$(kubernetes_version) -X $p.gitMajor=1 -X $p.gitMinor=${KUBERNETES#1.} -X $p.gitTreeState=clean"
 }
 
-# build_cached BIN FUNCTION: FUNCTION fills a directory, which becomes BIN when it is done, so that an interrupted build leaves nothing
-# half done. Several builds of one key can run at once, of clusters that share a cache and not a /var/lib: all but the first wait and
-# take what it made. The lock belongs to the key, so that builds of other tools go on.
-build_cached() {
-    local target=${1%/bin} lock
-    [[ ! -d $1 ]] || return 0
-    mkdir -p "$CACHE"
-    exec {lock}>"$target.lock"
-    flock --nonblock "$lock" || {
-        say "another build of ${target##*/} is running: waiting for its result"
-        flock "$lock"
-    }
-    if [[ ! -d $1 ]]; then build_locked "$target" "$2"; else say "the other build made $1"; fi
-    exec {lock}>&-
+build_containerd2() {
+    say "building containerd 2: some 2 minutes on 2 cores"
+    TAGS=no_btrfs,no_devmapper,no_zfs,no_aufs \
+        build containerd "$1" "-X github.com/containerd/containerd/v2/version.Version=$(module_version containerd github.com/containerd/containerd/v2)" tool
 }
 
-# build_locked TARGET FUNCTION: what is half built under this key was interrupted, because whoever holds the lock is alone.
-build_locked() {
-    local half
-    rm -rf "$CACHE/building.${1##*/}".*
-    half=$(mktemp -d "$CACHE/building.${1##*/}.XXXXXX")
-    mkdir "$half/bin"
-    "$2" "$half/bin"
-    rm -rf "$1"
-    mv "$half" "$1"
-    say "built $1/bin"
+build_containerd24() {
+    say "building containerd 2.4: some 2 minutes on 2 cores"
+    TAGS=no_btrfs,no_devmapper,no_zfs,no_aufs \
+        build containerd24 "$1" "-X github.com/containerd/containerd/v2/version.Version=$(module_version containerd24 github.com/containerd/containerd/v2)" tool
+}
+
+# In a copy of its module, with the module's own go.sum: hack/tools/crio/go.mod says why. Without seccomp and AppArmor, whose libraries
+# it would need; `pinns` is a program in C that keeps a pod's namespaces.
+build_crio() {
+    local source tmp
+    say "building crio: some 2 minutes on 2 cores"
+    source=$(cd "$HACK/tools/crio" && go mod download -json "github.com/cri-o/cri-o@$(module_version crio github.com/cri-o/cri-o)" | jq -er .Dir) ||
+        die "the module of CRI-O cannot be had: see 'go env GOPROXY'"
+    tmp=$(mktemp -d)
+    cp -r "$source" "$tmp/source"
+    chmod -R u+w "$tmp/source"
+    (
+        cd "$tmp/source" &&
+            CGO_ENABLED=1 GOWORK=off GOFLAGS="-mod=readonly -buildvcs=false" go build -trimpath -ldflags '-s -w' -o "$1/" -tags \
+    containers_image_ostree_stub,containers_image_openpgp,exclude_graphdriver_btrfs,btrfs_noversion,exclude_graphdriver_devicemapper,exclude_graphdriver_zfs \
+                ./cmd/crio &&
+            make -s -C pinns && cp bin/pinns "$1/"
+    ) || die "building CRI-O failed (above)"
+    rm -rf "$tmp"
+    cp "$HACK/tools/crio/runc" "$1/runc"
 }
 
 # build MODULE OUTPUT LDFLAGS PACKAGE...; -buildvcs=false, or the pause image would get another digest with every commit.
@@ -166,16 +134,73 @@ build() {
     say "building $module"
     (
         cd "$HACK/tools/$module"
-        CGO_ENABLED=0 GOWORK=off GOFLAGS="$(go env GOFLAGS) -mod=readonly -buildvcs=false" go build -trimpath -tags "${TAGS:-}" -ldflags "-s -w $ldflags" -o "$output" "$@"
+        CGO_ENABLED=0 GOWORK=off GOFLAGS="$(go env GOFLAGS) -mod=readonly -buildvcs=false" \
+            go build -trimpath -tags "${TAGS:-}" -ldflags "-s -w $ldflags" -o "$output" "$@"
     ) || die "building hack/tools/$module failed (above); the Go modules must be reachable: see 'go env GOPROXY'"
 }
 
 module_version() { sed -nE "s|^(require)?\s*$2 (v[^ ]+).*|\2|p" "$HACK/tools/$1/go.mod"; }
 
-# Without these the kubelet reports v0.0.0 as its node's version.
-kubernetes_version_flags() {
-    local p=k8s.io/component-base/version version minor
-    version=$(kubernetes_version)
-    minor=${version#v1.}
-    echo "-X $p.gitVersion=$version -X $p.gitMajor=1 -X $p.gitMinor=${minor%%.*} -X $p.gitTreeState=clean"
+# === How it is built: what the cache lacks, at the same time.
+
+declare -A BUILDS=() # those that run, by process id
+FAILED=()
+
+# build_missing NAME...: at most as many at once as there are processors, and as there is memory for: a build takes up to 3 GB.
+build_missing() {
+    local name bin most
+    most=$(awk -v most="$(nproc)" '/^MemTotal/ {n = int($2 / 3e6); print n < 1 ? 1 : n < most ? n : most}' /proc/meminfo)
+    for name; do
+        bin=$(bin_of "$name")
+        [[ ! -d $bin ]] || continue
+        wait_for_builds "$most"
+        (
+            trap - INT # a background job ignores Ctrl-C otherwise
+            build_cached "$bin" "build_$name"
+        ) &
+        BUILDS[$!]=$name
+    done
+    wait_for_builds 1
+    ((${#FAILED[@]} == 0)) || die "building ${FAILED[*]} failed (above)"
+}
+
+# wait_for_builds LIMIT: until fewer than LIMIT run. It says every half minute which these are.
+wait_for_builds() {
+    local pid
+    while ((${#BUILDS[@]} >= $1)); do
+        sleep 1
+        ((SECONDS % 30)) || say "still building: ${BUILDS[*]}"
+        for pid in "${!BUILDS[@]}"; do
+            if quietly kill -0 "$pid"; then continue; fi
+            wait "$pid" || FAILED+=("${BUILDS[$pid]}")
+            unset "BUILDS[$pid]"
+        done
+    done
+}
+
+# build_cached BIN FUNCTION: FUNCTION fills a directory, which becomes BIN when it is done, so that an interrupted build leaves nothing
+# half done. Several builds of one key can run at once, of clusters that share a cache and not a /var/lib: all but the first wait and
+# take what it made. The lock belongs to the key, so that builds of other tools go on.
+build_cached() {
+    local target=${1%/bin} lock half start=$SECONDS
+    [[ ! -d $1 ]] || return 0
+    mkdir -p "$CACHE"
+    exec {lock}>"$target.lock"
+    flock --nonblock "$lock" || {
+        say "another build of ${target##*/} is running: waiting for its result"
+        flock "$lock"
+    }
+    if [[ -d $1 ]]; then
+        say "the other build made $1"
+    else
+        # What is half built under this key was interrupted, because whoever holds the lock is alone.
+        rm -rf "$CACHE/building.${target##*/}".*
+        half=$(mktemp -d "$CACHE/building.${target##*/}.XXXXXX")
+        mkdir "$half/bin"
+        "$2" "$half/bin"
+        rm -rf "$target"
+        mv "$half" "$target"
+        say "built ${target##*/} in $((SECONDS - start)) s"
+    fi
+    exec {lock}>&-
 }

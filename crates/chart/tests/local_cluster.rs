@@ -152,7 +152,6 @@ fn beside_another_containerd_the_demo_says_what_to_stop() {
         "$CACHE/containerd" 30 & other=$!
         trap 'kill $other' EXIT
         until [[ $(cat /proc/$other/comm) == containerd ]]; do sleep 0.1; done
-        check_go() {{ :; }}
         check_machine"#
     );
     let mut shell = own_mounts();
@@ -168,4 +167,47 @@ fn beside_another_containerd_the_demo_says_what_to_stop() {
         said.contains("already runs on this machine and would be disturbed; stop it with: systemctl stop docker containerd kubelet"),
         "{said}"
     );
+}
+
+/// Builds of `$CACHE/NAME/bin`, on a machine with two processors; `bad` fails.
+const BUILDS: &str = r#"
+    bin_of() { echo "$CACHE/$1/bin"; }
+    nproc() { echo 2; }
+    build_one() { echo + >>"$CACHE/running"; sleep 1; echo - >>"$CACHE/running"; }
+    build_two() { build_one; }
+    build_three() { build_one; }
+    build_bad() { echo "no compiler" >&2; exit 1; }
+"#;
+
+#[test]
+fn at_most_as_many_builds_run_at_once_as_there_are_processors() {
+    let cache = Cache::new("at-once");
+    let build = || cache.shell(&format!("{BUILDS}\nbuild_missing one two three"));
+    let ended = build().output().unwrap();
+    assert!(ended.status.success(), "{}", said(&ended));
+    let mut running = 0;
+    let most = cache.text("running").lines().map(|line| {
+        running += if line == "+" { 1 } else { -1 };
+        running
+    });
+    assert!(most.max() <= Some(2)); // one, with little memory
+    let again = build().output().unwrap();
+    assert!(again.status.success(), "{}", said(&again));
+    assert_eq!(
+        cache.text("running").lines().count(),
+        6,
+        "nothing is missing"
+    );
+}
+
+#[test]
+fn a_build_that_fails_is_named_when_the_others_have_ended() {
+    let cache = Cache::new("bad-build");
+    let build = format!("{BUILDS}\nbuild_missing bad one");
+    let ended = cache.shell(&build).output().unwrap();
+    let said = said(&ended);
+    assert!(!ended.status.success(), "{said}");
+    assert!(said.contains("no compiler"), "{said}");
+    assert!(said.contains("building bad failed (above)"), "{said}");
+    assert!(cache.0.join("one/bin").is_dir(), "{said}");
 }

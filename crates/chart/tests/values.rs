@@ -64,6 +64,7 @@ fn other(path: &str, now: &Value) -> Value {
         ) => {
             json!("7m")
         }
+        ("otlpEndpoint", _) => json!("http://other:4317"),
         ("digest", _) => json!(format!("sha256:{}", "1".repeat(64))),
         ("criSocketPath", _) => json!("/run/other.sock"),
         ("preset", _) => json!("eks"),

@@ -362,6 +362,7 @@ mod tests {
                 namespace: "ns".into(),
                 name: "a".into(),
             }),
+            operations: Vec::new(),
             work: Work::Pull {
                 images,
                 credentials: CredentialScope {

@@ -43,6 +43,7 @@ use crate::{
     lease::{self, Candidate, Followers, Term},
     metrics::Metrics,
     runtimes::KubeletRuntimes,
+    traces::Spans,
     verify,
 };
 
@@ -62,7 +63,7 @@ pub fn main(cli: Cli) -> anyhow::Result<()> {
         .worker_threads(2)
         .enable_all()
         .build()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         match command {
             Some(Command::Cleanup(once)) => cleanup::run(run, once.timeout.0).await,
             Some(Command::Verify(once)) => verify::run(run, once.timeout.0).await,
@@ -72,7 +73,10 @@ pub fn main(cli: Cli) -> anyhow::Result<()> {
                 build(run).await?.run(token).await
             }
         }
-    })
+    });
+    // The name of a collector may just be looked up; nobody waits for that.
+    runtime.shutdown_background();
+    ended
 }
 
 /// A controller with open listeners that does not run yet.
@@ -82,6 +86,7 @@ pub struct Bound {
     lease: Client,
     http: TcpListener,
     debug: Option<TcpListener>,
+    spans: Spans,
 }
 
 /// Connects to the API server and opens the listeners.
@@ -98,18 +103,27 @@ pub async fn build(args: RunArgs) -> anyhow::Result<Bound> {
     let http = net::bind(args.http_port).context("cannot listen on --http-port")?;
     let debug = args.debug_address.bind().await;
     let debug = debug.context("cannot listen on --debug-address")?;
+    let spans = Spans::new(&args)?;
     Ok(Bound {
         args,
         client,
         lease,
         http,
         debug,
+        spans,
     })
 }
 
 impl Bound {
     /// Runs until the token is cancelled. A background task that ends earlier ends the process.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let spans = self.spans.clone();
+        let ended = self.work(shutdown).await;
+        spans.flush().await;
+        ended
+    }
+
+    async fn work(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let (args, client) = (self.args, self.client);
         let readiness = Readiness::default();
         let (events, inbox) = mpsc::channel(4096);
@@ -165,7 +179,7 @@ impl Bound {
         };
         serve_debug(&mut tasks, self.debug, shown, shutdown.clone()).await?;
         let objects = Objects::new(client.clone(), args.pod_name.clone());
-        let acting = (events, standing, acts);
+        let acting = (events, standing, acts, self.spans);
         let effects = effects(&mut tasks, client, (pullers, objects), acting);
         let engine = Engine::new(args.settings());
         let ends = shutdown.clone();
@@ -183,10 +197,11 @@ fn effects(
     tasks: &mut JoinSet<&'static str>,
     client: Client,
     (pullers, objects): (Pullers, Objects),
-    (events, standing, acts): (
+    (events, standing, acts, spans): (
         mpsc::Sender<Event>,
         watch::Receiver<Option<Term>>,
         TaskTracker,
+        Spans,
     ),
 ) -> Effects {
     let (watches, wanted) = watch::channel(Wanted::new());
@@ -199,6 +214,7 @@ fn effects(
         standing,
         acts,
         watches,
+        spans,
     }
 }
 
@@ -215,7 +231,7 @@ fn candidate(args: &RunArgs, client: &Client) -> Candidate {
     Candidate {
         api: Api::<Lease>::namespaced(client.clone(), &args.namespace),
         name: args.lease_name.clone(),
-        identity: identity(&args.pod_name),
+        identity: lease::identity(&args.pod_name),
     }
 }
 
@@ -427,14 +443,4 @@ fn spawn_after(
         task.await;
         name
     });
-}
-
-/// Returns the identity of this candidate. Two successive processes of one pod have different ones.
-fn identity(pod: &str) -> String {
-    use std::hash::{BuildHasher as _, Hasher as _};
-
-    let random = std::collections::hash_map::RandomState::new()
-        .build_hasher()
-        .finish();
-    format!("{pod}_{random:016x}")
 }

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser, value_parser};
 use kubefledged_api_types::{DurationError, GoDuration, ImagePullPolicy};
 use kubefledged_engine::{GateSettings, Settings};
-use kubefledged_process::{LogArgs, debug::DebugAddress};
+use kubefledged_process::{LogArgs, debug::DebugAddress, traces::TraceArgs};
 
 use crate::certificates::{self, Mode};
 
@@ -196,6 +196,9 @@ pub struct RunArgs {
     /// Flags for logs.
     #[command(flatten)]
     pub log: LogArgs,
+    /// Flags for traces.
+    #[command(flatten)]
+    pub traces: TraceArgs,
     /// Flags of kube-fledged without effect.
     #[command(flatten)]
     pub obsolete: ObsoleteArgs,
@@ -405,6 +408,10 @@ mod tests {
                 "at least 1m, or 0s for never",
             ),
             ("--service-account-name=", "a value is required"),
+            (
+                "--otlp-endpoint=https://collector:4317",
+                "https is not supported",
+            ),
         ] {
             let said = parse(&[flag]).unwrap_err().to_string();
             let name = flag.split('=').next().unwrap();

@@ -18,6 +18,9 @@ const MOST_QUESTIONS: usize = 16;
 pub trait Effects {
     /// Starts a command. It must not wait; the answer comes as an event.
     fn carry_out(&self, command: Command);
+
+    /// Sees an event before the engine does.
+    fn hear(&self, _event: &Event) {}
 }
 
 /// A question to the engine.
@@ -79,6 +82,7 @@ pub async fn run(
         let (began, taken) = (Instant::now(), batch.len());
         for event in batch.drain(..) {
             metrics.count(&event);
+            effects.hear(&event);
             engine.handle(now(), event);
         }
         engine.poll(now(), &mut commands);

@@ -376,5 +376,15 @@ pub(crate) fn read(lease: &Lease) -> Held {
     }
 }
 
+/// Returns the identity of this candidate. Two successive processes of one pod have different ones.
+pub fn identity(pod: &str) -> String {
+    use std::hash::{BuildHasher as _, Hasher as _};
+
+    let random = std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish();
+    format!("{pod}_{random:016x}")
+}
+
 #[cfg(test)]
 mod tests;

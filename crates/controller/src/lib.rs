@@ -15,4 +15,5 @@ pub mod inputs;
 pub mod lease;
 pub mod metrics;
 pub mod runtimes;
+pub mod traces;
 pub mod verify;

@@ -1,5 +1,5 @@
 //! Common parts of the kubefledged processes: flags for logs and probes, readiness, shutdown,
-//! listeners, metrics, and TLS with certificates that change while the process runs.
+//! listeners, metrics, traces, and TLS with certificates that change while the process runs.
 
 #![deny(missing_docs)]
 
@@ -13,6 +13,8 @@ pub mod places;
 pub mod readiness;
 pub mod shutdown;
 pub mod tls;
+#[cfg(feature = "traces")]
+pub mod traces;
 mod usage;
 
 pub use admin::AdminArgs;

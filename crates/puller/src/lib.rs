@@ -19,4 +19,5 @@ pub mod progress;
 mod pull;
 pub mod runtime;
 pub mod service;
+pub mod traces;
 mod unknown;

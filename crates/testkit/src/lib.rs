@@ -3,6 +3,7 @@
 #![deny(missing_docs)]
 
 pub mod certificates;
+mod collector;
 mod containerd;
 mod documented;
 pub mod removal;
@@ -10,6 +11,7 @@ pub mod runtime;
 mod wait;
 
 pub use certificates::{Ca, Leaf, SecretDirectory, Usage, issued_by};
+pub use collector::{Collector, SeenSpan};
 pub use containerd::store::sha256;
 pub use documented::assert_documented;
 pub use runtime::{Call, FakeRuntime, Fetched, Login, Native, Published, Removal};

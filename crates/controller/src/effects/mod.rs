@@ -17,10 +17,16 @@ use std::panic::AssertUnwindSafe;
 
 use futures::FutureExt as _;
 use kubefledged_engine::{BatchEnd, Command, Event, WriteError};
+use kubefledged_process::traces::FutureExt as _;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
-use crate::{driver, inputs::workloads::Wanted, lease::Term};
+use crate::{
+    driver,
+    inputs::workloads::Wanted,
+    lease::Term,
+    traces::{self, Spans},
+};
 
 /// Carries out all commands.
 pub struct Effects {
@@ -36,6 +42,8 @@ pub struct Effects {
     pub acts: TaskTracker,
     /// The watches of workloads that are wanted.
     pub watches: watch::Sender<Wanted>,
+    /// Spans of operations and batches.
+    pub spans: Spans,
 }
 
 impl driver::Effects for Effects {
@@ -49,6 +57,7 @@ impl driver::Effects for Effects {
             self.watches.send_replace(all);
             return;
         }
+        self.spans.decided(&command);
         let acting = term.acting.clone();
         let events = self.events.clone();
         let lost = answer_if_lost(&command);
@@ -59,6 +68,10 @@ impl driver::Effects for Effects {
                 () = act => {}
             }
         });
+    }
+
+    fn hear(&self, event: &Event) {
+        self.spans.hear(event);
     }
 }
 
@@ -101,11 +114,18 @@ impl Effects {
         let pullers = self.pullers.clone();
         let objects = self.objects.clone();
         let events = self.events.clone();
+        let spans = self.spans.clone();
         async move {
             let answer = match command {
                 // The batch belongs to an earlier term of this process.
                 Command::StartBatch(batch) if batch.term != term => return,
-                Command::StartBatch(batch) => pullers.run(*batch, &events).await,
+                Command::StartBatch(batch) => {
+                    let span = spans.batch(&batch);
+                    let call = pullers.run(*batch, &events).with_context(span.clone());
+                    let ended = call.await;
+                    traces::batch_ended(&span, &ended);
+                    ended
+                }
                 // Rare commands are boxed, because every waiting batch takes the memory of the largest future.
                 Command::CancelPulls(cancel) => return Box::pin(pullers.cancel(cancel)).await,
                 Command::WriteStatus {

@@ -15,6 +15,7 @@ use kubefledged_engine::{
     Batch, BatchEnd, CancelPulls, CredentialScope, Event, ImageOutcome, ImageResult, NodeName,
     PullItem, SecretProblems, Transfer, Work,
 };
+use kubefledged_process::traces::{Context, TraceContextExt as _};
 use kubefledged_proto::puller::{PullImagesRequest, RemoveImagesRequest};
 use prost::Message;
 use tokio::sync::{mpsc, watch};
@@ -101,6 +102,7 @@ impl Pullers {
                 return BatchEnd::Unreachable;
             }
         };
+        Context::current().span().add_event("connected", Vec::new());
         // The call's memory is allocated only now, because thousands of nodes wait for a connection above.
         let began = Instant::now();
         let result = Box::pin(self.call(&borrowed, batch, events)).await;

@@ -5,8 +5,11 @@ use std::time::Duration;
 use super::{Engine, timers::Timer};
 use crate::{
     ids::{CacheIdx, ImageId, NodeIdx, RegistryId, ScopeId, Stamp},
-    model::in_flight::{Flight, Pull, Task},
-    vocabulary::{Batch, BatchEnd, BatchId, Command, FailureClass, Now, Tick, Work},
+    model::{
+        cache::Cache,
+        in_flight::{Flight, Pull, Task},
+    },
+    vocabulary::{Batch, BatchEnd, BatchId, CacheKey, Command, FailureClass, Now, Tick, Work},
 };
 
 /// A pull batch without an outcome for so long is long. The puller counts the same.
@@ -24,6 +27,7 @@ impl Engine {
         let stamp = self.model.next_stamp(now);
         let lost = now.tick.after(task.deadline());
         let seq = self.model.in_flight.next_seq();
+        let operations = self.operations(idx, &task);
         let flight = Flight {
             node: idx,
             stamp,
@@ -41,8 +45,28 @@ impl Engine {
             node: name,
             puller,
             cache: cache.map(|cache| cache.object.key.clone()),
+            operations,
             work,
         })));
+    }
+
+    /// Returns the caches whose running operation waits for the node and for images of the task.
+    fn operations(&self, idx: NodeIdx, task: &Task) -> Vec<CacheKey> {
+        let awaits = |cache: &Cache| cache.operation.as_ref().is_some_and(|op| op.awaits(idx));
+        let concerns = |at: CacheIdx, cache: &Cache| match task {
+            Task::Pull(pull) => pull.cache == at,
+            Task::Remove { images, .. } => images
+                .iter()
+                .any(|image| cache.applied.pending.contains_key(image)),
+            Task::Check { images } => images
+                .iter()
+                .any(|image| cache.desired.images.contains(*image)),
+        };
+        let caches = self.model.caches.iter();
+        caches
+            .filter(|(at, cache)| awaits(cache) && concerns(*at, cache))
+            .map(|(_, cache)| cache.object.key.clone())
+            .collect()
     }
 
     /// Takes what a pull batch needs: room in its registry's budget, and a place among the cache's nodes. Returns

@@ -143,6 +143,11 @@ impl Operation {
         nodes.without(&self.done).count()
     }
 
+    /// Is a node not done?
+    pub fn awaits(&self, node: NodeIdx) -> bool {
+        (self.pulls.contains(node) || self.removes.contains(node)) && !self.done.contains(node)
+    }
+
     /// Is every node done?
     pub fn is_complete(&self) -> bool {
         self.pulls.is_subset(&self.done) && self.removes.is_subset(&self.done)

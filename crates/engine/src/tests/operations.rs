@@ -307,3 +307,34 @@ fn a_late_answer_about_an_annotation_of_an_earlier_operation_is_ignored() {
     harness.wait(60);
     assert_eq!(harness.reported(), ("Succeeded", "ImageCacheUpdate"));
 }
+
+#[test]
+fn a_batch_names_the_operations_that_wait_for_it() {
+    let mut harness = Harness::new(&["n1"]);
+    harness.create(spec(&[(&["r.test/a:1"], &[])]));
+    harness.lead();
+    let waited = |harness: &Harness, kind: fn(&Work) -> bool| -> Vec<Vec<CacheKey>> {
+        let batches = harness.batches.iter().filter(|batch| kind(&batch.work));
+        batches.map(|batch| batch.operations.clone()).collect()
+    };
+    let pull = |work: &Work| matches!(work, Work::Pull { .. });
+    let check = |work: &Work| matches!(work, Work::Check { .. });
+    let remove = |work: &Work| matches!(work, Work::Remove { .. });
+    assert_eq!(waited(&harness, pull), [vec![key()]]);
+
+    // Nothing runs: a check is nobody's.
+    harness.batches.clear();
+    harness.wait(600);
+    assert!(waited(&harness, check).iter().all(Vec::is_empty));
+    assert!(!waited(&harness, check).is_empty());
+
+    harness.batches.clear();
+    harness.apply(|object| object.refresh = Some("1".to_owned()));
+    harness.run();
+    assert_eq!(waited(&harness, check), [vec![key()]]);
+
+    harness.batches.clear();
+    harness.apply(|object| object.purge = Some("1".to_owned()));
+    harness.run();
+    assert_eq!(waited(&harness, remove), [vec![key()]]);
+}

@@ -105,6 +105,8 @@ pub struct Batch {
     pub puller: Puller,
     /// Which cache; `None` for a check or a removal, which serve every cache.
     pub cache: Option<CacheKey>,
+    /// Caches whose running operation waits for this node and for images of this call.
+    pub operations: Vec<CacheKey>,
     /// What to do.
     pub work: Work,
 }

@@ -52,21 +52,30 @@ impl Engine {
 
     /// Returns the caches whose running operation waits for the node and for images of the task.
     fn operations(&self, idx: NodeIdx, task: &Task) -> Vec<CacheKey> {
-        let awaits = |cache: &Cache| cache.operation.as_ref().is_some_and(|op| op.awaits(idx));
-        let concerns = |at: CacheIdx, cache: &Cache| match task {
-            Task::Pull(pull) => pull.cache == at,
-            Task::Remove { images, .. } => images
-                .iter()
-                .any(|image| cache.applied.pending.contains_key(image)),
-            Task::Check { images } => images
-                .iter()
-                .any(|image| cache.desired.images.contains(*image)),
-        };
-        let caches = self.model.caches.iter();
-        caches
-            .filter(|(at, cache)| awaits(cache) && concerns(*at, cache))
-            .map(|(_, cache)| cache.object.key.clone())
-            .collect()
+        let awaits = |cache: &&Cache| cache.operation.as_ref().is_some_and(|op| op.awaits(idx));
+        let waiting = self.model.caches.iter().map(|(_, cache)| cache);
+        let waiting = waiting.filter(awaits);
+        let key = |cache: &Cache| cache.object.key.clone();
+        match task {
+            Task::Pull(pull) => {
+                let cache = self.model.caches.get(pull.cache);
+                cache.filter(awaits).map(key).into_iter().collect()
+            }
+            Task::Remove { images, .. } => waiting
+                .filter(|cache| {
+                    let pending = &cache.applied.pending;
+                    images.iter().any(|image| pending.contains_key(image))
+                })
+                .map(key)
+                .collect(),
+            Task::Check { images } => waiting
+                .filter(|cache| {
+                    let desired = &cache.desired.images;
+                    images.iter().any(|image| desired.contains(*image))
+                })
+                .map(key)
+                .collect(),
+        }
     }
 
     /// Takes what a pull batch needs: room in its registry's budget, and a place among the cache's nodes. Returns

@@ -186,7 +186,8 @@ fn at_most_as_many_builds_run_at_once_as_there_are_processors() {
     let ended = build().output().unwrap();
     assert!(ended.status.success(), "{}", said(&ended));
     let mut running = 0;
-    let most = cache.text("running").lines().map(|line| {
+    let log = cache.text("running");
+    let most = log.lines().map(|line| {
         running += if line == "+" { 1 } else { -1 };
         running
     });

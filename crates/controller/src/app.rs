@@ -208,7 +208,7 @@ fn effects(
     let reads = inputs::workloads::run(client, wanted, standing.clone(), events.clone());
     spawn(tasks, reads, "workloads");
     Effects {
-        pullers,
+        pullers: pullers.traced(spans.clone()),
         objects,
         events,
         standing,

@@ -1,4 +1,4 @@
-//! Spans of operations and batches: docs/operations.md lists them.
+//! Spans of operations, of calls to pullers, and of what the pullers tell of each image: docs/operations.md lists them.
 
 use std::{
     collections::HashMap,
@@ -10,6 +10,10 @@ use kubefledged_api_types::{ImageCacheStatus, Timestamp, names::status};
 use kubefledged_engine::{Batch, BatchEnd, CacheKey, Command, Event, Work};
 use kubefledged_process::traces::{
     Context, KeyValue, Link, SpanBuilder, SpanKind, Status, TraceContextExt as _, Traces,
+};
+use kubefledged_proto::puller::{
+    PullImagesResponse, PullOutcome, PullResult, RemoveImagesResponse, RemoveOutcome, RemoveResult,
+    pull_images_response, remove_images_response,
 };
 
 use crate::args::RunArgs;
@@ -167,6 +171,120 @@ impl Spans {
     }
 }
 
+impl Spans {
+    /// Makes a span of each pull that a message tells of, within that of the call. It begins when the pull has its place
+    /// at the puller, so that the time before is the wait for it.
+    pub fn pulled(&self, batch: &Batch, message: &PullImagesResponse) {
+        if let Some(pull_images_response::Event::Outcomes(told)) = &message.event
+            && let Work::Pull { images, .. } = &batch.work
+            && self.traces.are_on()
+        {
+            for outcome in told.outcomes.iter().take(images.len()) {
+                let name = images.get(index(outcome.index));
+                let name = name.map(|image| image.reference.to_string());
+                self.image(batch, name, &pull(outcome));
+            }
+        }
+    }
+
+    /// Makes a span of each removal that a message tells of. It is as long as the call until then.
+    pub fn removed(&self, batch: &Batch, began: SystemTime, message: &RemoveImagesResponse) {
+        if let Some(remove_images_response::Event::Outcomes(told)) = &message.event
+            && let Work::Remove {
+                references, unpin, ..
+            } = &batch.work
+            && self.traces.are_on()
+        {
+            for outcome in told.outcomes.iter().take(references.len() + unpin.len()) {
+                let name = references.iter().chain(unpin).nth(index(outcome.index));
+                let name = name.map(ToString::to_string);
+                self.image(batch, name, &removal(outcome, began));
+            }
+        }
+    }
+
+    fn image(&self, batch: &Batch, image: Option<String>, seen: &Seen<'_>) {
+        let span = self.traces.begin(&Context::current(), || {
+            SpanBuilder::from_name(seen.name).with_start_time(seen.began)
+        });
+        let span = span.span();
+        let texts = [
+            ("k8s.node.name", batch.node.to_string()),
+            ("kubefledged.image", image.unwrap_or_default()),
+            ("kubefledged.result", seen.result.to_owned()),
+            ("kubefledged.reason", seen.reason.to_owned()),
+        ];
+        for (key, text) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
+            span.set_attribute(KeyValue::new(key, text));
+        }
+        // 0: it is not known, or there are none.
+        for (key, number) in seen.numbers.iter().filter(|(_, number)| *number > 0) {
+            let number = i64::try_from(*number).unwrap_or(i64::MAX);
+            span.set_attribute(KeyValue::new(*key, number));
+        }
+        if seen.result == "failed" {
+            span.set_status(Status::error(seen.reason.to_owned()));
+        }
+    }
+}
+
+/// What a puller tells of one image.
+struct Seen<'a> {
+    name: &'static str,
+    began: SystemTime,
+    result: &'static str,
+    reason: &'a str,
+    numbers: Vec<(&'static str, u64)>,
+}
+
+fn index(index: u32) -> usize {
+    usize::try_from(index).unwrap_or(usize::MAX)
+}
+
+fn pull(outcome: &PullOutcome) -> Seen<'_> {
+    let took = Duration::from_millis(outcome.took_ms);
+    let now = SystemTime::now();
+    Seen {
+        name: "image pull",
+        // No pull is older than a day: what a puller tells is not trusted.
+        began: now
+            .checked_sub(took.min(Duration::from_secs(86_400)))
+            .unwrap_or(now),
+        result: match outcome.result() {
+            PullResult::Present => "present",
+            PullResult::Pulled => "pulled",
+            PullResult::Failed => "failed",
+            PullResult::Cancelled => "cancelled",
+            PullResult::Superseded => "superseded",
+            PullResult::Unspecified => "",
+        },
+        reason: &outcome.reason,
+        numbers: vec![
+            ("kubefledged.attempts", outcome.attempts.into()),
+            ("kubefledged.image_bytes", outcome.size_bytes),
+            ("kubefledged.registry_bytes", outcome.registry_bytes),
+            ("kubefledged.peer_bytes", outcome.peer_bytes),
+        ],
+    }
+}
+
+fn removal(outcome: &RemoveOutcome, began: SystemTime) -> Seen<'_> {
+    Seen {
+        name: "image remove",
+        began,
+        result: match outcome.result() {
+            RemoveResult::Removed => "removed",
+            RemoveResult::Absent => "absent",
+            RemoveResult::Kept => "kept",
+            RemoveResult::Failed => "failed",
+            RemoveResult::Superseded => "superseded",
+            RemoveResult::Unspecified => "",
+        },
+        reason: &outcome.reason,
+        numbers: Vec::new(),
+    }
+}
+
 /// Notes how a batch ended, from the event that says so.
 pub fn batch_ended(batch: &Context, event: &Event) {
     let Event::BatchEnded(_, how) = event else {
@@ -197,122 +315,4 @@ fn end(operation: &Context, result: impl Into<std::borrow::Cow<'static, str>>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::Parser as _;
-    use kubefledged_engine::{BatchId, NodeName, Puller};
-    use kubefledged_testkit::{Collector, SeenSpan};
-
-    use super::*;
-    use crate::args::Cli;
-
-    fn key(name: &str) -> CacheKey {
-        CacheKey {
-            namespace: "ns".into(),
-            name: name.into(),
-        }
-    }
-
-    fn write(name: &str, status: &str, start: i64) -> Command {
-        let status = ImageCacheStatus {
-            status: status.to_owned(),
-            reason: "ImageCacheUpdate".to_owned(),
-            start_time: Some(Timestamp(start)),
-            ..ImageCacheStatus::default()
-        };
-        Command::WriteStatus {
-            key: key(name),
-            resource_version: "1".to_owned(),
-            status: Box::new(status),
-        }
-    }
-
-    fn check(operations: &[&str]) -> Batch {
-        Batch {
-            id: BatchId(1),
-            term: 1,
-            seq: 1,
-            node: NodeName("n1".into()),
-            puller: Puller {
-                instance: "pod".into(),
-                address: ([127, 0, 0, 1], 7443).into(),
-            },
-            cache: None,
-            operations: operations.iter().map(|name| key(name)).collect(),
-            work: Work::Check {
-                references: vec!["r.test/a:1".into()],
-            },
-        }
-    }
-
-    async fn sent(act: impl FnOnce(&Spans)) -> Collector {
-        let collector = Collector::start().await.unwrap();
-        let flag = format!("--otlp-endpoint={}", collector.url());
-        let cli = Cli::try_parse_from(["kubefledged-controller", &flag]).unwrap();
-        let spans = Spans::new(&cli.run).unwrap();
-        act(&spans);
-        spans.flush().await;
-        collector
-    }
-
-    #[tokio::test]
-    async fn every_operation_that_begins_ends_with_a_result() {
-        let collector = sent(|spans| {
-            for command in [
-                write("a", status::PROCESSING, 1),
-                // Progress.
-                write("a", status::PROCESSING, 1),
-                write("a", status::PROCESSING, 2),
-                write("a", status::FAILED, 2),
-                // It heals.
-                write("a", status::SUCCEEDED, 2),
-                write("b", status::PROCESSING, 3),
-                write("c", status::PROCESSING, 4),
-            ] {
-                spans.decided(&command);
-            }
-            spans.hear(&Event::CacheDeleted(key("b")));
-        })
-        .await;
-        let seen = collector.spans("imagecache operation");
-        let seen = seen
-            .iter()
-            .map(|span| (span.get("kubefledged.result"), span.failed));
-        let expected = [
-            ("Superseded", false),
-            ("Failed", true),
-            ("Deleted", false),
-            ("LeaderChanged", false),
-        ];
-        assert_eq!(seen.collect::<Vec<_>>(), expected);
-        let began = collector.spans("imagecache operation")[3].time.0;
-        assert_eq!(
-            Duration::from_nanos(began),
-            Duration::from_secs(4),
-            "the time of the status"
-        );
-    }
-
-    #[tokio::test]
-    async fn a_batch_belongs_to_the_first_operation_and_has_links_to_the_others() {
-        let collector = sent(|spans| {
-            spans.decided(&write("a", status::PROCESSING, 1));
-            spans.decided(&write("b", status::PROCESSING, 2));
-            for operations in [&["a", "b"][..], &[]] {
-                let span = spans.batch(&check(operations));
-                batch_ended(&span, &Event::BatchEnded(BatchId(1), BatchEnd::Unreachable));
-            }
-        })
-        .await;
-        let ids = collector.spans("imagecache operation");
-        let ids: Vec<Vec<u8>> = ids.into_iter().map(|span| span.id).collect();
-        let checks = collector.spans("node check");
-        assert_eq!(
-            (&checks[0].parent, &checks[0].links[..]),
-            (&ids[0], &ids[1..])
-        );
-        assert!(checks[1].parent.is_empty() && checks[1].links.is_empty());
-        let ended =
-            |span: &SeenSpan| span.failed && span.get("kubefledged.result") == "Unreachable";
-        assert!(checks.iter().all(ended), "{checks:?}");
-    }
-}
+mod tests;

@@ -49,7 +49,7 @@ struct Node {
     task: JoinHandle<anyhow::Result<()>>,
 }
 
-async fn node(name: &str, ca: &Ca, collector: &str, shutdown: &CancellationToken) -> Node {
+async fn node(name: &str, ca: &Ca, shutdown: &CancellationToken) -> Node {
     let certificates = SecretDirectory::new().unwrap();
     let leaf = ca.issue(&[&names::puller(NAMESPACE)], Usage::Server);
     certificates.write(&leaf, &[ca]).unwrap();
@@ -63,7 +63,6 @@ async fn node(name: &str, ca: &Ca, collector: &str, shutdown: &CancellationToken
         &format!("--pod-uid=pod-{name}"),
         &format!("--tls-dir={}", certificates.path().display()),
         &format!("--cri-socket-path={}", runtime.socket().display()),
-        &format!("--otlp-endpoint={collector}"),
     ]);
     let bound = app::build(args.unwrap()).await.unwrap();
     let port = bound.grpc_address.port();
@@ -131,7 +130,8 @@ fn effects(
         acting: CancellationToken::new(),
     };
     Effects {
-        pullers: Pullers::new(dialer, credentials, entitlements, raise_term, 4, 4),
+        pullers: Pullers::new(dialer, credentials, entitlements, raise_term, 4, 4)
+            .traced(spans.clone()),
         objects: Objects::new(client.clone(), "pod".to_owned()),
         events: events.clone(),
         standing: watch::channel(Some(term)).1,
@@ -225,7 +225,7 @@ async fn an_operation_its_batches_and_its_pulls_are_one_trace_which_shows_the_sl
     let (ca, shutdown) = (Ca::default(), CancellationToken::new());
     let mut nodes = Vec::new();
     for name in ["n1", "n2"] {
-        nodes.push(node(name, &ca, &collector.url(), &shutdown).await);
+        nodes.push(node(name, &ca, &shutdown).await);
     }
     nodes[1].runtime.block(IMAGE);
     let connector = connector(&ca);
@@ -270,6 +270,7 @@ async fn an_operation_its_batches_and_its_pulls_are_one_trace_which_shows_the_sl
         assert_eq!((&pull.parent, &pull.trace), (&batch.id, &operation.trace));
         assert_eq!(batch.get("kubefledged.result"), "Done");
         assert_eq!(pull.get("kubefledged.image"), IMAGE);
+        assert_eq!(pull.get("kubefledged.result"), "pulled");
     }
     let slow = of_node(&pulls, "n2").time;
     assert!(Duration::from_nanos(slow.1 - slow.0) >= SLOW);

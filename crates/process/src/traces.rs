@@ -8,27 +8,20 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use clap::Args;
 use http::Uri;
+use opentelemetry::trace::{Tracer as _, TracerProvider as _};
 pub use opentelemetry::{
     Context, KeyValue,
     context::FutureExt,
     trace::{Link, SpanBuilder, SpanKind, Status, TraceContextExt},
 };
-use opentelemetry::{
-    propagation::{Extractor, Injector, TextMapPropagator as _},
-    trace::{Tracer as _, TracerProvider as _},
-};
 use opentelemetry_otlp::{SpanExporter as Otlp, WithExportConfig as _, WithTonicConfig as _};
 use opentelemetry_sdk::{
     Resource,
     error::OTelSdkResult,
-    propagation::TraceContextPropagator,
     trace::{SdkTracer, SdkTracerProvider, SpanData, SpanExporter},
 };
 use tokio::time::Instant;
-use tonic::{
-    metadata::{AsciiMetadataKey, MetadataMap},
-    transport::Endpoint,
-};
+use tonic::transport::Endpoint;
 
 use crate::log::Pace;
 
@@ -145,14 +138,6 @@ impl Traces {
         parent.with_span(on.tracer.build_with_context(span(), parent))
     }
 
-    /// Returns the span of the caller, as a request names it.
-    pub fn caller(&self, metadata: &MetadataMap) -> Context {
-        if !self.are_on() {
-            return Context::new();
-        }
-        TraceContextPropagator::new().extract_with_context(&Context::new(), &Caller(metadata))
-    }
-
     /// Sends the spans that have ended, or gives up after 2 s. Spans that end later are lost.
     pub async fn flush(self) {
         let Some(on) = self.0 else { return };
@@ -160,36 +145,6 @@ impl Traces {
         let flush = tokio::task::spawn_blocking(move || on.provider.shutdown_with_timeout(FLUSH));
         if let Ok(Err(error)) = flush.await {
             tracing::warn!(%error, "the last spans could not be sent");
-        }
-    }
-}
-
-/// Names the span of the current context in a request, so that the callee can continue its trace.
-pub fn name_caller(metadata: &mut MetadataMap) {
-    let current = Context::current();
-    if current.span().span_context().is_valid() {
-        TraceContextPropagator::new().inject_context(&current, &mut Callee(metadata));
-    }
-}
-
-struct Caller<'a>(&'a MetadataMap);
-
-impl Extractor for Caller<'_> {
-    fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key)?.to_str().ok()
-    }
-
-    fn keys(&self) -> Vec<&str> {
-        Vec::new()
-    }
-}
-
-struct Callee<'a>(&'a mut MetadataMap);
-
-impl Injector for Callee<'_> {
-    fn set(&mut self, key: &str, value: String) {
-        if let (Ok(key), Ok(value)) = (key.parse::<AsciiMetadataKey>(), value.parse()) {
-            self.0.insert(key, value);
         }
     }
 }
@@ -279,13 +234,9 @@ mod tests {
     }
 
     #[test]
-    fn without_an_endpoint_there_are_no_spans_and_no_metadata() {
+    fn without_an_endpoint_there_are_no_spans() {
         let traces = TraceArgs::default().start("test", "1", &[]).unwrap();
         let span = traces.begin(&Context::new(), || panic!("a span is built"));
         assert!(!span.has_active_span());
-        let _current = span.attach();
-        let mut metadata = MetadataMap::new();
-        name_caller(&mut metadata);
-        assert!(metadata.is_empty());
     }
 }

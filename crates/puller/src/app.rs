@@ -12,7 +12,6 @@ use kubefledged_process::{
     Guard, Metrics as Exposition, Readiness, admin, debug as endpoint, log, metrics as measured,
     net, shutdown,
     tls::{self, Failures},
-    traces::Traces,
 };
 use kubefledged_proto::{
     peer::peer_service_server::PeerServiceServer,
@@ -56,13 +55,10 @@ pub fn main(args: Args) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let ended = runtime.block_on(async {
+    runtime.block_on(async {
         let token = shutdown::signal()?;
         build(args).await?.run(token).await
-    });
-    // The name of a collector may just be looked up; nobody waits for that.
-    runtime.shutdown_background();
-    ended
+    })
 }
 
 /// A puller with open listeners that does not serve yet.
@@ -78,7 +74,6 @@ pub struct Bound {
     grpc: TcpListener,
     http: TcpListener,
     debug: Option<TcpListener>,
-    traces: Traces,
 }
 
 /// Opens the listeners.
@@ -92,14 +87,6 @@ pub async fn build(args: Args) -> anyhow::Result<Bound> {
     let http = net::bind(args.http_port).context("cannot listen on --http-port")?;
     let debug = args.debug_address.bind().await;
     let debug = debug.context("cannot listen on --debug-address")?;
-    let resource = [
-        ("service.instance.id", &*args.pod_uid),
-        ("k8s.node.name", &args.node_name),
-        ("k8s.namespace.name", &args.namespace),
-    ];
-    let traces = args
-        .traces
-        .start("kubefledged-puller", env!("CARGO_PKG_VERSION"), &resource)?;
     Ok(Bound {
         grpc_address: grpc.local_addr()?,
         http_address: http.local_addr()?,
@@ -109,7 +96,6 @@ pub async fn build(args: Args) -> anyhow::Result<Bound> {
         grpc,
         http,
         debug,
-        traces,
     })
 }
 
@@ -231,20 +217,12 @@ fn exposition(
 impl Bound {
     /// Runs until the token is cancelled.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let traces = self.traces.clone();
-        let ended = self.work(shutdown).await;
-        traces.flush().await;
-        ended
-    }
-
-    async fn work(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let Self {
             args,
             plugins,
             grpc,
             http,
             debug,
-            traces,
             ..
         } = self;
         let mut registry = measured::registry(env!("CARGO_PKG_VERSION"));
@@ -286,7 +264,6 @@ impl Bound {
             ready,
             shown,
             search,
-            traces,
             shutdown: shutdown.clone(),
         };
         services.start(&mut tasks, found, grpc, debug).await?;
@@ -308,7 +285,6 @@ struct Services {
     shown: watch::Sender<Option<Debug>>,
     /// How the runtime is found again if its socket moves.
     search: Search,
-    traces: Traces,
     shutdown: CancellationToken,
 }
 
@@ -344,7 +320,6 @@ impl Services {
             shutdown: shutdown.clone(),
             counter,
             identity: self.identity.clone(),
-            traces: self.traces,
         };
         let debugged = Debug {
             node_name: service.node_name.clone(),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use kubefledged_api_types::GoDuration;
-use kubefledged_process::{LogArgs, debug::DebugAddress, traces::TraceArgs};
+use kubefledged_process::{LogArgs, debug::DebugAddress};
 
 /// Pulls and removes container images on one node, as the controller requests.
 #[derive(Clone, Debug, Parser)]
@@ -105,7 +105,4 @@ pub struct Args {
     /// Flags for logs.
     #[command(flatten)]
     pub log: LogArgs,
-    /// Flags for traces.
-    #[command(flatten)]
-    pub traces: TraceArgs,
 }

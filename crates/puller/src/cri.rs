@@ -103,7 +103,7 @@ impl Socket {
 /// Returns a connection to a socket. It connects at the first call, and again after a loss.
 pub fn connect(socket: Socket) -> Channel {
     // HTTP/2 requires an address; it is not used.
-    connect_to(Endpoint::from_static("http://cri.invalid"), socket)
+    connect_to(&Endpoint::from_static("http://cri.invalid"), socket)
 }
 
 /// The same, for layers: the runtime sends more before it waits for us to have taken it.
@@ -111,10 +111,10 @@ pub fn connect_for_layers(socket: Socket) -> Channel {
     let endpoint = Endpoint::from_static("http://cri.invalid")
         .initial_stream_window_size(LAYERS_WINDOW)
         .initial_connection_window_size(2 * LAYERS_WINDOW);
-    connect_to(endpoint, socket)
+    connect_to(&endpoint, socket)
 }
 
-fn connect_to(endpoint: Endpoint, socket: Socket) -> Channel {
+fn connect_to(endpoint: &Endpoint, socket: Socket) -> Channel {
     let connector = tower::service_fn(move |_: Uri| {
         let path = socket.path();
         async move { UnixStream::connect(path).await.map(TokioIo::new) }

@@ -19,5 +19,4 @@ pub mod progress;
 mod pull;
 pub mod runtime;
 pub mod service;
-pub mod traces;
 mod unknown;

@@ -12,7 +12,7 @@ use kubefledged_contract::{
     HEARTBEAT, SEEN_TERM,
     puller::{self as contract, Malformed},
 };
-use kubefledged_process::{tls::Served, traces::Traces};
+use kubefledged_process::tls::Served;
 use kubefledged_proto::puller::{
     CancelPullsRequest, CancelPullsResponse, CheckImagesRequest, CheckImagesResponse, Credential,
     GetInfoRequest, GetInfoResponse, ListImagesRequest, ListImagesResponse, NodeImage,
@@ -29,7 +29,6 @@ use crate::{
     driver::{Input, Reply},
     node::{Abilities, Node},
     peers::{Peers, identity::Own},
-    traces::Images,
 };
 
 /// The gRPC service.
@@ -53,8 +52,6 @@ pub struct Service {
     pub counter: Arc<AtomicU64>,
     /// The served identity. The leader asks for it during a rotation.
     pub identity: watch::Receiver<Option<Arc<Served>>>,
-    /// Spans of images.
-    pub traces: Traces,
 }
 
 type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -99,7 +96,7 @@ impl Service {
     fn outgoing<T: Send + 'static>(
         &self,
         mut replies: Replies,
-        convert: impl Fn(Reply) -> Option<T> + Send + 'static,
+        convert: fn(Reply) -> Option<T>,
         heartbeat: fn() -> T,
     ) -> Outgoing<T> {
         let (sender, receiver) = mpsc::channel(16);
@@ -236,10 +233,7 @@ impl PullerService for Service {
         &self,
         request: Request<PullImagesRequest>,
     ) -> Result<Response<Self::PullImagesStream>, Status> {
-        let caller = self.traces.caller(request.metadata());
         let request = request.into_inner();
-        let names = request.images.iter().map(|image| &image.reference);
-        let spans = Images::of(&self.traces, caller, names);
         let authority = contract::authority(&self.node_name, request.authority)
             .map_err(|error| malformed(&error))?;
         let credentials: Vec<(CredentialId, Credential)> = request
@@ -256,12 +250,9 @@ impl PullerService for Service {
             .map_err(|error| malformed(&error))?;
         let stream = StreamId(self.number());
         let replies = self.send(stream, Event::Pull(stream, authority, images), credentials)?;
-        let convert = move |reply| match reply {
+        let convert = |reply| match reply {
             Reply::Accepted(attached) => Some(contract::accepted(attached)),
-            Reply::Pulled(outcomes) => {
-                spans.pulled(&outcomes);
-                Some(contract::pulled(outcomes))
-            }
+            Reply::Pulled(outcomes) => Some(contract::pulled(outcomes)),
             Reply::Transfers(transfers) => Some(contract::transfers(transfers)),
             _ => None,
         };
@@ -274,18 +265,11 @@ impl PullerService for Service {
         request: Request<RemoveImagesRequest>,
     ) -> Result<Response<Self::RemoveImagesStream>, Status> {
         let stream = StreamId(self.number());
-        let caller = self.traces.caller(request.metadata());
-        let request = request.into_inner();
-        let names = request.references.iter().chain(&request.unpin);
-        let spans = Images::of(&self.traces, caller, names);
-        let event = contract::remove_event(&self.node_name, stream, request)
+        let event = contract::remove_event(&self.node_name, stream, request.into_inner())
             .map_err(|error| malformed(&error))?;
         let replies = self.send(stream, event, Vec::new())?;
-        let convert = move |reply| match reply {
-            Reply::Removed(outcomes) => {
-                spans.removed(&outcomes);
-                Some(contract::removed(outcomes))
-            }
+        let convert = |reply| match reply {
+            Reply::Removed(outcomes) => Some(contract::removed(outcomes)),
             _ => None,
         };
         let heartbeat = contract::remove_heartbeat;

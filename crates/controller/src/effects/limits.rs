@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use kubefledged_contract::SILENCE_LIMIT;
-use kubefledged_process::traces;
 use tokio::time::timeout;
 use tonic::{Code, Request, Response, Status, Streaming};
 
@@ -25,11 +24,10 @@ pub async fn within<T>(
     }
 }
 
-/// Sends the time limit with the call, so that the puller stops when nobody waits any more; and the span of the batch.
+/// Sends the time limit with the call, so that the puller stops when nobody waits any more.
 pub fn limited<T>(request: T) -> Request<T> {
     let mut request = Request::new(request);
     request.set_timeout(ANSWER_LIMIT);
-    traces::name_caller(request.metadata_mut());
     request
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use kubefledged_api_types::{names::failure, one_line};
@@ -30,7 +30,7 @@ use super::{
     peers::Entitlements,
     pool::{Borrowed, Pool},
 };
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, traces::Spans};
 
 /// Calls to pullers. Clones share their state.
 #[derive(Clone)]
@@ -45,6 +45,7 @@ pub struct Pullers {
     sizes: Arc<Mutex<PieceSizes<NodeName>>>,
     /// What pulls need to take layers from other nodes.
     entitlements: Entitlements,
+    spans: Spans,
 }
 
 impl Pullers {
@@ -66,7 +67,14 @@ impl Pullers {
             raise_term,
             sizes: Arc::default(),
             entitlements,
+            spans: Spans::default(),
         }
+    }
+
+    /// Makes spans of images.
+    #[must_use]
+    pub fn traced(self, spans: Spans) -> Self {
+        Self { spans, ..self }
     }
 
     /// The connections, also for questions that belong to no batch.
@@ -158,7 +166,7 @@ impl Pullers {
                 let (some, all) = (only_pulled, references);
                 let request =
                     contract::remove_request(batch, all, desired, releasable, some, unpin);
-                remove(&mut client, batch, request, events).await
+                remove(&mut client, batch, request, events, &self.spans).await
             }
             Work::Check { references } => {
                 self.check(&mut client, batch, references, parallel_pulls, events)
@@ -195,6 +203,7 @@ impl Pullers {
         let mut stream = answered(client.pull_images(limited(request))).await?;
         let mut open = images.len();
         while let Some(message) = next(&mut stream).await? {
+            self.spans.pulled(batch, &message);
             if let Some(transfers) = contract::transfers(&message) {
                 let known = |transfer: &Transfer| transfer.index < images.len();
                 let transfers = transfers.into_iter().filter(known).take(images.len());
@@ -361,10 +370,13 @@ async fn remove(
     batch: &Batch,
     request: RemoveImagesRequest,
     events: &mpsc::Sender<Event>,
+    spans: &Spans,
 ) -> Result<BatchEnd, Status> {
+    let began = SystemTime::now();
     let mut stream = answered(client.remove_images(limited(request))).await?;
     let mut open = images(&batch.work);
     while let Some(message) = next(&mut stream).await? {
+        spans.removed(batch, began, &message);
         if let Some(outcomes) = contract::removed(message) {
             count(&mut open, &outcomes)?;
             let _ = events.send(Event::Outcomes(batch.id, outcomes)).await;

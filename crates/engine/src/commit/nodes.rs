@@ -17,9 +17,9 @@ impl Engine {
     pub(crate) fn node_applied(&mut self, now: Now, name: NodeName, facts: NodeFacts) {
         let idx = self.model.claim_node(name);
         let gate = self.gate_facts(idx, &facts, now);
-        let mut facts = Facts::new(facts, &mut self.model.texts);
-        facts.gate = gate;
         let node = &mut self.model.nodes[idx];
+        let mut facts = Facts::new(facts, node.facts.as_ref(), &mut self.model.texts);
+        facts.gate = gate;
         if let Some(name) = &node.name {
             PullerSelector::place(self.model.placement.as_ref(), name, &mut facts);
         }

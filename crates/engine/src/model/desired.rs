@@ -391,6 +391,7 @@ mod tests {
         let node = NodeName("n".into());
         let facts = Facts::new(
             crate::vocabulary::NodeFacts::default(),
+            None,
             &mut super::super::texts::Texts::default(),
         );
         let mut names = Names::default();

@@ -73,15 +73,22 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Keeps the labels and decides about eligibility.
-    pub fn new(facts: NodeFacts, texts: &mut Texts) -> Self {
+    /// Keeps the labels and decides about eligibility. `before`: facts of the same node until now. Its labels rarely change.
+    pub fn new(facts: NodeFacts, before: Option<&Self>, texts: &mut Texts) -> Self {
         let eligible = eligibility(&facts);
         let runs_puller = linux_kubelet(&facts).is_ok();
-        let labels = facts.labels.into_iter();
+        let known = before.map_or(&[][..], |before| &before.labels);
+        let mut share = |known: Option<&Arc<str>>, text: &str| match known {
+            Some(known) if **known == *text => known.clone(),
+            _ => texts.share(text),
+        };
+        let labels = facts.labels.iter().enumerate().map(|(at, (key, value))| {
+            let known = known.get(at);
+            let key = share(known.map(|(key, _)| key), key);
+            (key, share(known.map(|(_, value)| value), value))
+        });
         Self {
-            labels: labels
-                .map(|(k, v)| (texts.share(&k), texts.share(&v)))
-                .collect(),
+            labels: labels.collect(),
             disk_pressure: facts.taints.iter().any(|taint| taint.key == DISK_PRESSURE),
             taints: facts.taints.into_iter().filter(keeps_pods_away).collect(),
             eligible,
@@ -201,7 +208,7 @@ mod tests {
             ..NodeFacts::default()
         };
         change(&mut facts);
-        Facts::new(facts, &mut Texts::default()).eligible
+        Facts::new(facts, None, &mut Texts::default()).eligible
     }
 
     #[test]

@@ -234,7 +234,7 @@ mod tests {
             labels: labels.collect(),
             ..NodeFacts::default()
         };
-        let facts = Facts::new(facts, &mut Texts::default());
+        let facts = Facts::new(facts, None, &mut Texts::default());
         Selector::new(&entry).matches(&NodeName("n1".into()), &facts)
     }
 
@@ -295,7 +295,7 @@ mod tests {
     #[test]
     fn an_empty_term_and_no_terms_match_nothing_and_no_affinity_matches_everything() {
         assert!(!matches("[{}]", &[]) && !matches("[]", &[]));
-        let facts = Facts::new(NodeFacts::default(), &mut Texts::default());
+        let facts = Facts::new(NodeFacts::default(), None, &mut Texts::default());
         let all = Selector::new(&CacheSpecEntry::default());
         assert!(all.matches(&NodeName("n1".into()), &facts));
     }
@@ -313,7 +313,7 @@ mod tests {
                 labels: labels.collect(),
                 ..NodeFacts::default()
             };
-            Facts::new(facts, &mut Texts::default())
+            Facts::new(facts, None, &mut Texts::default())
         };
         let n1 = NodeName("n1".into());
         assert!(Selector::new(&entry).matches(&n1, &facts(&["a", "b"])));

@@ -1,5 +1,7 @@
 //! Deletion of an object that our finalizer holds: its images are removed first, or at least our pins.
 
+use std::collections::BTreeSet;
+
 use kubefledged_api_types::DeletionPolicy;
 
 use super::{
@@ -17,11 +19,14 @@ use crate::{
         pending,
         writer::FinalizerWrite,
     },
+    plan::context::NodeContext,
     vocabulary::{CacheKey, Command, Now, Severity, Tick, WriteError},
 };
 
 /// Most nodes that one Event names.
 const MAX_NODES: usize = 10;
+/// Most images that it names.
+const MAX_IMAGES: usize = 3;
 
 impl Engine {
     /// Sets the finalizer before anything is pulled that needs it, and removes it when nothing needs it any more.
@@ -163,25 +168,41 @@ impl Engine {
 
     /// The Event for what a deleted object leaves on nodes.
     fn leftovers(&self, cache: &Cache) -> Option<Command> {
-        let mut names: Vec<&str> = Vec::new();
-        let mut left = 0;
-        let nodes = self.model.nodes.iter();
-        for (idx, node) in nodes.filter(|(_, node)| node.runs_puller()) {
-            let mut pending = cache.applied.pending.values();
-            let images = pending.any(|pending| !pending.done.contains(idx));
-            if images || cache.row(idx).flags.has(Flags::PINS_OPEN) {
-                left += 1;
-                if names.len() < MAX_NODES {
-                    names.push(node.hostname());
-                }
+        let (mut nodes, mut images) = (Vec::new(), BTreeSet::new());
+        let with_puller = self.model.nodes.iter();
+        for (idx, node) in with_puller.filter(|(_, node)| node.runs_puller()) {
+            let desired = NodeContext::of(&self.model, idx).desired;
+            let pending = cache.applied.pending.iter();
+            // What other caches desire is not left behind: it is theirs.
+            let left = pending.filter(|(image, pending)| {
+                !pending.done.contains(idx) && !desired.contains(**image)
+            });
+            let left: Vec<&str> = left.map(|(_, pending)| &*pending.reference).collect();
+            images.extend(&left);
+            let lacks = !left.is_empty();
+            if lacks || cache.row(idx).flags.has(Flags::PINS_OPEN) {
+                nodes.push(node.hostname());
             }
         }
-        (left > 0).then(|| {
+        (!nodes.is_empty()).then(|| {
             let kept = pending::kept(cache.applied.pending.values());
             let kept = kept.map_or(0, |kept| kept.in_use + kept.pinned + kept.shared);
+            let what = if images.is_empty() {
+                "our protection of images is".to_owned()
+            } else {
+                let more = images.len().saturating_sub(MAX_IMAGES);
+                let named: Vec<&str> = images.iter().copied().take(MAX_IMAGES).collect();
+                let more = if more > 0 {
+                    format!(" and {more} more")
+                } else {
+                    String::new()
+                };
+                format!("{}{more} ({kept} kept on purpose) are", named.join(", "))
+            };
+            let named = nodes[..nodes.len().min(MAX_NODES)].join(", ");
             let text = format!(
-                "deleted although images, or our protection of them, are left on {left} nodes ({kept} images kept on purpose): {}",
-                names.join(", ")
+                "deleted although {what} left on {} nodes: {named}",
+                nodes.len()
             );
             event(cache, Severity::Warning, "ImagesLeft", "Deleting", text)
         })

@@ -39,7 +39,7 @@ fn purge_removes_the_images_before_the_object_goes() {
 }
 
 #[test]
-fn after_its_deadline_a_deletion_ends_and_an_event_names_the_nodes_that_keep_images() {
+fn after_its_deadline_a_deletion_ends_and_an_event_names_the_images_and_nodes_that_are_left() {
     let mut harness = Harness::new(&["n1", "n2"]);
     harness.create(purged_at_the_end());
     harness.lead();
@@ -54,7 +54,8 @@ fn after_its_deadline_a_deletion_ends_and_an_event_names_the_nodes_that_keep_ima
         .log
         .iter()
         .find(|l| l.starts_with("event ImagesLeft"));
-    assert!(left.is_some_and(|line| line.contains("n1, n2")), "{left:?}");
+    let expected = "event ImagesLeft: deleted although r.test/a:1 (0 kept on purpose) are left on 2 nodes: n1, n2";
+    assert_eq!(left.map(String::as_str), Some(expected));
 }
 
 #[test]
@@ -250,4 +251,17 @@ fn an_edit_of_a_pinned_object_that_is_being_deleted_does_not_leave_its_pins() {
     harness.wait(60);
     assert!(harness.pins["n1"].is_empty());
     assert!(!harness.objects.contains_key(&key()));
+}
+
+#[test]
+fn an_image_that_another_cache_desires_is_not_left_behind_by_a_deletion() {
+    let mut harness = Harness::new(&["n1", "n2"]);
+    harness.create(purged_at_the_end());
+    harness.create_as("other", images(&["r.test/a:1"]));
+    harness.lead();
+    harness.delete();
+    harness.wait(60);
+    assert!(!harness.objects.contains_key(&key()), "{:?}", harness.log);
+    assert_eq!(harness.held("n1"), ["r.test/a:1"]);
+    assert_eq!(harness.count("event ImagesLeft"), 0, "{:?}", harness.log);
 }

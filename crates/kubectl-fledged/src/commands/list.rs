@@ -58,7 +58,10 @@ impl Row for CacheRow {
             self.name.clone(),
             self.state.clone(),
             format!("{}/{}", self.ready_nodes, self.desired_nodes),
-            format!("{part}/{whole} ({} %)", percent(part, whole)),
+            match whole {
+                0 => "0/0".to_owned(),
+                _ => format!("{part}/{whole} ({} %)", percent(part, whole)),
+            },
             self.size.clone(),
             format!("{} {}", self.operation, self.status),
             self.age.clone(),

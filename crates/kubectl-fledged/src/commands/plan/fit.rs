@@ -193,6 +193,15 @@ impl Line {
         )
     }
 
+    /// What it would pull. A size that is not known is none.
+    fn pulls(&self) -> String {
+        match (self.known, self.bytes) {
+            (true, known) => bytes(known),
+            (false, 0) => "?".to_owned(),
+            (false, some) => format!("> {}", bytes(some)),
+        }
+    }
+
     fn cells(&self) -> Vec<String> {
         let verdict = match (self.no_room.is_empty(), self.gets_nothing.is_empty()) {
             (false, _) => format!("does not fit: {}", self.no_room),
@@ -205,7 +214,7 @@ impl Line {
         vec![
             self.node.clone(),
             format!("{}/{}", self.missing.len(), self.missing.len() + self.held),
-            bytes(self.bytes),
+            self.pulls(),
             self.available.map_or_else(|| "-".to_owned(), bytes),
             verdict,
         ]
@@ -224,12 +233,19 @@ impl fmt::Display for Plan {
         if more > 0 {
             writeln!(f, "{}, none of them worse", counted(more, "more node"))?;
         }
-        let pulling = self.nodes.iter().filter(|line| line.bytes > 0).count();
-        let all = bytes(self.bytes);
+        let pulling = self.nodes.iter();
+        let pulling =
+            pulling.filter(|line| !line.missing.is_empty() && line.gets_nothing.is_empty());
+        let pulling: Vec<&Line> = pulling.collect();
+        let all = match (pulling.iter().all(|line| line.known), self.bytes) {
+            (true, known) => bytes(known),
+            (false, 0) => "images of unknown size".to_owned(),
+            (false, some) => format!("more than {}", bytes(some)),
+        };
         writeln!(
             f,
             "{} would pull {all} in all; {} of them lack the room.",
-            counted(pulling, "node"),
+            counted(pulling.len(), "node"),
             self.does_not_fit
         )
     }
@@ -315,6 +331,20 @@ n2     1/2       20.00 MB   700.00 MB   fits
         assert_eq!(plan.bytes, 30 * MB);
         assert_eq!(plan.unknown, ["The size of d:1 is not known: unauthorized"]);
         assert_eq!(plan.exit(), Exit::NotReady);
+        let said = plan.to_string();
+        assert!(said.contains("> 30.00 MB"), "{said}");
+        assert!(
+            said.contains("1 node would pull more than 30.00 MB in all"),
+            "{said}"
+        );
+
+        let said = super::plan(&[node("n1", &["d:1"])], &sizes).to_string();
+        assert!(said.contains("1/1"), "{said}");
+        assert!(said.contains(" ? "), "{said}");
+        assert!(
+            said.contains("1 node would pull images of unknown size in all"),
+            "{said}"
+        );
     }
 
     #[test]

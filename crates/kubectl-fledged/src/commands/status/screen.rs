@@ -36,6 +36,9 @@ pub struct Screen {
     namespace: String,
     name: String,
     ready: bool,
+    /// "purged" or "suspended": nothing is pulled, and that is as it should be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resting: Option<&'static str>,
     /// Nodes and images, with their size.
     summary: String,
     operation: String,
@@ -101,13 +104,14 @@ pub fn screen(cache: &StoredCache, inside: &Result<Inside, Failure>, now: Timest
     let nodes = status.nodes.unwrap_or_default();
     let size = Some(images.size.as_str()).filter(|size| !size.is_empty());
     let size = size.map_or_else(String::new, |size| format!(", {size}"));
-    let resting = cache.condition(READY).is_none() && !status.reason.is_empty();
+    let resting = resting(cache);
     Screen {
         namespace: cache.namespace(),
         name: cache.name(),
         ready: cache.is_observed()
             && !cache.is(STALLED)
-            && (cache.is(READY) || (resting && status.completion_time.is_some())),
+            && (cache.is(READY) || (resting.is_some() && status.completion_time.is_some())),
+        resting,
         summary: format!(
             "{}/{} nodes, {}/{} images{size}",
             nodes.ready, nodes.desired, images.ready, images.desired
@@ -125,6 +129,17 @@ pub fn screen(cache: &StoredCache, inside: &Result<Inside, Failure>, now: Timest
             .err()
             .map(|failure| format!("The slowest nodes and what is next are not shown: {failure}")),
     }
+}
+
+fn resting(cache: &StoredCache) -> Option<&'static str> {
+    let status = &cache.status;
+    let rests = cache.condition(READY).is_none() && !status.reason.is_empty();
+    let word = if status.purge.is_some() {
+        "purged"
+    } else {
+        "suspended"
+    };
+    rests.then_some(word)
 }
 
 /// What a source names, or why it is not read.
@@ -324,7 +339,9 @@ fn next(cache: &StoredCache, inside: Option<&Inside>) -> Vec<String> {
     for secret in &inside.cache.missing_secrets {
         next.push(format!("The pull secret {secret}; pulls go on without it"));
     }
-    if let Some(refresh) = seconds(inside.cache.next_refresh.as_ref()) {
+    if resting(cache).is_none()
+        && let Some(refresh) = seconds(inside.cache.next_refresh.as_ref())
+    {
         next.push(format!("The next refresh is in {}", short(refresh)));
     }
     next
@@ -336,10 +353,9 @@ fn seconds(time: Option<&prost_types::Duration>) -> Option<Duration> {
 
 impl fmt::Display for Screen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = if self.ready {
-            good("ready")
-        } else {
-            bad("not ready")
+        let word = match (self.ready, self.resting) {
+            (true, resting) => good(resting.unwrap_or("ready")),
+            (false, _) => bad("not ready"),
         };
         writeln!(
             f,

@@ -68,6 +68,43 @@ fn a_selector_without_nodes_is_a_cause_of_the_whole_object() {
 }
 
 #[test]
+fn what_is_purged_or_suspended_is_called_so_and_not_ready() {
+    let at = "2026-11-01T00:59:00Z";
+    let rests = |purge: bool| {
+        let mut status = json!({
+            "status": "Succeeded", "reason": "ImageCachePurge", "observedGeneration": 2, "startTime": at, "completionTime": at,
+        });
+        if purge {
+            status["purge"] = json!({"startTime": at, "completionTime": at});
+        }
+        let inside = Inside {
+            cache: kubefledged_proto::debug::GetCacheResponse {
+                next_refresh: Some(prost_types::Duration {
+                    seconds: 720,
+                    nanos: 0,
+                }),
+                ..Default::default()
+            },
+            slowest: Vec::new(),
+        };
+        let screen = screen(&cache(&status), &Ok(inside), NOW);
+        assert!(screen.is_good());
+        console::strip_ansi_codes(&screen.to_string()).into_owned()
+    };
+    assert!(
+        rests(true).starts_with("shop/web is purged: "),
+        "{}",
+        rests(true)
+    );
+    assert!(
+        rests(false).starts_with("shop/web is suspended: "),
+        "{}",
+        rests(false)
+    );
+    assert!(!rests(true).contains("next refresh"), "{}", rests(true));
+}
+
+#[test]
 fn an_object_that_no_controller_has_seen_is_not_ready() {
     let screen = screen(
         &cache(&json!({"observedGeneration": 1})),

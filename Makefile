@@ -9,6 +9,7 @@ SHELL := /bin/bash
 TARGET := $(shell uname -m)-unknown-linux-gnu
 # Of the images; empty: this machine's.
 ARCH ?=
+TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
 CARGO := cargo
 # With CLUSTER_NAME=x in the environment all targets use a local cluster of that name.
 CLUSTER := hack/cluster
@@ -82,7 +83,7 @@ test-vectors: ## References, pull secrets and credential providers beside the ku
 	$(CARGO) build --locked --target $(TARGET) --package kubefledged-controller --example vectors
 	$(CARGO) build --locked --target $(TARGET) --package kubefledged-puller --example plugins
 	cd hack/tools/vectors && GOWORK=off GOFLAGS=-mod=readonly go run . -cases $(VECTORS) \
-	  -ours ../../../target/$(TARGET)/debug/examples/vectors -plugins ../../../target/$(TARGET)/debug/examples/plugins
+	  -ours $(TARGET_DIR)/$(TARGET)/debug/examples/vectors -plugins $(TARGET_DIR)/$(TARGET)/debug/examples/plugins
 
 test-status: ## What kstatus (Flux, Helm 4) and Argo CD make of the recorded objects of every state
 	cd hack/tools/status && GOWORK=off GOFLAGS=-mod=readonly go vet . && GOWORK=off GOFLAGS=-mod=readonly go test -count=1 .
@@ -194,7 +195,7 @@ bench-real-gate: images ## Measure what the node gate adds to the pulls of a new
 plugin: ## Build the kubectl plugin and copy it to PLUGIN_DIR=~/.local/bin, with its completions for kubectl
 	$(CARGO) build --locked --release --target $(TARGET) --package kubectl-fledged
 	install -d $(PLUGIN_DIR)
-	install target/$(TARGET)/release/kubectl-fledged crates/kubectl-fledged/kubectl_complete-fledged $(PLUGIN_DIR)
+	install $(TARGET_DIR)/$(TARGET)/release/kubectl-fledged crates/kubectl-fledged/kubectl_complete-fledged $(PLUGIN_DIR)
 
 test-arm64: ## Build images for arm64, and run their binaries and tests of the puller by qemu
 	hack/test-arm64 $(PROFILE)

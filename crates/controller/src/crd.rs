@@ -1,12 +1,43 @@
 //! The `CustomResourceDefinition`, generated from the API types.
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+};
 use kube::CustomResourceExt as _;
 use kubefledged_api_types::ImageCache;
 
 /// Returns the definition that is installed.
 pub fn definition() -> CustomResourceDefinition {
-    ImageCache::crd()
+    let mut definition = ImageCache::crd();
+    for version in &mut definition.spec.versions {
+        let schema = version.schema.as_mut();
+        if let Some(schema) = schema.and_then(|schema| schema.open_api_v3_schema.as_mut()) {
+            name_known_formats(schema);
+        }
+    }
+    definition
+}
+
+/// The API server warns of `uint32`, a format that it does not know. The minimum of 0 stands beside it.
+fn name_known_formats(schema: &mut JSONSchemaProps) {
+    if schema.format.as_deref() == Some("uint32") {
+        schema.format = Some("int64".to_owned());
+    }
+    let properties = schema.properties.iter_mut();
+    properties
+        .flat_map(|properties| properties.values_mut())
+        .for_each(name_known_formats);
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+        name_known_formats(items);
+    }
+    if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
+        name_known_formats(values);
+    }
+    schema
+        .any_of
+        .iter_mut()
+        .flatten()
+        .for_each(name_known_formats);
 }
 
 /// Returns the definition as YAML.
@@ -55,6 +86,18 @@ mod tests {
                 "Last-Refresh"
             ]
         );
+    }
+
+    #[test]
+    fn the_api_server_knows_every_format() {
+        let yaml = yaml().unwrap();
+        let formats = yaml
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("format: "));
+        for format in formats {
+            let known = ["int32", "int64", "double", "date-time"];
+            assert!(known.contains(&format), "{format}");
+        }
     }
 
     /// Collects all fields of a schema with their paths. `root` resolves the references of a schema

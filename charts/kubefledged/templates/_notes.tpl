@@ -17,14 +17,14 @@ Create a first ImageCache:
   apiVersion: kubefledged.io/v1alpha2
   kind: ImageCache
   metadata:
-    name: imagecache1
+    name: first
     namespace: {{ $namespace }}
   spec:
     cacheSpec:
       - images:
           - docker.io/library/busybox:1.37
   END
-  kubectl wait --for=condition=Ready imagecache/imagecache1 -n {{ $namespace }}
+  kubectl wait --for=condition=Ready imagecache/first -n {{ $namespace }}
 {{- range include "kubefledged.warnings" . | fromYamlArray }}
 
 NOTE: {{ . }}

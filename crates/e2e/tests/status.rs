@@ -258,7 +258,7 @@ fn an_api_server_with_fluxs_definition_takes_the_objects_of_the_guide() {
     let (cluster, _nodes) = Cluster::exclusive("shop").unwrap();
     let module = module(FLUX);
     let crd = format!(
-        "kubectl create namespace flux-system; kubectl apply --server-side -f \"{module}/{FLUX_CRD}\"
+        "kubectl create namespace flux-system --dry-run=client -o yaml | kubectl apply -f - && kubectl apply --server-side -f \"{module}/{FLUX_CRD}\"
          kubectl wait --for=condition=Established crd/kustomizations.kustomize.toolkit.fluxcd.io --timeout=30s"
     );
     cluster.shell(&crd).unwrap();

@@ -265,7 +265,7 @@ fn a_definition_that_is_too_old_keeps_the_controller_unready_until_an_upgrade() 
     let ready = "kubectl get deployment kubefledged-controller -n kube-fledged -o jsonpath='{.status.readyReplicas}'";
     assert_eq!(cluster.shell(ready).unwrap(), "");
     cluster
-        .shell("helm upgrade kubefledged charts/kubefledged -n kube-fledged --take-ownership --wait --timeout 120s")
+        .shell("helm upgrade kubefledged charts/kubefledged -n kube-fledged --reset-values --take-ownership --wait --timeout 120s")
         .unwrap();
     assert_eq!(cluster.shell(ready).unwrap(), "2");
     cluster.bare().unwrap();

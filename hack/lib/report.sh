@@ -19,3 +19,9 @@ section() {
 machine() {
     echo "$(nproc) processors ($(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1)), $(awk '/MemTotal/ {printf "%.0f GiB", $2 / 1048576}' /proc/meminfo), load $(cut -d ' ' -f 1 /proc/loadavg) at the end, $(date -u +%F)"
 }
+
+# median NUMBER...
+median() { printf '%s\n' "$@" | sort -n | awk '{a[NR]=$1} END {print a[int((NR+1)/2)]}'; }
+
+# seconds MILLISECONDS
+seconds() { awk "BEGIN {printf \"%.1f s\", $1 / 1000}"; }

@@ -137,12 +137,10 @@ impl Spans {
         if !self.traces.are_on() {
             return Context::new();
         }
-        let (name, images) = match &batch.work {
-            Work::Pull { images, .. } => ("node pull", images.len()),
-            Work::Remove {
-                references, unpin, ..
-            } => ("node remove", references.len() + unpin.len()),
-            Work::Check { references } => ("node check", references.len()),
+        let name = match &batch.work {
+            Work::Pull { .. } => "node pull",
+            Work::Remove { .. } => "node remove",
+            Work::Check { .. } => "node check",
         };
         let operations = self.operations();
         let waiting = batch
@@ -156,7 +154,7 @@ impl Spans {
             KeyValue::new("k8s.node.name", batch.node.to_string()),
             KeyValue::new(
                 "kubefledged.images",
-                i64::try_from(images).unwrap_or(i64::MAX),
+                i64::try_from(batch.work.images()).unwrap_or(i64::MAX),
             ),
         ];
         let cache = batch.cache.iter();
@@ -169,9 +167,7 @@ impl Spans {
                 .with_attributes(attributes)
         })
     }
-}
 
-impl Spans {
     /// Makes a span of each pull that a message tells of, within that of the call. It begins when the pull has its place
     /// at the puller, so that the time before is the wait for it.
     pub fn pulled(&self, batch: &Batch, message: &PullImagesResponse) {
@@ -195,8 +191,10 @@ impl Spans {
             } = &batch.work
             && self.traces.are_on()
         {
-            for outcome in told.outcomes.iter().take(references.len() + unpin.len()) {
-                let name = references.iter().chain(unpin).nth(index(outcome.index));
+            for outcome in told.outcomes.iter().take(batch.work.images()) {
+                let at = index(outcome.index);
+                let unpinned = || unpin.get(at - references.len());
+                let name = references.get(at).or_else(unpinned);
                 let name = name.map(ToString::to_string);
                 self.image(batch, name, &removal(outcome, began));
             }

@@ -138,7 +138,7 @@ impl Pullers {
         events: &mpsc::Sender<Event>,
     ) -> Result<BatchEnd, Status> {
         let client = borrowed.connection().client.clone();
-        let images = images(&batch.work);
+        let images = batch.work.images();
         let mut client = client.max_decoding_message_size(contract::largest_answer(images));
         let parallel_pulls = borrowed.connection().parallel_pulls;
         match &batch.work {
@@ -374,7 +374,7 @@ async fn remove(
 ) -> Result<BatchEnd, Status> {
     let began = SystemTime::now();
     let mut stream = answered(client.remove_images(limited(request))).await?;
-    let mut open = images(&batch.work);
+    let mut open = batch.work.images();
     while let Some(message) = next(&mut stream).await? {
         spans.removed(batch, began, &message);
         if let Some(outcomes) = contract::removed(message) {
@@ -383,17 +383,6 @@ async fn remove(
         }
     }
     Ok(BatchEnd::Done)
-}
-
-/// Images that a batch is about.
-fn images(work: &Work) -> usize {
-    match work {
-        Work::Pull { images, .. } => images.len(),
-        Work::Remove {
-            references, unpin, ..
-        } => references.len() + unpin.len(),
-        Work::Check { references } => references.len(),
-    }
 }
 
 /// Refuses more outcomes than images are `open`.
@@ -414,7 +403,7 @@ async fn busy(batch: &Batch, status: &Status, events: &mpsc::Sender<Event>) -> B
         };
         ImageOutcome::new(index, result)
     };
-    let outcomes = (0..images(&batch.work)).map(failed).collect();
+    let outcomes = (0..batch.work.images()).map(failed).collect();
     let _ = events.send(Event::Outcomes(batch.id, outcomes)).await;
     BatchEnd::Done
 }

@@ -9,7 +9,6 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
     time::Duration,
 };
 
@@ -24,17 +23,11 @@ use kubefledged_proto::puller::{
     SetPeerIdentityResponse, Support, pull_images_response,
     puller_service_server::{PullerService, PullerServiceServer},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpListener,
-    sync::watch,
-};
+use kubefledged_testkit::Plain;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    Request, Response, Status,
-    transport::{Server, server::Connected},
-};
+use tonic::{Request, Response, Status, transport::Server};
 
 const USAGE: &str = "usage: rogue LIE PORT DIRECTORY POD-UID SECONDS
 DIRECTORY has tls.crt, tls.key and ca.crt of the pullers' Secret; POD-UID is that of the real puller's pod. LIE is one of
@@ -89,50 +82,13 @@ async fn main() -> anyhow::Result<()> {
     };
     let served = Server::builder()
         .add_service(PullerServiceServer::new(rogue))
-        .serve_with_incoming(ReceiverStream::new(incoming).map(|stream| stream.map(Connection)));
+        .serve_with_incoming(ReceiverStream::new(incoming).map(|stream| stream.map(Plain)));
     // Whoever forgets this does not have it for ever.
     if let Ok(served) = tokio::time::timeout(limit, served).await {
         served?;
     }
     writeln!(io::stdout(), "{}", answers.load(Ordering::Relaxed))?;
     Ok(())
-}
-
-/// What tonic needs to know of a connection: nothing.
-struct Connection(tls::Stream);
-
-impl Connected for Connection {
-    type ConnectInfo = ();
-
-    fn connect_info(&self) {}
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
 }
 
 type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

@@ -179,8 +179,7 @@ impl Engine {
             });
             let left: Vec<&str> = left.map(|(_, pending)| &*pending.reference).collect();
             images.extend(&left);
-            let lacks = !left.is_empty();
-            if lacks || cache.row(idx).flags.has(Flags::PINS_OPEN) {
+            if !left.is_empty() || cache.row(idx).flags.has(Flags::PINS_OPEN) {
                 nodes.push(node.hostname());
             }
         }
@@ -190,12 +189,10 @@ impl Engine {
             let what = if images.is_empty() {
                 "our protection of images is".to_owned()
             } else {
-                let more = images.len().saturating_sub(MAX_IMAGES);
                 let named: Vec<&str> = images.iter().copied().take(MAX_IMAGES).collect();
-                let more = if more > 0 {
-                    format!(" and {more} more")
-                } else {
-                    String::new()
+                let more = match images.len() - named.len() {
+                    0 => String::new(),
+                    more => format!(" and {more} more"),
                 };
                 format!("{}{more} ({kept} kept on purpose) are", named.join(", "))
             };

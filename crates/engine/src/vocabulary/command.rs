@@ -141,6 +141,19 @@ pub enum Work {
     },
 }
 
+impl Work {
+    /// Images that it is about.
+    pub fn images(&self) -> usize {
+        match self {
+            Self::Pull { images, .. } => images.len(),
+            Self::Remove {
+                references, unpin, ..
+            } => references.len() + unpin.len(),
+            Self::Check { references } => references.len(),
+        }
+    }
+}
+
 /// One image to pull.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PullItem {

@@ -18,7 +18,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
-use common::{Certificates, NAMESPACE, controller_leaf, dial};
+use common::{Certificates, NAMESPACE, connect, controller_leaf, dial};
 use kubefledged_process::tls::{Identity, Signing, names};
 use kubefledged_proto::{
     Bytes,
@@ -147,7 +147,7 @@ impl Bench {
             .arg(&socket);
         let process = command.stdout(Stdio::null()).spawn();
         let process = Running(process.with_context(|| format!("cannot run {puller}"))?);
-        let client = PullerServiceClient::new(connected(&ca).await?);
+        let client = connect(PORT, &ca).await;
         let leaf = controller_leaf(&ca);
         let identity = Identity::from_pem(leaf.certificate.as_bytes(), leaf.key.as_bytes(), b"")?;
         let own = ca.issue(&[&names::peer(NAMESPACE, OTHER)], Usage::Client);
@@ -383,17 +383,6 @@ fn lease() -> Lease {
         id: "kubefledged-bench".to_owned(),
         purpose: Purpose::Pull,
         end: kubefledged_api_types::Timestamp(i64::try_from(end).unwrap_or_default()),
-    }
-}
-
-async fn connected(ca: &Ca) -> anyhow::Result<Channel> {
-    let began = Instant::now();
-    loop {
-        match dial(PORT, &controller_leaf(ca), ca).await {
-            Ok(channel) => return Ok(channel),
-            Err(error) if began.elapsed() > PATIENCE => return Err(error.into()),
-            Err(_) => sleep(Duration::from_millis(50)).await,
-        }
     }
 }
 

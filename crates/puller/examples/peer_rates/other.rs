@@ -3,7 +3,6 @@
 use std::{
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
     time::Instant,
 };
 
@@ -16,15 +15,11 @@ use kubefledged_proto::{
         peer_service_server::{PeerService, PeerServiceServer},
     },
 };
-use kubefledged_testkit::Ca;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpListener,
-    sync::watch,
-};
+use kubefledged_testkit::{Ca, Plain};
+use tokio::{net::TcpListener, sync::watch};
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, transport::server::Connected};
+use tonic::{Request, Response, Status};
 
 use crate::{PART, common::puller_leaf};
 
@@ -126,42 +121,5 @@ impl PeerService for Service {
             (!data.is_empty()).then_some(Ok(GetBlobResponse { offset, part }))
         });
         Ok(Response::new(Box::pin(tokio_stream::iter(parts))))
-    }
-}
-
-/// A connection about whose peer nobody wants to know anything.
-struct Plain(tls::Stream);
-
-impl Connected for Plain {
-    type ConnectInfo = ();
-
-    fn connect_info(&self) {}
-}
-
-impl AsyncRead for Plain {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Plain {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }

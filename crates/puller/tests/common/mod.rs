@@ -214,7 +214,7 @@ pub async fn get(port: u16, path: &str) -> (String, String) {
 }
 
 /// As the controller, with a certificate of this CA.
-async fn connect(port: u16, ca: &Ca) -> PullerServiceClient<Channel> {
+pub async fn connect(port: u16, ca: &Ca) -> PullerServiceClient<Channel> {
     let leaf = controller_leaf(ca);
     let channel = eventually("the puller accepts connections", async || {
         dial(port, &leaf, ca).await.ok()

@@ -8,11 +8,11 @@ use kubefledged_proto::peer::{
     get_blob_response::Part,
     peer_service_server::{PeerService, PeerServiceServer},
 };
-use kubefledged_testkit::{Ca, Published};
+use kubefledged_testkit::{Ca, Plain, Published};
 use tokio::{net::TcpListener, sync::mpsc, sync::watch, time::sleep};
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, transport::server::Connected};
+use tonic::{Request, Response, Status};
 
 use crate::common::puller_leaf;
 
@@ -156,47 +156,4 @@ async fn say(parts: &Parts, offset: usize, data: &[u8]) {
         part: Some(Part::Data(data.to_vec().into())),
     };
     let _ = parts.send(Ok(message)).await;
-}
-
-/// A connection about whose peer nobody wants to know anything.
-struct Plain(tls::Stream);
-
-impl Connected for Plain {
-    type ConnectInfo = ();
-
-    fn connect_info(&self) {}
-}
-
-impl tokio::io::AsyncRead for Plain {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-        buf: &mut tokio::io::ReadBuf<'_>,
-    ) -> std::task::Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
-
-impl tokio::io::AsyncWrite for Plain {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-        buf: &[u8],
-    ) -> std::task::Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
-    }
-
-    fn poll_flush(
-        mut self: Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(
-        mut self: Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
 }

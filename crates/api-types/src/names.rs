@@ -23,6 +23,9 @@ pub const IMAGES_CACHED_CONDITION: &str = "kubefledged.io/ImagesCached";
 /// another one.
 pub const IMAGES_NOT_CACHED_TAINT: &str = "kubefledged.io/images-not-cached";
 
+/// Annotation of the Lease: what the next leader is told of the budgets of registries.
+pub const REGISTRY_BUDGETS_ANNOTATION: &str = "kubefledged.io/registry-budgets";
+
 /// Values of `status.status`.
 pub mod status {
     /// An operation is running.

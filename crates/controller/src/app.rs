@@ -22,6 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     args::{Cli, Command, RunArgs},
+    budgets,
     certificates::{self, Keeper},
     checks::Checks,
     cleanup, crd,
@@ -158,7 +159,7 @@ impl Bound {
             events: events.clone(),
             acts: acts.clone(),
         };
-        let candidate = candidate(&args, &self.lease);
+        let candidate = candidate(&mut tasks, &args, &self.lease, engine.clone());
         let election = lease::run(candidate, followers, raised, shutdown.clone());
         let releasing = tokio::spawn(begun(election, passed.clone(), shutdown.clone()));
 
@@ -227,11 +228,20 @@ fn checks(args: &RunArgs, client: &Client) -> Checks {
     }
 }
 
-fn candidate(args: &RunArgs, client: &Client) -> Candidate {
+/// Returns the candidate, and starts what keeps up to date what it tells the next leader.
+fn candidate(
+    tasks: &mut JoinSet<&'static str>,
+    args: &RunArgs,
+    client: &Client,
+    engine: Asking,
+) -> Candidate {
+    let (tell, budgets) = watch::channel(None);
+    spawn(tasks, budgets::publish(engine, tell), "budgets");
     Candidate {
         api: Api::<Lease>::namespaced(client.clone(), &args.namespace),
         name: args.lease_name.clone(),
         identity: lease::identity(&args.pod_name),
+        budgets,
     }
 }
 

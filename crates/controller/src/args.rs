@@ -170,7 +170,7 @@ pub struct RunArgs {
     )]
     pub max_registry_pulls_by_host: PullsByHost,
     /// Number of pulls from one registry with which the controller begins (1 to 65536), at most the maximum; it
-    /// halves at answers of 429 and grows by one every 10 s without one
+    /// doubles while more pulls bring more, and halves at answers of 429 and when more pulls fail
     #[arg(long, default_value_t = 64, help_heading = "Limits", value_parser = value_parser!(u32).range(1..=65536))]
     pub initial_registry_pulls: u32,
 

@@ -15,6 +15,7 @@ use kube::{
     Api,
     api::{ObjectMeta, PostParams},
 };
+use kubefledged_api_types::names::REGISTRY_BUDGETS_ANNOTATION;
 use kubefledged_contract::terms::{RISE, Rises, sane};
 use kubefledged_engine::Event;
 use tokio::{
@@ -22,6 +23,8 @@ use tokio::{
     time::{Instant, sleep_until, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::budgets;
 
 /// A holder that does not renew for this time has lost the Lease.
 pub const DURATION: Duration = Duration::from_secs(10);
@@ -114,6 +117,8 @@ pub struct Candidate {
     pub name: String,
     /// Identity: the pod's name and a random part.
     pub identity: String,
+    /// What the next leader is told of registries; `None`: what the Lease says stays.
+    pub budgets: watch::Receiver<Option<String>>,
 }
 
 /// Receivers of changes of leadership.
@@ -190,9 +195,12 @@ impl Election {
         }
         let mut wait = if self.leading.is_some() { RETRY } else { WATCH };
         match round {
-            Ok(Ok(Round::Leads(term))) => {
+            Ok(Ok(Round::Leads(term, known))) => {
                 if seen_term > own {
                     self.rises.rose(asked);
+                }
+                if self.leading.is_none() {
+                    self.followers.tell(known).await;
                 }
                 if self.leading.is_none_or(|(led, _)| led != term) {
                     self.followers.lead(term, &self.candidate.identity).await;
@@ -213,6 +221,11 @@ impl Election {
                 self.stand_down("the Lease could not be renewed").await;
             }
             next = next.min(limit);
+        } else if let Some(expires) = self.observed.as_ref().map(|(_, since)| *since + DURATION)
+            && expires > Instant::now()
+        {
+            // Not a moment later than it may be taken.
+            next = next.min(expires);
         }
         Some(next)
     }
@@ -249,6 +262,14 @@ impl Followers {
         });
     }
 
+    /// Tells what the leader before knew of registries.
+    async fn tell(&self, known: Option<String>) {
+        let known = budgets::parse(&known.unwrap_or_default());
+        if !known.is_empty() {
+            let _ = self.events.send(Event::BudgetsKnown(known)).await;
+        }
+    }
+
     async fn lead(&self, term: u64, identity: &str) {
         tracing::info!(term, identity, "leading");
         let standing = Term {
@@ -275,7 +296,8 @@ impl Followers {
 
 /// Result of one attempt.
 enum Round {
-    Leads(u64),
+    /// In this term, and what the Lease said of registries before it was written.
+    Leads(u64, Option<String>),
     Stands,
     /// Somebody wrote the Lease between our read and our write.
     Raced,
@@ -302,8 +324,10 @@ impl Candidate {
             LeaseDecision::Stand => return Ok(Round::Stands),
             LeaseDecision::Renew { term } | LeaseDecision::Take { term } => term,
         };
+        let annotations = lease.as_ref().and_then(|l| l.metadata.annotations.as_ref());
+        let known = annotations.and_then(|all| all.get(REGISTRY_BUDGETS_ANNOTATION).cloned());
         match self.write(lease, &self.identity, term).await {
-            Ok(()) => Ok(Round::Leads(term)),
+            Ok(()) => Ok(Round::Leads(term, known)),
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(Round::Raced),
             Err(error) => Err(error),
         }
@@ -324,6 +348,10 @@ impl Candidate {
             },
             ..Lease::default()
         });
+        if let Some(budgets) = self.budgets.borrow().clone() {
+            let annotations = lease.metadata.annotations.get_or_insert_default();
+            annotations.insert(REGISTRY_BUDGETS_ANNOTATION.to_owned(), budgets);
+        }
         let before = lease.spec.take().unwrap_or_default();
         let same = before.holder_identity.as_deref() == Some(holder);
         lease.spec = Some(LeaseSpec {

@@ -4,6 +4,7 @@
 
 pub mod app;
 pub mod args;
+mod budgets;
 pub mod certificates;
 pub mod checks;
 pub mod cleanup;

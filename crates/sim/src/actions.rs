@@ -52,6 +52,7 @@ impl World {
             // One that has never seen it would begin in the term of the last leader.
             Action::DeleteLease if self.controllers.iter().all(Controller::knows_the_lease) => {
                 self.api.lease = None;
+                self.api.budgets.clear();
             }
             Action::DeleteLease => {}
             Action::Join(node, flavor) => self.join_as(node, flavor),

@@ -1,10 +1,14 @@
 //! The API server: objects with resource versions, what they were before, and the Lease.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use kubefledged_api_types::{ImageCacheSpec, ImageCacheStatus};
 use kubefledged_engine::{
-    CacheKey, CacheObject, Event, NodeFacts, NodeName, Puller, WatchId, Workload, WorkloadKey,
+    CacheKey, CacheObject, Event, KnownBudget, NodeFacts, NodeName, Puller, WatchId, Workload,
+    WorkloadKey,
 };
 
 use crate::script::SourceKey;
@@ -85,6 +89,8 @@ pub struct Api {
     pub now: BTreeMap<Key, Resource>,
     /// The Lease; nothing before the first leader, and after somebody deleted it.
     pub lease: Option<Lease>,
+    /// What the Lease says of registries.
+    pub budgets: Vec<(Arc<str>, KnownBudget)>,
     version: u64,
     history: Vec<(u64, Key, Option<Resource>)>,
 }

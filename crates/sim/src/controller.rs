@@ -217,6 +217,8 @@ impl World {
                 self.check_batch(who, &batch);
                 self.start_call(who, &batch);
             }
+            // Calls have no connections here.
+            Command::KeepConnection { .. } => {}
             Command::CancelPulls(cancel) => self.cancel_call(who, &cancel),
             Command::WriteStatus {
                 key,

@@ -52,11 +52,23 @@ impl driver::Effects for Effects {
         let Some(term) = self.standing.borrow().clone() else {
             return;
         };
-        // Not in a task: of two lists the later one counts.
-        if let Command::Watch(all) = command {
-            self.watches.send_replace(all);
-            return;
+        match command {
+            // Not in a task: of two lists the later one counts.
+            Command::Watch(all) => drop(self.watches.send_replace(all)),
+            // Nor this: the connection may be closed the next moment.
+            Command::KeepConnection { node, puller } => self.pullers.keep(&node, &puller),
+            command => self.spawn(command, &term),
         }
+    }
+
+    fn hear(&self, event: &Event) {
+        self.spans.hear(event);
+    }
+}
+
+impl Effects {
+    /// Carries out a command in a task of its own.
+    fn spawn(&self, command: Command, term: &Term) {
         self.spans.decided(&command);
         let acting = term.acting.clone();
         let events = self.events.clone();
@@ -68,10 +80,6 @@ impl driver::Effects for Effects {
                 () = act => {}
             }
         });
-    }
-
-    fn hear(&self, event: &Event) {
-        self.spans.hear(event);
     }
 }
 
@@ -91,6 +99,7 @@ fn answer_if_lost(command: &Command) -> Option<Event> {
         Command::CancelPulls(_)
         | Command::EmitEvent { .. }
         | Command::NodeTransition { .. }
+        | Command::KeepConnection { .. }
         | Command::Watch(_) => {
             return None;
         }
@@ -160,7 +169,7 @@ impl Effects {
                     let event = objects::event(severity, reason, action, &message);
                     return Box::pin(objects.emit(key, uid, event)).await;
                 }
-                Command::Watch(_) => return,
+                Command::Watch(_) | Command::KeepConnection { .. } => return,
                 Command::NodeTransition {
                     node,
                     transition,

@@ -1,7 +1,8 @@
 //! Connections to pullers: one per busy node, none when idle.
 //!
 //! There are two limits. *Connections* take memory: each open connection holds a permit. An idle one is
-//! closed after [`LINGER`], or after [`HOLD`] if another node waits for a permit. A connection with long
+//! closed after [`LINGER`], or after [`HOLD`] if another node waits for a permit, unless its own next call is known to
+//! follow ([`Pool::keep`]). A connection with long
 //! work, such as the pull of a large image, moves to a second set of permits of the same size, so that it
 //! does not keep a new node waiting. *Dials* take time: half of them are reserved for pullers that answer
 //! at once and half for those that do not, so that hundreds of dead nodes do not delay the healthy ones.
@@ -32,7 +33,8 @@ use super::dial::CONNECT_LIMIT;
 const LINGER: Duration = Duration::from_secs(5);
 /// An idle connection is closed after this time if others wait for a permit. It is not closed at once,
 /// because a node often gets work just after its check, and a second handshake would cost a millisecond
-/// on both sides.
+/// on both sides. How soon that is depends on how busy this machine is: where the engine knows that work
+/// follows, it says so.
 const HOLD: Duration = Duration::from_millis(50);
 /// Time between searches for such connections.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -67,6 +69,8 @@ struct Inner<D: Dial> {
     prompt: Semaphore,
     slow: Semaphore,
     permits: Arc<Semaphore>,
+    /// Most idle connections that are kept although others wait.
+    most_kept: usize,
     long: Arc<Semaphore>,
     /// Number of users that wait for a permit.
     waiting: AtomicUsize,
@@ -87,6 +91,8 @@ enum Slot<C> {
         open: Arc<Open<C>>,
         users: usize,
         since: Instant,
+        /// Its next use is known to follow.
+        kept: bool,
     },
 }
 
@@ -125,6 +131,7 @@ impl<D: Dial> Pool<D> {
             prompt: Semaphore::new(dials - slow),
             slow: Semaphore::new(slow),
             permits: Arc::new(Semaphore::new(connections)),
+            most_kept: connections / 2,
             long: Arc::new(Semaphore::new(connections)),
             waiting: AtomicUsize::new(0),
             pressed: Arc::default(),
@@ -147,6 +154,28 @@ impl<D: Dial> Pool<D> {
             };
             opening.await?;
             // It is open now, or already removed if its first user was faster than this task.
+        }
+    }
+
+    /// The connection is about to be used again: it is not closed for others before [`LINGER`]. Half of all connections at
+    /// most are kept so; the others serve nodes whose calls wait for nothing.
+    pub fn keep(&self, key: &D::Key) {
+        let mut slots = self.0.slots();
+        let kept = |slot: &&Slot<_>| {
+            matches!(
+                slot,
+                Slot::Open {
+                    users: 0,
+                    kept: true,
+                    ..
+                }
+            )
+        };
+        if slots.values().filter(kept).count() >= self.0.most_kept {
+            return;
+        }
+        if let Some(Slot::Open { kept, .. }) = slots.get_mut(key) {
+            *kept = true;
         }
     }
 
@@ -176,11 +205,17 @@ impl<D: Dial> Inner<D> {
     fn find(self: &Arc<Self>, key: &D::Key) -> Result<Borrowed<D>, Opening<D::Connection>> {
         let mut slots = self.slots();
         match slots.get_mut(key) {
-            Some(Slot::Open { open, users, since }) => {
+            Some(Slot::Open {
+                open,
+                users,
+                since,
+                kept,
+            }) => {
                 if *users == 0 {
                     *since = Instant::now();
                 }
                 *users += 1;
+                *kept = false;
                 Ok(Borrowed {
                     key: key.clone(),
                     open: open.clone(),
@@ -211,6 +246,7 @@ impl<D: Dial> Inner<D> {
                     open: open.clone(),
                     users: 0,
                     since: Instant::now(),
+                    kept: false,
                 };
                 slots.insert(key, slot);
             }
@@ -279,7 +315,10 @@ impl<D: Dial> Inner<D> {
         let mut slots = self.slots();
         let idle = slots.iter().filter_map(|(key, slot)| match slot {
             Slot::Open {
-                users: 0, since, ..
+                users: 0,
+                since,
+                kept: false,
+                ..
             } if now.duration_since(*since) >= HOLD => Some((*since, key.clone())),
             _ => None,
         });
@@ -303,7 +342,10 @@ impl<D: Dial> Inner<D> {
 
     fn set_long_ones_apart(&self, now: Instant) {
         for slot in self.slots().values() {
-            let Slot::Open { open, users, since } = slot else {
+            let Slot::Open {
+                open, users, since, ..
+            } = slot
+            else {
                 continue;
             };
             if *users == 0 || now.duration_since(*since) < LONG {
@@ -323,7 +365,9 @@ impl<D: Dial> Inner<D> {
 
     fn give_back(&self, key: &D::Key, given: &Arc<Open<D::Connection>>) {
         let mut slots = self.slots();
-        if let Some(Slot::Open { open, users, since }) = slots.get_mut(key)
+        if let Some(Slot::Open {
+            open, users, since, ..
+        }) = slots.get_mut(key)
             && Arc::ptr_eq(open, given)
         {
             *users -= 1;

@@ -13,7 +13,7 @@ use kubefledged_contract::{
 };
 use kubefledged_engine::{
     Batch, BatchEnd, CancelPulls, CredentialScope, Event, ImageOutcome, ImageResult, NodeName,
-    PullItem, SecretProblems, Transfer, Work,
+    PullItem, Puller, SecretProblems, Transfer, Work,
 };
 use kubefledged_process::traces::{Context, TraceContextExt as _};
 use kubefledged_proto::puller::{PullImagesRequest, RemoveImagesRequest};
@@ -89,6 +89,11 @@ impl Pullers {
             tracing::debug!(node = %batch.node, imagecache = ?batch.cache, ?end, "batch ended early");
         }
         Event::BatchEnded(batch.id, end)
+    }
+
+    /// The node's connection is about to be used again.
+    pub fn keep(&self, node: &NodeName, puller: &Puller) {
+        self.pool.keep(&Target::new(node, puller));
     }
 
     /// Cancels pulls. Their batch reports the outcomes.

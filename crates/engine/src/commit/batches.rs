@@ -34,7 +34,9 @@ impl Engine {
             task,
         };
         let id = self.model.in_flight.begin(flight);
-        self.model.nodes[idx].in_flight.insert(id);
+        let node = &mut self.model.nodes[idx];
+        node.in_flight.insert(id);
+        node.contact.kept = false;
         self.agenda.timers.set(Timer::Lost(id), Some(lost));
         let cache = self.take_places(id, idx, now.tick);
         let cache = cache.and_then(|cache| self.model.caches.get(cache));
@@ -81,14 +83,14 @@ impl Engine {
     /// Takes what a pull batch needs: room in its registry's budget, and a place among the cache's nodes. Returns
     /// the cache of a pull batch.
     fn take_places(&mut self, id: BatchId, idx: NodeIdx, now: Tick) -> Option<CacheIdx> {
-        let flight = self.model.in_flight.get(id)?;
-        let Task::Pull(pull) = &flight.task else {
+        let flight = self.model.in_flight.get_mut(id)?;
+        let Task::Pull(pull) = &mut flight.task else {
             return None;
         };
         let long = now.after(LONG);
         self.agenda.timers.set(Timer::Long(id), Some(long));
         let registry = self.model.names.registries.get_mut(pull.registry);
-        registry.take(pull.cost);
+        pull.began = registry.take(pull.cost, now);
         registry.pulls(idx);
         let cache = self.model.caches.get_mut(pull.cache)?;
         *cache.pulling.active.entry(idx).or_default() += 1;

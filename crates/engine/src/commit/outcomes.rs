@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use kubefledged_api_types::names::failure;
+
 use super::{Engine, batches::LONG, timers::Timer};
 use crate::{
     ids::{ImageId, Index, NodeIdx, ScopeId, Stamp},
@@ -10,6 +12,7 @@ use crate::{
         images::RegistryAnswer,
         in_flight::{Flight, Pull, Task},
         node::{Attempt, NoRoom},
+        peers::Supply,
         pending::AnswerContext,
     },
     plan::pins::bare_id,
@@ -23,6 +26,9 @@ use crate::{
 const ROOM_WAIT: Duration = Duration::from_secs(3600);
 /// Pause before a pin that failed is tried again.
 const PIN_RETRY: Duration = Duration::from_secs(300);
+
+/// An answer of a registry brings at least so many bytes: requests are work too, and some runtimes tell no size.
+const LEAST_BYTES: u64 = 1 << 20;
 
 /// One image of a batch that has an outcome.
 struct Answered {
@@ -87,7 +93,7 @@ impl Engine {
         registry.give_back(pull.cost, pull.long);
         pull.cost = pull.cost_now();
         pull.long = false;
-        registry.take(pull.cost);
+        registry.take(pull.cost, now);
         let long = (pull.cost > 0).then(|| now.after(LONG));
         self.agenda.timers.set(Timer::Long(id), long);
         self.serve_soon(pull.registry);
@@ -109,6 +115,7 @@ impl Engine {
         };
         pulled.open = false;
         let image = pulled.id;
+        self.model.nodes[node].running.remove(image);
         let (reference, asked) = (pulled.reference.clone(), pulled.asks_registry);
         self.model.names.scopes.answered(pull.credentials);
         self.supply_answered(node, image, &pull.supply, &outcome.result, now);
@@ -128,6 +135,9 @@ impl Engine {
             }
             ImageResult::Present | ImageResult::Pulled => {
                 let asked = asked || outcome.result == ImageResult::Pulled;
+                if asked {
+                    self.registry_answered(pull, &outcome, now);
+                }
                 let moved = self.image_is_present(&answered, &outcome, asked);
                 if let Some(cache) = self.model.caches.get_mut(pull.cache).filter(|_| moved) {
                     cache.refresh.found();
@@ -137,11 +147,12 @@ impl Engine {
             }
             ImageResult::Failed { reason, message } => {
                 let class = FailureClass::of(&reason);
-                if class == FailureClass::RateLimited {
-                    let registry = self.model.names.registries.get_mut(pull.registry);
-                    if registry.says(&message) {
-                        registry.rate_limited(node, now);
-                    }
+                let registry = self.model.names.registries.get_mut(pull.registry);
+                let says = registry.says(&message);
+                if class == FailureClass::RateLimited && says {
+                    registry.rate_limited(node, pull.began, now);
+                } else if reason == failure::REGISTRY_UNAVAILABLE && says {
+                    registry.failed(node, now);
                 }
                 self.fail_probe(image, pull.credentials, node, stamp, class);
                 let failed = FailedPull {
@@ -156,6 +167,21 @@ impl Engine {
             // No cache desired it, or a later removal won. It is planned again if a cache desires it.
             _ => self.end_probe(image, pull.credentials, node),
         }
+    }
+
+    /// The registry answered a pull: its budget may grow.
+    fn registry_answered(&mut self, pull: &Pull, outcome: &ImageOutcome, now: Tick) {
+        if matches!(pull.supply, Supply::Peers(_)) {
+            return;
+        }
+        let size = outcome.observed.as_ref().map_or(0, |image| image.size);
+        let brought = if outcome.result == ImageResult::Pulled {
+            size
+        } else {
+            0
+        };
+        let registry = self.model.names.registries.get_mut(pull.registry);
+        registry.answered(brought.max(LEAST_BYTES), pull.began, now);
     }
 
     /// Remembers a failed attempt.
@@ -261,6 +287,7 @@ impl Engine {
         let mut pinning = self.model.caches.values();
         let pinned =
             pinning.any(|cache| cache.desired.pinned && cache.set(idx).images.contains(image));
+        let running = outcome.result == ImageResult::Pulling;
         let present = match outcome.result {
             ImageResult::Present => true,
             ImageResult::Absent | ImageResult::Pulling => false,
@@ -276,6 +303,7 @@ impl Engine {
         if !node.desired.contains(image) {
             return;
         }
+        node.running.set(image, running);
         if before && outcome.result == ImageResult::Absent {
             let name = node.name.clone();
             let name = name.as_ref().map_or("", |name| &name.0).as_bytes();

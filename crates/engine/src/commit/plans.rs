@@ -115,10 +115,26 @@ impl Engine {
                 cache.pulling.waiting.insert(idx);
             }
         }
+        if !waits.registries.is_empty() {
+            self.keep_connection(idx);
+        }
         for (registry, priority) in waits.registries {
             let waiting = self.model.names.registries.get_mut(registry);
             waiting.wait(priority, idx);
             self.time_growth(registry);
+        }
+    }
+
+    /// The next call waits only for a registry: a second handshake would cost both sides more than the connection does.
+    fn keep_connection(&mut self, idx: NodeIdx) {
+        let node = &mut self.model.nodes[idx];
+        let idle = node.in_flight.is_empty() && !node.contact.kept;
+        if let (true, Some(name), Some(puller)) = (idle, &node.name, &node.puller) {
+            node.contact.kept = true;
+            self.agenda.outbox.push(Command::KeepConnection {
+                node: name.clone(),
+                puller: puller.clone(),
+            });
         }
     }
 

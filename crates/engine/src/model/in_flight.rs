@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::peers::Supply;
+use super::{peers::Supply, registries::Began};
 use crate::{
     ids::{CacheIdx, ImageId, NodeIdx, RegistryId, ScopeId, Stamp},
     vocabulary::BatchId,
@@ -59,6 +59,8 @@ pub struct Pull {
     pub parallel: u32,
     /// How many pulls count in the registry's budget.
     pub cost: u32,
+    /// How it began, for the registry's budget.
+    pub began: Began,
     /// It brought no outcome for long and has left the budget.
     pub long: bool,
     /// Where its layers come from.

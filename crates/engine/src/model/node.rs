@@ -69,6 +69,8 @@ pub struct Contact {
     pub failures: u32,
     /// No call begins before this.
     pub not_before: Option<Tick>,
+    /// Since the last call it was said that another one follows as soon as a registry has room.
+    pub kept: bool,
 }
 
 /// When the node is checked.
@@ -169,6 +171,8 @@ pub struct Node {
     pub desired: IdSet<ImageId>,
     /// Observations of them.
     pub observed: Observations,
+    /// Images that its puller was pulling at the last check, for an earlier call or another leader.
+    pub running: IdSet<ImageId>,
     /// Images whose pulls failed, by the credentials that were used.
     pub attempts: BTreeMap<(ImageId, ScopeId), Attempt>,
     /// Images that vanished.
@@ -314,6 +318,9 @@ impl Node {
     pub fn forget_numbers(&mut self, images: &IdSet<ImageId>, scopes: &IdSet<ScopeId>) {
         let keep = |image: &ImageId| !images.contains(*image);
         self.observed.forget(images);
+        for image in images.iter() {
+            self.running.remove(image);
+        }
         self.attempts
             .retain(|(image, scope), _| keep(image) && !scopes.contains(*scope));
         self.losses.retain(keep);

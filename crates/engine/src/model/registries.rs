@@ -1,9 +1,10 @@
 //! How many pulls may run from one registry host at a time. The controller's flags say with how many a registry
-//! begins and how many it never exceeds; the ceiling may differ by host. The budget halves when the registry asks two nodes
-//! for fewer requests (one, if no other pulls from it), and grows by one in every ten seconds without such an
-//! answer. One node alone may lie, or has a limit of its own: only its pull waits. A pull without an outcome
-//! for long leaves the budget, so that a new node does not wait for the large images of other nodes; the
-//! ceiling still counts it.
+//! begins and how many it never exceeds; the ceiling may differ by host. [`growth`] says how the budget grows, and that it halves
+//! when the registry asks two nodes for fewer requests (one, if no other pulls from it). One node alone may lie, or has a limit
+//! of its own: only its pull waits. A pull without an outcome for long leaves the budget, so that a new node does not wait for the
+//! large images of other nodes; the ceiling still counts it.
+
+mod growth;
 
 use std::{
     cmp::Reverse,
@@ -14,13 +15,11 @@ use std::{
 
 use crate::{
     ids::{IdSet, Index, NodeIdx, RegistryId},
-    vocabulary::{Settings, Tick},
+    vocabulary::{KnownBudget, Settings, Tick},
 };
 
-/// The budget is halved at most once in this time.
-const HALVE_PAUSE: Duration = Duration::from_secs(5);
-/// The budget grows by one in this time.
-const GROW_PAUSE: Duration = Duration::from_secs(10);
+pub use growth::Began;
+use growth::Growth;
 
 /// The answers of two nodes belong together if they come within this time.
 const TOGETHER: Duration = Duration::from_secs(60);
@@ -34,21 +33,18 @@ pub struct Registry {
     pub host: Arc<str>,
     /// Its budget before the first answer.
     start: u32,
-    /// Most pulls at a time, those included that have left the budget.
-    ceiling: u32,
-    limit: u32,
+    /// How many pulls may run.
+    growth: Growth,
     /// Pulls that the budget counts.
     used: u32,
     /// Pulls that have left the budget and still run.
     long: u32,
-    /// When the budget grew last; `None`: it was never used.
-    grown: Option<Tick>,
-    /// When the registry asked for fewer requests last; `None`: never.
-    halved: Option<Tick>,
     /// The last two nodes that pulled from it.
     pulling: [Option<NodeIdx>; 2],
     /// The last node that was asked for fewer requests, and when.
     limited: Option<(NodeIdx, Tick)>,
+    /// When two nodes were; `None`: never.
+    limited_at: Option<Tick>,
     /// Nodes that wait, the most urgent first.
     waiting: BTreeSet<(Reverse<i32>, NodeIdx)>,
 }
@@ -69,32 +65,42 @@ impl Registry {
         Self {
             host,
             start,
-            ceiling,
-            limit: start,
+            growth: Growth::new(start, ceiling),
             used: 0,
             long: 0,
-            grown: None,
-            halved: None,
             pulling: [None, None],
             limited: None,
+            limited_at: None,
             waiting: BTreeSet::new(),
         }
     }
 
     /// How many more pulls may start, with the budget as it was used last.
     pub fn room(&self) -> u32 {
-        self.room_in(self.limit, 0)
+        self.room_in(self.growth.limit(), 0)
     }
 
     /// How many more pulls may start now, beside so many that are planned.
     pub fn room_now(&self, now: Tick, planned: u32) -> u32 {
-        self.room_in(self.growth(now).0, planned)
+        self.room_in(self.growth.limit_at(now), planned)
     }
 
     fn room_in(&self, limit: u32, planned: u32) -> u32 {
         let used = self.used + planned;
         let in_budget = limit.saturating_sub(used);
-        in_budget.min(self.ceiling.saturating_sub(used + self.long))
+        in_budget.min(self.growth.ceiling().saturating_sub(used + self.long))
+    }
+
+    /// How many more pulls may be counted that run already, beside so many that are planned: their answers cannot wait for the
+    /// budget.
+    pub fn room_for_running(&self, planned: u32) -> u32 {
+        let counted = self.used + planned + self.long;
+        self.growth.ceiling().saturating_sub(counted)
+    }
+
+    /// Is it known that it bears so many pulls more at a time, beside so many that are planned?
+    pub fn is_proven(&self, planned: u32, more: u32) -> bool {
+        self.growth.is_proven(self.used + planned + more)
     }
 
     /// Notes that a node pulls from it.
@@ -118,8 +124,13 @@ impl Registry {
     }
 
     /// Counts pulls that start.
-    pub fn take(&mut self, pulls: u32) {
+    pub fn take(&mut self, pulls: u32, now: Tick) -> Began {
         self.used += pulls;
+        let tries = pulls > 0 && !self.growth.is_proven(self.used);
+        Began {
+            at: now,
+            unproven: tries.then_some(self.used),
+        }
     }
 
     /// Counts pulls that ended. `long`: they had left the budget.
@@ -134,19 +145,33 @@ impl Registry {
         self.long += pulls;
     }
 
+    /// Notes that the registry answered a pull, which brought so many bytes.
+    pub fn answered(&mut self, bytes: u64, began: Began, now: Tick) {
+        let waits = !self.waiting.is_empty();
+        self.growth.answered(now, bytes, began, waits);
+    }
+
     /// Notes that the registry asked a node for fewer requests.
-    pub fn rate_limited(&mut self, node: NodeIdx, now: Tick) {
-        let [last, before] = self.pulling;
-        let alone = before.is_none() && last.is_none_or(|last| last == node);
+    pub fn rate_limited(&mut self, node: NodeIdx, began: Began, now: Tick) {
         let together = |(other, at): (NodeIdx, Tick)| other != node && at.after(TOGETHER) > now;
-        let agreed = alone || self.limited.is_some_and(together);
+        let agreed = self.is_alone(node) || self.limited.is_some_and(together);
         self.limited = Some((node, now));
-        if !agreed || self.halved.is_some_and(|at| at.after(HALVE_PAUSE) > now) {
-            return;
+        if agreed {
+            self.growth.refused(now, self.used, began);
+            self.limited_at = Some(now);
         }
-        self.limit = (self.limit / 2).max(1);
-        self.halved = Some(now);
-        self.grown = Some(now);
+    }
+
+    /// Notes that a node's pull failed because of the registry.
+    pub fn failed(&mut self, node: NodeIdx, now: Tick) {
+        let alone = self.is_alone(node);
+        self.growth.failed(now, node, alone, self.used);
+    }
+
+    /// Does no other node pull from it?
+    fn is_alone(&self, node: NodeIdx) -> bool {
+        let [last, before] = self.pulling;
+        before.is_none() && last.is_none_or(|last| last == node)
     }
 
     /// Notes that a node waits.
@@ -161,34 +186,18 @@ impl Registry {
 
     /// When the budget grows next, if a node waits for that.
     pub fn grows_at(&self) -> Option<Tick> {
-        let waits = !self.waiting.is_empty() && self.limit < self.ceiling;
-        waits.then(|| self.grown.unwrap_or_default().after(GROW_PAUSE))
+        self.growth.grows_at().filter(|_| !self.waiting.is_empty())
     }
 
     /// Lets the budget grow for the time that has passed.
     pub fn grow(&mut self, now: Tick) {
-        let (limit, grown) = self.growth(now);
-        (self.limit, self.grown) = (limit, Some(grown));
-    }
-
-    /// The budget now, and when it grew last.
-    fn growth(&self, now: Tick) -> (u32, Tick) {
-        let ceiling = self.ceiling;
-        let (mut limit, mut grown) = (self.limit, self.grown.unwrap_or(now));
-        while limit < ceiling && grown.after(GROW_PAUSE) <= now {
-            limit += 1;
-            grown = grown.after(GROW_PAUSE);
-        }
-        if limit >= ceiling {
-            grown = now;
-        }
-        (limit, grown)
+        self.growth.grow(now);
     }
 
     /// The budget as it was used last.
     pub fn budget(&self) -> Budget {
         Budget {
-            limit: self.limit,
+            limit: self.growth.limit(),
             used: self.used,
             long: self.long,
         }
@@ -201,7 +210,12 @@ impl Registry {
 
     /// When the registry asked for fewer requests last; `None`: never.
     pub fn limited_at(&self) -> Option<Tick> {
-        self.halved
+        self.limited_at
+    }
+
+    /// What a new leader is told of it.
+    fn known(&self) -> Option<(Arc<str>, KnownBudget)> {
+        Some((self.host.clone(), self.growth.known(self.start)?))
     }
 }
 
@@ -239,6 +253,8 @@ impl Limits {
 #[derive(Debug, Default)]
 pub struct Registries {
     limits: Limits,
+    /// What the leader before knew of registries.
+    known: Vec<(Arc<str>, KnownBudget)>,
     ids: BTreeMap<Arc<str>, RegistryId>,
     all: Vec<Registry>,
     free: Vec<RegistryId>,
@@ -253,13 +269,31 @@ impl Registries {
         }
     }
 
+    /// Takes over what the leader before knew.
+    pub fn restore(&mut self, known: Vec<(Arc<str>, KnownBudget)>, now: Tick) {
+        for (host, budget) in &known {
+            if let Some(id) = self.ids.get(host).copied() {
+                self.get_mut(id).growth.restore(*budget, now);
+            }
+        }
+        self.known = known;
+    }
+
+    /// What a new leader is told: of these many registries at most, sorted by host.
+    pub fn known(&self, most: usize) -> Vec<(Arc<str>, KnownBudget)> {
+        self.iter().filter_map(Registry::known).take(most).collect()
+    }
+
     /// The number of a host; a new host gets one.
     pub fn intern(&mut self, host: &str) -> RegistryId {
         if let Some(id) = self.ids.get(host) {
             return *id;
         }
         let host: Arc<str> = host.into();
-        let registry = self.limits.registry(host.clone());
+        let mut registry = self.limits.registry(host.clone());
+        if let Some(known) = self.known.iter().find(|(known, _)| *known == host) {
+            registry.growth.restore(known.1, Tick(0));
+        }
         let id = if let Some(id) = self.free.pop() {
             self.all[id.index()] = registry;
             id
@@ -279,7 +313,7 @@ impl Registries {
     /// Frees the numbers of registries that are not `used`, and returns them. A registry that asked for fewer
     /// requests is kept until its budget has grown again, so that nobody resets it by an edit.
     pub fn sweep(&mut self, used: &IdSet<RegistryId>, now: Tick) -> Vec<RegistryId> {
-        let recovered = |registry: &Registry| registry.growth(now).0 >= registry.start;
+        let recovered = |registry: &Registry| registry.growth.limit_at(now) >= registry.start;
         let unused = |id: &RegistryId| !used.contains(*id) && recovered(self.get(*id));
         let gone: Vec<RegistryId> = self.ids.values().copied().filter(unused).collect();
         self.ids.retain(|_, id| !gone.contains(id));

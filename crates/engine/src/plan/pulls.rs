@@ -18,6 +18,7 @@ use crate::{
         desired::{DesiredImage, longer},
         in_flight::{Pull, PulledImage},
         peers::{Origin, Supply},
+        registries::Began,
     },
     vocabulary::{Pin, PullBlock, PullItem, PullReason},
 };
@@ -33,6 +34,8 @@ struct GroupKey {
     asks_registry: bool,
     /// Where the layers come from.
     origin: Origin,
+    /// The puller runs them already, for another leader or a call that was lost.
+    running: bool,
 }
 
 impl GroupKey {
@@ -99,10 +102,12 @@ impl<'m> Groups<'m> {
         room <= taken && self.all.iter().any(urgent)
     }
 
-    /// All groups, the most urgent first.
+    /// All groups: what runs already, so that it counts, and then the most urgent first.
     fn by_urgency(mut self) -> Vec<Group<'m>> {
-        self.all
-            .sort_by_key(|group| (Reverse(group.priority), group.key));
+        self.all.sort_by_key(|group| {
+            let waits = !group.key.running;
+            (waits, Reverse(group.priority), group.key)
+        });
         self.all
     }
 }
@@ -221,6 +226,7 @@ fn group_images<'m>(
                     reason,
                     asks_registry,
                     origin: supply.origin(),
+                    running: view.node.running.contains(desired.image),
                 };
                 kinds.entry(key).or_default().push(desired);
             }
@@ -229,7 +235,7 @@ fn group_images<'m>(
         }
     }
     for (key, images) in kinds {
-        let room = if key.is_free() {
+        let room = if key.is_free() || key.running {
             u32::MAX
         } else {
             room(view, key.registry)
@@ -270,7 +276,6 @@ impl Fill<'_, '_> {
         let GroupKey {
             cache,
             registry,
-            asks_registry,
             origin,
             ..
         } = group.key;
@@ -280,7 +285,7 @@ impl Fill<'_, '_> {
             let room = if group.key.is_free() {
                 parallel
             } else {
-                self.room_now(registry)
+                self.room_now(registry, group.key.running)
             };
             let begun = self.plan.pull.iter().any(|known| known.pull.cache == cache);
             let may_pull = begun || self.view.model.caches[cache].node_may_pull(self.view.idx);
@@ -293,22 +298,22 @@ impl Fill<'_, '_> {
                     let wait = (registry, urgent.priority);
                     self.plan.waits.registries.push(wait);
                     self.plan.throttled.insert(cache);
-                    // Other nodes may have it before there is room.
-                    let offers = &self.view.node.peers.offers;
-                    let offered = rest.iter().filter(|d| offers.contains_key(&d.image));
-                    for desired in offered {
-                        let waits = &mut self.plan.waits;
-                        waits.sources(cache, desired, asks_registry, true);
-                    }
+                    self.keep_offers(&group.key, rest);
                     return;
                 }
                 Some(_) => return,
                 None => {}
             }
+            let probes = origin == Origin::Registry
+                && !group.key.is_free()
+                && !group.key.running
+                && !self.is_proven(registry, parallel);
             let most = match origin {
                 // Each has nodes of its own that wait for it or hand it on.
                 Origin::Seed | Origin::Peers => 1,
                 Origin::Registry if room < parallel => room as usize,
+                // A registry that refuses so many pulls at a time refuses these and not hundreds.
+                Origin::Registry if probes => parallel as usize,
                 Origin::Registry => MAX_IMAGES,
             };
             let (chunk, more) = rest.split_at(most.min(rest.len()));
@@ -319,15 +324,40 @@ impl Fill<'_, '_> {
             let images = chunk.iter().map(|desired| desired.image);
             self.context.pulling.extend(images);
             rest = more;
+            if probes {
+                self.keep_offers(&group.key, rest);
+                return;
+            }
         }
     }
 
-    fn room_now(&mut self, registry: RegistryId) -> u32 {
+    /// These images wait for the registry. Other nodes may have them before it has room.
+    fn keep_offers(&mut self, key: &GroupKey, rest: &[&DesiredImage]) {
+        let offers = &self.view.node.peers.offers;
+        let offered = rest.iter().filter(|d| offers.contains_key(&d.image));
+        for desired in offered {
+            let waits = &mut self.plan.waits;
+            waits.sources(key.cache, desired, key.asks_registry, true);
+        }
+    }
+
+    /// Is it known that the registry bears so many more pulls?
+    fn is_proven(&self, registry: RegistryId, more: u32) -> bool {
+        let taken = self.taken.get(&registry).copied().unwrap_or_default();
+        let registry = self.view.model.names.registries.get(registry);
+        registry.is_proven(taken, more)
+    }
+
+    fn room_now(&mut self, registry: RegistryId, running: bool) -> u32 {
         let model = self.view.model;
         let taken = self.taken.get(&registry).copied().unwrap_or_default();
         self.plan.asked.insert(registry);
         let registry = model.names.registries.get(registry);
-        registry.room_now(self.view.now, taken)
+        if running {
+            registry.room_for_running(taken)
+        } else {
+            registry.room_now(self.view.now, taken)
+        }
     }
 
     fn batch(&self, key: GroupKey, chunk: &[&DesiredImage]) -> PlannedPull {
@@ -377,6 +407,7 @@ impl Fill<'_, '_> {
                 images: chunk.iter().map(image).collect(),
                 parallel,
                 cost: key.cost(chunk.len(), parallel),
+                began: Began::default(),
                 long: false,
                 supply,
             },

@@ -9,6 +9,7 @@ impl Harness {
                 self.batch(&batch);
                 self.batches.push(*batch);
             }
+            Command::KeepConnection { node, .. } => self.log.push(format!("event keep {node}")),
             Command::CancelPulls(cancel) => self.cancel(&cancel),
             Command::WriteStatus {
                 key,
@@ -262,6 +263,7 @@ impl Harness {
         let observed = self.observe(node, name);
         let result = match &observed {
             Some(_) => ImageResult::Present,
+            None if self.running.contains(name) => ImageResult::Pulling,
             None => ImageResult::Absent,
         };
         ImageOutcome {

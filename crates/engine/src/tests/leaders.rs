@@ -160,3 +160,26 @@ fn a_new_leader_keeps_what_is_written_until_its_first_round_is_complete() {
     assert_eq!(harness.status().nodes.unwrap().unreachable, 1);
     harness.is("Ready", "False", "ImagesMissing");
 }
+
+#[test]
+fn pulls_that_pullers_run_already_count_at_once_and_others_wait_for_them() {
+    let nodes = ["n1", "n2", "n3"];
+    let settings = Settings {
+        initial_registry_pulls: 1,
+        max_registry_pulls: 64,
+        ..Settings::default()
+    };
+    let mut harness = Harness::with(settings, &nodes);
+    harness
+        .slow
+        .extend(["r.test/a:1".into(), "r.test/b:1".into()]);
+    harness.running.insert("r.test/a:1".into());
+    harness.create(images(&["r.test/a:1", "r.test/b:1"]));
+    harness.lead();
+    for node in nodes {
+        assert_eq!(harness.count(&format!("pull {node} r.test/a:1")), 1);
+    }
+    assert_eq!(harness.count("pull"), 3, "the budget is used up");
+    harness.end_slow("r.test/a:1");
+    assert_eq!(harness.count("pull"), 4, "one of the others");
+}

@@ -355,3 +355,20 @@ fn a_pull_does_not_wait_if_room_was_made_before_the_next_report() {
     harness.wait(640);
     assert_eq!(harness.reported().0, "Succeeded");
 }
+
+#[test]
+fn a_node_that_waits_only_for_a_registry_keeps_its_connection_and_that_is_said_once() {
+    let settings = Settings {
+        max_registry_pulls: 1,
+        ..Settings::default()
+    };
+    let mut harness = harness(settings, 2);
+    harness.slow.insert("r.test/a:1".into());
+    harness.create(images(&["r.test/a:1"]));
+    harness.lead();
+    harness.wait(9);
+    assert_eq!(harness.count("event keep n002"), 1);
+    assert_eq!(harness.count("event keep n001"), 0, "it pulls");
+    harness.end_slow("r.test/a:1");
+    assert_eq!(harness.held("n002"), ["r.test/a:1"]);
+}

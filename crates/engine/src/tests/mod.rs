@@ -71,6 +71,8 @@ struct Harness {
     in_use: BTreeSet<String>,
     /// Images whose pulls do not end.
     slow: BTreeSet<String>,
+    /// Images that every puller pulls already, for a call that nobody here knows of.
+    running: BTreeSet<String>,
     /// Nodes whose puller cannot be reached.
     unreachable: BTreeSet<String>,
     /// The API server does not answer for secrets.

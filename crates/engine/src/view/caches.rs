@@ -20,7 +20,7 @@ use crate::{
         pending::{self, PendingRemoval},
     },
     report::status,
-    vocabulary::{CacheKey, MovedBytes, Now},
+    vocabulary::{CacheKey, KnownBudget, MovedBytes, Now},
 };
 
 impl Engine {
@@ -83,6 +83,14 @@ impl Engine {
     /// Bytes of layers that ended pulls moved since the process began.
     pub fn view_moved(&self) -> MovedBytes {
         self.model.peers.moved
+    }
+
+    /// What the next leader is told of the budgets of at most so many registries, by host; `None`: this process does not lead,
+    /// or has not begun.
+    pub fn known_budgets(&self, most: usize) -> Option<Vec<(Arc<str>, KnownBudget)>> {
+        let leadership = &self.model.leadership;
+        let begun = leadership.leads() && leadership.begun;
+        begun.then(|| self.model.names.registries.known(most))
     }
 
     /// Registries after this one.

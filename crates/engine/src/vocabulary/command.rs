@@ -15,6 +15,14 @@ pub enum Command {
     StartBatch(Box<Batch>),
     /// Cancel pulls of a batch. Not answered: the batch's outcomes tell the result.
     CancelPulls(CancelPulls),
+    /// The node gets a call as soon as a registry has room: until then its connection is not closed for the sake of others.
+    /// Not answered.
+    KeepConnection {
+        /// Which node.
+        node: NodeName,
+        /// The node's puller.
+        puller: Puller,
+    },
     /// Replace the status. Answered by `Event::StatusWritten`.
     WriteStatus {
         /// Which object.

@@ -40,6 +40,8 @@ pub enum Event {
     Listing(Source),
     /// A source has delivered everything that existed when it began.
     Synced(Source),
+    /// What the leader before knew of the budgets of registries, by host. It comes before `Leadership`.
+    BudgetsKnown(Vec<(Arc<str>, KnownBudget)>),
     /// This process leads in this term; `None`: it stands by.
     Leadership(Option<u64>),
     /// Outcomes of some images of a batch.
@@ -62,6 +64,15 @@ pub enum Event {
     FinalizerWritten(CacheKey, Result<Option<String>, WriteError>),
     /// Answer to `Command::RemoveTaints` and `Command::WriteNodeCondition`.
     NodeWritten(NodeName, Result<(), WriteError>),
+}
+
+/// What one leader tells the next of a registry's budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownBudget {
+    /// Pulls at a time that the registry bore.
+    pub limit: u32,
+    /// More than these it did not; `None`: no limit was met.
+    pub knee: Option<u32>,
 }
 
 /// Pull secrets of a cache that hold no credentials.

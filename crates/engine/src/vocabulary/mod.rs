@@ -14,7 +14,7 @@ pub use command::{
     Batch, CancelPulls, Command, ConditionWrite, CredentialScope, MissingImage, NodeTransition,
     PeerNode, PeerPull, Pin, PullItem, Severity, Work,
 };
-pub use event::{BatchEnd, Event, SecretProblems, Source, WriteError};
+pub use event::{BatchEnd, Event, KnownBudget, SecretProblems, Source, WriteError};
 pub use kubefledged_api_types::{GateReason, Tick};
 pub use name::{BatchId, CacheKey, NodeName, Now};
 pub use object::{

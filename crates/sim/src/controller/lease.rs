@@ -41,6 +41,13 @@ impl World {
                     renewed: self.now,
                 });
                 self.controllers[who].renewed = self.now;
+                let engine = self.controllers[who].engine.as_ref();
+                if let Some(known) = engine.and_then(|engine| engine.known_budgets(usize::MAX)) {
+                    self.api.budgets = known;
+                } else if !self.api.budgets.is_empty() && !self.controllers[who].leads() {
+                    let known = self.api.budgets.clone();
+                    self.engine_told(who, EngineEvent::BudgetsKnown(known));
+                }
                 if self.controllers[who].term != Some(term) {
                     self.controllers[who].term = Some(term);
                     self.controllers[who].disturbed = self.now;

@@ -195,3 +195,45 @@ async fn a_discarded_connection_is_used_by_nobody_new() {
     assert_eq!(net.open.load(Ordering::SeqCst), 1);
     assert_eq!(pool.borrow(&key("a")).await.unwrap().connection().number, 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_whose_next_call_is_known_outlives_others_that_wait_but_only_half_of_all_do() {
+    let (pool, net) = pool(4, 4);
+    for name in ["a", "b", "c", "d"] {
+        drop(pool.borrow(&key(name)).await.unwrap());
+        pool.keep(&key(name));
+    }
+    pool.keep(&key("never opened"));
+    let _others = [
+        pool.borrow(&key("e")).await.unwrap(),
+        pool.borrow(&key("f")).await.unwrap(),
+    ];
+    for (name, number) in [("a", 0), ("b", 1)] {
+        let again = pool.borrow(&key(name)).await.unwrap();
+        assert_eq!(again.connection().number, number, "{name}");
+    }
+    // They were used: now they make room as others do.
+    let start = Instant::now();
+    let _more = [
+        pool.borrow(&key("g")).await.unwrap(),
+        pool.borrow(&key("h")).await.unwrap(),
+    ];
+    assert!(
+        start.elapsed() < Duration::from_millis(500),
+        "{:?}",
+        start.elapsed()
+    );
+    assert_eq!(net.dials.load(Ordering::SeqCst), 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_kept_and_not_used_makes_room_after_five_seconds() {
+    let (pool, _net) = pool(4, 2);
+    drop(pool.borrow(&key("a")).await.unwrap());
+    pool.keep(&key("a"));
+    let _b = pool.borrow(&key("b")).await.unwrap();
+    let start = Instant::now();
+    let _c = pool.borrow(&key("c")).await.unwrap();
+    let took = start.elapsed();
+    assert!((4..8).contains(&took.as_secs()), "{took:?}");
+}

@@ -10,8 +10,7 @@ fn registry(registries: &mut Registries) -> &mut Registry {
 }
 
 /// Room now; the budget grows, as it does before pulls start.
-fn room(registry: &mut Registry, ceiling: u32, now: Tick) -> u32 {
-    registry.ceiling = ceiling;
+fn room(registry: &mut Registry, now: Tick) -> u32 {
     let room = registry.room_now(now, 0);
     registry.grow(now);
     assert_eq!(registry.room(), room);
@@ -22,7 +21,7 @@ fn room(registry: &mut Registry, ceiling: u32, now: Tick) -> u32 {
 fn limited(registry: &mut Registry, now: Tick) {
     for node in [1, 2].map(NodeIdx::from_index) {
         registry.pulls(node);
-        registry.rate_limited(node, now);
+        registry.rate_limited(node, Began::default(), now);
     }
 }
 
@@ -30,19 +29,19 @@ fn limited(registry: &mut Registry, now: Tick) {
 fn the_word_of_one_node_among_others_halves_no_budget() {
     let mut registries = Registries::default();
     let registry = registry(&mut registries);
-    room(registry, 512, Tick(100 * S));
+    room(registry, Tick(100 * S));
     let [rogue, other] = [1, 2].map(NodeIdx::from_index);
     registry.pulls(rogue);
-    registry.rate_limited(rogue, Tick(100 * S));
-    assert_eq!(room(registry, 512, Tick(101 * S)), 32, "no other pulls");
+    registry.rate_limited(rogue, Began::default(), Tick(100 * S));
+    assert_eq!(room(registry, Tick(101 * S)), 32, "no other pulls");
     registry.pulls(other);
     registry.pulls(rogue);
     for second in 0..100 {
-        registry.rate_limited(rogue, Tick((106 + second) * S));
+        registry.rate_limited(rogue, Began::default(), Tick((106 + second) * S));
     }
-    assert_eq!(room(registry, 512, Tick(106 * S)), 32);
-    registry.rate_limited(other, Tick(206 * S));
-    assert!(room(registry, 512, Tick(206 * S)) <= 21);
+    assert_eq!(room(registry, Tick(106 * S)), 32);
+    registry.rate_limited(other, Began::default(), Tick(206 * S));
+    assert!(room(registry, Tick(206 * S)) <= 21);
 }
 
 #[test]
@@ -68,26 +67,29 @@ fn an_answer_of_another_host_is_not_the_registrys() {
 fn a_registry_begins_with_64_and_halves_at_most_once_in_five_seconds() {
     let mut registries = Registries::default();
     let registry = registry(&mut registries);
-    assert_eq!(room(registry, 512, Tick(100 * S)), 64);
+    assert_eq!(room(registry, Tick(100 * S)), 64);
     limited(registry, Tick(101 * S));
     limited(registry, Tick(105 * S));
-    assert_eq!(room(registry, 512, Tick(105 * S)), 32);
+    assert_eq!(room(registry, Tick(105 * S)), 32);
     limited(registry, Tick(106 * S));
-    assert_eq!(room(registry, 512, Tick(106 * S)), 16);
+    assert_eq!(room(registry, Tick(106 * S)), 16);
 }
 
 #[test]
 fn the_budget_grows_by_one_in_ten_quiet_seconds_up_to_the_ceiling() {
-    let mut registries = Registries::default();
+    let mut registries = Registries::new(&Settings {
+        max_registry_pulls: 4,
+        ..Settings::default()
+    });
     let registry = registry(&mut registries);
-    room(registry, 512, Tick(100 * S));
+    room(registry, Tick(100 * S));
     for second in 0..20 {
         limited(registry, Tick((100 + 5 * second) * S));
     }
-    assert_eq!(room(registry, 512, Tick(195 * S)), 1);
-    assert_eq!(room(registry, 512, Tick(204 * S)), 1);
-    assert_eq!(room(registry, 512, Tick(205 * S)), 2);
-    assert_eq!(room(registry, 4, Tick(9999 * S)), 4);
+    assert_eq!(room(registry, Tick(195 * S)), 1);
+    assert_eq!(room(registry, Tick(204 * S)), 1);
+    assert_eq!(room(registry, Tick(205 * S)), 2);
+    assert_eq!(room(registry, Tick(9999 * S)), 4);
 }
 
 #[test]
@@ -98,9 +100,9 @@ fn a_ceiling_below_the_start_is_the_start_so_that_one_429_halves_it() {
     };
     let mut registries = Registries::new(&settings);
     let registry = registry(&mut registries);
-    assert_eq!(room(registry, 8, Tick(100 * S)), 8);
+    assert_eq!(room(registry, Tick(100 * S)), 8);
     limited(registry, Tick(101 * S));
-    assert_eq!(room(registry, 8, Tick(101 * S)), 4);
+    assert_eq!(room(registry, Tick(101 * S)), 4);
 }
 
 #[test]
@@ -140,21 +142,24 @@ fn a_registry_that_is_used_no_more_is_forgotten_when_its_budget_is_back_at_its_s
 
 #[test]
 fn long_pulls_leave_the_budget_but_count_against_the_ceiling() {
-    let mut registries = Registries::default();
+    let mut registries = Registries::new(&Settings {
+        max_registry_pulls: 100,
+        ..Settings::default()
+    });
     let registry = registry(&mut registries);
-    registry.take(64);
-    assert_eq!(room(registry, 100, Tick(100 * S)), 0);
+    registry.take(64, Tick(0));
+    assert_eq!(room(registry, Tick(100 * S)), 0);
     registry.leave(64);
-    assert_eq!(room(registry, 100, Tick(100 * S)), 36);
+    assert_eq!(room(registry, Tick(100 * S)), 36);
     registry.give_back(64, true);
-    assert_eq!(room(registry, 100, Tick(100 * S)), 64);
+    assert_eq!(room(registry, Tick(100 * S)), 64);
 }
 
 #[test]
 fn the_most_urgent_node_is_served_first() {
     let mut registries = Registries::default();
     let registry = registry(&mut registries);
-    assert_eq!(room(registry, 512, Tick(100 * S)), 64);
+    assert_eq!(room(registry, Tick(100 * S)), 64);
     assert_eq!(registry.grows_at(), None, "nobody waits");
     let [one, two] = [1, 2].map(NodeIdx::from_index);
     registry.wait(0, one);
@@ -163,4 +168,34 @@ fn the_most_urgent_node_is_served_first() {
     assert_eq!(registry.next_waiting(), Some(two));
     assert_eq!(registry.next_waiting(), Some(one));
     assert_eq!(registry.next_waiting(), None);
+}
+
+#[test]
+fn a_new_leader_goes_on_where_the_one_before_was_also_with_registries_that_it_learns_of_later() {
+    let mut registries = Registries::default();
+    let registry = registry(&mut registries);
+    let began = registry.take(64, Tick(0));
+    assert_eq!(began.unproven, Some(64), "nothing is proven yet");
+    registry.answered(1, began, Tick(S));
+    registry.give_back(64, false);
+    assert_eq!(registry.take(64, Tick(S)).unproven, None);
+    limited(registry, Tick(S));
+    registries.intern("quiet.test");
+    let known = registries.known(9);
+    let budget = KnownBudget {
+        limit: 32,
+        knee: Some(56),
+    };
+    assert_eq!(known, [("r.test".into(), budget)]);
+    assert_eq!(registries.known(0), []);
+
+    let mut next = Registries::default();
+    next.intern("r.test");
+    next.restore(
+        [known.clone(), vec![("late.test".into(), budget)]].concat(),
+        Tick(0),
+    );
+    assert_eq!(next.known(9), known);
+    let late = next.intern("late.test");
+    assert_eq!(next.get(late).room(), 32);
 }

@@ -173,7 +173,7 @@ impl Growth {
     /// A pull that brought so many bytes was answered well. `waits`: nodes wait for the budget.
     pub fn answered(&mut self, now: Tick, bytes: u64, began: Began, waits: bool) {
         self.grow(now);
-        self.failures.answers += 1;
+        self.failures.add_answer(now);
         let proven = began.unproven.unwrap_or(0).min(self.limit);
         self.proven = self.proven.max(proven);
         let top = self.top(now);
@@ -260,7 +260,7 @@ impl Growth {
 
     /// A pull failed because of the registry. `alone`: no other node pulls from it.
     pub fn failed(&mut self, now: Tick, node: NodeIdx, alone: bool, in_flight: u32) {
-        self.failures.add(node, alone);
+        self.failures.add_failure(now, node, alone);
         if self.failures.rise(now) {
             self.refused(now, in_flight, Began::default());
         }
@@ -302,23 +302,35 @@ impl Round {
 }
 
 impl Failures {
-    fn add(&mut self, node: NodeIdx, alone: bool) {
+    fn add_answer(&mut self, now: Tick) {
+        self.since.get_or_insert(now);
+        self.answers += 1;
+        if self.failed == 0 && self.is_over(now) {
+            *self = Self::default();
+        }
+    }
+
+    fn add_failure(&mut self, now: Tick, node: NodeIdx, alone: bool) {
+        self.since.get_or_insert(now);
         self.answers += 1;
         self.failed += 1;
         let first = *self.node.get_or_insert(node);
         self.agreed |= alone || first != node;
     }
 
+    fn is_over(&self, now: Tick) -> bool {
+        let long = self.since.is_some_and(|since| since.after(WINDOW) <= now);
+        long && self.answers >= LEAST_ANSWERS
+    }
+
     /// Do clearly more pulls fail than before, on more than one node?
     fn rise(&mut self, now: Tick) -> bool {
-        let since = *self.since.get_or_insert(now);
-        if self.answers < LEAST_ANSWERS || since.after(WINDOW) > now {
+        if !self.is_over(now) {
             return false;
         }
         let share = self.failed * 100 / self.answers;
         let rises = self.agreed && share >= FAILING_PERCENT && share >= 2 * self.before;
         *self = Self {
-            since: Some(now),
             before: share,
             ..Self::default()
         };

@@ -129,11 +129,11 @@ fn failures_that_become_more_halve_it_once_and_a_steady_share_does_not() {
         }
         growth.limit()
     };
+    assert_eq!(seconds(&mut growth, 20, 0, 7), 64, "none fails");
     assert_eq!(seconds(&mut growth, 20, 5, 7), 64, "few fail");
     assert_eq!(seconds(&mut growth, 9, 40, 1), 64, "one node only");
-    growth = Growth::new(64, 64);
-    let limit = seconds(&mut growth, 4, 40, 7);
-    assert_eq!(limit, 32, "{limit}");
+    assert_eq!(seconds(&mut growth, 20, 0, 7), 64, "none fails again");
+    assert_eq!(seconds(&mut growth, 4, 40, 7), 32, "many fail");
     let limit = seconds(&mut growth, 60, 40, 7);
     assert!((33..=40).contains(&limit), "{limit}");
 }

@@ -287,7 +287,6 @@ impl Engine {
         let mut pinning = self.model.caches.values();
         let pinned =
             pinning.any(|cache| cache.desired.pinned && cache.set(idx).images.contains(image));
-        let running = outcome.result == ImageResult::Pulling;
         let present = match outcome.result {
             ImageResult::Present => true,
             ImageResult::Absent | ImageResult::Pulling => false,
@@ -303,6 +302,7 @@ impl Engine {
         if !node.desired.contains(image) {
             return;
         }
+        let running = outcome.result == ImageResult::Pulling;
         node.running.set(image, running);
         if before && outcome.result == ImageResult::Absent {
             let name = node.name.clone();

@@ -80,9 +80,18 @@ impl Registry {
         self.room_in(self.growth.limit(), 0)
     }
 
-    /// How many more pulls may start now, beside so many that are planned.
-    pub fn room_now(&self, now: Tick, planned: u32) -> u32 {
-        self.room_in(self.growth.limit_at(now), planned)
+    /// How many more pulls may start now, beside so many that are planned. A node that `wants` several gets all of them or
+    /// none, while others pull: a call with one image costs as much as one with hundreds, and its place would be left for
+    /// another such call.
+    pub fn room_now(&self, now: Tick, planned: u32, wants: u32) -> u32 {
+        let limit = self.growth.limit_at(now);
+        let room = self.room_in(limit, planned);
+        let others_pull = self.used + planned > 0;
+        if others_pull && room < wants.min(limit) {
+            0
+        } else {
+            room
+        }
     }
 
     fn room_in(&self, limit: u32, planned: u32) -> u32 {

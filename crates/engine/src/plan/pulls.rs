@@ -1,5 +1,4 @@
-//! Which images are pulled to a node now, in which batches. The most urgent come first; what does not fit
-//! waits until a batch ends.
+//! Which images are pulled to a node now, in which batches. The most urgent come first; the rest waits for a batch to end.
 
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -285,7 +284,7 @@ impl Fill<'_, '_> {
             let room = if group.key.is_free() {
                 parallel
             } else {
-                self.room_now(registry, group.key.running)
+                self.room_now(&group.key, rest.len())
             };
             let begun = self.plan.pull.iter().any(|known| known.pull.cache == cache);
             let may_pull = begun || self.view.model.caches[cache].node_may_pull(self.view.idx);
@@ -348,15 +347,18 @@ impl Fill<'_, '_> {
         registry.is_proven(taken, more)
     }
 
-    fn room_now(&mut self, registry: RegistryId, running: bool) -> u32 {
-        let model = self.view.model;
-        let taken = self.taken.get(&registry).copied().unwrap_or_default();
-        self.plan.asked.insert(registry);
-        let registry = model.names.registries.get(registry);
-        if running {
+    fn room_now(&mut self, key: &GroupKey, images: usize) -> u32 {
+        let taken = self.taken.get(&key.registry).copied().unwrap_or_default();
+        self.plan.asked.insert(key.registry);
+        let registry = self.view.model.names.registries.get(key.registry);
+        let wants = match key.origin {
+            Origin::Registry => key.cost(images, self.view.node.parallel_pulls()),
+            Origin::Seed | Origin::Peers => 1,
+        };
+        if key.running {
             registry.room_for_running(taken)
         } else {
-            registry.room_now(self.view.now, taken)
+            registry.room_now(self.view.now, taken, wants)
         }
     }
 

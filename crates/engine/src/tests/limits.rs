@@ -372,3 +372,31 @@ fn a_node_that_waits_only_for_a_registry_keeps_its_connection_and_that_is_said_o
     harness.end_slow("r.test/a:1");
     assert_eq!(harness.held("n002"), ["r.test/a:1"]);
 }
+
+#[test]
+fn a_node_gets_as_many_places_of_a_registry_as_it_pulls_at_a_time_unless_nobody_else_pulls() {
+    let settings = Settings {
+        max_registry_pulls: 3,
+        ..Settings::default()
+    };
+    let mut harness = harness(settings, 3);
+    let names = ["r.test/a:1", "r.test/b:1", "r.test/c:1"];
+    harness.slow.extend(names.map(str::to_owned));
+    harness.create(images(&names));
+    harness.lead();
+    harness.wait(15);
+    assert_eq!(harness.count("pull"), 1, "the third place is left free");
+    harness.wait(6);
+    assert_eq!(
+        harness.count("pull"),
+        2,
+        "the first two are long: of the ceiling one is left"
+    );
+    for name in names {
+        harness.end_slow(name);
+    }
+    for name in names {
+        harness.end_slow(name);
+    }
+    assert_eq!(harness.reported().0, "Succeeded");
+}

@@ -11,7 +11,7 @@ fn registry(registries: &mut Registries) -> &mut Registry {
 
 /// Room now; the budget grows, as it does before pulls start.
 fn room(registry: &mut Registry, now: Tick) -> u32 {
-    let room = registry.room_now(now, 0);
+    let room = registry.room_now(now, 0, 1);
     registry.grow(now);
     assert_eq!(registry.room(), room);
     room
@@ -120,7 +120,7 @@ fn a_host_with_a_ceiling_of_its_own_keeps_to_it_and_others_to_the_common_one() {
         let registry = registries.get_mut(id);
         registry.grow(Tick(0));
         assert_eq!(registry.room(), first, "{host}");
-        assert_eq!(registry.room_now(Tick(9000 * S), 0), last, "{host}");
+        assert_eq!(registry.room_now(Tick(9000 * S), 0, 1), last, "{host}");
     }
 }
 

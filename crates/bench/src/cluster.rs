@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::{
+    coordination::v1::Lease,
     core::v1::{Namespace, Node, Secret},
     discovery::v1::EndpointSlice,
 };
@@ -239,6 +240,15 @@ impl Cluster {
         let identity =
             Identity::from_pem(value(keys::CERTIFICATE), value(keys::KEY), value(keys::CA))?;
         Ok(Some(identity.mutual_server()?))
+    }
+
+    /// Deletes the Leases, in which a leader tells the next what it knows of registries.
+    pub async fn forget_leaders(&self) -> anyhow::Result<()> {
+        let leases: Api<Lease> = Api::namespaced(self.client.clone(), NAMESPACE);
+        leases
+            .delete_collection(&DeleteParams::default(), &ListParams::default())
+            .await?;
+        Ok(())
     }
 
     /// Writes of the controller so far, by the API server's own count.

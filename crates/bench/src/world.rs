@@ -112,9 +112,10 @@ impl World {
         )
     }
 
-    /// A new controller over a fleet that holds nothing, settled.
+    /// A new controller over a fleet that holds nothing, settled. Of registries it knows nothing.
     pub async fn restart(&mut self) -> anyhow::Result<()> {
         self.stop().await?;
+        self.cluster.forget_leaders().await?;
         self.fleet.wipe();
         let controller = self.start_controller()?;
         self.leader = Some(controller);
@@ -139,7 +140,7 @@ impl World {
         self.caches += 1;
         let probe = format!("probe-{}", self.caches);
         self.cluster
-            .create_cache(&probe, vec!["registry.example/probe:1".to_owned()])
+            .create_cache(&probe, vec!["probe.example/probe:1".to_owned()])
             .await?;
         self.cluster
             .wait(&probe, Duration::from_secs(120), |cache| {

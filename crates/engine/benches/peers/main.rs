@@ -16,9 +16,9 @@ fn main() {
     // cargo bench passes --bench.
     let only = std::env::args().skip(1).find(|arg| arg != "--bench");
     println!(
-        "| scenario | half of the nodes | 99 of 100 | all | from the registry | engine\'s CPU |"
+        "| scenario | half of the nodes | 99 of 100 | all | from the registry | refused | engine\'s CPU |"
     );
-    println!("|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|");
     for scenario in scenarios() {
         if only
             .as_ref()
@@ -39,11 +39,12 @@ fn row(name: &str, image: f64, outcome: &Outcome) {
         outcome.done[(outcome.done.len() * percent / 100).min(outcome.done.len() - 1)]
     };
     println!(
-        "| {name} | {:.1} s | {:.1} s | {:.1} s | {:.2} x | {:.2} s |",
+        "| {name} | {:.1} s | {:.1} s | {:.1} s | {:.2} x | {} | {:.2} s |",
         at(50),
         at(99),
         at(100),
         outcome.registry / image,
+        outcome.refused,
         outcome.engine.as_secs_f64()
     );
 }
@@ -81,6 +82,25 @@ fn small() -> Scenario {
         },
         connections: 512,
         peers: peers(true),
+        least: 0.0,
+        limit: usize::MAX,
+    }
+}
+
+/// A large fleet and a registry that serves so many pulls at a time, each in so many seconds.
+fn limited(name: &'static str, least: f64, limit: usize) -> Scenario {
+    Scenario {
+        name,
+        nodes: 5_000,
+        images: vec![[1.0, 0.0]; 20],
+        lines: Lines {
+            node: 1e12,
+            registry: 1e15,
+        },
+        peers: peers(false),
+        least,
+        limit,
+        ..small()
     }
 }
 
@@ -114,6 +134,7 @@ fn large() -> Scenario {
             at_once: 4_096,
             ..peers(true)
         },
+        ..small()
     }
 }
 
@@ -150,6 +171,9 @@ fn scenarios() -> Vec<Scenario> {
             ..fleet()
         },
         fleet(),
+        limited("5,000 nodes, 20 images, pulls of 20 ms, 40 at a time", 0.02, 40),
+        limited("5,000 nodes, 20 images, pulls of 2 s, 400 at a time", 2.0, 400),
+        limited("5,000 nodes, 20 images, pulls of 50 ms", 0.05, usize::MAX),
         Scenario {
             name: "2,600 nodes, 3 GB, one has it, --max-connections=512",
             connections: 512,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use cpu_time::ThreadTime;
-use kubefledged_api_types::{Tick, Timestamp};
+use kubefledged_api_types::{Tick, Timestamp, names::failure};
 use kubefledged_engine::{
     Batch, BatchEnd, BatchId, CacheObject, CheckReport, Command, Engine, Event, ImageOutcome,
     ImageResult, Now, PeerSettings, PullItem, Puller, Settings, Source, Transfer, Work,
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// One step, in seconds.
-const STEP: f64 = 0.02;
+const STEP: f64 = 0.01;
 /// Checks that a controller has answered in a second (`make bench-fleet`).
 const CHECKS: f64 = 3_000.0;
 /// A call, and its answer.
@@ -54,6 +54,10 @@ pub struct Scenario {
     pub connections: usize,
     /// Settings of peers.
     pub peers: PeerSettings,
+    /// A pull from the registry takes so many seconds at least.
+    pub least: f64,
+    /// The registry refuses more pulls at a time.
+    pub limit: usize,
 }
 
 /// What came of it.
@@ -63,6 +67,8 @@ pub struct Outcome {
     pub done: Vec<f64>,
     /// Bytes from the registry.
     pub registry: f64,
+    /// Pulls that the registry refused.
+    pub refused: usize,
     /// CPU time of the engine.
     pub engine: Duration,
 }
@@ -99,6 +105,9 @@ pub struct Wave {
     held: Vec<Vec<bool>>,
     done: Vec<f64>,
     registry: f64,
+    /// Pulls that the registry serves now.
+    asked: usize,
+    refused: usize,
     spent: Duration,
     object: CacheObject,
 }
@@ -141,6 +150,7 @@ impl Wave {
         Outcome {
             done: wave.done,
             registry: wave.registry,
+            refused: wave.refused,
             engine: wave.spent,
         }
     }
@@ -166,6 +176,8 @@ impl Wave {
             held: held.collect(),
             done: Vec::new(),
             registry: 0.0,
+            asked: 0,
+            refused: 0,
             spent: Duration::ZERO,
             object: cache(scenario.images.len()),
             scenario,
@@ -302,10 +314,18 @@ impl Wave {
             }
         }
         for node in 0..self.scenario.nodes {
+            if self.queues[node].is_empty() {
+                continue;
+            }
             let slots = self.slots(node);
             while self.busy[node] < slots
                 && let Some((batch, index, mut pull)) = self.queues[node].pop_front()
             {
+                if pull.parents.is_none() && self.asked >= self.scenario.limit {
+                    self.refuse(batch, index);
+                    continue;
+                }
+                self.asked += usize::from(pull.parents.is_none());
                 self.busy[node] += 1;
                 pull.begun = self.now + LATENCY;
                 self.running.push(Running {
@@ -315,6 +335,29 @@ impl Wave {
                     pull,
                     answers: None,
                 });
+            }
+        }
+    }
+
+    /// The registry answers 429.
+    fn refuse(&mut self, batch: BatchId, index: usize) {
+        self.refused += 1;
+        let failed = ImageResult::Failed {
+            reason: failure::RATE_LIMITED.to_owned(),
+            message: "429 Too Many Requests".to_owned(),
+        };
+        self.outcome(batch, ImageOutcome::new(index, failed));
+    }
+
+    /// Tells the engine of one image of a call, and of the call's end after the last one.
+    fn outcome(&mut self, batch: BatchId, outcome: ImageOutcome) {
+        let at = self.now + LATENCY;
+        self.later(at, Event::Outcomes(batch, vec![outcome]));
+        if let Some(open) = self.open.get_mut(&batch) {
+            *open -= 1;
+            if *open == 0 {
+                self.open.remove(&batch);
+                self.later(at, Event::BatchEnded(batch, BatchEnd::Done));
             }
         }
     }
@@ -364,7 +407,8 @@ impl Wave {
             if running.answers.is_none() && running.pull.is_done() {
                 let parents = running.pull.parents;
                 let begun = running.pull.begun;
-                running.answers = Some(parents.map_or(self.now, |_| noticed(begun, self.now)));
+                let asked = self.now.max(begun + self.scenario.least);
+                running.answers = Some(parents.map_or(asked, |_| noticed(begun, self.now)));
             }
         }
         self.held = seen.held;
@@ -410,15 +454,8 @@ impl Wave {
             if self.held[pull.node].iter().all(|held| *held) {
                 self.done.push(now - self.start);
             }
-            let outcome = present(index, pull.image, ImageResult::Pulled);
-            self.later(now + LATENCY, Event::Outcomes(batch, vec![outcome]));
-            if let Some(open) = self.open.get_mut(&batch) {
-                *open -= 1;
-                if *open == 0 {
-                    self.open.remove(&batch);
-                    self.later(now + LATENCY, Event::BatchEnded(batch, BatchEnd::Done));
-                }
-            }
+            self.asked -= usize::from(pull.parents.is_none());
+            self.outcome(batch, present(index, pull.image, ImageResult::Pulled));
         }
     }
 }

@@ -21,6 +21,9 @@ pub trait Effects {
 
     /// Sees an event before the engine does.
     fn hear(&self, _event: &Event) {}
+
+    /// All commands were started that followed from the events so far.
+    fn decided(&self) {}
 }
 
 /// A question to the engine.
@@ -91,5 +94,6 @@ pub async fn run(
             metrics.decided(&command);
             effects.carry_out(command);
         }
+        effects.decided();
     }
 }

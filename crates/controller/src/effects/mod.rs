@@ -5,6 +5,7 @@ pub mod credentials;
 pub(crate) mod dial;
 pub mod dialer;
 pub mod dockercfg;
+mod held;
 mod limits;
 mod nodes;
 pub mod objects;
@@ -57,12 +58,24 @@ impl driver::Effects for Effects {
             Command::Watch(all) => drop(self.watches.send_replace(all)),
             // Nor this: the connection may be closed the next moment.
             Command::KeepConnection { node, puller } => self.pullers.keep(&node, &puller),
-            command => self.spawn(command, &term),
+            command => {
+                if let Command::StartBatch(batch) = &command {
+                    self.pullers.keep(&batch.node, &batch.puller);
+                }
+                self.spawn(command, &term);
+            }
         }
     }
 
     fn hear(&self, event: &Event) {
         self.spans.hear(event);
+        if let Event::BatchEnded(id, _) = event {
+            self.pullers.held.handled(*id);
+        }
+    }
+
+    fn decided(&self) {
+        self.pullers.held.release();
     }
 }
 
@@ -131,9 +144,16 @@ impl Effects {
                 Command::StartBatch(batch) => {
                     let span = spans.batch(&batch);
                     let call = pullers.run(*batch, &events).with_context(span.clone());
-                    let ended = call.await;
+                    let (ended, connection) = call.await;
                     traces::batch_ended(&span, &ended);
-                    ended
+                    // Nothing waits between the two: what is held is handled.
+                    let Ok(place) = events.reserve().await else {
+                        return;
+                    };
+                    if let (Event::BatchEnded(id, _), Some(connection)) = (&ended, connection) {
+                        pullers.held.hold(*id, connection);
+                    }
+                    return place.send(ended);
                 }
                 // Rare commands are boxed, because every waiting batch takes the memory of the largest future.
                 Command::CancelPulls(cancel) => return Box::pin(pullers.cancel(cancel)).await,

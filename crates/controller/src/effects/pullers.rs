@@ -26,6 +26,7 @@ use super::{
     credentials::{Credentials, Resolved},
     dialer::{Connection, Dialer, PullerClient, Target},
     dockercfg::MOST_LOGIN,
+    held::Held,
     limits::{answered, is_late, limited, next, within},
     peers::Entitlements,
     pool::{Borrowed, Pool},
@@ -46,6 +47,8 @@ pub struct Pullers {
     /// What pulls need to take layers from other nodes.
     entitlements: Entitlements,
     spans: Spans,
+    /// Connections whose next use the engine has not decided yet.
+    pub(super) held: Held<Borrowed<Dialer>>,
 }
 
 impl Pullers {
@@ -68,6 +71,7 @@ impl Pullers {
             sizes: Arc::default(),
             entitlements,
             spans: Spans::default(),
+            held: Held::default(),
         }
     }
 
@@ -82,13 +86,18 @@ impl Pullers {
         &self.pool
     }
 
-    /// Carries out a batch. Outcomes are sent as events; the returned event says how the batch ended.
-    pub async fn run(&self, batch: Batch, events: &mpsc::Sender<Event>) -> Event {
-        let end = self.carry_out(&batch, events).await;
+    /// Carries out a batch. Outcomes are sent as events; the returned event says how the batch ended. The connection can
+    /// be used again.
+    pub async fn run(
+        &self,
+        batch: Batch,
+        events: &mpsc::Sender<Event>,
+    ) -> (Event, Option<Borrowed<Dialer>>) {
+        let (end, connection) = self.carry_out(&batch, events).await;
         if !matches!(end, BatchEnd::Done) {
             tracing::debug!(node = %batch.node, imagecache = ?batch.cache, ?end, "batch ended early");
         }
-        Event::BatchEnded(batch.id, end)
+        (Event::BatchEnded(batch.id, end), connection)
     }
 
     /// The node's connection is about to be used again.
@@ -103,7 +112,11 @@ impl Pullers {
         }
     }
 
-    async fn carry_out(&self, batch: &Batch, events: &mpsc::Sender<Event>) -> BatchEnd {
+    async fn carry_out(
+        &self,
+        batch: &Batch,
+        events: &mpsc::Sender<Event>,
+    ) -> (BatchEnd, Option<Borrowed<Dialer>>) {
         let borrowed = match self
             .pool
             .borrow(&Target::new(&batch.node, &batch.puller))
@@ -112,7 +125,7 @@ impl Pullers {
             Ok(borrowed) => borrowed,
             Err(error) => {
                 tracing::debug!(node = %batch.node, error = &*error, "cannot connect");
-                return BatchEnd::Unreachable;
+                return (BatchEnd::Unreachable, None);
             }
         };
         Context::current().span().add_event("connected", Vec::new());
@@ -126,14 +139,15 @@ impl Pullers {
         };
         let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
         self.metrics.called(method, code, began.elapsed());
-        match result {
+        let end = match result {
             Ok(end) => end,
             // The connection and the puller are well: this cache's images wait.
             Err(status) if status.code() == Code::ResourceExhausted => {
                 busy(batch, &status, events).await
             }
             Err(status) => self.ended_by(&status, batch, &borrowed),
-        }
+        };
+        (end, Some(borrowed))
     }
 
     async fn call(

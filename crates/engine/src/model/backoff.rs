@@ -37,7 +37,8 @@ pub fn after_failure(class: FailureClass, tries: u32, hash: u64) -> Option<Durat
     let (first, most) = match class {
         FailureClass::Permanent | FailureClass::WrongPlatform => return None,
         FailureClass::NotFound => (120, 3600),
-        FailureClass::RateLimited | FailureClass::Unauthorized => (30, 300),
+        FailureClass::RateLimited => (5, 300),
+        FailureClass::Unauthorized => (30, 300),
         FailureClass::DiskPressure => (60, 300),
         FailureClass::NodeLocal | FailureClass::Other => (10, 300),
     };

@@ -17,7 +17,7 @@ pub mod queries;
 use std::panic::AssertUnwindSafe;
 
 use futures::FutureExt as _;
-use kubefledged_engine::{BatchEnd, Command, Event, WriteError};
+use kubefledged_engine::{Batch, BatchEnd, Command, Event, WriteError};
 use kubefledged_process::traces::FutureExt as _;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
@@ -141,20 +141,7 @@ impl Effects {
             let answer = match command {
                 // The batch belongs to an earlier term of this process.
                 Command::StartBatch(batch) if batch.term != term => return,
-                Command::StartBatch(batch) => {
-                    let span = spans.batch(&batch);
-                    let call = pullers.run(*batch, &events).with_context(span.clone());
-                    let (ended, connection) = call.await;
-                    traces::batch_ended(&span, &ended);
-                    // Nothing waits between the two: what is held is handled.
-                    let Ok(place) = events.reserve().await else {
-                        return;
-                    };
-                    if let (Event::BatchEnded(id, _), Some(connection)) = (&ended, connection) {
-                        pullers.held.hold(*id, connection);
-                    }
-                    return place.send(ended);
-                }
+                Command::StartBatch(batch) => return call(pullers, spans, *batch, events).await,
                 // Rare commands are boxed, because every waiting batch takes the memory of the largest future.
                 Command::CancelPulls(cancel) => return Box::pin(pullers.cancel(cancel)).await,
                 Command::WriteStatus {
@@ -199,6 +186,23 @@ impl Effects {
             let _ = events.send(answer).await;
         }
     }
+}
+
+/// Carries out a batch and tells of its end. The connection is held until that is handled.
+async fn call(pullers: pullers::Pullers, spans: Spans, batch: Batch, events: mpsc::Sender<Event>) {
+    let id = batch.id;
+    let span = spans.batch(&batch);
+    let (end, connection) = pullers.run(batch, &events).with_context(span.clone()).await;
+    let ended = Event::BatchEnded(id, end);
+    traces::batch_ended(&span, &ended);
+    // Nothing waits between the two: what is held will be handled.
+    let Ok(place) = events.reserve().await else {
+        return;
+    };
+    if let Some(connection) = connection {
+        pullers.held.hold(id, connection);
+    }
+    place.send(ended);
 }
 
 #[cfg(test)]

@@ -31,10 +31,8 @@ use super::dial::CONNECT_LIMIT;
 
 /// An idle connection is closed after this time.
 const LINGER: Duration = Duration::from_secs(5);
-/// An idle connection is closed after this time if others wait for a permit. It is not closed at once,
-/// because a node often gets work just after its check, and a second handshake would cost a millisecond
-/// on both sides. How soon that is depends on how busy this machine is: where the engine knows that work
-/// follows, it says so.
+/// An idle connection is closed after this time if others wait for a permit. Calls that are known to follow keep theirs
+/// ([`Pool::keep`]); questions from outside come unannounced, often several for one node.
 const HOLD: Duration = Duration::from_millis(50);
 /// Time between searches for such connections.
 const SWEEP: Duration = Duration::from_secs(1);

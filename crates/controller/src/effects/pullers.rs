@@ -86,18 +86,17 @@ impl Pullers {
         &self.pool
     }
 
-    /// Carries out a batch. Outcomes are sent as events; the returned event says how the batch ended. The connection can
-    /// be used again.
+    /// Carries out a batch. Outcomes are sent as events. Returns how it ended, and its connection.
     pub async fn run(
         &self,
         batch: Batch,
         events: &mpsc::Sender<Event>,
-    ) -> (Event, Option<Borrowed<Dialer>>) {
+    ) -> (BatchEnd, Option<Borrowed<Dialer>>) {
         let (end, connection) = self.carry_out(&batch, events).await;
         if !matches!(end, BatchEnd::Done) {
             tracing::debug!(node = %batch.node, imagecache = ?batch.cache, ?end, "batch ended early");
         }
-        (Event::BatchEnded(batch.id, end), connection)
+        (end, connection)
     }
 
     /// The node's connection is about to be used again.

@@ -90,6 +90,7 @@ impl World {
             max_registry_pulls: self.script.registry_pulls,
             gate: self.gate_settings(),
             workloads: WorkloadAccess::enabled("ns", []),
+            peers: self.peer_settings(),
             ..Settings::default()
         };
         self.controllers[who] = Controller {

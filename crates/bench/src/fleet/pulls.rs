@@ -25,7 +25,9 @@ impl Fleet {
             result: result.into(),
             ..PullOutcome::default()
         };
+        let model = self.model();
         let there = |result: PullResult| PullOutcome {
+            size_bytes: model.own_bytes + model.base_bytes,
             image_id: image_id(image),
             repo_digests: repo_digests(reference, image),
             ..outcome(result)
@@ -35,7 +37,6 @@ impl Fleet {
             message: message.to_owned(),
             ..outcome(PullResult::Failed)
         };
-        let model = self.model();
         if let Some((reason, message)) = model.refuses(reference) {
             return failed(&reason, &message);
         }

@@ -72,7 +72,11 @@ mod tests {
         assert_eq!(Arc::strong_count(&connection), 2, "its end is not handled");
         held.handled(second);
         held.handled(first);
-        assert_eq!(Arc::strong_count(&connection), 2, "its commands are to come");
+        assert_eq!(
+            Arc::strong_count(&connection),
+            2,
+            "its commands are to come"
+        );
         held.release();
         assert_eq!(Arc::strong_count(&connection), 1);
     }

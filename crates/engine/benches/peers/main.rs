@@ -171,8 +171,16 @@ fn scenarios() -> Vec<Scenario> {
             ..fleet()
         },
         fleet(),
-        limited("5,000 nodes, 20 images, pulls of 20 ms, 40 at a time", 0.02, 40),
-        limited("5,000 nodes, 20 images, pulls of 2 s, 400 at a time", 2.0, 400),
+        limited(
+            "5,000 nodes, 20 images, pulls of 20 ms, 40 at a time",
+            0.02,
+            40,
+        ),
+        limited(
+            "5,000 nodes, 20 images, pulls of 2 s, 400 at a time",
+            2.0,
+            400,
+        ),
         limited("5,000 nodes, 20 images, pulls of 50 ms", 0.05, usize::MAX),
         Scenario {
             name: "2,600 nodes, 3 GB, one has it, --max-connections=512",

@@ -12,7 +12,7 @@ use crate::{
         images::RegistryAnswer,
         in_flight::{Flight, Pull, Task},
         node::{Attempt, NoRoom},
-        peers::Supply,
+        peers::Origin,
         pending::AnswerContext,
     },
     plan::pins::bare_id,
@@ -118,7 +118,8 @@ impl Engine {
         self.model.nodes[node].running.remove(image);
         let (reference, asked) = (pulled.reference.clone(), pulled.asks_registry);
         self.model.names.scopes.answered(pull.credentials);
-        self.supply_answered(node, image, &pull.supply, &outcome.result, now);
+        let supply = pulled.supply.clone();
+        self.supply_answered(node, image, &supply, &outcome.result, now);
         self.model.peers.moved.add(outcome.moved);
         let answered = Answered {
             node,
@@ -171,7 +172,7 @@ impl Engine {
 
     /// The registry answered a pull: its budget may grow.
     fn registry_answered(&mut self, pull: &Pull, outcome: &ImageOutcome, now: Tick) {
-        if matches!(pull.supply, Supply::Peers(_)) {
+        if pull.origin == Origin::Peers {
             return;
         }
         let size = outcome.observed.as_ref().map_or(0, |image| image.size);

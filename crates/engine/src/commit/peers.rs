@@ -8,11 +8,11 @@ use crate::{
     ids::{IdSet, ImageId, NodeIdx},
     model::{
         in_flight::{Flight, Pull, Task},
-        peers::{Parents, Seed, Supply, SwarmKey},
+        peers::{Origin, Parents, Seed, Supply, SwarmKey},
     },
     plan::{
         node_plan::{PlannedPull, Wanted},
-        supply::{self, Arrangement},
+        supply::{self, Arrangement, Together},
     },
     vocabulary::{BatchId, FailureClass, ImageResult, Now, Tick, Transfer},
 };
@@ -25,9 +25,11 @@ impl Engine {
         let urgency = |key: &SwarmKey| peers.swarm(*key).map(|swarm| swarm.priority);
         let mut due: Vec<SwarmKey> = due.into_iter().collect();
         due.sort_by_key(|key| Reverse(urgency(key)));
+        let mut together = Together::default();
         for key in due {
             self.drop_stalled(key, now);
-            let arrangement = supply::arrange(&self.model, key, now);
+            let arrangement = supply::arrange(&self.model, key, &together, now);
+            together.join(&self.model, key.0, &arrangement.offers);
             self.carry_out(key, arrangement, now);
         }
     }
@@ -87,7 +89,9 @@ impl Engine {
     }
 
     fn take_uploads(&mut self, node: NodeIdx, image: ImageId, parents: &Parents) {
-        self.model.peers.taking += 1;
+        let takes = &mut self.model.nodes[node].peers.takes;
+        *takes += 1;
+        self.model.peers.taking += usize::from(*takes == 1);
         for (stripe, parent) in parents.nodes.into_iter().enumerate() {
             let uploads = &mut self.model.nodes[parent].peers.uploads;
             uploads.insert((node, image, stripe));
@@ -96,8 +100,10 @@ impl Engine {
     }
 
     fn give_back_uploads(&mut self, node: NodeIdx, image: ImageId, parents: &Parents) {
+        let takes = &mut self.model.nodes[node].peers.takes;
+        *takes = takes.saturating_sub(1);
         let peers = &mut self.model.peers;
-        peers.taking = peers.taking.saturating_sub(1);
+        peers.taking = peers.taking.saturating_sub(usize::from(*takes == 0));
         for (stripe, parent) in parents.nodes.into_iter().enumerate() {
             let uploads = &mut self.model.nodes[parent].peers.uploads;
             uploads.remove(&(node, image, stripe));
@@ -122,8 +128,8 @@ impl Engine {
         for pull in pulls {
             open += pull.open();
             long |= pull.long;
-            seeds |= !pull.long && pull.supply == Supply::Seed;
-            takes |= !pull.long && matches!(pull.supply, Supply::Peers(_));
+            seeds |= !pull.long && pull.origin == Origin::Seed;
+            takes |= !pull.long && pull.origin == Origin::Peers;
         }
         for supply in node.peers.offers.values() {
             seeds |= *supply == Supply::Seed;
@@ -276,10 +282,10 @@ impl Engine {
 
     /// A pull batch is over: what had no outcome hands its places back.
     pub(super) fn supplies_ended(&mut self, idx: NodeIdx, pull: &Pull) {
-        if pull.supply != Supply::Registry {
+        if pull.origin != Origin::Registry {
             let open = pull.images.iter().filter(|image| image.open);
             for image in open {
-                self.supply_ended(idx, image.id, &pull.supply);
+                self.supply_ended(idx, image.id, &image.supply);
             }
         }
     }
@@ -308,10 +314,10 @@ impl Engine {
             let Some(swarm) = peers.swarm_mut((image, cell)) else {
                 continue;
             };
-            if moves && pull.supply != Supply::Registry {
+            if moves && pull.origin != Origin::Registry {
                 swarm.stirs(now.tick);
             }
-            if moves && pull.supply == Supply::Seed {
+            if moves && pull.origin == Origin::Seed {
                 // Also one that stood still, and was replaced.
                 let seed = swarm.seeds.entry(*node).or_insert(Seed::new(now.tick));
                 seed.progress = now.tick;

@@ -5,7 +5,7 @@ use crate::{
     ids::{CellId, IdSet, ImageId, NodeIdx},
     model::{
         in_flight::{Pull, Task},
-        peers::{Supply, SwarmKey},
+        peers::{Origin, SwarmKey},
     },
     vocabulary::Tick,
 };
@@ -138,7 +138,7 @@ impl Engine {
             Task::Pull(pull) => Some(pull),
             _ => None,
         });
-        let taken = |pull: &Pull| matches!(pull.supply, Supply::Peers(_));
+        let taken = |pull: &Pull| pull.origin == Origin::Peers;
         let open = pulls.flat_map(|pull| {
             let open = pull.images.iter().filter(|image| image.open);
             open.map(move |image| (image.id, taken(pull)))

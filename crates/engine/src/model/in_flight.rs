@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::{peers::Supply, registries::Began};
+use super::{
+    peers::{Origin, Supply},
+    registries::Began,
+};
 use crate::{
     ids::{CacheIdx, ImageId, NodeIdx, RegistryId, ScopeId, Stamp},
     vocabulary::BatchId,
@@ -63,8 +66,8 @@ pub struct Pull {
     pub began: Began,
     /// It brought no outcome for long and has left the budget.
     pub long: bool,
-    /// Where its layers come from.
-    pub supply: Supply,
+    /// Where the layers of its images come from.
+    pub origin: Origin,
 }
 
 /// One image of a pull batch.
@@ -74,6 +77,8 @@ pub struct PulledImage {
     pub id: ImageId,
     /// Its name, as the user wrote it.
     pub reference: Arc<str>,
+    /// Where its layers come from, with the nodes.
+    pub supply: Supply,
     /// The registry is asked even if the image is present.
     pub asks_registry: bool,
     /// It has no outcome yet.
@@ -126,9 +131,9 @@ impl Pull {
 
     /// How much of its registry's budget the pulls take that are open.
     pub fn cost_now(&self) -> u32 {
-        match self.supply {
-            Supply::Peers(_) => 0,
-            Supply::Registry | Supply::Seed => Self::cost_of(self.open(), self.parallel),
+        match self.origin {
+            Origin::Peers => 0,
+            Origin::Registry | Origin::Seed => Self::cost_of(self.open(), self.parallel),
         }
     }
 

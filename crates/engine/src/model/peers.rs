@@ -200,6 +200,8 @@ pub struct NodePeers {
     pub waits: IdSet<ImageId>,
     /// From where it may pull images now.
     pub offers: BTreeMap<ImageId, Supply>,
+    /// How many images it takes from others.
+    pub takes: usize,
     /// Who takes which image from it, and which stripe.
     pub uploads: BTreeSet<(NodeIdx, ImageId, usize)>,
 }

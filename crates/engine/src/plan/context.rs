@@ -2,7 +2,7 @@
 
 use crate::{
     ids::{IdSet, ImageId, NodeIdx},
-    model::{Model, in_flight::Task, node::Node, peers::Supply},
+    model::{Model, in_flight::Task, node::Node, peers::Origin},
     vocabulary::{PullBlock, Tick},
 };
 
@@ -97,7 +97,7 @@ impl NodeContext {
                     context.short_pulls += usize::from(!pull.long);
                     let open = pull.images.iter().filter(|image| image.open);
                     context.pulling.extend(open.map(|image| image.id));
-                    if let Supply::Peers(_) = pull.supply {
+                    if pull.origin == Origin::Peers {
                         let images = pull.images.iter().map(|image| image.id);
                         context.from_peers.extend(images);
                     }

@@ -308,20 +308,20 @@ impl Fill<'_, '_> {
                 && !group.key.running
                 && !self.is_proven(registry, parallel);
             let most = match origin {
-                // Each has nodes of its own that wait for it or hand it on.
-                Origin::Seed | Origin::Peers => 1,
+                // Each has nodes of its own that wait for it.
+                Origin::Seed => 1,
                 Origin::Registry if room < parallel => room as usize,
                 // A registry that refuses so many pulls at a time refuses these and not hundreds.
                 Origin::Registry if probes => parallel as usize,
-                Origin::Registry => MAX_IMAGES,
+                Origin::Registry | Origin::Peers => MAX_IMAGES,
             };
             let (chunk, more) = rest.split_at(most.min(rest.len()));
             let pull = self.batch(group.key, chunk);
             *self.taken.entry(registry).or_default() += pull.pull.cost;
             self.plan.pull.push(pull);
             self.context.short_pulls += 1;
-            let images = chunk.iter().map(|desired| desired.image);
-            self.context.pulling.extend(images);
+            let pulling = &mut self.context.pulling;
+            pulling.extend(chunk.iter().map(|desired| desired.image));
             rest = more;
             if probes {
                 self.keep_offers(&group.key, rest);
@@ -343,8 +343,8 @@ impl Fill<'_, '_> {
     /// Is it known that the registry bears so many more pulls?
     fn is_proven(&self, registry: RegistryId, more: u32) -> bool {
         let taken = self.taken.get(&registry).copied().unwrap_or_default();
-        let registry = self.view.model.names.registries.get(registry);
-        registry.is_proven(taken, more)
+        let registries = &self.view.model.names.registries;
+        registries.get(registry).is_proven(taken, more)
     }
 
     fn room_now(&mut self, key: &GroupKey, images: usize) -> u32 {
@@ -367,9 +367,9 @@ impl Fill<'_, '_> {
         let cache = &view.model.caches[key.cache];
         let freshness = self.token(cache, key);
         let parallel = view.node.parallel_pulls();
-        let supply = match (key.origin, chunk.first()) {
-            (Origin::Seed | Origin::Peers, Some(first)) => view.offered(first.image),
-            _ => Supply::Registry,
+        let supply = |desired: &DesiredImage| match key.origin {
+            Origin::Seed | Origin::Peers => view.offered(desired.image),
+            Origin::Registry => Supply::Registry,
         };
         let item = |desired: &&DesiredImage| PullItem {
             reference: desired.reference.clone(),
@@ -388,12 +388,13 @@ impl Fill<'_, '_> {
                 Pin::Leave
             },
             mark: self.context.mark,
-            peers: view.peers(&supply),
+            peers: view.peers(&supply(desired)),
             hold_layers: (key.origin != Origin::Registry).then_some(HOLD),
         };
         let image = |desired: &&DesiredImage| PulledImage {
             id: desired.image,
             reference: desired.reference.clone(),
+            supply: supply(desired),
             asks_registry: key.asks_registry,
             open: true,
             cancelled: false,
@@ -411,7 +412,7 @@ impl Fill<'_, '_> {
                 cost: key.cost(chunk.len(), parallel),
                 began: Began::default(),
                 long: false,
-                supply,
+                origin: key.origin,
             },
             probes: key.asks_registry && asks,
         }

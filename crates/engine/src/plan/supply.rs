@@ -4,14 +4,17 @@
 //! [`NodeView::supply`] says what one node does about one image; [`arrange`] decides for all nodes that wait for one
 //! image in one cell. Both change nothing.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     context::NodeView,
     trees::{Joined, trees},
 };
 use crate::{
-    ids::{ImageId, NodeIdx},
+    ids::{IdSet, ImageId, NodeIdx},
     model::{
         Model,
         desired::DesiredImage,
@@ -93,6 +96,56 @@ fn are_few(swarm: &Swarm, unsure: usize) -> bool {
     swarm.peak < FEW && swarm.lacking + unsure < FEW
 }
 
+/// Nodes take several small images in one call, because a call costs more than their bytes: so many bytes together.
+const BYTES_TOGETHER: u64 = 100_000_000;
+/// And so many images: a puller works at few at a time, and those who take the last one from it wait no longer than it
+/// needs for the first ones.
+const IMAGES_TOGETHER: usize = 4;
+
+/// Nodes that take or hand on images by offers of this moment. While these have few bytes, more images may join.
+#[derive(Debug, Default)]
+pub struct Together {
+    /// How many images each of them takes or hands on, and their bytes.
+    nodes: BTreeMap<NodeIdx, (usize, u64)>,
+}
+
+impl Together {
+    /// Notes who takes an image from whom.
+    pub fn join(&mut self, model: &Model, image: ImageId, offers: &[(NodeIdx, Supply)]) {
+        for (node, supply) in offers {
+            if let Supply::Peers(Parents {
+                nodes: [even, odd], ..
+            }) = supply
+            {
+                let bytes = bytes(model, *even, image);
+                for at in BTreeSet::from([*node, *even, *odd]) {
+                    let (images, sum) = self.nodes.entry(at).or_default();
+                    *images += 1;
+                    *sum = sum.saturating_add(bytes);
+                }
+            }
+        }
+    }
+
+    /// Nodes of them to which an image of so many bytes may be added.
+    fn with_room(&self, bytes: u64) -> impl Iterator<Item = NodeIdx> {
+        let fits = move |(images, sum): (usize, u64)| {
+            images < IMAGES_TOGETHER && sum.saturating_add(bytes) <= BYTES_TOGETHER
+        };
+        let nodes = self.nodes.iter().filter(move |(_, known)| fits(**known));
+        nodes.map(|(node, _)| *node)
+    }
+}
+
+/// Bytes of an image that a node has: compressed where known, otherwise as the runtime reports them. Unknown ones are many.
+fn bytes(model: &Model, node: NodeIdx, image: ImageId) -> u64 {
+    let sizes = [
+        model.peers.size(image),
+        model.nodes[node].observed.size([image].into_iter()),
+    ];
+    sizes.into_iter().find(|size| *size > 0).unwrap_or(u64::MAX)
+}
+
 /// What the nodes that wait for an image do now.
 #[derive(Debug, Default)]
 pub struct Arrangement {
@@ -111,7 +164,7 @@ pub struct Arrangement {
 }
 
 /// Decides for all nodes that wait for one image in one cell.
-pub fn arrange(model: &Model, key: SwarmKey, now: Tick) -> Arrangement {
+pub fn arrange(model: &Model, key: SwarmKey, together: &Together, now: Tick) -> Arrangement {
     let mut arrangement = Arrangement::default();
     let Some(swarm) = model.peers.swarm(key) else {
         return arrangement;
@@ -126,7 +179,7 @@ pub fn arrange(model: &Model, key: SwarmKey, now: Tick) -> Arrangement {
     }
     let gathers = gathers(model, key, swarm, waiting).filter(|until| *until > now);
     if gathers.is_none() {
-        arrangement.offers = joined(model, key, swarm, waiting);
+        arrangement.offers = joined(model, key, swarm, together);
     }
     let seeds = || swarm.seeds.values().filter(|seed| !is_stalled(seed, now));
     let has_source = is_trusted(model, key, swarm) && !swarm.holders.is_empty();
@@ -193,7 +246,12 @@ fn is_trusted(model: &Model, (image, _): SwarmKey, swarm: &Swarm) -> bool {
 }
 
 /// Nodes that can take the image now from nodes that have it.
-fn joined(model: &Model, key: SwarmKey, swarm: &Swarm, waiting: usize) -> Vec<(NodeIdx, Supply)> {
+fn joined(
+    model: &Model,
+    key: SwarmKey,
+    swarm: &Swarm,
+    together: &Together,
+) -> Vec<(NodeIdx, Supply)> {
     if !is_trusted(model, key, swarm) {
         return Vec::new();
     }
@@ -202,8 +260,26 @@ fn joined(model: &Model, key: SwarmKey, swarm: &Swarm, waiting: usize) -> Vec<(N
     let own = swarm.waiting.common(&swarm.holders);
     let own = own.filter(|node| !model.nodes[*node].peers.offers.contains_key(&key.0));
     let own: Vec<(NodeIdx, Supply)> = own.map(|node| (node, Supply::Registry)).collect();
-    let roots = swarm.holders.common(&cell.idle).take(waiting);
-    let roots: Vec<NodeIdx> = roots.collect();
+    let Some(size) = swarm
+        .holders
+        .iter()
+        .next()
+        .map(|node| bytes(model, node, key.0))
+    else {
+        return own;
+    };
+    // Only where more nodes wait than may take from others at a time: with few, calls cost less than their order.
+    let many = swarm.waiting.len() > model.settings.peers.at_once;
+    let joins = together.with_room(size).filter(|_| many);
+    let joins: IdSet<NodeIdx> = joins.collect();
+    let mut free = cell.idle.clone();
+    free.union_with(&joins);
+    let serves = |node: &NodeIdx| {
+        let mut uploads = model.nodes[*node].peers.uploads.iter();
+        uploads.any(|(_, image, _)| *image == key.0)
+    };
+    let roots = swarm.holders.common(&free).filter(|node| !serves(node));
+    let roots: Vec<NodeIdx> = roots.take(swarm.waiting.len()).collect();
     let Some(digest) = roots.first().and_then(|root| model.digest(*root, key.0)) else {
         return own;
     };
@@ -215,8 +291,14 @@ fn joined(model: &Model, key: SwarmKey, swarm: &Swarm, waiting: usize) -> Vec<(N
         .at_once
         .saturating_sub(model.peers.taking);
     let lacks = |node: &NodeIdx| !swarm.holders.contains(*node);
-    let takers = swarm.waiting.common(&cell.takers).filter(lacks);
-    let takers: Vec<NodeIdx> = takers.take(places).collect();
+    let takes_others = |node: &NodeIdx| {
+        let peers = &model.nodes[*node].peers;
+        peers.takes > 0 && !peers.offers.contains_key(&key.0)
+    };
+    let joining = swarm.waiting.common(&joins).filter(takes_others);
+    let takers = swarm.waiting.common(&cell.takers).take(places);
+    let takers: BTreeSet<NodeIdx> = joining.chain(takers).filter(lacks).collect();
+    let takers: Vec<NodeIdx> = takers.into_iter().collect();
     roots.truncate(takers.len());
     let offer = |(node, nodes): Joined| {
         let digest = digest.clone();

@@ -142,8 +142,8 @@ impl Engine {
         }
         for (_, flight) in self.model.in_flight.after(None) {
             if let Task::Pull(pull) = &flight.task {
-                sums.peers.seeding += usize::from(pull.supply.origin() == Origin::Seed);
-                sums.peers.taking += usize::from(pull.supply.origin() == Origin::Peers);
+                sums.peers.seeding += usize::from(pull.origin == Origin::Seed);
+                sums.peers.taking += usize::from(pull.origin == Origin::Peers);
             }
             *sums.batches.entry(batches::kind(flight)).or_default() += 1;
         }

@@ -1,5 +1,6 @@
 //! Layers from other nodes, as the pullers of two nodes move them: what a peer hands on, and what that costs.
 
+use kubefledged_engine::PeerSettings;
 use kubefledged_proto::puller::TicketClaims;
 use kubefledged_queue::{Call, Peer, Sharing, Sources};
 use prost::Message as _;
@@ -28,7 +29,19 @@ enum Handed {
     Wrong,
 }
 
+/// Nodes that take images from others at a time, on days on which they are few.
+const FEW: usize = 2;
+
 impl World {
+    /// Flags of the controllers.
+    pub fn peer_settings(&self) -> PeerSettings {
+        let mut settings = PeerSettings::default();
+        if self.script.peers.few_at_once {
+            settings.at_once = FEW;
+        }
+        settings
+    }
+
     /// How long a pull takes that takes layers from other nodes where they have them, and where the bytes come from.
     pub fn shared(
         &mut self,

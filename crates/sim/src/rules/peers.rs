@@ -13,8 +13,10 @@ use crate::{
     world::{Event, World},
 };
 
-/// Most streams of layers that a node hands on at a time.
+/// Most streams of layers of one image that a node hands on at a time.
 const MOST_UPLOADS: usize = 2;
+/// Most images that it takes or hands on at a time, where few nodes may take images at a time.
+const MOST_TOGETHER: usize = 4;
 /// A seed whose bytes moved within this time is not replaced, in ms; the engine waits for ten seconds.
 const MOVES: u64 = 9_000;
 /// So many more bytes are progress.
@@ -112,9 +114,17 @@ impl World {
             return;
         };
         let view = &self.controllers[who].view;
-        let mut uploads: BTreeMap<&NodeName, usize> = BTreeMap::new();
-        for from in view.shared().flat_map(|(_, _, shared)| &shared.from) {
-            *uploads.entry(from).or_default() += 1;
+        let most_images = if self.script.peers.few_at_once {
+            MOST_TOGETHER
+        } else {
+            1
+        };
+        let mut uploads: BTreeMap<&NodeName, BTreeMap<String, usize>> = BTreeMap::new();
+        for (_, name, shared) in view.shared() {
+            for from in &shared.from {
+                let of_image = uploads.entry(from).or_default();
+                *of_image.entry(name.clone()).or_default() += 1;
+            }
         }
         let news: Vec<Shared> = images
             .iter()
@@ -124,10 +134,11 @@ impl World {
         for (item, shared) in images.iter().zip(&news) {
             let name = normalized(&item.reference);
             for from in &shared.from {
-                let known = uploads.entry(from).or_default();
+                let of_image = uploads.entry(from).or_default();
+                let known = of_image.entry(name.clone()).or_default();
                 *known += 1;
-                if *known > MOST_UPLOADS {
-                    told.push(("uploads of a node", format!("{known} of {from}: {name}")));
+                if *known > MOST_UPLOADS || of_image.len() > most_images {
+                    told.push(("uploads of a node", format!("{of_image:?} of {from}")));
                 }
                 if *from == batch.node {
                     told.push(("a node takes nothing from itself", format!("{from} {name}")));

@@ -20,6 +20,8 @@ pub struct PeerDay {
     pub on: bool,
     /// Nodes say in which zone they are.
     pub zones: bool,
+    /// So few nodes may take images from others at a time that each takes several in one call.
+    pub few_at_once: bool,
 }
 
 /// Adds layers from other nodes to some days.
@@ -44,6 +46,7 @@ pub fn add(seed: u64, nodes: &mut Vec<Flavor>, steps: &mut Vec<Step>) -> PeerDay
     PeerDay {
         on: true,
         zones: rng.percent(50),
+        few_at_once: rng.percent(30),
     }
 }
 

@@ -343,3 +343,45 @@ fn a_node_that_lost_its_puller_hands_on_nothing() {
         );
     }
 }
+
+#[test]
+fn where_few_may_take_at_a_time_each_takes_several_small_images_in_one_call() {
+    let names = [
+        "r.test/a:1",
+        "r.test/b:1",
+        "r.test/c:1",
+        "r.test/d:1",
+        "r.test/e:1",
+        "r.test/f:1",
+    ];
+    let mut settings = Settings::default();
+    settings.peers.at_once = 2;
+    let mut harness = sharing(settings, &EIGHT);
+    harness.slow.extend(names.map(str::to_owned));
+    harness.create(images(&names));
+    harness.lead();
+    for _ in 0..100 {
+        let open = harness.told().into_iter();
+        let mut open = open.filter(|told| harness.open_pull(&told.node, &told.image).is_some());
+        let Some(next) = open.next() else { break };
+        harness.end(&next.node, &next.image, None);
+        let open = harness.peer_pulls().into_iter();
+        let open = open.filter(|told| harness.open_pull(&told.node, &told.image).is_some());
+        let takers: BTreeSet<String> = open.map(|told| told.node).collect();
+        assert!(takers.len() <= 2, "{takers:?}");
+    }
+    harness.wait(1);
+    assert_eq!(harness.reported().0, "Succeeded");
+    let calls = harness
+        .batches
+        .iter()
+        .filter_map(|batch| match &batch.work {
+            Work::Pull { images, .. } => Some(images.iter().filter(|item| item.peers.is_some())),
+            _ => None,
+        });
+    let most = calls.map(Iterator::count).max();
+    assert_eq!(most, Some(4), "the bound of images together");
+    for name in names {
+        assert_eq!(harness.registry_pulls(name).len(), 1, "{name}");
+    }
+}

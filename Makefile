@@ -217,7 +217,7 @@ sbom: ## Write the bills of materials of the binaries: dist/kubefledged-*.cdx.js
 bench-peers-model: ## Run waves of layers from other nodes, with a real engine over simulated lines
 	$(CARGO) bench --quiet --locked --target $(TARGET) --package kubefledged-engine --bench peers
 
-bench-engine: ## Measure the engine alone: 1,000 to 20,000 nodes x 20 caches x 100 images
+bench-engine: ## Measure the engine alone: 1,000 to 50,000 nodes x 20 caches x 100 images (20 minutes, 4 GB of memory)
 	hack/bench-pure engine
 
 bench-queue: ## Measure the queue alone: requests with 100 to 8,000 images

@@ -4,18 +4,19 @@
 // The lint knows test functions, not their helpers.
 #![allow(clippy::unwrap_used)]
 
-use std::{collections::BTreeMap, convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+mod common;
 
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+use common::{CONFIGURATION, SECRET, apiserver, connect, publishing, signed};
 use http::{Request, Response, StatusCode};
-use k8s_openapi::{ByteString, api::core::v1::Secret};
+use k8s_openapi::api::core::v1::Secret;
 use kube::{Client, client::Body};
-use kubefledged_testkit::{Ca, Leaf, Usage};
+use kubefledged_testkit::Ca;
 use kubefledged_webhook::{
     app::{self, Config},
     certificate::Names,
 };
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -24,82 +25,10 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-const HOST: &str = "kubefledged-webhook-server.kube-fledged.svc";
-const SECRET: &str = "kubefledged-webhook-server-tls";
-const CONFIGURATION: &str = "kubefledged-webhook-server";
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// A Secret, and the CA that signed the certificate in it.
-fn signed(version: &str) -> (Secret, Ca) {
-    let ca = Ca::default();
-    let Leaf { certificate, key } = ca.issue(&[HOST], Usage::Server);
-    let data = [("tls.crt", certificate), ("tls.key", key)]
-        .map(|(name, text)| (name.to_owned(), ByteString(text.into())));
-    let mut secret = Secret {
-        data: Some(BTreeMap::from(data)),
-        ..Secret::default()
-    };
-    secret.metadata.name = Some(SECRET.to_owned());
-    secret.metadata.namespace = Some("kube-fledged".to_owned());
-    secret.metadata.resource_version = Some(version.to_owned());
-    (secret, ca)
-}
-
-/// A configuration that publishes these CAs.
-fn publishing(cas: &[&Ca]) -> Value {
-    let bundle: String = cas.iter().map(|ca| ca.pem()).collect();
-    json!({
-        "metadata": {"name": CONFIGURATION, "resourceVersion": "1"},
-        "webhooks": [{
-            "name": "a.b.c", "sideEffects": "None", "admissionReviewVersions": ["v1"],
-            "clientConfig": {"caBundle": ByteString(bundle.into())},
-        }],
-    })
-}
-
-/// An apiserver that lists no Secret, and by its watch shows one more for each permit. It has one
-/// configuration, which does not change.
-fn apiserver(secrets: Vec<Secret>, configuration: Value, permits: Arc<Semaphore>) -> Client {
-    let secrets = Arc::new(std::sync::Mutex::new(secrets.into_iter()));
-    let service = tower::service_fn(move |request: Request<Body>| {
-        let (secrets, permits) = (secrets.clone(), permits.clone());
-        let configuration = configuration.clone();
-        async move {
-            let query = request.uri().query().unwrap_or_default();
-            let watches = query.contains("watch=true");
-            let list = |items: Vec<Value>| {
-                json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"},
-                       "items": items})
-                .to_string()
-            };
-            // Without the selectors the resourceNames of our roles would not match.
-            let selects =
-                |name: &str| query.contains(&format!("fieldSelector=metadata.name%3D{name}"));
-            let body = match request.uri().path() {
-                "/api/v1/namespaces/kube-fledged/secrets" if selects(SECRET) && watches => {
-                    permits.acquire().await.unwrap().forget();
-                    let secret = secrets.lock().unwrap().next().unwrap();
-                    json!({"type": "MODIFIED", "object": secret}).to_string() + "\n"
-                }
-                "/api/v1/namespaces/kube-fledged/secrets" if selects(SECRET) => list(vec![]),
-                "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
-                    if selects(CONFIGURATION) =>
-                {
-                    if watches {
-                        std::future::pending::<()>().await;
-                    }
-                    list(vec![configuration])
-                }
-                path => unreachable!("{path}?{query}"),
-            };
-            Ok::<_, Infallible>(Response::new(Body::from(body.into_bytes())))
-        }
-    });
-    Client::new(service, "kube-fledged")
-}
 
 struct Process {
     tls: SocketAddr,
@@ -112,7 +41,8 @@ struct Process {
 impl Process {
     fn start(secrets: Vec<Secret>, configuration: Value) -> Self {
         let permits = Arc::new(Semaphore::new(0));
-        let client = apiserver(secrets, configuration, permits.clone());
+        let service = apiserver(secrets, configuration, permits.clone());
+        let client = Client::new(service, "kube-fledged");
         Self::start_with(client, permits)
     }
 
@@ -143,19 +73,7 @@ impl Process {
     }
 
     async fn connect(&self, trusted: &Ca) -> std::io::Result<TlsStream<TcpStream>> {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from(trusted.der())).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let stream = TcpStream::connect(self.tls).await?;
-        let name = ServerName::try_from(HOST).unwrap();
-        TlsConnector::from(Arc::new(config))
-            .connect(name, stream)
-            .await
+        connect(self.tls, trusted).await
     }
 
     /// Connects again until the server has the certificate.

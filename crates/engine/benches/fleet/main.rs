@@ -1,5 +1,5 @@
-//! The engine alone over a large fleet. `make bench-engine` prints the table; with a number of nodes as
-//! argument, only of that fleet. With the name of a step, that one step runs in [`measured`], for
+//! The engine alone over a large fleet. `make bench-engine` prints the table; with numbers of nodes as
+//! arguments, only of those fleets. With the name of a step, that one step runs in [`measured`], for
 //! `hack/bench-guard` to count its instructions.
 
 mod world;
@@ -14,7 +14,7 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const CACHES: usize = 20;
 const IMAGES: usize = 100;
-const FLEETS: [usize; 5] = [1_000, 2_000, 5_000, 10_000, 20_000];
+const FLEETS: [usize; 6] = [1_000, 2_000, 5_000, 10_000, 20_000, 50_000];
 /// Repeats of what takes microseconds.
 const REPEATS: usize = 1_000;
 
@@ -27,12 +27,15 @@ const GUARDED: Size = Size {
 
 fn main() {
     // cargo bench passes --bench.
-    match std::env::args().skip(1).find(|arg| arg != "--bench") {
-        None => table(&FLEETS),
-        Some(arg) => match arg.parse() {
-            Ok(nodes) => table(&[nodes]),
-            Err(_) => guard(&arg),
-        },
+    let args: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|arg| arg != "--bench")
+        .collect();
+    let fleets: Result<Vec<usize>, _> = args.iter().map(|arg| arg.parse()).collect();
+    match (fleets, args.first()) {
+        (Ok(fleets), Some(_)) => table(&fleets),
+        (Err(_), Some(step)) => guard(step),
+        (_, None) => table(&FLEETS),
     }
 }
 
@@ -101,16 +104,18 @@ fn table(fleets: &[usize]) {
         "Engine alone, {CACHES} ImageCaches of {IMAGES} images over all nodes; CPU time of one thread.\n"
     );
     println!(
-        "| nodes | full plan (new leader) | node event | tick, nothing due | one image more in one cache | \
-         cold wave, a pair | check round, a pair | memory a node |\n|---|---|---|---|---|---|---|---|"
+        "| nodes | full plan (new leader) | the same, a node | node event | tick, nothing due | \
+         one image more in one cache | cold wave, a pair | check round, a pair | memory a node |\n\
+         |---|---|---|---|---|---|---|---|---|"
     );
     let mut rows = Vec::new();
     for nodes in fleets {
         let row = row(*nodes);
         println!(
-            "| {} | {:.1} ms | {:.2} µs | {:.2} µs | {:.1} ms | {:.0} ns | {:.0} ns | {:.1} KiB |",
+            "| {} | {:.1} ms | {:.1} µs | {:.2} µs | {:.2} µs | {:.1} ms | {:.0} ns | {:.0} ns | {:.1} KiB |",
             row.nodes,
             micros(row.leader) / 1e3,
+            micros(row.leader) / float(row.nodes),
             micros(row.node_event),
             micros(row.tick),
             micros(row.edit) / 1e3,
@@ -131,8 +136,9 @@ fn table(fleets: &[usize]) {
         exponent(&points)
     };
     println!(
-        "| exponent | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} |",
+        "| exponent | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} |",
         fit(|row| micros(row.leader)),
+        fit(|row| micros(row.leader) / float(row.nodes)),
         fit(|row| micros(row.node_event)),
         fit(|row| micros(row.tick)),
         fit(|row| micros(row.edit)),

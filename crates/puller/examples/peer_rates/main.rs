@@ -12,7 +12,7 @@ mod other;
 
 use std::{
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -37,7 +37,7 @@ use kubefledged_puller::{
     },
     cri,
 };
-use kubefledged_testkit::{Ca, Usage};
+use kubefledged_testkit::{Ca, Program, Usage};
 use other::{Image, Other};
 use serde_json::json;
 use tokio::time::sleep;
@@ -59,22 +59,22 @@ async fn main() -> anyhow::Result<()> {
     };
     let rounds: usize = rounds.parse().context("ROUNDS is a number")?;
     let mut bench = Bench::start(puller, socket, [large, small]).await?;
-    let idle = bench.memory("VmRSS")?;
+    let idle = bench.process.memory("VmRSS")?;
     let (mut read, mut serve, mut write, mut receive) = (vec![], vec![], vec![], vec![]);
     let mut work = [vec![], vec![]];
     for _ in 0..rounds {
         bench.absent(large).await?;
         write.push(bench.write().await?);
         bench.absent(large).await?;
-        let before = bench.cpu()?;
+        let before = bench.process.cpu()?;
         receive.push(bench.receive(large).await?);
-        work[1].push(bench.size() / (bench.cpu()? - before));
+        work[1].push(bench.size() / (bench.process.cpu()? - before));
         read.push(bench.read().await?);
-        let before = bench.cpu()?;
+        let before = bench.process.cpu()?;
         serve.push(bench.serve().await?);
-        work[0].push(bench.size() / (bench.cpu()? - before));
+        work[0].push(bench.size() / (bench.process.cpu()? - before));
     }
-    let alone = bench.memory("VmHWM")?;
+    let alone = bench.process.memory("VmHWM")?;
     bench.absent(small).await?;
     let both = bench.clone();
     let (served, received) = tokio::join!(both.serve(), bench.receive(small));
@@ -82,26 +82,16 @@ async fn main() -> anyhow::Result<()> {
     let figures = json!({
         "read": read, "serve": serve, "write": write, "receive": receive, "together": together,
         "serve_cpu": work[0], "receive_cpu": work[1],
-        "idle_mib": idle, "most_alone_mib": alone, "most_together_mib": bench.memory("VmHWM")?,
+        "idle_mib": idle, "most_alone_mib": alone, "most_together_mib": bench.process.memory("VmHWM")?,
     });
     println!("{figures}");
     Ok(())
 }
 
-/// A process that ends with this.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[derive(Clone)]
 struct Bench {
     containerd: Containerd,
-    process: Arc<Running>,
+    process: Arc<Program>,
     client: PullerServiceClient<Channel>,
     peer: PeerServiceClient<Channel>,
     signing: Arc<Signing>,
@@ -145,8 +135,8 @@ impl Bench {
             .arg(directory)
             .arg("--cri-socket-path")
             .arg(&socket);
-        let process = command.stdout(Stdio::null()).spawn();
-        let process = Running(process.with_context(|| format!("cannot run {puller}"))?);
+        let process = Program::start(command.stdout(Stdio::null()));
+        let process = process.with_context(|| format!("cannot run {puller}"))?;
         let client = connect(PORT, &ca).await;
         let leaf = controller_leaf(&ca);
         let identity = Identity::from_pem(leaf.certificate.as_bytes(), leaf.key.as_bytes(), b"")?;
@@ -349,27 +339,6 @@ impl Bench {
     fn size(&self) -> f64 {
         let layers = self.images[0].layers.iter();
         layers.map(|(_, bytes)| bytes.len() as f64).sum()
-    }
-
-    /// Seconds of processor that the puller has used.
-    fn cpu(&self) -> anyhow::Result<f64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.0.id()))?;
-        let fields = stat
-            .rsplit(')')
-            .next()
-            .unwrap_or_default()
-            .split_whitespace();
-        // utime and stime, in hundredths (proc(5)).
-        let ticks: Result<Vec<f64>, _> = fields.skip(11).take(2).map(str::parse).collect();
-        Ok(ticks?.iter().sum::<f64>() / 100.0)
-    }
-
-    /// A figure of the puller's process, in MiB.
-    fn memory(&self, field: &str) -> anyhow::Result<f64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.0.id()))?;
-        let line = status.lines().find(|line| line.starts_with(field));
-        let kib = line.and_then(|line| line.split_whitespace().nth(1));
-        Ok(kib.context("no such field")?.parse::<f64>()? / 1024.0)
     }
 }
 

@@ -205,7 +205,9 @@ impl World {
                 }
                 events.push(Event::StatusWritten(key, Ok(version)));
             }
-            Command::EmitEvent { .. } | Command::NodeTransition { .. } => {}
+            Command::EmitEvent { .. }
+            | Command::NodeTransition { .. }
+            | Command::KeepConnection { .. } => {}
             other => unreachable!("nobody asked for {other:?}"),
         }
     }

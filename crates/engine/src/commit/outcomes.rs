@@ -6,7 +6,7 @@ use kubefledged_api_types::names::failure;
 
 use super::{Engine, batches::LONG, timers::Timer};
 use crate::{
-    ids::{ImageId, Index, NodeIdx, ScopeId, Stamp},
+    ids::{IdSet, ImageId, Index, NodeIdx, ScopeId, Stamp},
     model::{
         backoff,
         images::RegistryAnswer,
@@ -68,9 +68,10 @@ impl Engine {
                 self.recount(id, pull, now.tick);
             }
             Task::Check { images } => {
+                let pinned = self.pinned(*node);
                 for outcome in outcomes {
                     if let Some(image) = images.get(outcome.index) {
-                        self.check_answered(&answered(*image), outcome);
+                        self.check_answered(&answered(*image), outcome, &pinned);
                     }
                 }
             }
@@ -229,7 +230,6 @@ impl Engine {
         let observation = node.observed.get_mut(image);
         let moved = observation.digest.is_some() && observation.digest != digest;
         observation.digest = digest;
-        observation.pinned = outcome.pin == PinResult::Pinned;
         if asked_registry {
             observation.fetched = observation.fetched.max(Some(stamp));
             let last = &mut self.model.names.images.get_mut(image).registry_answer;
@@ -240,6 +240,8 @@ impl Engine {
                 *last = Some(RegistryAnswer { stamp, digest });
             }
         }
+        let pinned = outcome.pin == PinResult::Pinned;
+        node.observed.set_pinned(image, pinned);
         if let Some(observed) = observed {
             node.observed.measure(image, observed);
         }
@@ -277,7 +279,12 @@ impl Engine {
     }
 
     /// A check has observed one image.
-    fn check_answered(&mut self, answered: &Answered, outcome: ImageOutcome) {
+    fn check_answered(
+        &mut self,
+        answered: &Answered,
+        outcome: ImageOutcome,
+        pinned: &IdSet<ImageId>,
+    ) {
         let Answered {
             node: idx,
             image,
@@ -285,9 +292,6 @@ impl Engine {
             now,
         } = *answered;
         let before = self.model.nodes[idx].observed.holds(image);
-        let mut pinning = self.model.caches.values();
-        let pinned =
-            pinning.any(|cache| cache.desired.pinned && cache.set(idx).images.contains(image));
         let present = match outcome.result {
             ImageResult::Present => true,
             ImageResult::Absent | ImageResult::Pulling => false,
@@ -323,14 +327,24 @@ impl Engine {
             self.model.peers.outdates(image);
         }
         if let (Some(digest), Some(observed)) = (digest, outcome.observed) {
-            let observation = node.observed.get_mut(image);
-            (observation.digest, observation.pinned) = (digest, observed.pinned);
+            node.observed.get_mut(image).digest = digest;
+            node.observed.set_pinned(image, observed.pinned);
             node.observed.measure(image, &observed);
-            if pinned {
+            if pinned.contains(image) {
                 let id = bare_id(&observed.image_id).into();
                 node.runtime.ids.insert(image, id);
             }
         }
+    }
+
+    /// Images that caches pin on a node.
+    fn pinned(&self, idx: NodeIdx) -> IdSet<ImageId> {
+        let mut pinned = IdSet::default();
+        let pinning = self.model.caches.values();
+        for cache in pinning.filter(|cache| cache.desired.pinned) {
+            pinned.union_with(&cache.set(idx).images);
+        }
+        pinned
     }
 
     /// A check reports of the node.

@@ -1,6 +1,6 @@
 //! Image names as small numbers. Two spellings of one image have one number.
 
-use std::{collections::BTreeMap, num::NonZeroU64, sync::Arc};
+use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc};
 
 use kubefledged_image::ImageRef;
 
@@ -51,9 +51,10 @@ pub struct RegistryAnswer {
 }
 
 /// Which image of a repository a node holds: a hash of its digests, because the only question is whether
-/// two nodes hold the same image.
+/// two nodes hold the same image. It is short, because there is one for each pair of node and image: one tag in four
+/// billion moves to an image with the same hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Digest(NonZeroU64);
+pub struct Digest(NonZeroU32);
 
 /// All images that some cache names. A number is used again after no cache names its image any more.
 #[derive(Debug, Default)]
@@ -206,8 +207,8 @@ fn digest_of(digests: &[&str]) -> Option<Digest> {
         return None;
     }
     let parts: Vec<&[u8]> = digests.iter().map(|digest| digest.as_bytes()).collect();
-    let hash = NonZeroU64::new(backoff::hash(0, &parts));
-    Some(Digest(hash.unwrap_or(NonZeroU64::MIN)))
+    let hash = NonZeroU32::new((backoff::hash(0, &parts) >> 32) as u32);
+    Some(Digest(hash.unwrap_or(NonZeroU32::MIN)))
 }
 
 /// A normalized name without tag and digest.

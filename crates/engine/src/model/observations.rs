@@ -16,8 +16,6 @@ pub struct Observation {
     pub fetched: Option<Stamp>,
     /// Which image it is; `None`: not known.
     pub digest: Option<Digest>,
-    /// Whether it is protected from garbage collection.
-    pub pinned: bool,
     /// Its size in KiB, as the node's runtime counts it; 0: absent or not known.
     kib: u32,
     /// Hash of its id: names with an equal one are one image.
@@ -40,6 +38,8 @@ pub struct Observations {
     present: IdSet<ImageId>,
     /// Those of them of which a volume would be empty.
     unmountable: IdSet<ImageId>,
+    /// Those of them that are protected from garbage collection.
+    pinned: IdSet<ImageId>,
     /// Rises with every change of a size.
     revision: u32,
 }
@@ -98,11 +98,22 @@ impl Observations {
             self.present.insert(image);
         } else {
             let changes = known.kib > 0;
-            (known.digest, known.pinned, known.kib) = (None, false, 0);
+            (known.digest, known.kib) = (None, 0);
             self.revision += u32::from(changes);
-            self.present.remove(image);
-            self.unmountable.remove(image);
+            for set in [&mut self.present, &mut self.unmountable, &mut self.pinned] {
+                set.remove(image);
+            }
         }
+    }
+
+    /// Is the image protected from garbage collection?
+    pub fn is_pinned(&self, image: ImageId) -> bool {
+        self.pinned.contains(image)
+    }
+
+    /// Notes whether an image is protected from garbage collection.
+    pub fn set_pinned(&mut self, image: ImageId, pinned: bool) {
+        self.pinned.set(image, pinned);
     }
 
     /// Notes the id and the size of an image that was observed.
@@ -169,6 +180,7 @@ impl Observations {
         self.revision += 1;
         self.present.intersect_with(desired);
         self.unmountable.intersect_with(desired);
+        self.pinned.intersect_with(desired);
     }
 
     /// Drops the observations of images whose numbers will mean others.
@@ -176,14 +188,16 @@ impl Observations {
         self.all.retain(|known| !images.contains(known.image));
         self.revision += 1;
         for image in images.iter() {
-            self.present.remove(image);
-            self.unmountable.remove(image);
+            for set in [&mut self.present, &mut self.unmountable, &mut self.pinned] {
+                set.remove(image);
+            }
         }
     }
 
     /// Bytes on the heap.
     pub fn bytes(&self) -> usize {
-        let sets = self.present.bytes() + self.unmountable.bytes();
+        let sets = [&self.present, &self.unmountable, &self.pinned];
+        let sets: usize = sets.into_iter().map(IdSet::bytes).sum();
         self.all.capacity() * size_of::<Observation>() + sets
     }
 }

@@ -15,7 +15,7 @@ impl NodeView<'_> {
     pub fn pin_due(&self, image: ImageId, context: &NodeContext) -> bool {
         let runtime = &self.node.runtime;
         context.pin_desired.contains(image)
-            && !self.node.observed.get(image).pinned
+            && !self.node.observed.is_pinned(image)
             && runtime.can_pin != Some(false)
             && !runtime.disk_full
             && runtime.may_pin(self.now)

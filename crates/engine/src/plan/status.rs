@@ -198,7 +198,7 @@ impl Assessor<'_, '_> {
         sums.open |= since.is_some_and(|since| !closed(since));
         sums.refresh_open |= refresh.is_some_and(|since| !closed(since));
         let lost = !pair.present && node.losses.contains(image);
-        let repeats = node.losses.repeats(image, view.now) && !node.observed.get(image).pinned;
+        let repeats = node.losses.repeats(image, view.now) && !node.observed.is_pinned(image);
         let loses = lost || repeats;
         status.flags.set(Flags::LOSING, loses);
         let Some(attempt) = attempt else {

@@ -243,12 +243,13 @@ impl Cache {
     /// Images that stay on nodes although nobody desires them, with their names. Before all workloads are read, that is
     /// everything that may lie there because of it.
     pub fn keeps(&self) -> impl Iterator<Item = (ImageId, &Arc<str>)> {
-        let unread = self.sources.as_ref().is_some_and(|all| !all.is_known());
         let desires = self.desires();
-        let kept = self.desired.kept.iter().filter(move |_| desires);
-        let applied = self.applied.names.iter().filter(move |(image, _)| {
-            desires && unread && !self.applied.pending.contains_key(image)
-        });
+        let unread = self.sources.as_ref().is_some_and(|all| !all.is_known());
+        let kept = desires.then(|| self.desired.kept.iter());
+        let kept = kept.into_iter().flatten();
+        let applied = (desires && unread).then(|| self.applied.names.iter());
+        let applied = applied.into_iter().flatten();
+        let applied = applied.filter(|(image, _)| !self.applied.pending.contains_key(image));
         let applied = applied.map(|(image, name)| (*image, name));
         kept.map(|(image, (name, _))| (*image, name)).chain(applied)
     }

@@ -125,3 +125,11 @@ impl ImageSet {
         self.desired.is_empty()
     }
 }
+
+/// The longest deadline of an image in any of these sets; `None`: only progress is watched.
+pub fn longest_deadline(sets: &[&ImageSet], image: ImageId) -> Option<Duration> {
+    let sets = sets.iter().filter(|set| set.images.contains(image));
+    let deadlines = sets.filter_map(|set| Some(set.get(image)?.deadline));
+    let longest = deadlines.reduce(longer).flatten();
+    longest.filter(|longest| !longest.is_zero())
+}

@@ -1,6 +1,6 @@
 //! Which images are pulled to a node now, in which batches. The most urgent come first; the rest waits for a batch to end.
 
-use std::{cmp::Reverse, collections::BTreeMap, sync::Arc, time::Duration};
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 use kubefledged_api_types::ImagePullPolicy;
 
@@ -14,7 +14,8 @@ use crate::{
     ids::{CacheIdx, IdSet, ImageId, RegistryId, ScopeId, Stamp},
     model::{
         cache::Cache,
-        desired::{DesiredImage, longer},
+        desired::DesiredImage,
+        image_set::{ImageSet, longest_deadline},
         in_flight::{Pull, PulledImage},
         peers::{Origin, Supply},
         registries::Began,
@@ -371,6 +372,8 @@ impl Fill<'_, '_> {
             Origin::Seed | Origin::Peers => view.offered(desired.image),
             Origin::Registry => Supply::Registry,
         };
+        let sets = view.model.caches.values().map(|cache| cache.set(view.idx));
+        let sets: Vec<&ImageSet> = sets.collect();
         let item = |desired: &&DesiredImage| PullItem {
             reference: desired.reference.clone(),
             policy: if key.asks_registry {
@@ -380,7 +383,7 @@ impl Fill<'_, '_> {
             },
             freshness: freshness.clone(),
             priority: desired.priority,
-            deadline: deadline(view, desired.image),
+            deadline: longest_deadline(&sets, desired.image),
             fallback_deadline: view.model.settings.pull_deadline,
             retention: if view.pin_due(desired.image, self.context) {
                 Pin::On
@@ -440,12 +443,4 @@ impl Fill<'_, '_> {
             }
         }
     }
-}
-
-/// The longest deadline of all caches that desire the image on the node; `None`: only progress is watched.
-fn deadline(view: &NodeView<'_>, image: ImageId) -> Option<Duration> {
-    let sets = view.model.caches.values().map(|cache| cache.set(view.idx));
-    let deadlines = sets.filter_map(|set| Some(set.get(image)?.deadline));
-    let longest = deadlines.reduce(longer).flatten();
-    longest.filter(|longest| !longest.is_zero())
 }

@@ -8,7 +8,7 @@ use std::{
 
 use kubefledged_api_types::{CacheSpecEntry, ImageCacheSpec, ImagePullPolicy, Timestamp};
 
-pub use super::image_set::{DesiredBy, DesiredImage, ImageSet, longer};
+pub use super::image_set::{DesiredBy, DesiredImage, ImageSet};
 use super::{
     backoff, facts::Facts, images::Images, names::Names, selector::Selector, sources::Named,
 };
@@ -327,6 +327,7 @@ fn hash_of(spec: &ImageCacheSpec, fields: impl Fn(&CacheSpecEntry) -> serde_json
 mod tests {
     use std::time::Duration;
 
+    use super::super::image_set::longer;
     use super::*;
 
     fn desired(json: &str) -> Desired {

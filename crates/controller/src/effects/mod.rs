@@ -86,7 +86,9 @@ impl Effects {
         let acting = term.acting.clone();
         let events = self.events.clone();
         let lost = answer_if_lost(&command);
-        let act = answered(self.act(command, term.number), lost, events);
+        // Boxed, because each future around it would hold it a second time.
+        let act = Box::pin(self.act(command, term.number));
+        let act = answered(act, lost, events);
         self.acts.spawn(async move {
             tokio::select! {
                 () = acting.cancelled() => {}
@@ -141,7 +143,7 @@ impl Effects {
             let answer = match command {
                 // The batch belongs to an earlier term of this process.
                 Command::StartBatch(batch) if batch.term != term => return,
-                Command::StartBatch(batch) => return call(pullers, spans, *batch, events).await,
+                Command::StartBatch(batch) => return call(pullers, spans, batch, events).await,
                 // Rare commands are boxed, because every waiting batch takes the memory of the largest future.
                 Command::CancelPulls(cancel) => return Box::pin(pullers.cancel(cancel)).await,
                 Command::WriteStatus {
@@ -181,7 +183,7 @@ impl Effects {
                     node,
                     transition,
                     emit,
-                } => return objects.node_transition(node, transition, emit).await,
+                } => return Box::pin(objects.node_transition(node, transition, emit)).await,
             };
             let _ = events.send(answer).await;
         }
@@ -189,10 +191,16 @@ impl Effects {
 }
 
 /// Carries out a batch and tells of its end. The connection is held until that is handled.
-async fn call(pullers: pullers::Pullers, spans: Spans, batch: Batch, events: mpsc::Sender<Event>) {
+async fn call(
+    pullers: pullers::Pullers,
+    spans: Spans,
+    batch: Box<Batch>,
+    events: mpsc::Sender<Event>,
+) {
     let id = batch.id;
     let span = spans.batch(&batch);
-    let (end, connection) = pullers.run(batch, &events).with_context(span.clone()).await;
+    let run = pullers.run(&batch, &events).with_context(span.clone());
+    let (end, connection) = run.await;
     let ended = Event::BatchEnded(id, end);
     traces::batch_ended(&span, &ended);
     // Nothing waits between the two: what is held will be handled.
@@ -229,5 +237,21 @@ mod tests {
         assert!(
             matches!(answer, Event::AnnotationCleared(of, Err(WriteError::Failed(_))) if of == key)
         );
+    }
+
+    /// The size of the future that a function returns, which is not called.
+    fn size<F>(_: impl FnOnce(&'static Effects, Command, u64) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn thousands_of_waiting_calls_take_little_memory() {
+        let act = size(|effects, command, term| effects.act(command, term));
+        let around = size(|effects, command, term| {
+            let act = Box::pin(effects.act(command, term));
+            answered(act, None, effects.events.clone())
+        });
+        assert!(act <= 2048, "{act} bytes");
+        assert!(around <= 1024, "{around} bytes");
     }
 }

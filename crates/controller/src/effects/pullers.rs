@@ -89,10 +89,10 @@ impl Pullers {
     /// Carries out a batch. Outcomes are sent as events. Returns how it ended, and its connection.
     pub async fn run(
         &self,
-        batch: Batch,
+        batch: &Batch,
         events: &mpsc::Sender<Event>,
     ) -> (BatchEnd, Option<Borrowed<Dialer>>) {
-        let (end, connection) = self.carry_out(&batch, events).await;
+        let (end, connection) = self.carry_out(batch, events).await;
         if !matches!(end, BatchEnd::Done) {
             tracing::debug!(node = %batch.node, imagecache = ?batch.cache, ?end, "batch ended early");
         }

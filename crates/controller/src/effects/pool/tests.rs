@@ -248,3 +248,12 @@ async fn connections_that_are_kept_hold_up_nobody_and_are_closed_after_five_seco
     tokio::time::sleep(Duration::from_secs(7)).await;
     assert_eq!(net.open.load(Ordering::SeqCst), 0);
 }
+
+#[test]
+fn thousands_of_waiting_dials_take_little_memory() {
+    fn size<F>(_: impl FnOnce(Arc<Inner<Net>>, String) -> F) -> usize {
+        size_of::<F>()
+    }
+    let open = size(Inner::open);
+    assert!(open <= 512, "{open} bytes");
+}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use futures::FutureExt as _;
-use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client, runtime::watcher};
 use kubefledged_engine::{Engine, Event, Source};
 use kubefledged_process::{
@@ -47,6 +47,9 @@ use crate::{
     traces::Spans,
     verify,
 };
+
+/// Tasks of the process, each with its name.
+type Tasks = JoinSet<&'static str>;
 
 /// Runs the command of the command line.
 pub fn main(cli: Cli) -> anyhow::Result<()> {
@@ -130,7 +133,7 @@ impl Bound {
         let (events, inbox) = mpsc::channel(4096);
         let (raise_term, raised) = watch::channel(0);
         let (led, leading) = watch::channel(false);
-        let mut tasks: JoinSet<&'static str> = JoinSet::new();
+        let mut tasks: Tasks = JoinSet::new();
 
         let mut registry = measured::registry(env!("CARGO_PKG_VERSION"));
         let metrics = Metrics::register(&mut registry);
@@ -195,7 +198,7 @@ impl Bound {
 
 /// Returns what carries out commands, and starts the watches of workloads that it controls.
 fn effects(
-    tasks: &mut JoinSet<&'static str>,
+    tasks: &mut Tasks,
     client: Client,
     (pullers, objects): (Pullers, Objects),
     (events, standing, acts, spans): (
@@ -229,27 +232,14 @@ fn checks(args: &RunArgs, client: &Client) -> Checks {
 }
 
 /// Returns the candidate, and starts what keeps up to date what it tells the next leader.
-fn candidate(
-    tasks: &mut JoinSet<&'static str>,
-    args: &RunArgs,
-    client: &Client,
-    engine: Asking,
-) -> Candidate {
+fn candidate(tasks: &mut Tasks, args: &RunArgs, client: &Client, engine: Asking) -> Candidate {
     let (tell, budgets) = watch::channel(None);
     spawn(tasks, budgets::publish(engine, tell), "budgets");
-    Candidate {
-        api: Api::<Lease>::namespaced(client.clone(), &args.namespace),
-        name: args.lease_name.clone(),
-        identity: lease::identity(&args.pod_name),
-        budgets,
-    }
+    Candidate::new(args, client, budgets)
 }
 
 /// Waits for the shutdown. A task that ends before is an error.
-async fn ended(
-    tasks: &mut JoinSet<&'static str>,
-    shutdown: &CancellationToken,
-) -> anyhow::Result<()> {
+async fn ended(tasks: &mut Tasks, shutdown: &CancellationToken) -> anyhow::Result<()> {
     tokio::select! {
         () = shutdown.cancelled() => {}
         ended = tasks.join_next() => {
@@ -276,7 +266,7 @@ type Certified = (Connector, Entitlements);
 
 /// Starts the reconciliation of certificates, and returns what uses them.
 fn certify(
-    tasks: &mut JoinSet<&'static str>,
+    tasks: &mut Tasks,
     args: &RunArgs,
     client: &Client,
     (metrics, failures): (certificates::Metrics, Failures),
@@ -315,7 +305,7 @@ fn exposition(
 
 /// What people see of the engine. The process ends without waiting for those who still look.
 async fn serve_debug(
-    tasks: &mut JoinSet<&'static str>,
+    tasks: &mut Tasks,
     listener: Option<TcpListener>,
     shown: Debug,
     shutdown: CancellationToken,
@@ -375,7 +365,7 @@ async fn relay(
 
 /// Starts the watches after the checks have passed. Returns what they note of the kubelets.
 fn watch_inputs(
-    tasks: &mut JoinSet<&'static str>,
+    tasks: &mut Tasks,
     (client, args, reach): (&Client, &RunArgs, Reach),
     events: &mpsc::Sender<Event>,
     readiness: &Readiness,
@@ -430,11 +420,7 @@ fn watch_inputs(
     kubelets
 }
 
-fn spawn(
-    tasks: &mut JoinSet<&'static str>,
-    task: impl Future<Output = ()> + Send + 'static,
-    name: &'static str,
-) {
+fn spawn(tasks: &mut Tasks, task: impl Future<Output = ()> + Send + 'static, name: &'static str) {
     tasks.spawn(async move {
         task.await;
         name
@@ -442,7 +428,7 @@ fn spawn(
 }
 
 fn spawn_after(
-    tasks: &mut JoinSet<&'static str>,
+    tasks: &mut Tasks,
     passed: &CancellationToken,
     task: impl Future<Output = ()> + Send + 'static,
     name: &'static str,

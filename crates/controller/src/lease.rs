@@ -12,7 +12,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::MicroTime,
 };
 use kube::{
-    Api,
+    Api, Client,
     api::{ObjectMeta, PostParams},
 };
 use kubefledged_api_types::names::REGISTRY_BUDGETS_ANNOTATION;
@@ -24,7 +24,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::budgets;
+use crate::{args::RunArgs, budgets};
 
 /// A holder that does not renew for this time has lost the Lease.
 pub const DURATION: Duration = Duration::from_secs(10);
@@ -119,6 +119,18 @@ pub struct Candidate {
     pub identity: String,
     /// What the next leader is told of registries; `None`: what the Lease says stays.
     pub budgets: watch::Receiver<Option<String>>,
+}
+
+impl Candidate {
+    /// This process, as its flags say.
+    pub fn new(args: &RunArgs, client: &Client, budgets: watch::Receiver<Option<String>>) -> Self {
+        Self {
+            api: Api::namespaced(client.clone(), &args.namespace),
+            name: args.lease_name.clone(),
+            identity: identity(&args.pod_name),
+            budgets,
+        }
+    }
 }
 
 /// Receivers of changes of leadership.

@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn thousands_of_waiting_calls_take_little_memory() {
-        let act = size(|effects, command, term| effects.act(command, term));
+        let act = size(Effects::act);
         let around = size(|effects, command, term| {
             let act = Box::pin(effects.act(command, term));
             answered(act, None, effects.events.clone())

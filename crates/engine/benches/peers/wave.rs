@@ -14,7 +14,7 @@ use kubefledged_engine::{
 };
 
 use crate::{
-    links::{self, Holdings, Lines, Pull, Stripes},
+    links::{self, Holdings, Lines, Pull, Stripes, noticed},
     objects::{bytes, cache, facts, image, name, number, present},
 };
 
@@ -24,9 +24,6 @@ const STEP: f64 = 0.01;
 const CHECKS: f64 = 3_000.0;
 /// A call, and its answer.
 const LATENCY: f64 = 0.01;
-/// The runtime looks whether a layer has come: after a random part of so many seconds, then of twice as many, up to the
-/// last (`content.OpenWriter` of containerd 2.4).
-const LOOKS: (f64, f64) = (0.016, 2.048);
 /// Until the size of a pull is told, and between two reports of its bytes.
 const SIZE: f64 = 0.25;
 const REPORT: f64 = 2.0;
@@ -126,17 +123,6 @@ impl Holdings for Seen {
         }
         self.receive.get(&(node, image)).map(|got| got[stripe])
     }
-}
-
-/// When the runtime, which looks since `begun`, sees a layer that has come at `now`; with the mean of each pause.
-fn noticed(begun: f64, now: f64) -> f64 {
-    let (mut pause, last) = LOOKS;
-    let mut at = begun;
-    while at < now {
-        at += pause / 2.0;
-        pause = (2.0 * pause).min(last);
-    }
-    at
 }
 
 impl Wave {

@@ -247,7 +247,9 @@ impl Growth {
         let level = unproven.unwrap_or(under_way);
         let mut knee = (level - (level / 8).max(1).min(level)).max(1);
         if paused {
-            knee = knee.min(self.knee.map_or(knee, |(known, _)| known));
+            // Of many pulls that reach it at once the registry refuses any: not less than the half is blamed.
+            let known = self.knee.map_or(knee, |(known, _)| known);
+            knee = knee.max(self.limit).min(known);
         } else {
             self.limit = (under_way / 2).max(1);
             (self.halved, self.grown) = (Some(now), Some(now));

@@ -159,6 +159,10 @@ impl<D: Dial> Pool<D> {
     /// most are kept so; the others serve nodes whose calls wait for nothing.
     pub fn keep(&self, key: &D::Key) {
         let mut slots = self.0.slots();
+        // Of most nodes no connection is open: thousands of slots are not counted for them.
+        if !matches!(slots.get(key), Some(Slot::Open { .. })) {
+            return;
+        }
         let kept = |slot: &&Slot<_>| {
             matches!(
                 slot,

@@ -98,6 +98,17 @@ fn of_pulls_that_began_together_the_first_that_was_refused_tells_the_limit() {
 }
 
 #[test]
+fn of_pulls_that_arrive_together_any_is_refused_and_not_less_than_the_half_is_blamed() {
+    let mut growth = Growth::new(64, 512);
+    for began in [64, 20, 48] {
+        growth.refused(Tick(50), 64, unproven(began));
+    }
+    assert_eq!(growth.limit(), 32, "not the 18 below the 20th pull");
+    run(&mut growth, 60, 3_000, 20, |_| u64::MAX);
+    assert_eq!(growth.limit(), 32);
+}
+
+#[test]
 fn a_pull_that_began_after_it_was_halved_and_is_refused_halves_it_again_at_once() {
     let mut growth = Growth::new(256, 512);
     growth.refused(Tick(100), 256, Began::default());

@@ -59,7 +59,9 @@ impl Writer {
         let (name, action) = (self.name.clone(), request.action());
         let offset = usize::try_from(request.offset).unwrap_or_default();
         let mut state = self.state();
-        let write = state.store.writes.entry(name.clone()).or_default();
+        // What was aborted meanwhile does not come back because its writer goes on.
+        let write = state.store.writes.get_mut(&name);
+        let write = write.ok_or_else(|| Status::not_found(format!("ingest {name}")))?;
         if action != WriteAction::Stat {
             if offset > 0 && offset != write.data.len() {
                 return Err(Status::out_of_range("not at the end of what is there"));

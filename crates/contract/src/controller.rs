@@ -47,8 +47,6 @@ pub fn pull_request(
     keyring: &Keyring<Credential>,
 ) -> PullImagesRequest {
     let mut credentials: Vec<Credential> = Vec::new();
-    let cache = batch.cache.as_ref();
-    let cache = cache.map_or_else(String::new, |key| format!("{}/{}", key.namespace, key.name));
     let images = images
         .iter()
         .map(|item| {
@@ -56,7 +54,7 @@ pub fn pull_request(
                 .map(|image| keyring.matching(&image))
                 .unwrap_or_default();
             ImagePull {
-                cache: cache.clone(),
+                cache: item.cache.to_string(),
                 ..image_pull(item, matching, &mut credentials)
             }
         })
@@ -335,6 +333,10 @@ mod tests {
 
     fn item(reference: &str) -> PullItem {
         PullItem {
+            cache: CacheKey {
+                namespace: "ns".into(),
+                name: "a".into(),
+            },
             mark: false,
             reference: reference.into(),
             policy: ImagePullPolicy::Always,
@@ -358,10 +360,6 @@ mod tests {
                 instance: "pod".into(),
                 address: ([10, 0, 0, 1], 7443).into(),
             },
-            cache: Some(CacheKey {
-                namespace: "ns".into(),
-                name: "a".into(),
-            }),
             operations: Vec::new(),
             work: Work::Pull {
                 images,

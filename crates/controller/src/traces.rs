@@ -9,7 +9,8 @@ use std::{
 use kubefledged_api_types::{ImageCacheStatus, Timestamp, names::status};
 use kubefledged_engine::{Batch, BatchEnd, CacheKey, Command, Event, Work};
 use kubefledged_process::traces::{
-    Context, KeyValue, Link, SpanBuilder, SpanKind, Status, TraceContextExt as _, Traces,
+    Array, Context, KeyValue, Link, SpanBuilder, SpanKind, Status, StringValue,
+    TraceContextExt as _, Traces, Value,
 };
 use kubefledged_proto::puller::{
     PullImagesResponse, PullOutcome, PullResult, RemoveImagesResponse, RemoveOutcome, RemoveResult,
@@ -157,9 +158,12 @@ impl Spans {
                 i64::try_from(batch.work.images()).unwrap_or(i64::MAX),
             ),
         ];
-        let cache = batch.cache.iter();
-        attributes
-            .extend(cache.map(|key| KeyValue::new("kubefledged.imagecache", key.to_string())));
+        let caches = batch.work.caches().into_iter();
+        let caches: Vec<StringValue> = caches.map(|key| key.to_string().into()).collect();
+        if !caches.is_empty() {
+            let caches = Value::Array(Array::String(caches));
+            attributes.push(KeyValue::new("kubefledged.imagecaches", caches));
+        }
         self.traces.begin(&parent, || {
             SpanBuilder::from_name(name)
                 .with_kind(SpanKind::Client)

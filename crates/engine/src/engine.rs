@@ -45,7 +45,11 @@ impl Engine {
             Event::Transfers(batch, transfers) => self.transfers(now, batch, &transfers),
             Event::Checked(batch, report) => self.checked(now.tick, batch, report),
             Event::BatchEnded(batch, end) => self.batch_ended(now, batch, end),
-            Event::SecretsRead(key, scope, problems) => self.secrets_read(&key, scope, problems),
+            Event::SecretsRead(keys, scope, problems) => {
+                for key in &keys {
+                    self.secrets_read(key, &scope, &problems);
+                }
+            }
             Event::StatusWritten(key, result) => self.status_written(now, &key, result),
             Event::AnnotationCleared(key, result) => self.annotation_cleared(now, &key, result),
             Event::NodeWritten(name, result) => self.node_written(now, &name, result),

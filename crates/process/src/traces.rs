@@ -10,7 +10,7 @@ use clap::Args;
 use http::Uri;
 use opentelemetry::trace::{Tracer as _, TracerProvider as _};
 pub use opentelemetry::{
-    Context, KeyValue,
+    Array, Context, KeyValue, StringValue, Value,
     context::FutureExt,
     trace::{Link, SpanBuilder, SpanKind, Status, TraceContextExt},
 };

@@ -296,12 +296,11 @@ impl World {
                 keyring.add(host, credential);
             }
         }
-        if let Some(cache) = &batch.cache {
-            let useless = SecretProblems { missing, unusable };
-            let event = EngineEvent::SecretsRead(cache.clone(), scope.clone(), useless);
-            let life = self.controllers[who].life;
-            self.after(5, Event::Tell(who, life, Box::new(event)));
-        }
+        let caches = batch.work.caches().into_iter().cloned().collect();
+        let useless = SecretProblems { missing, unusable };
+        let event = EngineEvent::SecretsRead(caches, scope.clone(), useless);
+        let life = self.controllers[who].life;
+        self.after(5, Event::Tell(who, life, Box::new(event)));
         Some(keyring)
     }
 

@@ -23,7 +23,7 @@ use kubefledged_api_types::{
 use kubefledged_contract::LONG_PULL;
 use kubefledged_engine::{
     Batch, BatchEnd, BatchId, CacheKey, CacheObject, Event as EngineEvent, ImageResult, NodeFacts,
-    NodeName, Pin, Work,
+    NodeName, Pin, PullItem, Work,
 };
 
 use crate::{
@@ -66,8 +66,8 @@ pub struct View {
 pub struct Asked {
     node: NodeName,
     verb: Verb,
-    /// UID of the cache for which it is. An object of the same name may have followed it.
-    uid: Option<String>,
+    /// UID of the cache for which each image of a pull is. An object of the same name may have followed it.
+    uids: Vec<Option<String>>,
     /// Of its images; a pull that only pins counts for none.
     host: String,
     /// When it was last heard of.
@@ -86,10 +86,25 @@ enum Verb {
 }
 
 impl View {
-    /// The UID of the object for which a batch is.
-    fn uid(&self, batch: &Batch) -> Option<String> {
-        let object = self.caches.get(batch.cache.as_ref()?)?;
-        Some(object.uid.clone())
+    /// UIDs of the objects for which the images of a pull are.
+    fn uids(&self, batch: &Batch) -> Vec<Option<String>> {
+        let Work::Pull { images, .. } = &batch.work else {
+            return Vec::new();
+        };
+        let object = |image: &PullItem| self.caches.get(&image.cache);
+        let uids = images.iter().map(object);
+        uids.map(|object| object.map(|object| object.uid.clone()))
+            .collect()
+    }
+
+    /// Nodes with pulls for an object that have no outcome.
+    fn pulling_for(&self, uid: &str) -> BTreeSet<&NodeName> {
+        let of_it = |asked: &&Asked| {
+            let mut images = asked.names.iter().zip(&asked.uids);
+            images.any(|(open, of)| open.is_some() && of.as_deref() == Some(uid))
+        };
+        let pulling = self.live.values().filter(of_it);
+        pulling.map(|asked| &asked.node).collect()
     }
 
     /// Names of one kind of batch on a node that have no outcome yet.

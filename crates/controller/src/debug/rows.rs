@@ -216,12 +216,10 @@ fn node_cache(row: &NodeCacheRow, ineligible: &str) -> NodeCache {
 }
 
 pub fn batch(row: &BatchRow) -> Batch {
-    let key = row.cache.as_ref();
     Batch {
         id: row.id.0,
         node: row.node.to_string(),
-        namespace: key.map_or_else(String::new, |key| key.namespace.to_string()),
-        name: key.map_or_else(String::new, |key| key.name.to_string()),
+        image_caches: row.caches.iter().map(ToString::to_string).collect(),
         work: match row.kind {
             BatchKind::Pull => Work::Pull,
             BatchKind::Remove => Work::Remove,

@@ -94,7 +94,7 @@ impl Pullers {
     ) -> (BatchEnd, Option<Borrowed<Dialer>>) {
         let (end, connection) = self.carry_out(batch, events).await;
         if !matches!(end, BatchEnd::Done) {
-            tracing::debug!(node = %batch.node, imagecache = ?batch.cache, ?end, "batch ended early");
+            tracing::debug!(node = %batch.node, imagecaches = ?batch.work.caches(), ?end, "batch ended early");
         }
         (end, connection)
     }
@@ -205,12 +205,10 @@ impl Pullers {
             Ok(resolved) => resolved,
             Err(why) => return Ok(BatchEnd::CredentialsFailed(why.to_string())),
         };
-        if let Some(cache) = &batch.cache {
-            let useless = secret_problems(&resolved);
-            let _ = events
-                .send(Event::SecretsRead(cache.clone(), scope.clone(), useless))
-                .await;
-        }
+        let caches = batch.work.caches().into_iter().cloned().collect();
+        let useless = secret_problems(&resolved);
+        let read = Event::SecretsRead(caches, scope.clone(), useless);
+        let _ = events.send(read).await;
         let mut request = contract::pull_request(batch, images, &resolved.keyring);
         self.entitlements
             .add(&mut request, &batch.node, images, connection)

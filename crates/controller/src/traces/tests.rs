@@ -36,7 +36,6 @@ fn check(operations: &[&str]) -> Batch {
             instance: "pod".into(),
             address: ([127, 0, 0, 1], 7443).into(),
         },
-        cache: None,
         operations: operations.iter().map(|name| key(name)).collect(),
         work: Work::Check {
             references: vec!["r.test/a:1".into()],

@@ -1,6 +1,6 @@
 //! Batches begin and end, and give their places to others.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{Engine, timers::Timer};
 use crate::{
@@ -38,15 +38,13 @@ impl Engine {
         node.in_flight.insert(id);
         node.contact.kept = false;
         self.agenda.timers.set(Timer::Lost(id), Some(lost));
-        let cache = self.take_places(id, idx, now.tick);
-        let cache = cache.and_then(|cache| self.model.caches.get(cache));
+        self.take_places(id, idx, now.tick);
         self.agenda.outbox.push(Command::StartBatch(Box::new(Batch {
             id,
             term: self.model.leadership.term(),
             seq,
             node: name,
             puller,
-            cache: cache.map(|cache| cache.object.key.clone()),
             operations,
             work,
         })));
@@ -60,8 +58,10 @@ impl Engine {
         let key = |cache: &Cache| cache.object.key.clone();
         match task {
             Task::Pull(pull) => {
-                let cache = self.model.caches.get(pull.cache);
-                cache.filter(awaits).map(key).into_iter().collect()
+                let caches: BTreeSet<CacheIdx> = pull.images.iter().map(|i| i.cache).collect();
+                let caches = caches.into_iter();
+                let caches = caches.filter_map(|cache| self.model.caches.get(cache));
+                caches.filter(awaits).map(key).collect()
             }
             Task::Remove { images, .. } => waiting
                 .filter(|cache| {
@@ -80,21 +80,25 @@ impl Engine {
         }
     }
 
-    /// Takes what a pull batch needs: room in its registry's budget, and a place among the cache's nodes. Returns
-    /// the cache of a pull batch.
-    fn take_places(&mut self, id: BatchId, idx: NodeIdx, now: Tick) -> Option<CacheIdx> {
-        let flight = self.model.in_flight.get_mut(id)?;
-        let Task::Pull(pull) = &mut flight.task else {
-            return None;
+    /// Takes what a pull batch needs: room in its registry's budget, and a place among the nodes of its caches.
+    fn take_places(&mut self, id: BatchId, idx: NodeIdx, now: Tick) {
+        let Some(Flight {
+            task: Task::Pull(pull),
+            ..
+        }) = self.model.in_flight.get_mut(id)
+        else {
+            return;
         };
         let long = now.after(LONG);
         self.agenda.timers.set(Timer::Long(id), Some(long));
         let registry = self.model.names.registries.get_mut(pull.registry);
         pull.began = registry.take(pull.cost, now);
         registry.pulls(idx);
-        let cache = self.model.caches.get_mut(pull.cache)?;
-        *cache.pulling.active.entry(idx).or_default() += 1;
-        Some(pull.cache)
+        for image in &pull.images {
+            if let Some(cache) = self.model.caches.get_mut(image.cache) {
+                cache.pulling.begin(idx);
+            }
+        }
     }
 
     /// Ends a batch: its places are free again.
@@ -114,18 +118,19 @@ impl Engine {
         let registry = self.model.names.registries.get_mut(pull.registry);
         registry.give_back(pull.cost, pull.long);
         self.serve_soon(pull.registry);
-        if let Some(cache) = self.model.caches.get_mut(pull.cache) {
-            let batches = cache.pulling.active.entry(idx).or_default();
-            *batches = batches.saturating_sub(1);
-            if *batches == 0 {
-                cache.pulling.active.remove(&idx);
-            }
-        }
-        self.agenda.caches.insert(pull.cache);
         self.supplies_ended(idx, pull);
         for image in pull.images.iter().filter(|image| image.open) {
+            self.end_pull(image.cache, idx);
             self.end_probe(image.id, pull.credentials, idx);
         }
+    }
+
+    /// The pull of one image for a cache has ended: if it was the last one there, another node may pull.
+    pub(super) fn end_pull(&mut self, at: CacheIdx, node: NodeIdx) {
+        if let Some(cache) = self.model.caches.get_mut(at) {
+            cache.pulling.end(node);
+        }
+        self.agenda.caches.insert(at);
     }
 
     /// Lets nodes that wait for a registry be served in this very turn.

@@ -98,7 +98,6 @@ impl Engine {
         let long = (pull.cost > 0).then(|| now.after(LONG));
         self.agenda.timers.set(Timer::Long(id), long);
         self.serve_soon(pull.registry);
-        self.agenda.caches.insert(pull.cache);
     }
 
     /// One image of a pull batch has an outcome.
@@ -115,7 +114,8 @@ impl Engine {
             return;
         };
         pulled.open = false;
-        let image = pulled.id;
+        let (image, cache) = (pulled.id, pulled.cache);
+        self.end_pull(cache, node);
         self.model.nodes[node].running.remove(image);
         let (reference, asked) = (pulled.reference.clone(), pulled.asks_registry);
         self.model.names.scopes.answered(pull.credentials);
@@ -141,7 +141,7 @@ impl Engine {
                     self.registry_answered(pull, &outcome, now);
                 }
                 let moved = self.image_is_present(&answered, &outcome, asked);
-                if let Some(cache) = self.model.caches.get_mut(pull.cache).filter(|_| moved) {
+                if let Some(cache) = self.model.caches.get_mut(cache).filter(|_| moved) {
                     cache.refresh.found();
                 }
                 self.pin_answered(&answered, &outcome.pin, outcome.observed);

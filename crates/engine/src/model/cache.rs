@@ -63,10 +63,27 @@ pub struct NodeTable {
 /// `spec.maxConcurrentNodes`: which nodes pull, and which wait.
 #[derive(Debug, Default)]
 pub struct PullingNodes {
-    /// Nodes that pull, with the number of their batches.
+    /// Nodes that pull, with the number of images without an outcome.
     pub active: BTreeMap<NodeIdx, u32>,
     /// Nodes that wait until fewer nodes pull.
     pub waiting: BTreeSet<NodeIdx>,
+}
+
+impl PullingNodes {
+    /// A node pulls one image more.
+    pub fn begin(&mut self, node: NodeIdx) {
+        *self.active.entry(node).or_default() += 1;
+    }
+
+    /// A node pulls one image less.
+    pub fn end(&mut self, node: NodeIdx) {
+        if let Some(images) = self.active.get_mut(&node) {
+            *images -= 1;
+            if *images == 0 {
+                self.active.remove(&node);
+            }
+        }
+    }
 }
 
 /// One cache.

@@ -50,8 +50,6 @@ pub enum Task {
 /// A pull batch.
 #[derive(Debug)]
 pub struct Pull {
-    /// For which cache.
-    pub cache: CacheIdx,
     /// With which credentials.
     pub credentials: ScopeId,
     /// From which registry.
@@ -75,6 +73,8 @@ pub struct Pull {
 pub struct PulledImage {
     /// Which image.
     pub id: ImageId,
+    /// For which cache.
+    pub cache: CacheIdx,
     /// Its name, as the user wrote it.
     pub reference: Arc<str>,
     /// Where its layers come from, with the nodes.

@@ -5,6 +5,7 @@ mod checks;
 pub mod context;
 mod freshness;
 mod gate;
+mod groups;
 mod node;
 pub mod node_plan;
 pub mod pairs;

@@ -107,17 +107,13 @@ pub struct Wanted {
 }
 
 impl Waits {
-    /// An image waits for other nodes, or for the cache: `may_pull` if `spec.maxConcurrentNodes` allows the node.
-    pub fn sources(&mut self, cache: CacheIdx, desired: &DesiredImage, asks: bool, may_pull: bool) {
-        if may_pull {
-            self.sources.push(Wanted {
-                image: desired.image,
-                priority: desired.priority,
-                asks,
-            });
-        } else {
-            self.caches.push(cache);
-        }
+    /// An image waits for other nodes.
+    pub fn sources(&mut self, desired: &DesiredImage, asks: bool) {
+        self.sources.push(Wanted {
+            image: desired.image,
+            priority: desired.priority,
+            asks,
+        });
     }
 }
 

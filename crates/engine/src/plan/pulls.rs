@@ -6,12 +6,13 @@ use kubefledged_api_types::ImagePullPolicy;
 
 use super::{
     context::{NodeContext, NodeView},
+    groups::{GroupKey, Groups, Wish},
     node_plan::{MAX_IMAGES, NodePlan, PlannedPull},
     supply::HOLD,
     verdict::{MAX_SHORT_PULLS, limit, may_start},
 };
 use crate::{
-    ids::{CacheIdx, IdSet, ImageId, RegistryId, ScopeId, Stamp},
+    ids::{CacheIdx, IdSet, ImageId, RegistryId, Stamp},
     model::{
         cache::Cache,
         desired::DesiredImage,
@@ -22,95 +23,6 @@ use crate::{
     },
     vocabulary::{Pin, PullBlock, PullItem, PullReason},
 };
-
-/// What the pulls of one batch have in common.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct GroupKey {
-    cache: CacheIdx,
-    registry: RegistryId,
-    credentials: ScopeId,
-    reason: PullReason,
-    /// The registry is asked even if the image is present.
-    asks_registry: bool,
-    /// Where the layers come from.
-    origin: Origin,
-    /// The puller runs them already, for another leader or a call that was lost.
-    running: bool,
-}
-
-impl GroupKey {
-    /// Do its pulls fetch nothing from the registry? An image that is present is not fetched.
-    fn is_free(self) -> bool {
-        self.reason == PullReason::Pin || self.origin == Origin::Peers
-    }
-
-    /// How much of the registry's budget so many pulls take.
-    fn cost(self, images: usize, parallel: u32) -> u32 {
-        if self.is_free() {
-            0
-        } else {
-            Pull::cost_of(images, parallel)
-        }
-    }
-}
-
-/// Pulls that may go in one batch, the most urgent first.
-struct Group<'m> {
-    key: GroupKey,
-    images: Vec<&'m DesiredImage>,
-    /// The highest priority of any image.
-    priority: i32,
-    /// There is room for it, beside the groups before it.
-    fits: bool,
-}
-
-/// What could start on a node, in the order of its caches.
-#[derive(Default)]
-struct Groups<'m> {
-    all: Vec<Group<'m>>,
-    /// How much of each registry's budget the groups take that fit.
-    taken: BTreeMap<RegistryId, u32>,
-}
-
-impl<'m> Groups<'m> {
-    fn push(&mut self, key: GroupKey, mut images: Vec<&'m DesiredImage>, room: u32, parallel: u32) {
-        images.sort_by_key(|desired| Reverse(desired.priority));
-        let taken = self.taken.entry(key.registry).or_default();
-        let fits = room > *taken;
-        if fits {
-            *taken += key.cost(images.len(), parallel);
-        }
-        self.all.push(Group {
-            key,
-            priority: images.first().map_or(0, |desired| desired.priority),
-            images,
-            fits,
-        });
-    }
-
-    /// How many groups fit that are at least so urgent.
-    fn places(&self, priority: i32) -> usize {
-        let counts = |group: &&Group<'_>| group.fits && group.priority >= priority;
-        self.all.iter().filter(counts).count()
-    }
-
-    /// Do groups that are at least so urgent use up the room of a registry?
-    fn exhaust(&self, registry: RegistryId, priority: i32, room: u32) -> bool {
-        let taken = self.taken.get(&registry).copied().unwrap_or_default();
-        let urgent =
-            |group: &Group<'_>| group.key.registry == registry && group.priority >= priority;
-        room <= taken && self.all.iter().any(urgent)
-    }
-
-    /// All groups: what runs already, so that it counts, and then the most urgent first.
-    fn by_urgency(mut self) -> Vec<Group<'m>> {
-        self.all.sort_by_key(|group| {
-            let waits = !group.key.running;
-            (waits, Reverse(group.priority), group.key)
-        });
-        self.all
-    }
-}
 
 /// Plans the pulls of a node. `stale`: caches that compute the node's status anew; the others have nothing to
 /// pull there.
@@ -149,8 +61,8 @@ pub fn plan(
         plan,
         taken: BTreeMap::new(),
     };
-    for group in groups.by_urgency() {
-        fill.start(&group);
+    for (key, wishes) in groups.by_urgency() {
+        fill.start(key, &wishes);
     }
     plan.waits.registries.extend(exhausted);
 }
@@ -206,21 +118,24 @@ fn group_images<'m>(
         return;
     }
     let may_pull = cache.node_may_pull(view.idx);
-    let mut kinds: BTreeMap<GroupKey, Vec<&DesiredImage>> = BTreeMap::new();
-    for desired in &cache.set(view.idx).desired {
+    let set = cache.set(view.idx);
+    let mut kinds: BTreeMap<GroupKey, Vec<Wish<'_>>> = BTreeMap::new();
+    let mut waits = false;
+    for desired in &set.desired {
         if chosen.contains(desired.image) {
             continue;
         }
         match view.image_verdict(cache, desired, context) {
+            Ok(_) if !may_pull => waits = true,
             Ok(reason) => {
                 chosen.insert(desired.image);
                 let asks_registry = asks_registry(view, cache, desired, reason);
                 let Ok(supply) = view.supply(desired, reason) else {
-                    plan.waits.sources(at, desired, asks_registry, may_pull);
+                    plan.waits.sources(desired, asks_registry);
                     continue;
                 };
                 let key = GroupKey {
-                    cache: at,
+                    urgency: set.priority,
                     registry: view.model.names.images.get(desired.image).registry,
                     credentials: desired.credentials,
                     reason,
@@ -228,20 +143,21 @@ fn group_images<'m>(
                     origin: supply.origin(),
                     running: view.node.running.contains(desired.image),
                 };
-                kinds.entry(key).or_default().push(desired);
+                let wish = Wish { cache: at, desired };
+                kinds.entry(key).or_default().push(wish);
             }
             Err(PullBlock::RefreshBegins) => plan.convert.push(at),
             Err(_) => {}
         }
     }
-    for (key, images) in kinds {
+    plan.waits.caches.extend(waits.then_some(at));
+    for (key, wishes) in kinds {
         let room = if key.is_free() || key.running {
             u32::MAX
         } else {
             room(view, key.registry)
         };
-        let room = limit(may_pull, context, room).map_or(room, |_| 0);
-        groups.push(key, images, room, view.node.parallel_pulls());
+        groups.add(key, wishes, room, view.node.parallel_pulls());
     }
 }
 
@@ -272,41 +188,31 @@ struct Fill<'a, 'm> {
 
 impl Fill<'_, '_> {
     /// Plans as many batches of a group as there is room for.
-    fn start(&mut self, group: &Group<'_>) {
-        let GroupKey {
-            cache,
-            registry,
-            origin,
-            ..
-        } = group.key;
+    fn start(&mut self, key: GroupKey, wishes: &[Wish<'_>]) {
+        let (registry, origin) = (key.registry, key.origin);
         let parallel = self.view.node.parallel_pulls();
-        let mut rest = group.images.as_slice();
+        let mut rest = wishes;
         while let Some(urgent) = rest.first() {
-            let room = if group.key.is_free() {
+            let room = if key.is_free() {
                 parallel
             } else {
-                self.room_now(&group.key, rest.len())
+                self.room_now(&key, rest.len())
             };
-            let begun = self.plan.pull.iter().any(|known| known.pull.cache == cache);
-            let may_pull = begun || self.view.model.caches[cache].node_may_pull(self.view.idx);
-            match limit(may_pull, self.context, room) {
-                Some(PullBlock::NodeLimit) => {
-                    self.plan.waits.caches.push(cache);
-                    return;
-                }
+            match limit(self.context, room) {
                 Some(PullBlock::RegistryBudget) => {
-                    let wait = (registry, urgent.priority);
+                    let wait = (registry, urgent.desired.priority);
                     self.plan.waits.registries.push(wait);
-                    self.plan.throttled.insert(cache);
-                    self.keep_offers(&group.key, rest);
+                    let caches = rest.iter().map(|wish| wish.cache);
+                    self.plan.throttled.extend(caches);
+                    self.keep_offers(&key, rest);
                     return;
                 }
                 Some(_) => return,
                 None => {}
             }
             let probes = origin == Origin::Registry
-                && !group.key.is_free()
-                && !group.key.running
+                && !key.is_free()
+                && !key.running
                 && !self.is_proven(registry, parallel);
             let most = match origin {
                 // Each has nodes of its own that wait for it.
@@ -317,27 +223,26 @@ impl Fill<'_, '_> {
                 Origin::Registry | Origin::Peers => MAX_IMAGES,
             };
             let (chunk, more) = rest.split_at(most.min(rest.len()));
-            let pull = self.batch(group.key, chunk);
+            let pull = self.batch(key, chunk);
             *self.taken.entry(registry).or_default() += pull.pull.cost;
             self.plan.pull.push(pull);
             self.context.short_pulls += 1;
             let pulling = &mut self.context.pulling;
-            pulling.extend(chunk.iter().map(|desired| desired.image));
+            pulling.extend(chunk.iter().map(|wish| wish.desired.image));
             rest = more;
             if probes {
-                self.keep_offers(&group.key, rest);
+                self.keep_offers(&key, rest);
                 return;
             }
         }
     }
 
     /// These images wait for the registry. Other nodes may have them before it has room.
-    fn keep_offers(&mut self, key: &GroupKey, rest: &[&DesiredImage]) {
+    fn keep_offers(&mut self, key: &GroupKey, rest: &[Wish<'_>]) {
         let offers = &self.view.node.peers.offers;
-        let offered = rest.iter().filter(|d| offers.contains_key(&d.image));
-        for desired in offered {
-            let waits = &mut self.plan.waits;
-            waits.sources(key.cache, desired, key.asks_registry, true);
+        let rest = rest.iter().map(|wish| wish.desired);
+        for desired in rest.filter(|desired| offers.contains_key(&desired.image)) {
+            self.plan.waits.sources(desired, key.asks_registry);
         }
     }
 
@@ -363,54 +268,31 @@ impl Fill<'_, '_> {
         }
     }
 
-    fn batch(&self, key: GroupKey, chunk: &[&DesiredImage]) -> PlannedPull {
+    fn batch(&self, key: GroupKey, chunk: &[Wish<'_>]) -> PlannedPull {
         let view = self.view;
-        let cache = &view.model.caches[key.cache];
-        let freshness = self.token(cache, key);
         let parallel = view.node.parallel_pulls();
-        let supply = |desired: &DesiredImage| match key.origin {
-            Origin::Seed | Origin::Peers => view.offered(desired.image),
-            Origin::Registry => Supply::Registry,
-        };
         let sets = view.model.caches.values().map(|cache| cache.set(view.idx));
         let sets: Vec<&ImageSet> = sets.collect();
-        let item = |desired: &&DesiredImage| PullItem {
-            reference: desired.reference.clone(),
-            policy: if key.asks_registry {
-                ImagePullPolicy::Always
-            } else {
-                ImagePullPolicy::IfNotPresent
-            },
-            freshness: freshness.clone(),
-            priority: desired.priority,
-            deadline: longest_deadline(&sets, desired.image),
-            fallback_deadline: view.model.settings.pull_deadline,
-            retention: if view.pin_due(desired.image, self.context) {
-                Pin::On
-            } else {
-                Pin::Leave
-            },
-            mark: self.context.mark,
-            peers: view.peers(&supply(desired)),
-            hold_layers: (key.origin != Origin::Registry).then_some(HOLD),
-        };
-        let image = |desired: &&DesiredImage| PulledImage {
-            id: desired.image,
-            reference: desired.reference.clone(),
-            supply: supply(desired),
-            asks_registry: key.asks_registry,
-            open: true,
-            cancelled: false,
-            bytes: 0,
-        };
+        let mut tokens: BTreeMap<CacheIdx, Arc<str>> = BTreeMap::new();
+        let mut items = Vec::with_capacity(chunk.len());
+        let mut images = Vec::with_capacity(chunk.len());
+        for Wish { cache, desired } in chunk {
+            let token = || self.token(&view.model.caches[*cache], key);
+            let freshness = tokens.entry(*cache).or_insert_with(token).clone();
+            let image = self.pulled(key, *cache, desired);
+            items.push(PullItem {
+                deadline: longest_deadline(&sets, desired.image),
+                ..self.item(key, &image, desired, freshness)
+            });
+            images.push(image);
+        }
         let asks = matches!(key.reason, PullReason::FreshnessProbe | PullReason::Retry);
         PlannedPull {
-            items: chunk.iter().map(item).collect(),
+            items,
             pull: Pull {
-                cache: key.cache,
                 credentials: key.credentials,
                 registry: key.registry,
-                images: chunk.iter().map(image).collect(),
+                images,
                 parallel,
                 cost: key.cost(chunk.len(), parallel),
                 began: Began::default(),
@@ -418,6 +300,55 @@ impl Fill<'_, '_> {
                 origin: key.origin,
             },
             probes: key.asks_registry && asks,
+        }
+    }
+
+    /// What is remembered of an image.
+    fn pulled(&self, key: GroupKey, cache: CacheIdx, desired: &DesiredImage) -> PulledImage {
+        PulledImage {
+            id: desired.image,
+            cache,
+            reference: desired.reference.clone(),
+            supply: match key.origin {
+                Origin::Seed | Origin::Peers => self.view.offered(desired.image),
+                Origin::Registry => Supply::Registry,
+            },
+            asks_registry: key.asks_registry,
+            open: true,
+            cancelled: false,
+            bytes: 0,
+        }
+    }
+
+    /// What is sent of it, but for its deadline.
+    fn item(
+        &self,
+        key: GroupKey,
+        image: &PulledImage,
+        desired: &DesiredImage,
+        freshness: Arc<str>,
+    ) -> PullItem {
+        let view = self.view;
+        PullItem {
+            cache: view.model.caches[image.cache].object.key.clone(),
+            reference: desired.reference.clone(),
+            policy: if key.asks_registry {
+                ImagePullPolicy::Always
+            } else {
+                ImagePullPolicy::IfNotPresent
+            },
+            freshness,
+            priority: desired.priority,
+            deadline: None,
+            fallback_deadline: view.model.settings.pull_deadline,
+            retention: if view.pin_due(desired.image, self.context) {
+                Pin::On
+            } else {
+                Pin::Leave
+            },
+            mark: self.context.mark,
+            peers: view.peers(&image.supply),
+            hold_layers: (key.origin != Origin::Registry).then_some(HOLD),
         }
     }
 

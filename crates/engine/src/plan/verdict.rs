@@ -115,8 +115,10 @@ impl NodeView<'_> {
             }
             verdict => verdict?,
         };
-        let may_pull = cache.node_may_pull(self.idx);
-        if let Some(block) = limit(may_pull, context, u32::MAX) {
+        if !cache.node_may_pull(self.idx) {
+            return Err(PullBlock::NodeLimit);
+        }
+        if let Some(block) = limit(context, u32::MAX) {
             return Err(block);
         }
         if let Supply::Peers(_) = self.supply(desired, reason)? {
@@ -124,16 +126,12 @@ impl NodeView<'_> {
         }
         let registry = self.model.names.images.get(desired.image).registry;
         let room = self.model.names.registries.get(registry).room();
-        limit(may_pull, context, room).map_or(Ok(reason), Err)
+        limit(context, room).map_or(Ok(reason), Err)
     }
 }
 
-/// The limit that keeps a batch from starting, whatever is in it. `may_pull`: `spec.maxConcurrentNodes` allows one
-/// more node, or this one pulls already; `room`: pulls that the registry has room for.
-pub fn limit(may_pull: bool, context: &NodeContext, room: u32) -> Option<PullBlock> {
-    if !may_pull {
-        return Some(PullBlock::NodeLimit);
-    }
+/// The limit that keeps a batch from starting, whatever is in it. `room`: pulls that the registry has room for.
+pub fn limit(context: &NodeContext, room: u32) -> Option<PullBlock> {
     if context.short_pulls >= MAX_SHORT_PULLS {
         return Some(PullBlock::BatchLimit);
     }

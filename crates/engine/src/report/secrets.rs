@@ -18,17 +18,18 @@ impl Engine {
     pub(crate) fn secrets_read(
         &mut self,
         key: &CacheKey,
-        scope: CredentialScope,
-        problems: SecretProblems,
+        scope: &CredentialScope,
+        problems: &SecretProblems,
     ) {
-        let missing = problems.missing.into_iter();
-        let missing = missing.map(|name| (name, NOT_FOUND.to_owned()));
-        let all: BTreeMap<String, String> = missing.chain(problems.unusable).collect();
+        let missing = problems.missing.iter();
+        let missing = missing.map(|name| (name.clone(), NOT_FOUND.to_owned()));
+        let unusable = problems.unusable.iter().cloned();
+        let all: BTreeMap<String, String> = missing.chain(unusable).collect();
         let Some(at) = self.model.caches.find(key) else {
             return;
         };
         let cache = self.model.caches.get_mut(at);
-        let known = |cache: &Cache| cache.bad_secrets.get(&scope).cloned().unwrap_or_default();
+        let known = |cache: &Cache| cache.bad_secrets.get(scope).cloned().unwrap_or_default();
         let Some((before, cache)) = cache
             .map(|cache| (known(cache), cache))
             .filter(|(before, _)| *before != all)
@@ -53,9 +54,9 @@ impl Engine {
             texts.join("; ")
         );
         if all.is_empty() {
-            cache.bad_secrets.remove(&scope);
+            cache.bad_secrets.remove(scope);
         } else {
-            cache.bad_secrets.insert(scope, all);
+            cache.bad_secrets.insert(scope.clone(), all);
         }
         if none {
             return;

@@ -15,6 +15,7 @@ mod operations;
 mod peers;
 mod recorded;
 mod refresh;
+mod shared_calls;
 mod sources;
 mod suspend;
 mod truth;

@@ -255,7 +255,7 @@ fn a_missing_secret_causes_one_event_and_pulls_go_on_without_it() {
             service_account: None,
             of_pods: false,
         };
-        harness.handle(Event::SecretsRead(key(), scope, problems));
+        harness.handle(Event::SecretsRead(vec![key()], scope, problems));
         harness.run();
     };
     read(&mut harness, &["s"]);

@@ -100,8 +100,8 @@ fn every_pair_shows_its_state_and_the_cause() {
     assert_eq!(batches.rows.len(), 1);
     let batch = &batches.rows[0];
     assert_eq!(
-        (batch.kind, batch.cache.as_ref()),
-        (BatchKind::Pull, Some(&key()))
+        (batch.kind, batch.caches.clone()),
+        (BatchKind::Pull, BTreeSet::from([key()]))
     );
     assert_eq!((batch.images, batch.open, batch.age.as_secs()), (3, 1, 60));
 }

@@ -1,5 +1,7 @@
 //! Batches in flight.
 
+use std::collections::BTreeSet;
+
 use super::{
     page::{Page, page, until},
     rows::{BatchKind, BatchRow},
@@ -33,29 +35,31 @@ impl Engine {
         let rows = flights
             .filter_map(|(id, flight)| Some((id, self.batch_row(id, flight, now.tick)?)))
             .filter(|(_, row)| node.is_none_or(|node| row.node == *node))
-            .filter(|(_, row)| cache.is_none_or(|cache| row.cache.as_ref() == Some(cache)));
+            .filter(|(_, row)| cache.is_none_or(|cache| row.caches.contains(cache)));
         page(rows, limit)
     }
 
     pub(super) fn batch_row(&self, id: BatchId, flight: &Flight, now: Tick) -> Option<BatchRow> {
-        let (cache, images, open) = match &flight.task {
+        let mut caches = BTreeSet::new();
+        let (images, open) = match &flight.task {
             Task::Pull(pull) => {
-                let cache = self.model.caches.get(pull.cache);
-                let cache = cache.map(|cache| cache.object.key.clone());
-                (cache, pull.images.len(), pull.open())
+                let all = pull.images.iter().map(|image| image.cache);
+                let all = all.filter_map(|cache| self.model.caches.get(cache));
+                caches.extend(all.map(|cache| cache.object.key.clone()));
+                (pull.images.len(), pull.open())
             }
             Task::Remove { images, unpin } => {
                 let images = images.len() + unpin.len();
-                (None, images, images)
+                (images, images)
             }
-            Task::Check { images } => (None, images.len(), images.len()),
+            Task::Check { images } => (images.len(), images.len()),
         };
         let lost = self.agenda.timers.at(Timer::Lost(id)).unwrap_or(now);
         let left = until(lost, now);
         Some(BatchRow {
             id,
             node: self.model.nodes[flight.node].name.clone()?,
-            cache,
+            caches,
             kind: kind(flight),
             images,
             open,

@@ -12,7 +12,10 @@ use super::page::{MOST_ROWS, Page, page, until};
 use crate::{
     commit::Engine,
     ids::NodeIdx,
-    model::{in_flight::Task, selector::Selector},
+    model::{
+        in_flight::{PulledImage, Task},
+        selector::Selector,
+    },
     vocabulary::{CacheKey, Ineligible, NodeName, Now, PullState, Puller},
 };
 
@@ -120,12 +123,11 @@ impl Engine {
             let Task::Pull(pull) = &flight.task else {
                 continue;
             };
-            if only.is_some_and(|only| only != Some(pull.cache)) {
-                continue;
+            let of_it = |image: &&PulledImage| only.is_none_or(|only| only == Some(image.cache));
+            for image in pull.images.iter().filter(of_it).filter(|image| image.open) {
+                let names = rows.entry(flight.node).or_default();
+                names.insert(image.reference.clone());
             }
-            let open = pull.images.iter().filter(|image| image.open);
-            let names = open.map(|image| image.reference.clone());
-            rows.entry(flight.node).or_default().extend(names);
         }
         let row = |(idx, images): (NodeIdx, _)| {
             let node = &self.model.nodes[idx];

@@ -1,6 +1,10 @@
 //! Rows of the views.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use kubefledged_api_types::{
     ImagePullPolicy, Timestamp, WorkloadKind,
@@ -205,8 +209,8 @@ pub struct BatchRow {
     pub id: BatchId,
     /// Which node.
     pub node: NodeName,
-    /// Which cache; `None` for a check or a removal, which serve every cache.
-    pub cache: Option<CacheKey>,
+    /// The caches for which it pulls; empty for a check or a removal, which serve every cache.
+    pub caches: BTreeSet<CacheKey>,
     /// What it does.
     pub kind: BatchKind,
     /// How many images it has.

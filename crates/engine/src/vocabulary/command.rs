@@ -1,4 +1,4 @@
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use kubefledged_api_types::{GateReason, ImageCacheStatus, ImagePullPolicy, Timestamp};
 
@@ -111,8 +111,6 @@ pub struct Batch {
     pub node: NodeName,
     /// The node's puller.
     pub puller: Puller,
-    /// Which cache; `None` for a check or a removal, which serve every cache.
-    pub cache: Option<CacheKey>,
     /// Caches whose running operation waits for this node and for images of this call.
     pub operations: Vec<CacheKey>,
     /// What to do.
@@ -150,6 +148,14 @@ pub enum Work {
 }
 
 impl Work {
+    /// The caches for which it pulls. A check or a removal serves every cache.
+    pub fn caches(&self) -> BTreeSet<&CacheKey> {
+        match self {
+            Self::Pull { images, .. } => images.iter().map(|image| &image.cache).collect(),
+            Self::Remove { .. } | Self::Check { .. } => BTreeSet::new(),
+        }
+    }
+
     /// Images that it is about.
     pub fn images(&self) -> usize {
         match self {
@@ -165,6 +171,8 @@ impl Work {
 /// One image to pull.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PullItem {
+    /// For which cache.
+    pub cache: CacheKey,
     /// The name as the user wrote it.
     pub reference: Arc<str>,
     /// Whether a present image is good enough.

@@ -52,8 +52,8 @@ pub enum Event {
     Checked(BatchId, CheckReport),
     /// The batch is over: nothing more comes from it.
     BatchEnded(BatchId, BatchEnd),
-    /// The pull secrets of a scope were read for a cache. Pulls go on without those that have a problem.
-    SecretsRead(CacheKey, CredentialScope, SecretProblems),
+    /// The pull secrets of a scope were read for a pull of these caches. It goes on without those that have a problem.
+    SecretsRead(Vec<CacheKey>, CredentialScope, SecretProblems),
     /// Answer to `Command::WriteStatus`: the new resource version.
     StatusWritten(CacheKey, Result<String, WriteError>),
     /// Answer to `Command::ClearAnnotation`: the new resource version; `None`: the annotation had

@@ -6,7 +6,7 @@ use kubefledged_api_types::{
     ImageCacheStatus, NodeShare,
     conditions::{self, Degraded, Ready},
 };
-use kubefledged_engine::{Batch, CacheKey, NodeName, Work};
+use kubefledged_engine::{Batch, CacheKey, CacheObject, Work};
 use kubefledged_proto::puller::PullImagesRequest;
 
 use super::{Asked, PARALLEL, Shared, Verb, condition, eligible, surely_wants, wanted};
@@ -74,8 +74,9 @@ impl World {
         match verb {
             Verb::Remove => told.extend(self.wrong_removals(who, batch, &names)),
             Verb::Pull => {
-                told.extend(self.unrecorded(who, batch.cache.as_ref(), &names));
-                told.extend(self.over_limit(who, batch, &names));
+                told.extend(self.unrecorded(who, batch));
+                told.extend(self.too_many_nodes(who, batch));
+                told.extend(self.over_budget(who, batch, &names));
             }
             Verb::Check => {}
         }
@@ -86,7 +87,7 @@ impl World {
         let asked = Asked {
             node: batch.node.clone(),
             verb,
-            uid: self.controllers[who].view.uid(batch),
+            uids: self.controllers[who].view.uids(batch),
             host: self.controllers[who].view.charged(batch, &names),
             heard: self.now,
             names: names.into_iter().map(Some).collect(),
@@ -128,27 +129,37 @@ impl World {
         Some(("no removal of what is wanted", wrong))
     }
 
-    /// Nodes that pull for a cache at a time, and pulls of a registry.
-    fn over_limit(
+    /// Nodes that pull for a cache at a time.
+    fn too_many_nodes(&self, who: usize, batch: &Batch) -> Option<(&'static str, String)> {
+        let view = &self.controllers[who].view;
+        let caches = batch.work.caches().into_iter();
+        let too_many = |object: &&CacheObject| {
+            let Some(NodeShare::Count(most)) = object.spec.max_concurrent_nodes else {
+                return false;
+            };
+            let nodes = view.pulling_for(&object.uid);
+            !nodes.contains(&batch.node) && nodes.len() >= most.max(1) as usize
+        };
+        let object = caches
+            .filter_map(|key| view.caches.get(key))
+            .find(too_many)?;
+        let nodes = view.pulling_for(&object.uid);
+        let told = format!("{} beside {nodes:?} for {}", batch.node, object.key);
+        Some(("nodes that pull at a time", told))
+    }
+
+    /// Pulls of a registry at a time.
+    fn over_budget(
         &self,
         who: usize,
         batch: &Batch,
         names: &[String],
     ) -> Option<(&'static str, String)> {
         let view = &self.controllers[who].view;
-        let pulls = || view.live.values().filter(|asked| asked.verb == Verb::Pull);
-        let object = batch.cache.as_ref().and_then(|key| view.caches.get(key))?;
-        if let Some(NodeShare::Count(most)) = object.spec.max_concurrent_nodes {
-            let mine = pulls().filter(|asked| asked.uid.as_ref() == Some(&object.uid));
-            let nodes: BTreeSet<&NodeName> = mine.map(|asked| &asked.node).collect();
-            if !nodes.contains(&batch.node) && nodes.len() >= most.max(1) as usize {
-                let told = format!("{} beside {nodes:?} for {}", batch.node, object.key);
-                return Some(("nodes that pull at a time", told));
-            }
-        }
         let host = view.charged(batch, names);
         let cost = |names: usize| names.min(PARALLEL);
-        let same = pulls().filter(|asked| asked.host == host);
+        let pulls = view.live.values().filter(|asked| asked.verb == Verb::Pull);
+        let same = pulls.filter(|asked| asked.host == host);
         let running: usize = same
             .map(|asked| cost(asked.names.iter().flatten().count()))
             .sum();
@@ -161,13 +172,23 @@ impl World {
 
     /// What may come to lie on nodes is written down before. A controller whose watch is broken pulls for an object that
     /// is gone, whose names nobody can look up any more.
-    fn unrecorded(
+    fn unrecorded(&self, who: usize, batch: &Batch) -> Option<(&'static str, String)> {
+        let caches = batch.work.caches().into_iter();
+        let mut told = caches.filter_map(|key| self.unrecorded_of(who, key, batch));
+        told.next()
+    }
+
+    fn unrecorded_of(
         &self,
         who: usize,
-        key: Option<&CacheKey>,
-        names: &[String],
+        key: &CacheKey,
+        batch: &Batch,
     ) -> Option<(&'static str, String)> {
-        let key = key?;
+        let Work::Pull { images, .. } = &batch.work else {
+            return None;
+        };
+        let names = images.iter().filter(|image| image.cache == *key);
+        let mut names = names.map(|image| normalized(&image.reference));
         let object = self.api.cache(&key.to_string())?;
         let seen = self.controllers[who].view.caches.get(key)?;
         if seen.uid != object.uid.to_string() {
@@ -178,7 +199,7 @@ impl World {
             .iter()
             .map(|name| normalized(name))
             .collect();
-        let missing = names.iter().find(|name| !known.contains(*name))?;
+        let missing = names.find(|name| !known.contains(name))?;
         Some((
             "written down before it is pulled",
             format!("{missing} of {key}"),

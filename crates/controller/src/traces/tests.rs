@@ -38,7 +38,7 @@ fn check(operations: &[&str]) -> Batch {
         },
         operations: operations.iter().map(|name| key(name)).collect(),
         work: Work::Check {
-            references: vec!["r.test/a:1".into()],
+            references: ["r.test/a:1".into()].into(),
         },
     }
 }

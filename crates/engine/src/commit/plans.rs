@@ -3,7 +3,7 @@
 use super::{Engine, timers::Timer};
 use crate::{
     ids::{NodeIdx, RegistryId},
-    model::{Probe, in_flight::Task},
+    model::{Model, Probe, in_flight::Task},
     plan::node_plan::{NodePlan, PlannedCancel, PlannedPull, PlannedRemoval, Waits},
     vocabulary::{CancelPulls, Command, Now, Work},
 };
@@ -18,10 +18,9 @@ impl Engine {
             self.start_removal(idx, removal, now);
         }
         if let Some(check) = plan.check {
-            let references = check.references;
-            let task = Task::Check {
-                images: check.images,
-            };
+            let references = self.model.lists.share(check.references);
+            let images = self.model.image_lists.share(check.images);
+            let task = Task::Check { images };
             self.start(idx, Work::Check { references }, task, now);
         }
         for at in plan.convert {
@@ -72,16 +71,20 @@ impl Engine {
     }
 
     fn start_removal(&mut self, idx: NodeIdx, planned: PlannedRemoval, now: Now) {
+        let Model {
+            lists, image_lists, ..
+        } = &mut self.model;
+        let unpin = lists.share(planned.unpin);
         let task = Task::Remove {
-            images: planned.images,
-            unpin: planned.unpin.clone(),
+            images: image_lists.share(planned.images),
+            unpin: unpin.clone(),
         };
         let work = Work::Remove {
-            references: planned.references,
-            desired: planned.desired,
-            releasable: planned.releasable,
-            only_pulled: planned.only_pulled,
-            unpin: planned.unpin,
+            references: lists.share(planned.references),
+            desired: lists.share(planned.desired),
+            releasable: lists.share(planned.releasable),
+            only_pulled: lists.share(planned.only_pulled),
+            unpin,
         };
         self.start(idx, work, task, now);
     }

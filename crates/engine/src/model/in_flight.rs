@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     ids::{CacheIdx, ImageId, NodeIdx, RegistryId, ScopeId, Stamp},
-    vocabulary::BatchId,
+    vocabulary::{BatchId, NameList},
 };
 
 /// A check without a sign of life for so long is lost. This is a backstop: calls have shorter time-outs of
@@ -36,14 +36,14 @@ pub enum Task {
     /// Removes names and pins.
     Remove {
         /// Images whose names are removed.
-        images: Vec<ImageId>,
+        images: Arc<[ImageId]>,
         /// Ids from which our pin is removed.
-        unpin: Vec<Arc<str>>,
+        unpin: NameList,
     },
     /// Checks which images are present.
     Check {
         /// These images.
-        images: Vec<ImageId>,
+        images: Arc<[ImageId]>,
     },
 }
 
@@ -118,7 +118,7 @@ impl Flight {
     pub fn images(&self) -> Vec<ImageId> {
         match &self.task {
             Task::Pull(pull) => pull.images.iter().map(|image| image.id).collect(),
-            Task::Remove { images, .. } | Task::Check { images } => images.clone(),
+            Task::Remove { images, .. } | Task::Check { images } => images.to_vec(),
         }
     }
 }

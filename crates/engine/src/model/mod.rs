@@ -14,6 +14,7 @@ pub mod image_set;
 pub mod images;
 pub mod in_flight;
 pub mod last_operation;
+pub mod lists;
 pub mod losses;
 pub mod names;
 pub mod node;
@@ -44,6 +45,7 @@ use cache::Cache;
 use clock::Clock;
 use gate::GateWrites;
 use in_flight::InFlight;
+use lists::Lists;
 use names::Names;
 use node::Node;
 use node_status::NodeStatus;
@@ -265,6 +267,10 @@ pub struct Model {
     pub names: Names,
     /// Texts that many rows share.
     pub texts: Texts,
+    /// Lists of names that many calls share.
+    pub lists: Lists<Arc<str>>,
+    /// The same of images.
+    pub image_lists: Lists<ImageId>,
     /// Stamps and their times.
     pub clock: Clock,
     /// Whether this process leads.

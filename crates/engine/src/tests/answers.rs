@@ -203,7 +203,7 @@ impl Harness {
                 unpin, only_pulled, ..
             } => {
                 let mut outcomes = self.remove(&node, &names, only_pulled);
-                for id in unpin {
+                for id in unpin.iter() {
                     let result = self.unpin(&node, id);
                     outcomes.push(ImageOutcome::new(outcomes.len(), result));
                 }

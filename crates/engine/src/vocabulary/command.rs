@@ -117,6 +117,9 @@ pub struct Batch {
     pub work: Work,
 }
 
+/// Names or ids. The calls to many nodes have them in common.
+pub type NameList = Arc<[Arc<str>]>;
+
 /// What a batch does.
 #[derive(Clone, Debug)]
 pub enum Work {
@@ -130,20 +133,20 @@ pub enum Work {
     /// Remove names.
     Remove {
         /// At most 512 names.
-        references: Vec<Arc<str>>,
+        references: NameList,
         /// Names that some cache desires on this node now.
-        desired: Vec<Arc<str>>,
+        desired: NameList,
         /// Names of ours that no cache desires any more.
-        releasable: Vec<Arc<str>>,
+        releasable: NameList,
         /// Those of `references` that are removed only where we pulled them.
-        only_pulled: Vec<Arc<str>>,
+        only_pulled: NameList,
         /// Ids of images from which our pin is removed. The images stay.
-        unpin: Vec<Arc<str>>,
+        unpin: NameList,
     },
     /// Ask the runtime which images are present.
     Check {
         /// At most 512 names.
-        references: Vec<Arc<str>>,
+        references: NameList,
     },
 }
 

@@ -11,8 +11,8 @@ mod settings;
 mod workload;
 
 pub use command::{
-    Batch, CancelPulls, Command, ConditionWrite, CredentialScope, MissingImage, NodeTransition,
-    PeerNode, PeerPull, Pin, PullItem, Severity, Work,
+    Batch, CancelPulls, Command, ConditionWrite, CredentialScope, MissingImage, NameList,
+    NodeTransition, PeerNode, PeerPull, Pin, PullItem, Severity, Work,
 };
 pub use event::{BatchEnd, Event, KnownBudget, SecretProblems, Source, WriteError};
 pub use kubefledged_api_types::{GateReason, Tick};

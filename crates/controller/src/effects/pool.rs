@@ -34,6 +34,8 @@ const LINGER: Duration = Duration::from_secs(5);
 /// An idle connection is closed after this time if others wait for a permit. Calls that are known to follow keep theirs
 /// ([`Pool::keep`]); questions from outside come unannounced, often several for one node.
 const HOLD: Duration = Duration::from_millis(50);
+/// Of so many connections one is kept for no call that follows.
+const UNKEPT: usize = 8;
 /// Time between searches for such connections.
 const SWEEP: Duration = Duration::from_secs(1);
 /// A dial that takes longer moves to the slow half. A handshake inside a cluster takes 10 ms; a dead node
@@ -67,8 +69,8 @@ struct Inner<D: Dial> {
     prompt: Semaphore,
     slow: Semaphore,
     permits: Arc<Semaphore>,
-    /// Most idle connections that are kept although others wait.
-    most_kept: usize,
+    /// For connections that are kept although others wait.
+    keeping: Arc<Semaphore>,
     long: Arc<Semaphore>,
     /// Number of users that wait for a permit.
     waiting: AtomicUsize,
@@ -90,7 +92,7 @@ enum Slot<C> {
         users: usize,
         since: Instant,
         /// Its next use is known to follow.
-        kept: bool,
+        kept: Option<OwnedSemaphorePermit>,
     },
 }
 
@@ -129,7 +131,7 @@ impl<D: Dial> Pool<D> {
             prompt: Semaphore::new(dials - slow),
             slow: Semaphore::new(slow),
             permits: Arc::new(Semaphore::new(connections)),
-            most_kept: connections / 2,
+            keeping: Arc::new(Semaphore::new(connections - connections.div_ceil(UNKEPT))),
             long: Arc::new(Semaphore::new(connections)),
             waiting: AtomicUsize::new(0),
             pressed: Arc::default(),
@@ -155,29 +157,13 @@ impl<D: Dial> Pool<D> {
         }
     }
 
-    /// The connection is about to be used again: it is not closed for others before [`LINGER`]. Half of all connections at
-    /// most are kept so; the others serve nodes whose calls wait for nothing.
+    /// The connection is about to be used again: it is not closed for others before [`LINGER`]. One in [`UNKEPT`] is never
+    /// kept so, and serves nodes whose calls wait for nothing.
     pub fn keep(&self, key: &D::Key) {
-        let mut slots = self.0.slots();
-        // Of most nodes no connection is open: thousands of slots are not counted for them.
-        if !matches!(slots.get(key), Some(Slot::Open { .. })) {
-            return;
-        }
-        let kept = |slot: &&Slot<_>| {
-            matches!(
-                slot,
-                Slot::Open {
-                    users: 0,
-                    kept: true,
-                    ..
-                }
-            )
-        };
-        if slots.values().filter(kept).count() >= self.0.most_kept {
-            return;
-        }
-        if let Some(Slot::Open { kept, .. }) = slots.get_mut(key) {
-            *kept = true;
+        if let Some(Slot::Open { kept, .. }) = self.0.slots().get_mut(key)
+            && kept.is_none()
+        {
+            *kept = self.0.keeping.clone().try_acquire_owned().ok();
         }
     }
 
@@ -217,7 +203,7 @@ impl<D: Dial> Inner<D> {
                     *since = Instant::now();
                 }
                 *users += 1;
-                *kept = false;
+                *kept = None;
                 Ok(Borrowed {
                     key: key.clone(),
                     open: open.clone(),
@@ -248,7 +234,7 @@ impl<D: Dial> Inner<D> {
                     open: open.clone(),
                     users: 0,
                     since: Instant::now(),
-                    kept: false,
+                    kept: None,
                 };
                 slots.insert(key, slot);
             }
@@ -319,7 +305,7 @@ impl<D: Dial> Inner<D> {
             Slot::Open {
                 users: 0,
                 since,
-                kept: false,
+                kept: None,
                 ..
             } if now.duration_since(*since) >= HOLD => Some((*since, key.clone())),
             _ => None,

@@ -197,33 +197,37 @@ async fn a_discarded_connection_is_used_by_nobody_new() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_whose_next_call_is_known_outlives_others_that_wait_but_only_half_of_all_do() {
-    let (pool, net) = pool(4, 4);
-    for name in ["a", "b", "c", "d"] {
-        drop(pool.borrow(&key(name)).await.unwrap());
+async fn a_connection_whose_next_call_is_known_outlives_others_that_wait_but_one_in_eight_does_not()
+{
+    let (pool, net) = pool(4, 8);
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    for name in names {
+        // Also one that is still in use counts.
+        let borrowed = pool.borrow(&key(name)).await.unwrap();
         pool.keep(&key(name));
+        pool.keep(&key(name));
+        drop(borrowed);
     }
     pool.keep(&key("never opened"));
-    let _others = [
-        pool.borrow(&key("e")).await.unwrap(),
-        pool.borrow(&key("f")).await.unwrap(),
-    ];
-    for (name, number) in [("a", 0), ("b", 1)] {
+    let start = Instant::now();
+    let _other = pool.borrow(&key("i")).await.unwrap();
+    assert!(start.elapsed() < Duration::from_millis(500));
+    for (number, name) in (0..7).zip(names) {
         let again = pool.borrow(&key(name)).await.unwrap();
         assert_eq!(again.connection().number, number, "{name}");
     }
     // They were used: now they make room as others do.
     let start = Instant::now();
     let _more = [
-        pool.borrow(&key("g")).await.unwrap(),
-        pool.borrow(&key("h")).await.unwrap(),
+        pool.borrow(&key("j")).await.unwrap(),
+        pool.borrow(&key("k")).await.unwrap(),
     ];
     assert!(
         start.elapsed() < Duration::from_millis(500),
         "{:?}",
         start.elapsed()
     );
-    assert_eq!(net.dials.load(Ordering::SeqCst), 8);
+    assert_eq!(net.dials.load(Ordering::SeqCst), 11);
 }
 
 #[tokio::test(start_paused = true)]

@@ -23,7 +23,7 @@ CLEANUP ?= yes
 PLUGIN_DIR ?= $(HOME)/.local/bin
 HELM := hack/tool helm
 CHART := charts/kubefledged
-CONTROLLER_CRD = $(CARGO) run --quiet --locked --target $(TARGET) --package kubefledged-controller -- crd
+CONTROLLER_CRD = $(CARGO) run --quiet --locked --target $(TARGET) --bin kubefledged-controller -- crd
 # The values without comments. The chart reads this file, because it cannot read its own values.yaml.
 DEFAULTS := sed -e '/^ *\#/d' -e '/^$$/d' $(CHART)/values.yaml
 CHART_README = hack/tool helm-docs --log-level warning --sort-values-order file --chart-search-root $(CHART)
@@ -49,6 +49,8 @@ setup: ## Install the tools that building needs, or say what is missing
 	@hack/setup
 
 # One build of all dependencies serves the tests and the images. PROFILE=release compiles them three times more.
+# A package that is named on the command line is built with the features that it needs, and so are its dependencies. Without a name
+# the features are those of all default members, which is why no target that `make test` runs names one of them.
 demo test: PROFILE := dev
 demo: setup cluster install ## Start a local cluster, install the chart, and run the sample ImageCache until it succeeds
 	@hack/demo
@@ -72,7 +74,7 @@ unit: ## Run the unit tests and whole-process tests
 	$(CARGO) test --locked --target $(TARGET)
 
 sim: ## Simulate days of faults: SEEDS=2000, FIRST=1, JOBS=0 (one per processor); SEED=17 replays one day, TRACE=1 prints all its events
-	$(CARGO) run --quiet --locked --target $(TARGET) --profile sim --package kubefledged-sim -- $(SIM_ARGS)
+	$(CARGO) run --quiet --locked --target $(TARGET) --config .cargo/sim.toml --bin kubefledged-sim -- $(SIM_ARGS)
 
 fuzz: ## Try hostile input on all parsers: CASES=1000000 per property, at most FUZZ_MINUTES=30 for each half
 	for half in "--package kubefledged-image --package kubefledged-api-types --package kubefledged-contract --package kubefledged-webhook --test hostile" \
@@ -80,8 +82,7 @@ fuzz: ## Try hostile input on all parsers: CASES=1000000 per property, at most F
 	  $(FUZZ) $$half --no-run; PROPTEST_CASES=$(CASES) timeout $(FUZZ_MINUTES)m $(FUZZ) $$half; done
 
 test-vectors: ## References, pull secrets and credential providers beside the kubelet's own code: its test texts and VECTORS=200000 made-up cases
-	$(CARGO) build --locked --target $(TARGET) --package kubefledged-controller --example vectors
-	$(CARGO) build --locked --target $(TARGET) --package kubefledged-puller --example plugins
+	$(CARGO) build --locked --target $(TARGET) --example vectors --example plugins
 	cd hack/tools/vectors && GOWORK=off GOFLAGS=-mod=readonly go run . -cases $(VECTORS) \
 	  -ours $(TARGET_DIR)/$(TARGET)/debug/examples/vectors -plugins $(TARGET_DIR)/$(TARGET)/debug/examples/plugins
 
@@ -121,7 +122,7 @@ install: images ## Build the images and install the chart into the local cluster
 	hack/install
 
 e2e: ## Run the end-to-end tests on the local cluster
-	$(CARGO) build --quiet --locked --target $(TARGET) --package kubectl-fledged
+	$(CARGO) build --quiet --locked --target $(TARGET) --bin kubectl-fledged
 	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e -- --test-threads=1
 
 test-runtimes: setup images ## Run end-to-end tests on containerd 1.6, containerd 2.2 and CRI-O, in clusters of their own
@@ -148,7 +149,7 @@ lint-ui: ## Lint the page of `kubectl fledged ui` with Biome (an npm package)
 
 test-ui: lint-ui ## Lint and test the page of `kubectl fledged ui` in headless Chromium on the local cluster with the chart installed, and draw docs/ui.png
 	command -v chromium >/dev/null || { echo "install Debian's package chromium" >&2; exit 1; }
-	$(CARGO) build --quiet --locked --target $(TARGET) --package kubectl-fledged
+	$(CARGO) build --quiet --locked --target $(TARGET) --bin kubectl-fledged
 	export KUBEFLEDGED_SCREENSHOT=$(CURDIR)/docs/ui.png; \
 	$(CARGO) test --locked --target $(TARGET) --package kubefledged-e2e --test ui -- --test-threads=1 --ignored
 

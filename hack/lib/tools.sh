@@ -65,7 +65,7 @@ build_key() {
     shift
     {
         uname -m
-        declare -f "$function" build
+        declare -f "$function" build in_module
         (cd "$HACK/tools" && find "$@" -type f | LC_ALL=C sort | xargs cat)
     } | sha256sum | cut -c 1-12
 }
@@ -127,54 +127,50 @@ build_crio() {
     cp "$HACK/tools/crio/runc" "$1/runc"
 }
 
-# build MODULE OUTPUT LDFLAGS PACKAGE...; -buildvcs=false, or the pause image would get another digest with every commit.
+# build MODULE OUTPUT LDFLAGS PACKAGE...
 build() {
-    local module=$1 output=$2 ldflags=$3
+    local module=$1 output=$2 ldflags=$3 log
     shift 3
-    say "building $module"
-    (
-        cd "$HACK/tools/$module"
-        CGO_ENABLED=0 GOWORK=off GOFLAGS="$(go env GOFLAGS) -mod=readonly -buildvcs=false" \
-            go build -trimpath -tags "${TAGS:-}" -ldflags "-s -w $ldflags" -o "$output" "$@"
-    ) || die "building hack/tools/$module failed (above); the Go modules must be reachable: see 'go env GOPROXY'"
+    log=$(mktemp)
+    in_module "$module" go build -v -trimpath -tags "${TAGS:-}" -ldflags "-s -w $ldflags" -o "$output" "$@" 2>"$log" &
+    watch_build $! "$module" "$log" "$(in_module "$module" go list -deps -tags "${TAGS:-}" "$@" 2>/dev/null | wc -l)" || {
+        compiled "$log" -v >&2
+        die "building hack/tools/$module failed (above); the Go modules must be reachable: see 'go env GOPROXY'"
+    }
+    rm -f "$log"
 }
+
+# in_module MODULE CMD...; -buildvcs=false, or the pause image would get another digest with every commit.
+in_module() (
+    trap - INT # a background job ignores Ctrl-C otherwise
+    cd "$HACK/tools/$1" || exit
+    shift
+    CGO_ENABLED=0 GOWORK=off GOFLAGS="$(go env GOFLAGS) -mod=readonly -buildvcs=false" "$@"
+)
+
+# watch_build PID MODULE LOG PACKAGES: says every half minute how far it is, and succeeds if the build does.
+watch_build() {
+    local start=$SECONDS
+    say "building $2: at most $4 packages"
+    while quietly kill -0 "$1"; do
+        sleep 1
+        (((SECONDS - start) % 30)) || say "building $2: $(compiled "$3" | wc -l) of at most $4 packages, then the programs are linked"
+    done
+    wait "$1"
+}
+
+# compiled LOG [-v]: the packages that `go build -v` has named; with -v all other lines.
+compiled() { grep "${@:2}" '^[^ #:]*$' "$1" || true; }
 
 module_version() { sed -nE "s|^(require)?\s*$2 (v[^ ]+).*|\2|p" "$HACK/tools/$1/go.mod"; }
 
-# === How it is built: what the cache lacks, at the same time.
-
-declare -A BUILDS=() # those that run, by process id
-FAILED=()
-
-# build_missing NAME...: at most as many at once as there are processors, and as there is memory for: a build takes up to 3 GB.
+# build_missing NAME...: what the cache lacks, one after the other. One build keeps all processors busy, and those after it find the
+# packages compiled that they share with it.
 build_missing() {
-    local name bin most
-    most=$(awk -v most="$(nproc)" '/^MemTotal/ {n = int($2 / 3e6); print n < 1 ? 1 : n < most ? n : most}' /proc/meminfo)
+    local name bin
     for name; do
         bin=$(bin_of "$name")
-        [[ ! -d $bin ]] || continue
-        wait_for_builds "$most"
-        (
-            trap - INT # a background job ignores Ctrl-C otherwise
-            build_cached "$bin" "build_$name"
-        ) &
-        BUILDS[$!]=$name
-    done
-    wait_for_builds 1
-    ((${#FAILED[@]} == 0)) || die "building ${FAILED[*]} failed (above)"
-}
-
-# wait_for_builds LIMIT: until fewer than LIMIT run. It says every half minute which these are.
-wait_for_builds() {
-    local pid
-    while ((${#BUILDS[@]} >= $1)); do
-        sleep 1
-        ((SECONDS % 30)) || say "still building: ${BUILDS[*]}"
-        for pid in "${!BUILDS[@]}"; do
-            if quietly kill -0 "$pid"; then continue; fi
-            wait "$pid" || FAILED+=("${BUILDS[$pid]}")
-            unset "BUILDS[$pid]"
-        done
+        build_cached "$bin" "build_$name"
     done
 }
 

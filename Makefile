@@ -28,6 +28,9 @@ CONTROLLER_CRD = $(CARGO) run --quiet --locked --target $(TARGET) --bin kubefled
 DEFAULTS := sed -e '/^ *\#/d' -e '/^$$/d' $(CHART)/values.yaml
 CHART_README = hack/tool helm-docs --log-level warning --sort-values-order file --chart-search-root $(CHART)
 
+# As hack/cluster builds, so that packages are compiled once for both.
+GO_ENV := CGO_ENABLED=0 GOWORK=off GOFLAGS="-mod=readonly -trimpath"
+
 SEEDS ?= 2000
 FIRST ?= 1
 JOBS ?= 0
@@ -52,7 +55,9 @@ setup: ## Install the tools that building needs, or say what is missing
 # A package that is named on the command line is built with the features that it needs, and so are its dependencies. Without a name
 # the features are those of all default members, which is why no target that `make test` runs names one of them.
 demo test: PROFILE := dev
-demo: setup cluster install ## Start a local cluster, install the chart, and run the sample ImageCache until it succeeds
+demo: setup ## Start a local cluster, install the chart, and run the sample ImageCache until it succeeds
+	@hack/at-once cluster '$(CLUSTER) up' images 'nice hack/images $(PROFILE)'
+	@hack/install
 	@hack/demo
 
 test: setup lint unit test-status test-images sim chart generated cluster install e2e ## Run everything that CI runs
@@ -87,10 +92,10 @@ test-vectors: ## References, pull secrets and credential providers beside the ku
 	  -ours $(TARGET_DIR)/$(TARGET)/debug/examples/vectors -plugins $(TARGET_DIR)/$(TARGET)/debug/examples/plugins
 
 test-status: ## What kstatus (Flux, Helm 4) and Argo CD make of the recorded objects of every state
-	cd hack/tools/status && GOWORK=off GOFLAGS=-mod=readonly go vet . && GOWORK=off GOFLAGS=-mod=readonly go test -count=1 .
+	cd hack/tools/status && export $(GO_ENV) && go vet . && go test -count=1 .
 
 test-images: ## Vet and test the program that makes the test images
-	cd hack/tools/images && GOWORK=off GOFLAGS=-mod=readonly go vet . && GOWORK=off GOFLAGS=-mod=readonly go test -count=1 .
+	cd hack/tools/images && export $(GO_ENV) && go vet . && go test -count=1 .
 
 sim-mutations: ## Add deliberate bugs, and fail unless a simulated day finds each of them
 	hack/sim-mutations

@@ -56,7 +56,7 @@ setup: ## Install the tools that building needs, or say what is missing
 # the features are those of all default members, which is why no target that `make test` runs names one of them.
 demo test: PROFILE := dev
 demo: setup ## Start a local cluster, install the chart, and run the sample ImageCache until it succeeds
-	@hack/at-once cluster '$(CLUSTER) up' images 'nice hack/images $(PROFILE)'
+	@hack/at-once cluster '$(CLUSTER) up' images 'hack/images $(PROFILE)'
 	@hack/install
 	@hack/demo
 

@@ -71,7 +71,7 @@ build_key() {
 }
 
 build_all() {
-    say "building the tools: some 2 minutes on 2 cores the first time"
+    say "building the tools: half a minute on 2 cores after Kubernetes, and 2 minutes without it"
     build etcd "$1/etcd" '' go.etcd.io/etcd/server/v3
     build cli "$1" "-X helm.sh/helm/v3/internal/version.version=$(module_version cli helm.sh/helm/v3)" tool
     build crictl "$1/crictl" '' .
@@ -140,12 +140,13 @@ build() {
     rm -f "$log"
 }
 
-# in_module MODULE CMD...; -buildvcs=false, or the pause image would get another digest with every commit.
+# in_module MODULE CMD...; -buildvcs=false, or the pause image would get another digest with every commit. The compiler takes a tenth
+# less CPU time if it collects garbage only above 1.2 GB.
 in_module() (
     trap - INT # a background job ignores Ctrl-C otherwise
     cd "$HACK/tools/$1" || exit
     shift
-    CGO_ENABLED=0 GOWORK=off GOFLAGS="$(go env GOFLAGS) -mod=readonly -buildvcs=false" "$@"
+    GOGC=off GOMEMLIMIT=1200MiB CGO_ENABLED=0 GOWORK=off GOFLAGS="$(go env GOFLAGS) -mod=readonly -buildvcs=false" "$@"
 )
 
 # watch_build PID MODULE LOG PACKAGES: says every half minute how far it is, and succeeds if the build does.

@@ -174,9 +174,15 @@ impl Observations {
         held.iter().map(|(_, kib)| u64::from(*kib) << 10).sum()
     }
 
-    /// Drops the observations of all other images.
+    /// Drops the observations of all other images, and takes the room for these: no more, because most of a large fleet's
+    /// memory is here.
     pub fn keep_only(&mut self, desired: &IdSet<ImageId>) {
         self.all.retain(|known| desired.contains(known.image));
+        let room = desired.len();
+        if self.all.capacity() > room + room / 4 {
+            self.all.shrink_to(room);
+        }
+        self.all.reserve_exact(room.saturating_sub(self.all.len()));
         self.revision += 1;
         self.present.intersect_with(desired);
         self.unmountable.intersect_with(desired);
@@ -257,5 +263,19 @@ mod tests {
         assert!(!observations.holds(one) && observations.holds(two));
         assert_eq!(observations.get(one).checked, None);
         assert_eq!(observations.get(two).checked, Some(stamp(5)));
+    }
+
+    #[test]
+    fn observations_take_no_more_room_than_the_desired_images_need() {
+        let mut observations = Observations::default();
+        for count in [100, 101, 1000, 30] {
+            let desired: IdSet<ImageId> = (0..count).map(ImageId::from_index).collect();
+            observations.keep_only(&desired);
+            for image in desired.iter() {
+                observations.observe(image, true, stamp(5));
+            }
+            let room = observations.all.capacity();
+            assert!((count..=count + count / 4).contains(&room), "{room}");
+        }
     }
 }

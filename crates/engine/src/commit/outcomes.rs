@@ -211,7 +211,7 @@ impl Engine {
         };
         node.attempts.insert(key, attempt);
         // A failed pull is an observation too; otherwise the image would be checked again.
-        node.observed.get_mut(image).checked = Some(stamp);
+        node.observed.look(image, stamp);
     }
 
     /// A pull found or brought an image. True if it is another image than before.

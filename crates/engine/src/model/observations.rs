@@ -42,12 +42,19 @@ pub struct Observations {
     pinned: IdSet<ImageId>,
     /// Rises with every change of a size.
     revision: u32,
+    /// No observation is newer; `None`: there is none.
+    newest: Option<Stamp>,
 }
 
 impl Observations {
     /// As long as it is the same, every [`Self::size`] is.
     pub fn revision(&self) -> u32 {
         self.revision
+    }
+
+    /// Was any image observed since this stamp? False is certain; an image that was may be forgotten.
+    pub fn any_since(&self, since: Stamp) -> bool {
+        self.newest >= Some(since)
     }
 
     /// The last observation of an image.
@@ -90,10 +97,17 @@ impl Observations {
         images.shared(&self.present)
     }
 
-    /// Notes that a batch observed an image.
-    pub fn observe(&mut self, image: ImageId, present: bool, stamp: Stamp) {
+    /// Notes that a batch looked at an image, even if it did not learn whether it is there.
+    pub fn look(&mut self, image: ImageId, stamp: Stamp) {
+        self.newest = self.newest.max(Some(stamp));
         let known = self.get_mut(image);
         known.checked = known.checked.max(Some(stamp));
+    }
+
+    /// Notes that a batch observed an image.
+    pub fn observe(&mut self, image: ImageId, present: bool, stamp: Stamp) {
+        self.look(image, stamp);
+        let known = self.get_mut(image);
         if present {
             self.present.insert(image);
         } else {
@@ -154,7 +168,7 @@ impl Observations {
     /// Bytes that these images, which are sorted, take on the node. An image with several names counts once.
     pub fn size(&self, images: impl Iterator<Item = ImageId>) -> u64 {
         let mut images = images.peekable();
-        let Some(first) = images.peek().copied() else {
+        let Some(first) = images.peek().copied().filter(|_| !self.all.is_empty()) else {
             return 0;
         };
         let from = self.all.partition_point(|known| known.image < first);

@@ -63,6 +63,9 @@ impl<'m> NodeView<'m> {
         let mut due: Vec<&DesiredImage> = Vec::new();
         let (mut chosen, mut count) = (IdSet::default(), 0);
         for cache in stale.iter().map(|at| &self.model.caches[*at]) {
+            if count == MAX_IMAGES {
+                break;
+            }
             if !eligible && !cache.desired.pinned {
                 continue;
             }
@@ -79,10 +82,12 @@ impl<'m> NodeView<'m> {
                 Oldest::At(_) | Oldest::NoImage => continue,
             }
             for desired in desired {
+                if count == MAX_IMAGES {
+                    break;
+                }
                 let image = desired.image;
                 let busy = context.pulling.contains(image) || context.removing.contains(image);
                 if !busy
-                    && count < MAX_IMAGES
                     && self.node.observed.get(image).checked < Some(since)
                     && self.model.names.images.get(image).invalid.is_none()
                 {

@@ -90,7 +90,7 @@ fn candidates(view: &NodeView<'_>, stale: &[CacheIdx], context: &NodeContext) ->
     open
 }
 
-/// Is everything that a cache desires there or in flight, so that every verdict would be to do nothing?
+/// Is everything that a cache desires unchecked, or there, or in flight, so that every verdict would be to do nothing?
 fn settled(
     view: &NodeView<'_>,
     cache: &Cache,
@@ -98,6 +98,9 @@ fn settled(
     there: &IdSet<ImageId>,
 ) -> bool {
     let set = cache.set(view.idx);
+    if !view.node.observed.any_since(view.checked_since(cache)) {
+        return true;
+    }
     view.node.attempts.is_empty()
         && set.images.is_subset(there)
         && context.pin_desired.is_disjoint(&set.images)

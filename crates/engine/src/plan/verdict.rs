@@ -42,8 +42,7 @@ impl NodeView<'_> {
         if context.removing.contains(image) {
             return Err(PullBlock::Removing);
         }
-        let since = self.node.instance.since.max(cache.pulls_since(self.idx));
-        if self.node.observed.get(image).checked < since.max(Some(Stamp::FIRST)) {
+        if self.node.observed.get(image).checked < Some(self.checked_since(cache)) {
             return Err(PullBlock::NotChecked);
         }
         let reason = self.reason(cache, desired, context)?;
@@ -58,6 +57,12 @@ impl NodeView<'_> {
             }
             _ => Ok(reason),
         }
+    }
+
+    /// An image is pulled only if it was checked since then.
+    pub fn checked_since(&self, cache: &Cache) -> Stamp {
+        let since = self.node.instance.since.max(cache.pulls_since(self.idx));
+        since.unwrap_or(Stamp::FIRST).max(Stamp::FIRST)
     }
 
     /// Why the image would be pulled, as far as its own history goes.

@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test kind-demo lint unit chart generated generate images cluster install e2e package test-arm64 release-dry-run plugin krew sbom test-dashboard lint-shell lint-ui test-ui test-install test-runtimes test-versions test-faults test-abuse test-gate test-peers test-workloads bench-workloads bench-plugin bench-real-gate bench-peers sim sim-mutations fuzz soak \
-	bench-engine bench-peers-model bench-queue bench-guard bench-start bench-real bench-real-big bench-real-install bench-fleet bench-inside bench-webhook \
+	bench-engine bench-peers-model bench-queue bench-guard bench-start bench-pull-through bench-real bench-real-big bench-real-install bench-fleet bench-inside bench-webhook \
 	deploy-using-yaml remove-kubefledged update down test-vectors test-status test-images
 
 TARGET := $(shell uname -m)-unknown-linux-gnu
@@ -246,6 +246,9 @@ bench-real-big: ## Compare the pull of one image of 300 MB with crictl, likewise
 
 bench-start: ## Measure the start of a pod with and without an ImageCache, likewise
 	hack/bench-start
+
+bench-pull-through: ## Measure one small image from create to Ready by part beside crictl, likewise
+	hack/bench-pull-through
 
 bench-real-install: ## Measure the time of helm install, likewise
 	hack/bench-real install

@@ -309,7 +309,10 @@ impl Driver {
                 }
             };
             if let Some(method) = method(&call) {
-                metrics.called(method, &input, began.elapsed());
+                let took = began.elapsed();
+                metrics.called(method, &input, took);
+                let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+                tracing::debug!(method, took_us, "runtime answered");
             }
             if let Input::Answered(_, answer) = &input
                 && let Some(code) = unknown.note(&call, answer)

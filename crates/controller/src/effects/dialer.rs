@@ -91,9 +91,11 @@ impl Dialer {
         &self,
         target: &Target,
     ) -> Result<(Channel, PullerClient, GetInfoResponse), Arc<str>> {
+        tracing::debug!(node = %target.node, "dial begins");
         let channel = dial::connect(self.connector.clone(), target.address)
             .await
             .map_err(|error| Arc::from(sentence(&error)))?;
+        tracing::debug!(node = %target.node, "TLS handshake done");
         let mut client = PullerServiceClient::new(channel.clone())
             .max_decoding_message_size(contract::largest_answer(0))
             .max_encoding_message_size(MESSAGE_LIMIT);
@@ -107,6 +109,7 @@ impl Dialer {
             .map_err(|status| Arc::from(format!("GetInfo failed: {}", status.message())))?
             .into_inner();
         verify(target, &info)?;
+        tracing::debug!(node = %target.node, "puller verified");
         let kubelets = self.kubelets.other_than(&target.node, &info.runtime_name);
         if let Some(kubelets) = kubelets {
             let error = format!(

@@ -75,6 +75,7 @@ impl Objects {
         ]);
         let result = match patch_of(patch) {
             Ok(patch) => {
+                tracing::debug!(imagecache = %key, "status write begins");
                 let api = self.api(&key);
                 let written = limited(api.patch_status(&key.name, &params(), &patch)).await;
                 written
@@ -86,6 +87,8 @@ impl Objects {
         if let Err(WriteError::Failed(error) | WriteError::TooLarge(error)) = &result {
             tracing::warn!(imagecache = %key, error, "cannot write the status, trying again");
         }
+        let version = result.as_deref().ok();
+        tracing::debug!(imagecache = %key, version, "status write answered");
         Event::StatusWritten(key, result)
     }
 

@@ -116,6 +116,8 @@ impl Pullers {
         batch: &Batch,
         events: &mpsc::Sender<Event>,
     ) -> (BatchEnd, Option<Borrowed<Dialer>>) {
+        let (node, method) = (&batch.node, method(&batch.work));
+        tracing::debug!(%node, method, images = batch.work.images(), "call begins");
         let borrowed = match self
             .pool
             .borrow(&Target::new(&batch.node, &batch.puller))
@@ -123,20 +125,17 @@ impl Pullers {
         {
             Ok(borrowed) => borrowed,
             Err(error) => {
-                tracing::debug!(node = %batch.node, error = &*error, "cannot connect");
+                tracing::debug!(%node, error = &*error, "cannot connect");
                 return (BatchEnd::Unreachable, None);
             }
         };
         Context::current().span().add_event("connected", Vec::new());
+        tracing::debug!(%node, method, "connected");
         // The call's memory is allocated only now, because thousands of nodes wait for a connection above.
         let began = Instant::now();
         let result = Box::pin(self.call(&borrowed, batch, events)).await;
-        let method = match &batch.work {
-            Work::Pull { .. } => "PullImages",
-            Work::Remove { .. } => "RemoveImages",
-            Work::Check { .. } => "CheckImages",
-        };
         let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
+        tracing::debug!(%node, method, ?code, "call ended");
         self.metrics.called(method, code, began.elapsed());
         let end = match result {
             Ok(end) => end,
@@ -216,7 +215,10 @@ impl Pullers {
         if let Some(why) = too_large(&request) {
             return Ok(BatchEnd::CredentialsFailed(why));
         }
+        let node = &batch.node;
+        tracing::debug!(%node, "pull request sent");
         let mut stream = answered(client.pull_images(limited(request))).await?;
+        tracing::debug!(%node, "pull request taken");
         let mut open = images.len();
         while let Some(message) = next(&mut stream).await? {
             self.spans.pulled(batch, &message);
@@ -227,6 +229,7 @@ impl Pullers {
                 let _ = events.send(transfers).await;
             } else if let Some(outcomes) = contract::pulled(message) {
                 count(&mut open, &outcomes)?;
+                tracing::debug!(%node, images = outcomes.len(), open, "pulls ended");
                 let _ = events.send(Event::Outcomes(batch.id, outcomes)).await;
             }
         }
@@ -337,6 +340,15 @@ impl Pullers {
         // The next call connects and verifies the peer again.
         self.pool.discard(borrowed);
         BatchEnd::Lost
+    }
+}
+
+/// The method that carries out a batch.
+fn method(work: &Work) -> &'static str {
+    match work {
+        Work::Pull { .. } => "PullImages",
+        Work::Remove { .. } => "RemoveImages",
+        Work::Check { .. } => "CheckImages",
     }
 }
 

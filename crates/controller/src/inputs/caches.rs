@@ -44,6 +44,8 @@ impl Input for Caches {
 
     fn applied(&mut self, object: Self::Object, events: &mut Vec<Event>) {
         let Some(key) = self.key(&object) else { return };
+        let version = object.metadata.resource_version.as_deref();
+        tracing::debug!(imagecache = %key, version, "watch event");
         events.push(convert(key, object));
     }
 

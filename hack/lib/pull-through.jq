@@ -42,7 +42,8 @@ def parts($round):
       part("write: status with Ready"; $last; $done),
       part("the client hears of it"; $done; $round.ready),
       part("**create to Ready**"; $round.sent; $round.ready) ]
-  | map(. + {begin: (.from - $round.sent), took: (.to - .from)});
+  # A connection that was still open, for example, has no dial.
+  | map(select(.from != null and .to != null) | . + {begin: (.from - $round.sent), took: (.to - .from)});
 
 ($logs | map(select(.message != null) | . + {t: (.timestamp | micros)}) | sort_by(.t)) as $lines
 | ($rounds | split("\n") | map(select(. != "") | split(" ") | map(tonumber) | {sent: .[1], ready: .[2], crictl: .[3]})) as $rounds

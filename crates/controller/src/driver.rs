@@ -90,10 +90,61 @@ pub async fn run(
         }
         engine.poll(now(), &mut commands);
         metrics.turned(began.elapsed(), taken, events.len());
+        writes_first(&mut commands);
         for command in commands.drain(..) {
             metrics.decided(&command);
             effects.carry_out(command);
         }
         effects.decided();
+    }
+}
+
+/// Pulls wait until their operation is written, and the calls to nodes that check them do not: of thousands of commands the
+/// writes begin first.
+fn writes_first(commands: &mut [Command]) {
+    commands.sort_by_key(|command| !matches!(command, Command::WriteStatus { .. }));
+}
+
+#[cfg(test)]
+mod tests {
+    use kubefledged_engine::{CacheKey, Severity};
+
+    use super::*;
+
+    fn key(name: &str) -> CacheKey {
+        CacheKey {
+            namespace: "ns".into(),
+            name: name.into(),
+        }
+    }
+
+    fn write(name: &str) -> Command {
+        Command::WriteStatus {
+            key: key(name),
+            resource_version: String::new(),
+            status: Box::default(),
+        }
+    }
+
+    fn event(name: &str) -> Command {
+        Command::EmitEvent {
+            key: key(name),
+            uid: String::new(),
+            severity: Severity::Normal,
+            reason: String::new(),
+            action: String::new(),
+            message: String::new(),
+        }
+    }
+
+    #[test]
+    fn writes_come_first_and_the_rest_keeps_its_order() {
+        let mut commands = vec![event("a"), write("b"), event("c"), write("d")];
+        writes_first(&mut commands);
+        let names = commands.iter().map(|command| match command {
+            Command::WriteStatus { key, .. } | Command::EmitEvent { key, .. } => &*key.name,
+            _ => unreachable!("there is no other"),
+        });
+        assert_eq!(names.collect::<Vec<_>>(), ["b", "d", "a", "c"]);
     }
 }

@@ -106,8 +106,9 @@ impl Observations {
 
     /// Notes that a batch observed an image.
     pub fn observe(&mut self, image: ImageId, present: bool, stamp: Stamp) {
-        self.look(image, stamp);
+        self.newest = self.newest.max(Some(stamp));
         let known = self.get_mut(image);
+        known.checked = known.checked.max(Some(stamp));
         if present {
             self.present.insert(image);
         } else {
@@ -188,15 +189,18 @@ impl Observations {
         held.iter().map(|(_, kib)| u64::from(*kib) << 10).sum()
     }
 
-    /// Drops the observations of all other images, and takes the room for these: no more, because most of a large fleet's
-    /// memory is here.
+    /// Drops the observations of all other images, and takes the room for these: hardly more, because most of a large
+    /// fleet's memory is here, and a little, because one image more is a common edit.
     pub fn keep_only(&mut self, desired: &IdSet<ImageId>) {
         self.all.retain(|known| desired.contains(known.image));
         let room = desired.len();
         if self.all.capacity() > room + room / 4 {
             self.all.shrink_to(room);
         }
-        self.all.reserve_exact(room.saturating_sub(self.all.len()));
+        if self.all.capacity() < room {
+            let spare = room / 128;
+            self.all.reserve_exact(room + spare - self.all.len());
+        }
         self.revision += 1;
         self.present.intersect_with(desired);
         self.unmountable.intersect_with(desired);

@@ -168,8 +168,11 @@ impl Observations {
 
     /// Bytes that these images, which are sorted, take on the node. An image with several names counts once.
     pub fn size(&self, images: impl Iterator<Item = ImageId>) -> u64 {
+        if self.all.is_empty() {
+            return 0;
+        }
         let mut images = images.peekable();
-        let Some(first) = images.peek().copied().filter(|_| !self.all.is_empty()) else {
+        let Some(first) = images.peek().copied() else {
             return 0;
         };
         let from = self.all.partition_point(|known| known.image < first);
@@ -192,7 +195,9 @@ impl Observations {
     /// Drops the observations of all other images, and takes the room for these: hardly more, because most of a large
     /// fleet's memory is here, and a little, because one image more is a common edit.
     pub fn keep_only(&mut self, desired: &IdSet<ImageId>) {
+        let before = self.all.len();
         self.all.retain(|known| desired.contains(known.image));
+        self.revision += u32::from(self.all.len() != before);
         let room = desired.len();
         if self.all.capacity() > room + room / 4 {
             self.all.shrink_to(room);
@@ -201,7 +206,6 @@ impl Observations {
             let spare = room / 128;
             self.all.reserve_exact(room + spare - self.all.len());
         }
-        self.revision += 1;
         self.present.intersect_with(desired);
         self.unmountable.intersect_with(desired);
         self.pinned.intersect_with(desired);

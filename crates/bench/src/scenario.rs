@@ -113,7 +113,7 @@ impl World {
             Scenario::Wrong => self.wrong(images).await,
             Scenario::Limited => Ok(vec![self.limited(images).await?]),
             Scenario::Caches => Ok(vec![self.many_caches().await?]),
-            Scenario::Rewrites => Ok(vec![self.rewrites(images).await?]),
+            Scenario::Rewrites => self.rewrites(images).await,
             Scenario::Plugin => self.plugin(images).await,
             Scenario::Workloads => self.workloads().await,
             Scenario::Growth | Scenario::Soak => Ok(Vec::new()),
@@ -291,7 +291,7 @@ impl World {
         Ok(row)
     }
 
-    async fn rewrites(&mut self, count: usize) -> anyhow::Result<Row> {
+    async fn rewrites(&mut self, count: usize) -> anyhow::Result<Vec<Row>> {
         self.fleet.set_model(Model {
             least: Duration::from_millis(50),
             ..Model::default()
@@ -320,7 +320,29 @@ impl World {
                 Box::pin(work),
             )
             .await?;
+        let ignored = self.ignored_events(count).await?;
         self.delete(&name).await?;
+        Ok(vec![row, ignored])
+    }
+
+    /// What it costs that the API server sends whole Nodes in which nothing has changed for us.
+    async fn ignored_events(&mut self, count: usize) -> anyhow::Result<Row> {
+        const ROUNDS: usize = 2;
+        self.quiet().await;
+        let work = async {
+            for round in 0..ROUNDS {
+                let round = 1_000_000 + round;
+                self.cluster.rewrite_images(0..self.nodes, round).await?;
+            }
+            self.quiet().await;
+            Ok(String::new())
+        };
+        let scenario = "the same of the warm fleet, twice";
+        let mut row = self.measure(scenario, count, Box::pin(work)).await?;
+        #[allow(clippy::cast_precision_loss)]
+        let events = (ROUNDS * self.nodes) as f64;
+        let micros = row.controller_cpu * 1e6 / events;
+        row.note = format!("{micros:.0} µs of the controller's processor for each Node");
         Ok(row)
     }
 

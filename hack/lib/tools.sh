@@ -171,7 +171,12 @@ build_missing() {
     local name bin
     for name; do
         bin=$(bin_of "$name")
-        build_cached "$bin" "build_$name"
+        # As a job, so that its first failure ends it.
+        (
+            trap - INT # a job ignores Ctrl-C otherwise
+            build_cached "$bin" "build_$name"
+        ) &
+        wait $! || die "building $name failed (above)"
     done
 }
 

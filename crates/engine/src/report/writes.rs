@@ -18,6 +18,10 @@ use crate::{
 
 /// Progress is written at most this often; the begin and the end of an operation are written at once.
 const WRITE_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two writes of progress of any objects, where many are in progress: so long for each of them.
+const SHARE: Duration = Duration::from_millis(100);
+/// The longest that progress waits because of others.
+const MAX_SHARE: Duration = Duration::from_secs(5);
 /// Every write stores the whole object again: for each so many bytes of it progress waits a second more.
 const BYTES_PER_SECOND: usize = 16 << 10;
 /// The progress of an object of this size is written at doubling intervals, from the begin of an operation or from a
@@ -33,9 +37,10 @@ fn names_interval(bytes: usize) -> Duration {
 }
 
 /// Time until the next write of progress, after so many repeated writes of an operation of an object of so many
-/// bytes.
-fn progress_interval(bytes: usize, repeats: u32) -> Duration {
-    let base = names_interval(bytes);
+/// bytes, while so many objects are in progress.
+fn progress_interval(bytes: usize, repeats: u32, objects: u32) -> Duration {
+    let share = SHARE.saturating_mul(objects).min(MAX_SHARE);
+    let base = names_interval(bytes).max(share);
     if bytes < LARGE {
         return base;
     }
@@ -81,6 +86,9 @@ impl Engine {
         let interval = self.model.settings.check_interval.as_secs();
         let interval = i64::try_from(interval).unwrap_or(i64::MAX);
         let differs = status::differs(&desired, &cache.object.status, interval);
+        let caches = self.model.caches.values();
+        let running = caches.filter(|cache| cache.operation.is_some()).count();
+        let running = u32::try_from(running).unwrap_or(u32::MAX);
         let Some(cache) = self.model.caches.get_mut(at) else {
             return;
         };
@@ -95,7 +103,7 @@ impl Engine {
         } else {
             0
         };
-        writer.not_before = Some(now.tick.after(progress_interval(bytes, repeats)));
+        writer.not_before = Some(now.tick.after(progress_interval(bytes, repeats, running)));
         writer.names_not_before = Some(now.tick.after(names_interval(bytes)));
         if !differs {
             return;
@@ -232,11 +240,19 @@ mod tests {
 
     #[test]
     fn progress_of_a_small_object_is_written_every_second_and_of_a_large_one_ever_less_often() {
-        let seconds = |bytes, repeats| progress_interval(bytes, repeats).as_secs();
+        let seconds = |bytes, repeats| progress_interval(bytes, repeats, 1).as_secs();
         assert_eq!((seconds(0, 0), seconds(5_000, 90)), (1, 1));
         assert_eq!(seconds(100_000, 9), 6);
         assert_eq!((seconds(800_000, 0), seconds(800_000, 1)), (48, 96));
         assert_eq!(seconds(800_000, 40), 1800);
+    }
+
+    #[test]
+    fn ten_statuses_a_second_tell_of_progress_however_many_objects_are_in_progress() {
+        let millis = |objects| progress_interval(0, 3, objects).as_millis();
+        assert_eq!((millis(0), millis(10), millis(20)), (1000, 1000, 2000));
+        assert_eq!((millis(50), millis(u32::MAX)), (5000, 5000));
+        assert_eq!(progress_interval(100_000, 9, 20).as_secs(), 6);
     }
 
     #[test]
@@ -247,7 +263,7 @@ mod tests {
         let stored = 900_000_u64;
         let (mut at, mut writes) = (Duration::ZERO, 0);
         while at < Duration::from_secs(3600) {
-            at += progress_interval(bytes, writes);
+            at += progress_interval(bytes, writes, 6);
             writes += 1;
         }
         // And names before the first pull, the begin and the end.

@@ -46,9 +46,7 @@ impl Engine {
             Event::Checked(batch, report) => self.checked(now.tick, batch, report),
             Event::BatchEnded(batch, end) => self.batch_ended(now, batch, end),
             Event::SecretsRead(keys, scope, problems) => {
-                for key in &keys {
-                    self.secrets_read(key, &scope, &problems);
-                }
+                self.secrets_read(&keys, &scope, problems);
             }
             Event::StatusWritten(key, result) => self.status_written(now, &key, result),
             Event::AnnotationCleared(key, result) => self.annotation_cleared(now, &key, result),

@@ -1,6 +1,6 @@
 //! Batches begin and end, and give their places to others.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use super::{Engine, timers::Timer};
 use crate::{
@@ -58,8 +58,7 @@ impl Engine {
         let key = |cache: &Cache| cache.object.key.clone();
         match task {
             Task::Pull(pull) => {
-                let caches: BTreeSet<CacheIdx> = pull.images.iter().map(|i| i.cache).collect();
-                let caches = caches.into_iter();
+                let caches = pull.caches().into_iter();
                 let caches = caches.filter_map(|cache| self.model.caches.get(cache));
                 caches.filter(awaits).map(key).collect()
             }

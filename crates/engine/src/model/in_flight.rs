@@ -1,6 +1,10 @@
 //! Batches in flight: calls to nodes that have not ended.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
     peers::{Origin, Supply},
@@ -135,6 +139,11 @@ impl Pull {
             Origin::Peers => 0,
             Origin::Registry | Origin::Seed => Self::cost_of(self.open(), self.parallel),
         }
+    }
+
+    /// For which caches, each once.
+    pub fn caches(&self) -> BTreeSet<CacheIdx> {
+        self.images.iter().map(|image| image.cache).collect()
     }
 
     /// How many images have no outcome.

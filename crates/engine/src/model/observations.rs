@@ -98,17 +98,16 @@ impl Observations {
     }
 
     /// Notes that a batch looked at an image, even if it did not learn whether it is there.
-    pub fn look(&mut self, image: ImageId, stamp: Stamp) {
+    pub fn look(&mut self, image: ImageId, stamp: Stamp) -> &mut Observation {
         self.newest = self.newest.max(Some(stamp));
         let known = self.get_mut(image);
         known.checked = known.checked.max(Some(stamp));
+        known
     }
 
     /// Notes that a batch observed an image.
     pub fn observe(&mut self, image: ImageId, present: bool, stamp: Stamp) {
-        self.newest = self.newest.max(Some(stamp));
-        let known = self.get_mut(image);
-        known.checked = known.checked.max(Some(stamp));
+        let known = self.look(image, stamp);
         if present {
             self.present.insert(image);
         } else {

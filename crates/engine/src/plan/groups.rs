@@ -54,7 +54,6 @@ pub struct Wish<'m> {
 }
 
 /// Pulls of any caches that may go in one batch.
-#[derive(Default)]
 struct Group<'m> {
     wishes: Vec<Wish<'m>>,
     /// There is room for it, beside the groups before it.

@@ -17,14 +17,25 @@ impl Engine {
     /// is not mentioned any more.
     pub(crate) fn secrets_read(
         &mut self,
+        keys: &[CacheKey],
+        scope: &CredentialScope,
+        problems: SecretProblems,
+    ) {
+        let missing = problems.missing.into_iter();
+        let missing = missing.map(|name| (name, NOT_FOUND.to_owned()));
+        let all = missing.chain(problems.unusable).collect();
+        for key in keys {
+            self.secrets_are_bad(key, scope, &all);
+        }
+    }
+
+    /// `all`: what is wrong with secrets of the scope, by name.
+    fn secrets_are_bad(
+        &mut self,
         key: &CacheKey,
         scope: &CredentialScope,
-        problems: &SecretProblems,
+        all: &BTreeMap<String, String>,
     ) {
-        let missing = problems.missing.iter();
-        let missing = missing.map(|name| (name.clone(), NOT_FOUND.to_owned()));
-        let unusable = problems.unusable.iter().cloned();
-        let all: BTreeMap<String, String> = missing.chain(unusable).collect();
         let Some(at) = self.model.caches.find(key) else {
             return;
         };
@@ -32,7 +43,7 @@ impl Engine {
         let known = |cache: &Cache| cache.bad_secrets.get(scope).cloned().unwrap_or_default();
         let Some((before, cache)) = cache
             .map(|cache| (known(cache), cache))
-            .filter(|(before, _)| *before != all)
+            .filter(|(before, _)| before != all)
         else {
             return;
         };
@@ -56,7 +67,7 @@ impl Engine {
         if all.is_empty() {
             cache.bad_secrets.remove(scope);
         } else {
-            cache.bad_secrets.insert(scope.clone(), all);
+            cache.bad_secrets.insert(scope.clone(), all.clone());
         }
         if none {
             return;

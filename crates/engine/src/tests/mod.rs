@@ -386,6 +386,22 @@ impl Harness {
         (&self.status().status, &self.status().reason)
     }
 
+    /// The pull secret `s` was read for caches: these secrets do not exist.
+    fn secrets_read(&mut self, caches: Vec<CacheKey>, missing: &[&str]) {
+        let problems = SecretProblems {
+            missing: missing.iter().map(ToString::to_string).collect(),
+            ..SecretProblems::default()
+        };
+        let scope = CredentialScope {
+            namespace: "ns".into(),
+            secrets: ["s".to_owned()].into(),
+            service_account: None,
+            of_pods: false,
+        };
+        self.handle(Event::SecretsRead(caches, scope, problems));
+        self.run();
+    }
+
     fn count(&self, prefix: &str) -> usize {
         let lines = self.log.iter();
         lines.filter(|line| line.starts_with(prefix)).count()

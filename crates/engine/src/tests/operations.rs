@@ -244,19 +244,7 @@ fn a_missing_secret_causes_one_event_and_pulls_go_on_without_it() {
     harness.create(wanted);
     harness.lead();
     let read = |harness: &mut Harness, missing: &[&str]| {
-        let missing = missing.iter().map(ToString::to_string).collect();
-        let problems = SecretProblems {
-            missing,
-            ..SecretProblems::default()
-        };
-        let scope = CredentialScope {
-            namespace: "ns".into(),
-            secrets: ["s".to_owned()].into(),
-            service_account: None,
-            of_pods: false,
-        };
-        harness.handle(Event::SecretsRead(vec![key()], scope, problems));
-        harness.run();
+        harness.secrets_read(vec![key()], missing);
     };
     read(&mut harness, &["s"]);
     read(&mut harness, &["s"]);

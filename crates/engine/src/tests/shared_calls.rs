@@ -115,21 +115,6 @@ fn every_cache_hears_that_a_pull_secret_does_not_exist() {
     harness.create(images(&["r.test/a:1"]));
     harness.create_as("b", images(&["r.test/b:1"]));
     harness.lead();
-    let problems = SecretProblems {
-        missing: vec!["s".into()],
-        unusable: Vec::new(),
-    };
-    let scope = CredentialScope {
-        namespace: "ns".into(),
-        secrets: ["s".to_owned()].into(),
-        service_account: None,
-        of_pods: false,
-    };
-    harness.handle(Event::SecretsRead(
-        vec![named("a"), named("b")],
-        scope,
-        problems,
-    ));
-    harness.run();
+    harness.secrets_read(vec![named("a"), named("b")], &["s"]);
     assert_eq!(harness.count("event ImagePullSecretNotFound"), 2);
 }

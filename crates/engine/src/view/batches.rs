@@ -43,7 +43,7 @@ impl Engine {
         let mut caches = BTreeSet::new();
         let (images, open) = match &flight.task {
             Task::Pull(pull) => {
-                let all = pull.images.iter().map(|image| image.cache);
+                let all = pull.caches().into_iter();
                 let all = all.filter_map(|cache| self.model.caches.get(cache));
                 caches.extend(all.map(|cache| cache.object.key.clone()));
                 (pull.images.len(), pull.open())

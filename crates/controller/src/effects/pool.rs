@@ -6,6 +6,9 @@
 //! work, such as the pull of a large image, moves to a second set of permits of the same size, so that it
 //! does not keep a new node waiting. *Dials* take time: half of them are reserved for pullers that answer
 //! at once and half for those that do not, so that hundreds of dead nodes do not delay the healthy ones.
+//!
+//! Whoever waits for a permit does so in one of two lines ([`Line`]): the pulls of a cold wave do not wait behind the checks of all
+//! other nodes while their places in the registry's budget lie idle.
 
 use std::{
     collections::HashMap,
@@ -47,6 +50,15 @@ const REMEMBER: Duration = Duration::from_secs(600);
 /// A connection that is in use for longer moves to the second set of permits.
 const LONG: Duration = Duration::from_secs(1);
 
+/// Where a caller waits for a permit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// Behind few others: something that others need is taken for it, such as places in a registry's budget, or a person waits.
+    Front,
+    /// Behind all who came before.
+    Back,
+}
+
 /// Makes connections.
 pub trait Dial: Send + Sync + 'static {
     /// Identifies the peer.
@@ -69,6 +81,8 @@ struct Inner<D: Dial> {
     prompt: Semaphore,
     slow: Semaphore,
     permits: Arc<Semaphore>,
+    /// So many of the back line wait for a permit beside the front line; the others wait behind them.
+    turns: Semaphore,
     /// For connections that are kept although others wait.
     keeping: Arc<Semaphore>,
     long: Arc<Semaphore>,
@@ -131,6 +145,7 @@ impl<D: Dial> Pool<D> {
             prompt: Semaphore::new(dials - slow),
             slow: Semaphore::new(slow),
             permits: Arc::new(Semaphore::new(connections)),
+            turns: Semaphore::new(dials - slow),
             keeping: Arc::new(Semaphore::new(connections - connections.div_ceil(UNKEPT))),
             long: Arc::new(Semaphore::new(connections)),
             waiting: AtomicUsize::new(0),
@@ -146,9 +161,9 @@ impl<D: Dial> Pool<D> {
     ///
     /// # Errors
     /// The connection cannot be made; the error is a sentence for people.
-    pub async fn borrow(&self, key: &D::Key) -> Result<Borrowed<D>, Arc<str>> {
+    pub async fn borrow(&self, key: &D::Key, line: Line) -> Result<Borrowed<D>, Arc<str>> {
         loop {
-            let opening = match self.0.find(key) {
+            let opening = match self.0.find(key, line) {
                 Ok(borrowed) => return Ok(borrowed),
                 Err(opening) => opening,
             };
@@ -190,7 +205,11 @@ impl<D: Dial> Inner<D> {
     }
 
     /// Returns the connection if it is open, or else the dial to wait for.
-    fn find(self: &Arc<Self>, key: &D::Key) -> Result<Borrowed<D>, Opening<D::Connection>> {
+    fn find(
+        self: &Arc<Self>,
+        key: &D::Key,
+        line: Line,
+    ) -> Result<Borrowed<D>, Opening<D::Connection>> {
         let mut slots = self.slots();
         match slots.get_mut(key) {
             Some(Slot::Open {
@@ -213,7 +232,7 @@ impl<D: Dial> Inner<D> {
             Some(Slot::Dialing(opening)) => Err(opening.clone()),
             None => {
                 // In its own task, so that it continues if the first user gives up.
-                let dialing = tokio::spawn(self.clone().open(key.clone()));
+                let dialing = tokio::spawn(self.clone().open(key.clone(), line));
                 let opening = async move {
                     let ended = dialing.await;
                     ended.unwrap_or_else(|_| Err("the dial was cut short".into()))
@@ -225,8 +244,12 @@ impl<D: Dial> Inner<D> {
         }
     }
 
-    async fn open(self: Arc<Self>, key: D::Key) -> Result<Arc<Open<D::Connection>>, Arc<str>> {
-        let result = self.dial(&key).await;
+    async fn open(
+        self: Arc<Self>,
+        key: D::Key,
+        line: Line,
+    ) -> Result<Arc<Open<D::Connection>>, Arc<str>> {
+        let result = self.dial(&key, line).await;
         let mut slots = self.slots();
         match &result {
             Ok(open) => {
@@ -245,10 +268,10 @@ impl<D: Dial> Inner<D> {
         result
     }
 
-    async fn dial(&self, key: &D::Key) -> Result<Arc<Open<D::Connection>>, Arc<str>> {
+    async fn dial(&self, key: &D::Key, line: Line) -> Result<Arc<Open<D::Connection>>, Arc<str>> {
         if !self.known_slow().contains_key(key) {
             // A user that waits for a permit holds no dial.
-            let permit = self.permit().await?;
+            let permit = self.permit(line).await?;
             let prompt = self.prompt.acquire().await;
             // Boxed here and below, because thousands of nodes wait for a permit with this future.
             let mut dialing = Box::pin(self.dialer.dial(key));
@@ -263,7 +286,7 @@ impl<D: Dial> Inner<D> {
             // The dial gives up its permit and waits for its turn in the slow half.
         }
         let _slow = self.slow.acquire().await;
-        let permit = self.permit().await?;
+        let permit = self.permit(line).await?;
         let dialing = Box::pin(self.dialer.dial(key));
         self.limited(key, dialing, permit).await
     }
@@ -287,13 +310,17 @@ impl<D: Dial> Inner<D> {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn permit(&self) -> Result<OwnedSemaphorePermit, Arc<str>> {
+    async fn permit(&self, line: Line) -> Result<OwnedSemaphorePermit, Arc<str>> {
         if let Ok(permit) = self.permits.clone().try_acquire_owned() {
             return Ok(permit);
         }
         // From now on idle connections are closed soon.
         let _waiting = Waiting::begin(&self.waiting);
         self.pressed.notify_one();
+        let _turn = match line {
+            Line::Front => None,
+            Line::Back => Some(self.turns.acquire().await),
+        };
         let permit = self.permits.clone().acquire_owned().await;
         permit.map_err(|_| "the pool is closed".into())
     }

@@ -29,7 +29,7 @@ use super::{
     held::Held,
     limits::{answered, is_late, limited, next, within},
     peers::Entitlements,
-    pool::{Borrowed, Pool},
+    pool::{Borrowed, Line, Pool},
 };
 use crate::{metrics::Metrics, traces::Spans};
 
@@ -120,7 +120,7 @@ impl Pullers {
         tracing::debug!(%node, method, images = batch.work.images(), "call begins");
         let borrowed = match self
             .pool
-            .borrow(&Target::new(&batch.node, &batch.puller))
+            .borrow(&Target::new(&batch.node, &batch.puller), line(&batch.work))
             .await
         {
             Ok(borrowed) => borrowed,
@@ -238,7 +238,7 @@ impl Pullers {
 
     async fn send_cancel(&self, cancel: &CancelPulls) -> Result<(), Arc<str>> {
         let target = Target::new(&cancel.node, &cancel.puller);
-        let borrowed = self.pool.borrow(&target).await?;
+        let borrowed = self.pool.borrow(&target, Line::Front).await?;
         let mut client = borrowed.connection().client.clone();
         let request = limited(contract::cancel_request(cancel));
         answered(client.cancel_pulls(request))
@@ -340,6 +340,15 @@ impl Pullers {
         // The next call connects and verifies the peer again.
         self.pool.discard(borrowed);
         BatchEnd::Lost
+    }
+}
+
+/// Where a call waits for a connection.
+fn line(work: &Work) -> Line {
+    match work {
+        // It has places in its registry's budget, or at the nodes that have its layers.
+        Work::Pull { .. } => Line::Front,
+        Work::Remove { .. } | Work::Check { .. } => Line::Back,
     }
 }
 

@@ -14,6 +14,7 @@ use kubefledged_proto::{
 use super::{
     dialer::{MOST_PULLS, Target},
     limits::within,
+    pool::Line,
     pullers::Pullers,
 };
 
@@ -66,7 +67,7 @@ impl PullerQueries for Pullers {
         };
         let asked = async move {
             let target = Target::new(node, puller);
-            let borrowed = self.pool().borrow(&target).await?;
+            let borrowed = self.pool().borrow(&target, Line::Front).await?;
             let mut client = borrowed.connection().debug.clone();
             let answer = within(QUERY_LIMIT, client.get_queue(request)).await;
             answer.map_err(|status| Arc::from(status.message()))
@@ -87,7 +88,7 @@ impl PullerQueries for Pullers {
     ) -> BoxFuture<'a, Result<Holdings, Arc<str>>> {
         async move {
             let target = Target::new(node, puller);
-            let borrowed = self.pool().borrow(&target).await?;
+            let borrowed = self.pool().borrow(&target, Line::Front).await?;
             let mut holdings = Holdings::default();
             let size = self.sizes().of(node);
             for (at, piece) in images.chunks(size).enumerate() {

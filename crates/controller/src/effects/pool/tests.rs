@@ -59,7 +59,10 @@ fn key(name: &str) -> String {
 async fn all_who_need_a_node_share_one_connection() {
     let (pool, net) = pool(4, 4);
     let wanted = key("a");
-    let (a, b) = tokio::join!(pool.borrow(&wanted), pool.borrow(&wanted));
+    let (a, b) = tokio::join!(
+        pool.borrow(&wanted, Line::Back),
+        pool.borrow(&wanted, Line::Back)
+    );
     let (a, b) = (a.unwrap(), b.unwrap());
     assert_eq!((a.connection().number, b.connection().number), (0, 0));
     assert_eq!(net.dials.load(Ordering::SeqCst), 1);
@@ -68,9 +71,9 @@ async fn all_who_need_a_node_share_one_connection() {
 #[tokio::test(start_paused = true)]
 async fn a_connection_outlives_its_last_use_by_five_seconds() {
     let (pool, net) = pool(4, 4);
-    drop(pool.borrow(&key("a")).await.unwrap());
+    drop(pool.borrow(&key("a"), Line::Back).await.unwrap());
     tokio::time::sleep(Duration::from_secs(4)).await;
-    let again = pool.borrow(&key("a")).await.unwrap();
+    let again = pool.borrow(&key("a"), Line::Back).await.unwrap();
     assert_eq!(again.connection().number, 0);
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(net.open.load(Ordering::SeqCst), 1, "in use is not idle");
@@ -82,11 +85,11 @@ async fn a_connection_outlives_its_last_use_by_five_seconds() {
 #[tokio::test(start_paused = true)]
 async fn a_connection_stays_for_the_next_call_and_soon_makes_room_for_a_node_that_waits() {
     let (pool, net) = pool(4, 1);
-    drop(pool.borrow(&key("a")).await.unwrap());
+    drop(pool.borrow(&key("a"), Line::Back).await.unwrap());
     let (start, wanted) = (Instant::now(), key("b"));
-    let mut b = std::pin::pin!(pool.borrow(&wanted));
+    let mut b = std::pin::pin!(pool.borrow(&wanted, Line::Back));
     assert!(timeout(Duration::from_millis(20), &mut b).await.is_err());
-    let again = pool.borrow(&key("a")).await.unwrap();
+    let again = pool.borrow(&key("a"), Line::Back).await.unwrap();
     assert_eq!(again.connection().number, 0, "not dialed anew");
     drop(again);
     let b = b.await.unwrap();
@@ -94,7 +97,7 @@ async fn a_connection_stays_for_the_next_call_and_soon_makes_room_for_a_node_tha
     assert_eq!(net.open.load(Ordering::SeqCst), 1);
     // And one that becomes idle while somebody waits.
     let wanted = key("c");
-    let mut c = std::pin::pin!(pool.borrow(&wanted));
+    let mut c = std::pin::pin!(pool.borrow(&wanted, Line::Back));
     assert!(timeout(Duration::from_millis(500), &mut c).await.is_err());
     drop(b);
     assert_eq!(c.await.unwrap().connection().number, 2);
@@ -106,10 +109,10 @@ async fn nodes_that_pull_for_long_do_not_keep_a_new_one_waiting() {
     let (pool, net) = pool(64, 512);
     let mut pulling = Vec::new();
     for n in 0..512 {
-        pulling.push(pool.borrow(&format!("n{n}")).await.unwrap());
+        pulling.push(pool.borrow(&format!("n{n}"), Line::Back).await.unwrap());
     }
     let start = Instant::now();
-    let new = pool.borrow(&key("new")).await.unwrap();
+    let new = pool.borrow(&key("new"), Line::Back).await.unwrap();
     assert!(
         start.elapsed() < Duration::from_secs(2),
         "{:?}",
@@ -118,7 +121,7 @@ async fn nodes_that_pull_for_long_do_not_keep_a_new_one_waiting() {
     drop(new);
     tokio::time::sleep(Duration::from_secs(60)).await;
     let start = Instant::now();
-    let new = pool.borrow(&key("newer")).await.unwrap();
+    let new = pool.borrow(&key("newer"), Line::Back).await.unwrap();
     assert!(
         start.elapsed() < Duration::from_millis(50),
         "{:?}",
@@ -135,10 +138,10 @@ async fn open_connections_are_bounded_however_long_they_are_in_use() {
     let (pool, net) = pool(4, 2);
     let mut pulling = Vec::new();
     for n in 0..4 {
-        pulling.push(pool.borrow(&format!("n{n}")).await.unwrap());
+        pulling.push(pool.borrow(&format!("n{n}"), Line::Back).await.unwrap());
     }
     let wanted = key("one more");
-    let mut more = std::pin::pin!(pool.borrow(&wanted));
+    let mut more = std::pin::pin!(pool.borrow(&wanted, Line::Back));
     assert!(timeout(Duration::from_secs(60), &mut more).await.is_err());
     assert_eq!(net.open.load(Ordering::SeqCst), 4);
     pulling.pop();
@@ -151,13 +154,13 @@ async fn five_hundred_dead_nodes_do_not_hold_up_a_living_one() {
     let mut dead = tokio::task::JoinSet::new();
     for n in 0..500 {
         let pool = pool.clone();
-        dead.spawn(async move { pool.borrow(&format!("dead{n}")).await.err() });
+        dead.spawn(async move { pool.borrow(&format!("dead{n}"), Line::Back).await.err() });
     }
     tokio::task::yield_now().await;
     // One that comes after all of them in the first moment, and one when they are known.
     for name in ["early", "late"] {
         let start = Instant::now();
-        let _borrowed = pool.borrow(&key(name)).await.unwrap();
+        let _borrowed = pool.borrow(&key(name), Line::Back).await.unwrap();
         let took = start.elapsed();
         let limit = if name == "early" { 2500 } else { 50 };
         assert!(took < Duration::from_millis(limit), "{name} {took:?}");
@@ -174,26 +177,37 @@ async fn five_hundred_dead_nodes_do_not_hold_up_a_living_one() {
 async fn a_dial_that_failed_is_tried_anew_by_whoever_comes_next() {
     let (pool, net) = pool(2, 1);
     for _ in 0..3 {
-        let refused = pool.borrow(&key("refusing")).await.err().unwrap();
+        let refused = pool
+            .borrow(&key("refusing"), Line::Back)
+            .await
+            .err()
+            .unwrap();
         assert_eq!(&*refused, "refused");
     }
     // The permit came back each time.
-    let _a = pool.borrow(&key("a")).await.unwrap();
+    let _a = pool.borrow(&key("a"), Line::Back).await.unwrap();
     assert_eq!(net.dials.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_discarded_connection_is_used_by_nobody_new() {
     let (pool, net) = pool(2, 4);
-    let a = pool.borrow(&key("a")).await.unwrap();
+    let a = pool.borrow(&key("a"), Line::Back).await.unwrap();
     pool.discard(&a);
-    let b = pool.borrow(&key("a")).await.unwrap();
+    let b = pool.borrow(&key("a"), Line::Back).await.unwrap();
     assert_eq!(b.connection().number, 1);
     assert_eq!(net.open.load(Ordering::SeqCst), 2);
     drop(a);
     // The old one is gone, and giving it back took nothing from the new one.
     assert_eq!(net.open.load(Ordering::SeqCst), 1);
-    assert_eq!(pool.borrow(&key("a")).await.unwrap().connection().number, 1);
+    assert_eq!(
+        pool.borrow(&key("a"), Line::Back)
+            .await
+            .unwrap()
+            .connection()
+            .number,
+        1
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -203,24 +217,24 @@ async fn a_connection_whose_next_call_is_known_outlives_others_that_wait_but_one
     let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
     for name in names {
         // Also one that is still in use counts.
-        let borrowed = pool.borrow(&key(name)).await.unwrap();
+        let borrowed = pool.borrow(&key(name), Line::Back).await.unwrap();
         pool.keep(&key(name));
         pool.keep(&key(name));
         drop(borrowed);
     }
     pool.keep(&key("never opened"));
     let start = Instant::now();
-    let _other = pool.borrow(&key("i")).await.unwrap();
+    let _other = pool.borrow(&key("i"), Line::Back).await.unwrap();
     assert!(start.elapsed() < Duration::from_millis(500));
     for (number, name) in (0..7).zip(names) {
-        let again = pool.borrow(&key(name)).await.unwrap();
+        let again = pool.borrow(&key(name), Line::Back).await.unwrap();
         assert_eq!(again.connection().number, number, "{name}");
     }
     // They were used: now they make room as others do.
     let start = Instant::now();
     let _more = [
-        pool.borrow(&key("j")).await.unwrap(),
-        pool.borrow(&key("k")).await.unwrap(),
+        pool.borrow(&key("j"), Line::Back).await.unwrap(),
+        pool.borrow(&key("k"), Line::Back).await.unwrap(),
     ];
     assert!(
         start.elapsed() < Duration::from_millis(500),
@@ -234,28 +248,52 @@ async fn a_connection_whose_next_call_is_known_outlives_others_that_wait_but_one
 async fn connections_that_are_kept_hold_up_nobody_and_are_closed_after_five_seconds() {
     let (pool, net) = pool(4, 4);
     for name in ["a", "b"] {
-        drop(pool.borrow(&key(name)).await.unwrap());
+        drop(pool.borrow(&key(name), Line::Back).await.unwrap());
         pool.keep(&key(name));
     }
     let start = Instant::now();
     for number in 0..10 {
-        drop(pool.borrow(&format!("other{number}")).await.unwrap());
+        drop(
+            pool.borrow(&format!("other{number}"), Line::Back)
+                .await
+                .unwrap(),
+        );
     }
     assert!(
         start.elapsed() < Duration::from_secs(1),
         "{:?}",
         start.elapsed()
     );
-    let again = pool.borrow(&key("a")).await.unwrap();
+    let again = pool.borrow(&key("a"), Line::Back).await.unwrap();
     assert_eq!(again.connection().number, 0);
     drop(again);
     tokio::time::sleep(Duration::from_secs(7)).await;
     assert_eq!(net.open.load(Ordering::SeqCst), 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_pull_waits_behind_few_of_hundreds_of_checks() {
+    let (pool, net) = pool(4, 4);
+    let mut checks = tokio::task::JoinSet::new();
+    for number in 0..400 {
+        let pool = pool.clone();
+        checks.spawn(async move {
+            let borrowed = pool.borrow(&format!("n{number}"), Line::Back).await;
+            drop(borrowed.unwrap());
+        });
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    drop(pool.borrow(&key("pull"), Line::Front).await.unwrap());
+    let before = net.dials.load(Ordering::SeqCst);
+    assert!(before < 20, "{before} nodes came first");
+    // Nor do pulls keep checks waiting for ever.
+    while checks.join_next().await.is_some() {}
+    assert_eq!(net.dials.load(Ordering::SeqCst), 401);
+}
+
 #[test]
 fn thousands_of_waiting_dials_take_little_memory() {
-    fn size<F>(_: impl FnOnce(Arc<Inner<Net>>, String) -> F) -> usize {
+    fn size<F>(_: impl FnOnce(Arc<Inner<Net>>, String, Line) -> F) -> usize {
         size_of::<F>()
     }
     let open = size(Inner::open);

@@ -50,6 +50,21 @@ impl Service {
         }
     }
 
+    /// What a node's puller says of itself.
+    fn info(&self, node: usize) -> GetInfoResponse {
+        GetInfoResponse {
+            node_name: fleet::name(node),
+            puller_instance: self.0.instance(node),
+            runtime_name: "simulated".to_owned(),
+            max_parallel_pulls: 2,
+            pin_support: Support::No.into(),
+            progress_support: Support::No.into(),
+            peer_support: self.shares().into(),
+            peer_certificate_request: self.1.to_vec(),
+            ..GetInfoResponse::default()
+        }
+    }
+
     #[allow(clippy::result_large_err)] // tonic's own error
     fn node(&self, extensions: &Extensions, asked: &str) -> Result<usize, Status> {
         let local = extensions
@@ -182,17 +197,7 @@ impl PullerService for Service {
         request: Request<GetInfoRequest>,
     ) -> Result<Response<GetInfoResponse>, Status> {
         let node = self.node(request.extensions(), &request.get_ref().node_name)?;
-        Ok(Response::new(GetInfoResponse {
-            node_name: fleet::name(node),
-            puller_instance: self.0.instance(node),
-            runtime_name: "simulated".to_owned(),
-            max_parallel_pulls: 2,
-            pin_support: Support::No.into(),
-            progress_support: Support::No.into(),
-            peer_support: self.shares().into(),
-            peer_certificate_request: self.1.to_vec(),
-            ..GetInfoResponse::default()
-        }))
+        Ok(Response::new(self.info(node)))
     }
 
     async fn pull_images(
@@ -243,6 +248,7 @@ impl PullerService for Service {
             images,
             highest_term: self.0.term(node),
             peer_support: self.shares().into(),
+            info: request.with_info.then(|| self.info(node)),
             ..CheckImagesResponse::default()
         }))
     }

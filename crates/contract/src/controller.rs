@@ -50,9 +50,10 @@ pub fn pull_request(
     let images = images
         .iter()
         .map(|item| {
-            let matching = ImageRef::parse(&item.reference)
-                .map(|image| keyring.matching(&image))
-                .unwrap_or_default();
+            // Most registries in use need no login: then no name is parsed.
+            let image = (!keyring.is_empty()).then(|| ImageRef::parse(&item.reference));
+            let matching = image.and_then(Result::ok);
+            let matching = matching.map_or_else(Vec::new, |image| keyring.matching(&image));
             ImagePull {
                 cache: item.cache.to_string(),
                 ..image_pull(item, matching, &mut credentials)
@@ -92,6 +93,7 @@ pub fn check_request(batch: &Batch, references: &[Arc<str>]) -> CheckImagesReque
     CheckImagesRequest {
         node_name: batch.node.to_string(),
         references: texts(references),
+        with_info: false,
     }
 }
 
@@ -99,7 +101,7 @@ pub fn check_request(batch: &Batch, references: &[Arc<str>]) -> CheckImagesReque
 pub fn pins_request(node: &NodeName) -> CheckImagesRequest {
     CheckImagesRequest {
         node_name: node.to_string(),
-        references: Vec::new(),
+        ..CheckImagesRequest::default()
     }
 }
 
@@ -173,7 +175,7 @@ pub fn checked(response: CheckImagesResponse) -> (Vec<ImageOutcome>, CheckReport
         }),
         can_pin: peers::supported(response.pin_support()),
         can_share: peers::supported(response.peer_support()),
-        // GetInfo reports it once per connection.
+        // It is told once per connection.
         parallel_pulls: 0,
     };
     let outcomes = response

@@ -240,6 +240,7 @@ pub fn checked(report: queue::Report) -> CheckImagesResponse {
         }),
         pin_support: support(report.pins).into(),
         peer_support: support(report.peers).into(),
+        info: None,
     }
 }
 

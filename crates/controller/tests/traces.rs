@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+mod nodes;
+
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use clap::Parser as _;
@@ -19,72 +21,18 @@ use kubefledged_controller::{
     runtimes::KubeletRuntimes,
     traces::Spans,
 };
-use kubefledged_engine::{
-    CacheKey, CacheObject, Engine, Event, NodeFacts, NodeName, Puller, Settings, Source,
-};
-use kubefledged_process::tls::{Connector, Failures, Identity, names};
-use kubefledged_puller::{app, args::Args};
-use kubefledged_testkit::{
-    Ca, Call, Collector, FakeRuntime, Removal, SecretDirectory, SeenSpan, Usage, eventually,
-};
+use kubefledged_engine::{CacheKey, CacheObject, Engine, Event, NodeFacts, Settings, Source};
+use kubefledged_process::tls::Connector;
+use kubefledged_testkit::{Ca, Call, Collector, SeenSpan, eventually};
+use nodes::{Node, connector, node};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinHandle,
-};
+use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 const IMAGE: &str = "registry.test/team/a:1";
-const NAMESPACE: &str = "kube-fledged";
 /// Time for which the slow node pulls longer.
 const SLOW: Duration = Duration::from_millis(300);
-
-/// A puller and the runtime of its node.
-struct Node {
-    name: NodeName,
-    puller: Puller,
-    runtime: FakeRuntime,
-    _certificates: SecretDirectory,
-    task: JoinHandle<anyhow::Result<()>>,
-}
-
-async fn node(name: &str, ca: &Ca, shutdown: &CancellationToken) -> Node {
-    let certificates = SecretDirectory::new().unwrap();
-    let leaf = ca.issue(&[&names::puller(NAMESPACE)], Usage::Server);
-    certificates.write(&leaf, &[ca]).unwrap();
-    let runtime = FakeRuntime::start(Removal::Whole).unwrap();
-    let args = Args::try_parse_from([
-        "kubefledged-puller",
-        "--listen-port=0",
-        "--http-port=0",
-        "--debug-address=off",
-        &format!("--node-name={name}"),
-        &format!("--pod-uid=pod-{name}"),
-        &format!("--tls-dir={}", certificates.path().display()),
-        &format!("--cri-socket-path={}", runtime.socket().display()),
-    ]);
-    let bound = app::build(args.unwrap()).await.unwrap();
-    let port = bound.grpc_address.port();
-    Node {
-        name: NodeName(name.into()),
-        puller: Puller {
-            instance: format!("pod-{name}").into(),
-            address: ([127, 0, 0, 1], port).into(),
-        },
-        runtime,
-        _certificates: certificates,
-        task: tokio::spawn(bound.run(shutdown.clone())),
-    }
-}
-
-fn connector(ca: &Ca) -> Connector {
-    let leaf = ca.issue(&[&names::controller(NAMESPACE)], Usage::Client);
-    let (certificate, key) = (leaf.certificate.as_bytes(), leaf.key.as_bytes());
-    let identity = Identity::from_pem(certificate, key, ca.pem().as_bytes());
-    let (_, current) = watch::channel(Some(Arc::new(identity.unwrap().client().unwrap())));
-    Connector::new(current, names::puller(NAMESPACE), Failures::default()).unwrap()
-}
 
 /// An API server that takes every write, and shows the status that was written last.
 fn api_server() -> (Client, watch::Receiver<Value>) {

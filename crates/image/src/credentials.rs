@@ -66,6 +66,11 @@ impl<T> Keyring<T> {
         true
     }
 
+    /// Whether there is nothing to try for any image.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// What to try for an image, in order. Empty means: pull without credentials.
     pub fn matching(&self, image: &ImageRef) -> Vec<&T> {
         let Some(address) = address(image) else {

@@ -92,6 +92,32 @@ impl Service {
         })
     }
 
+    /// What GetInfo answers.
+    async fn info(&self) -> Result<GetInfoResponse, Status> {
+        let version = self.node.cri.version().await?;
+        let abilities = *self.abilities.borrow();
+        let served = self.identity.borrow().clone();
+        let own = self.peers().map(Peers::own);
+        let (trusted, serial) = served.map_or_else(Default::default, |served| {
+            (served.trusted.clone(), served.serial.clone())
+        });
+        Ok(GetInfoResponse {
+            node_name: self.node_name.to_string(),
+            puller_instance: self.instance.to_string(),
+            runtime_name: version.runtime_name,
+            runtime_version: version.runtime_version,
+            max_parallel_pulls: self.max_parallel_pulls,
+            pin_support: contract::support(abilities.pins).into(),
+            progress_support: contract::support(abilities.progress).into(),
+            features: self.node.features(),
+            trusted_ca_fingerprints: trusted,
+            leaf_serial: serial,
+            peer_support: contract::support(abilities.peers).into(),
+            peer_certificate_request: own.map(Own::request).unwrap_or_default(),
+            peer_serial: own.and_then(Own::serial).unwrap_or_default(),
+        })
+    }
+
     /// Returns a stream of the queue's replies as messages, with heartbeats between them.
     fn outgoing<T: Send + 'static>(
         &self,
@@ -205,28 +231,7 @@ impl PullerService for Service {
         request: Request<GetInfoRequest>,
     ) -> Result<Response<GetInfoResponse>, Status> {
         self.check_node(&request.into_inner().node_name)?;
-        let version = self.node.cri.version().await?;
-        let abilities = *self.abilities.borrow();
-        let served = self.identity.borrow().clone();
-        let own = self.peers().map(Peers::own);
-        let (trusted, serial) = served.map_or_else(Default::default, |served| {
-            (served.trusted.clone(), served.serial.clone())
-        });
-        Ok(Response::new(GetInfoResponse {
-            node_name: self.node_name.to_string(),
-            puller_instance: self.instance.to_string(),
-            runtime_name: version.runtime_name,
-            runtime_version: version.runtime_version,
-            max_parallel_pulls: self.max_parallel_pulls,
-            pin_support: contract::support(abilities.pins).into(),
-            progress_support: contract::support(abilities.progress).into(),
-            features: self.node.features(),
-            trusted_ca_fingerprints: trusted,
-            leaf_serial: serial,
-            peer_support: contract::support(abilities.peers).into(),
-            peer_certificate_request: own.map(Own::request).unwrap_or_default(),
-            peer_serial: own.and_then(Own::serial).unwrap_or_default(),
-        }))
+        self.info().await.map(Response::new)
     }
 
     async fn pull_images(
@@ -285,10 +290,20 @@ impl PullerService for Service {
         let stream = StreamId(self.number());
         let mut replies =
             self.send(stream, Event::Check(stream, request.references), Vec::new())?;
-        let Reply::Checked(report) = replies.one().await? else {
+        let info = async {
+            match request.with_info {
+                true => self.info().await.map(Some),
+                false => Ok(None),
+            }
+        };
+        let (reply, info) = tokio::try_join!(replies.one(), info)?;
+        let Reply::Checked(report) = reply else {
             return Err(Status::internal("the queue gave another answer"));
         };
-        Ok(Response::new(contract::checked(report)))
+        Ok(Response::new(CheckImagesResponse {
+            info,
+            ..contract::checked(report)
+        }))
     }
 
     async fn cancel_pulls(

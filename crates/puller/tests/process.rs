@@ -31,6 +31,7 @@ async fn requests_for_another_node_are_refused() {
     let check = CheckImagesRequest {
         node_name: "n2".to_owned(),
         references: vec![A.to_owned()],
+        with_info: false,
     };
     let info = GetInfoRequest {
         node_name: String::new(),
@@ -140,4 +141,22 @@ async fn a_shutdown_ends_streams_lets_the_runtime_finish_and_then_the_process() 
     puller.task.await.unwrap().unwrap();
     assert!(puller.runtime.holds(A));
     assert_eq!(puller.runtime.count(&Call::PullCancelled(A.to_owned())), 0);
+}
+
+#[tokio::test]
+async fn a_check_answers_what_the_puller_is_if_it_is_asked_for() {
+    let mut puller = Puller::start(Removal::Whole).await;
+    let ask = |with_info| CheckImagesRequest {
+        node_name: NODE.to_owned(),
+        references: vec![A.to_owned()],
+        with_info,
+    };
+    let client = &mut puller.client;
+    let node_name = NODE.to_owned();
+    let info = client.get_info(GetInfoRequest { node_name }).await;
+    let answer = client.check_images(ask(true)).await.unwrap().into_inner();
+    assert_eq!(answer.info, Some(info.unwrap().into_inner()));
+    assert_eq!(answer.images.len(), 1);
+    let answer = client.check_images(ask(false)).await.unwrap().into_inner();
+    assert_eq!(answer.info, None);
 }

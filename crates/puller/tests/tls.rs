@@ -47,6 +47,7 @@ async fn call(puller: &Puller, leaf: &Leaf, name: &str) -> Result<(), Status> {
             .check_images(CheckImagesRequest {
                 node_name,
                 references,
+                with_info: false,
             })
             .await
             .map(drop),

@@ -123,6 +123,7 @@ fn check() -> impl Strategy<Value = Asked> {
         let request = CheckImagesRequest {
             node_name: "n1".to_owned(),
             references,
+            ..CheckImagesRequest::default()
         };
         Asked::Check(request.encode_to_vec())
     })

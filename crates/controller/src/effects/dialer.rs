@@ -1,4 +1,4 @@
-//! Connections to pullers whose identity was verified.
+//! Connections to pullers, whose identity is verified by their first answer.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -9,7 +9,8 @@ use kubefledged_proto::{
     debug::puller_debug_service_client::PullerDebugServiceClient,
     puller::{GetInfoRequest, GetInfoResponse, puller_service_client::PullerServiceClient},
 };
-use tonic::{Request, transport::Channel};
+use tokio::sync::OnceCell;
+use tonic::{Request, Response, Status, transport::Channel};
 
 use super::{dial, peers::PeerIdentity, pool::Dial};
 use crate::{
@@ -23,8 +24,7 @@ pub const MOST_PULLS: usize = 1000;
 /// A client on an open connection.
 pub type PullerClient = PullerServiceClient<Channel>;
 
-/// Connects, and verifies that the peer is the expected puller, because pod IPs are reused and endpoints
-/// are updated late.
+/// Connects. That the peer is the expected puller is verified, because pod IPs are reused and endpoints are updated late.
 pub struct Dialer {
     /// Does TLS and checks the name of the peer.
     pub connector: Connector,
@@ -34,18 +34,28 @@ pub struct Dialer {
     pub kubelets: KubeletRuntimes,
 }
 
-/// An open connection, and facts about its puller.
-#[derive(Clone)]
+/// An open connection to a puller. Which one it is, it says in its first answer: to a check that asks for it, or else to
+/// `GetInfo`.
 pub struct Connection {
-    /// Its messages are limited for calls without images.
-    pub client: PullerClient,
-    /// The same connection, for what people look at.
-    pub debug: PullerDebugServiceClient<Channel>,
-    /// Pulls that the puller runs at a time; 0: it does not say.
-    pub parallel_pulls: u32,
-    /// What the puller has for other pullers.
-    pub peer_identity: Arc<PeerIdentity>,
+    target: Target,
+    client: PullerClient,
+    debug: PullerDebugServiceClient<Channel>,
+    metrics: Metrics,
+    kubelets: KubeletRuntimes,
+    facts: OnceCell<Facts>,
+}
+
+/// What is known of the puller at the other end since it was verified.
+struct Facts {
+    parallel_pulls: u32,
+    peer_identity: PeerIdentity,
     _counted: Arc<Connected>,
+}
+
+/// A connection whose puller is the expected one.
+pub struct Verified<'a> {
+    connection: &'a Connection,
+    facts: &'a Facts,
 }
 
 /// The puller's pod that an endpoint names.
@@ -69,57 +79,122 @@ impl Target {
 
 impl Dial for Dialer {
     type Key = Target;
-    type Connection = Connection;
+    type Connection = Arc<Connection>;
 
-    async fn dial(&self, target: &Target) -> Result<Connection, Arc<str>> {
-        let connected = self.connect(target).await;
-        let connected = connected.inspect_err(|_| self.metrics.not_connected());
-        let (channel, client, info) = connected?;
-        Ok(Connection {
-            client,
+    async fn dial(&self, target: &Target) -> Result<Arc<Connection>, Arc<str>> {
+        tracing::debug!(node = %target.node, "dial begins");
+        let channel = dial::connect(self.connector.clone(), target.address).await;
+        let channel = channel.map_err(|error| {
+            self.metrics.not_connected();
+            Arc::from(sentence(&error))
+        })?;
+        tracing::debug!(node = %target.node, "TLS handshake done");
+        Ok(Arc::new(Connection {
+            target: target.clone(),
+            client: PullerServiceClient::new(channel.clone())
+                .max_decoding_message_size(contract::largest_answer(0))
+                .max_encoding_message_size(MESSAGE_LIMIT),
             debug: PullerDebugServiceClient::new(channel)
                 .max_decoding_message_size(contract::largest_answer(MOST_PULLS)),
-            parallel_pulls: contract::parallel_pulls(&info),
-            peer_identity: Arc::new(PeerIdentity::of(&info)),
+            metrics: self.metrics.clone(),
+            kubelets: self.kubelets.clone(),
+            facts: OnceCell::new(),
+        }))
+    }
+}
+
+impl Connection {
+    /// Whether the puller is known to be the expected one.
+    pub fn is_verified(&self) -> bool {
+        self.facts.initialized()
+    }
+
+    /// A client for a check of so many images, and for nothing else: it changes nothing, and its answer verifies the puller.
+    pub fn unverified(&self, images: usize) -> PullerClient {
+        let client = self.client.clone();
+        client.max_decoding_message_size(contract::largest_answer(images))
+    }
+
+    /// The puller, verified. It is asked with `GetInfo` unless it has told of itself before.
+    ///
+    /// # Errors
+    /// It is another one, or does not answer; the error is a sentence for people.
+    pub async fn verified(&self) -> Result<Verified<'_>, Arc<str>> {
+        self.verified_by(None).await
+    }
+
+    /// As [`Connection::verified`], by what it has told of itself with another answer.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn verified_by(
+        &self,
+        told: Option<GetInfoResponse>,
+    ) -> Result<Verified<'_>, Arc<str>> {
+        let facts = self.facts.get_or_try_init(|| async {
+            let info = match told {
+                Some(info) => Ok(info),
+                None => self.ask().await,
+            };
+            let facts = info.and_then(|info| self.verify(&info));
+            facts.inspect_err(|_| self.metrics.not_connected())
+        });
+        let facts = facts.await?;
+        Ok(Verified {
+            connection: self,
+            facts,
+        })
+    }
+
+    async fn ask(&self) -> Result<GetInfoResponse, Arc<str>> {
+        let mut request = Request::new(GetInfoRequest {
+            node_name: self.target.node.to_string(),
+        });
+        request.set_timeout(dial::CONNECT_LIMIT);
+        let answer = self.client.clone().get_info(request).await;
+        let failed = |status: Status| format!("GetInfo failed: {}", status.message()).into();
+        answer.map(Response::into_inner).map_err(failed)
+    }
+
+    fn verify(&self, info: &GetInfoResponse) -> Result<Facts, Arc<str>> {
+        let Target { node, .. } = &self.target;
+        verify(&self.target, info)?;
+        tracing::debug!(%node, "puller verified");
+        if let Some(kubelets) = self.kubelets.other_than(node, &info.runtime_name) {
+            let error = format!(
+                "the puller uses {}, and the kubelet of {node} uses {kubelets}: correct puller.criSocketPath",
+                info.runtime_name
+            );
+            tracing::warn!(%node, error, "wrong container runtime");
+            return Err(error.into());
+        }
+        Ok(Facts {
+            parallel_pulls: contract::parallel_pulls(info),
+            peer_identity: PeerIdentity::of(info),
             _counted: self.metrics.connected(),
         })
     }
 }
 
-impl Dialer {
-    async fn connect(
-        &self,
-        target: &Target,
-    ) -> Result<(Channel, PullerClient, GetInfoResponse), Arc<str>> {
-        tracing::debug!(node = %target.node, "dial begins");
-        let channel = dial::connect(self.connector.clone(), target.address)
-            .await
-            .map_err(|error| Arc::from(sentence(&error)))?;
-        tracing::debug!(node = %target.node, "TLS handshake done");
-        let mut client = PullerServiceClient::new(channel.clone())
-            .max_decoding_message_size(contract::largest_answer(0))
-            .max_encoding_message_size(MESSAGE_LIMIT);
-        let mut request = Request::new(GetInfoRequest {
-            node_name: target.node.to_string(),
-        });
-        request.set_timeout(dial::CONNECT_LIMIT);
-        let info = client
-            .get_info(request)
-            .await
-            .map_err(|status| Arc::from(format!("GetInfo failed: {}", status.message())))?
-            .into_inner();
-        verify(target, &info)?;
-        tracing::debug!(node = %target.node, "puller verified");
-        let kubelets = self.kubelets.other_than(&target.node, &info.runtime_name);
-        if let Some(kubelets) = kubelets {
-            let error = format!(
-                "the puller uses {}, and the kubelet of {} uses {kubelets}: correct puller.criSocketPath",
-                info.runtime_name, target.node
-            );
-            tracing::warn!(node = %target.node, error, "wrong container runtime");
-            return Err(error.into());
-        }
-        Ok((channel, client, info))
+impl<'a> Verified<'a> {
+    /// A client for calls with so many images: larger answers are refused.
+    pub fn client(&self, images: usize) -> PullerClient {
+        self.connection.unverified(images)
+    }
+
+    /// A client for what people look at.
+    pub fn debug(&self) -> PullerDebugServiceClient<Channel> {
+        self.connection.debug.clone()
+    }
+
+    /// Pulls that the puller runs at a time; 0: it does not say.
+    pub fn parallel_pulls(&self) -> u32 {
+        self.facts.parallel_pulls
+    }
+
+    /// What the puller has for other pullers.
+    pub fn peer_identity(&self) -> &'a PeerIdentity {
+        &self.facts.peer_identity
     }
 }
 

@@ -15,7 +15,7 @@ use kubefledged_proto::puller::{
 use tokio::sync::watch;
 
 use super::{
-    dialer::{Connection, PullerClient},
+    dialer::Verified,
     limits::{answered, limited},
 };
 use crate::certificates::PeerAuthority;
@@ -28,7 +28,7 @@ pub struct PeerIdentity {
 }
 
 impl PeerIdentity {
-    /// As `GetInfo` tells it.
+    /// As the puller tells it.
     pub fn of(info: &GetInfoResponse) -> Self {
         Self {
             request: info.peer_certificate_request.clone(),
@@ -70,12 +70,12 @@ impl Entitlements {
         request: &mut PullImagesRequest,
         node: &NodeName,
         images: &[PullItem],
-        connection: &Connection,
+        puller: &Verified<'_>,
     ) {
         if images.iter().all(|image| image.peers.is_none()) {
             return;
         }
-        if let Err(error) = self.try_add(request, node, images, connection).await {
+        if let Err(error) = self.try_add(request, node, images, puller).await {
             let error = format!("{error:#}");
             tracing::warn!(%node, error, "images are not taken from other nodes");
             for image in &mut request.images {
@@ -89,11 +89,11 @@ impl Entitlements {
         request: &mut PullImagesRequest,
         node: &NodeName,
         images: &[PullItem],
-        connection: &Connection,
+        puller: &Verified<'_>,
     ) -> anyhow::Result<()> {
         let authority = self.authority.borrow().clone();
         let authority = authority.context("there is no certificate of the controller yet")?;
-        self.introduce(&authority, node, connection).await?;
+        self.introduce(&authority, node, puller).await?;
         let signing = authority.signing();
         for (image, item) in request.images.iter_mut().zip(images) {
             if let Some(peers) = &item.peers {
@@ -111,9 +111,9 @@ impl Entitlements {
         &self,
         authority: &PeerAuthority,
         node: &NodeName,
-        connection: &Connection,
+        puller: &Verified<'_>,
     ) -> anyhow::Result<()> {
-        let identity = &connection.peer_identity;
+        let identity = puller.peer_identity();
         let issuer = authority.issuer();
         let has = identity.serial().clone();
         let known = self.introduced().get(node).cloned();
@@ -123,7 +123,7 @@ impl Entitlements {
         let seconds = i64::try_from(now().as_secs()).unwrap_or(i64::MAX);
         let certificate = authority.issue(&node.0, &identity.request, seconds)?;
         let number = serial(&certificate.clone().into())?;
-        let mut client: PullerClient = connection.client.clone();
+        let mut client = puller.client(0);
         let request = limited(SetPeerIdentityRequest {
             node_name: node.to_string(),
             certificates: vec![certificate],

@@ -24,7 +24,7 @@ use tonic::{Code, Status};
 use super::{
     claims::Claims,
     credentials::{Credentials, Resolved},
-    dialer::{Connection, Dialer, PullerClient, Target},
+    dialer::{Dialer, PullerClient, Target, Verified},
     dockercfg::MOST_LOGIN,
     held::Held,
     limits::{answered, is_late, limited, next, within},
@@ -154,24 +154,17 @@ impl Pullers {
         batch: &Batch,
         events: &mpsc::Sender<Event>,
     ) -> Result<BatchEnd, Status> {
-        let client = borrowed.connection().client.clone();
-        let images = batch.work.images();
-        let mut client = client.max_decoding_message_size(contract::largest_answer(images));
-        let parallel_pulls = borrowed.connection().parallel_pulls;
         match &batch.work {
+            Work::Check { references } => self.check(borrowed, batch, references, events).await,
             Work::Pull {
                 images,
                 credentials,
             } => {
-                let connection = borrowed.connection();
-                let pull = self.pull(
-                    connection,
-                    &mut client,
-                    batch,
-                    (images, credentials),
-                    events,
-                );
-                pull.await
+                let Ok(puller) = self.verified(borrowed).await else {
+                    return Ok(BatchEnd::Unreachable);
+                };
+                let work = (&images[..], credentials);
+                self.pull(&puller, batch, work, events).await
             }
             Work::Remove {
                 references,
@@ -180,22 +173,35 @@ impl Pullers {
                 only_pulled,
                 unpin,
             } => {
+                let Ok(puller) = self.verified(borrowed).await else {
+                    return Ok(BatchEnd::Unreachable);
+                };
+                let mut client = puller.client(batch.work.images());
                 let (some, all) = (only_pulled, references);
                 let request =
                     contract::remove_request(batch, all, desired, releasable, some, unpin);
                 remove(&mut client, batch, request, events, &self.spans).await
             }
-            Work::Check { references } => {
-                self.check(&mut client, batch, references, parallel_pulls, events)
-                    .await
-            }
         }
+    }
+
+    /// The puller of a connection, if it is the expected one. Otherwise the connection is used by nobody again.
+    pub(super) async fn verified<'a>(
+        &self,
+        borrowed: &'a Borrowed<Dialer>,
+    ) -> Result<Verified<'a>, Arc<str>> {
+        let verified = borrowed.connection().verified().await;
+        verified.inspect_err(|error| self.is_wrong(borrowed, error))
+    }
+
+    fn is_wrong(&self, borrowed: &Borrowed<Dialer>, error: &str) {
+        tracing::debug!(error, "not the expected puller");
+        self.pool.discard(borrowed);
     }
 
     async fn pull(
         &self,
-        connection: &Connection,
-        client: &mut PullerClient,
+        puller: &Verified<'_>,
         batch: &Batch,
         (images, scope): (&[PullItem], &CredentialScope),
         events: &mpsc::Sender<Event>,
@@ -210,12 +216,13 @@ impl Pullers {
         let _ = events.send(read).await;
         let mut request = contract::pull_request(batch, images, &resolved.keyring);
         self.entitlements
-            .add(&mut request, &batch.node, images, connection)
+            .add(&mut request, &batch.node, images, puller)
             .await;
         if let Some(why) = too_large(&request) {
             return Ok(BatchEnd::CredentialsFailed(why));
         }
         let node = &batch.node;
+        let mut client = puller.client(images.len());
         tracing::debug!(%node, "pull request sent");
         let mut stream = answered(client.pull_images(limited(request))).await?;
         tracing::debug!(%node, "pull request taken");
@@ -239,7 +246,7 @@ impl Pullers {
     async fn send_cancel(&self, cancel: &CancelPulls) -> Result<(), Arc<str>> {
         let target = Target::new(&cancel.node, &cancel.puller);
         let borrowed = self.pool.borrow(&target, Line::Front).await?;
-        let mut client = borrowed.connection().client.clone();
+        let mut client = self.verified(&borrowed).await?.client(0);
         let request = limited(contract::cancel_request(cancel));
         answered(client.cancel_pulls(request))
             .await
@@ -248,25 +255,28 @@ impl Pullers {
     }
 
     /// In pieces as large as the node answers in time: where a look takes a second, 512 of them in one call
-    /// would never be answered. What is not looked at in time is left to the next check.
+    /// would never be answered. What is not looked at in time is left to the next check. The answer to the first piece also tells
+    /// which puller it is.
     async fn check(
         &self,
-        client: &mut PullerClient,
+        borrowed: &Borrowed<Dialer>,
         batch: &Batch,
         references: &[Arc<str>],
-        parallel_pulls: u32,
         events: &mpsc::Sender<Event>,
     ) -> Result<BatchEnd, Status> {
         let began = Instant::now();
+        let connection = borrowed.connection();
+        let mut client = connection.unverified(references.len());
         let mut done = 0;
         loop {
             let size = self.sizes().of(&batch.node);
             let piece = &references[done..(done + size).min(references.len())];
-            let request = contract::check_request(batch, piece);
+            let mut request = contract::check_request(batch, piece);
+            request.with_info = !connection.is_verified();
             let asked = Instant::now();
             let answer = within(PIECE_LIMIT, client.check_images(request)).await;
             let time_left = checks::has_time(began.elapsed());
-            let response = match answer {
+            let mut response = match answer {
                 Ok(response) => response,
                 Err(status) if is_late(&status) => {
                     let smaller = self.sizes().late(&batch.node, piece.len());
@@ -283,14 +293,21 @@ impl Pullers {
                 }
                 Err(status) => return Err(status),
             };
-            self.sizes()
-                .answered(&batch.node, piece.len(), asked.elapsed());
+            let took = asked.elapsed();
+            let puller = match connection.verified_by(response.info.take()).await {
+                Ok(puller) => puller,
+                Err(error) => {
+                    self.is_wrong(borrowed, &error);
+                    return Ok(BatchEnd::Unreachable);
+                }
+            };
+            self.sizes().answered(&batch.node, piece.len(), took);
             let (mut outcomes, mut report) = contract::checked(response);
             let mut open = piece.len();
             count(&mut open, &outcomes)?;
             self.heard(batch, report.highest_term);
             if done == 0 {
-                report.parallel_pulls = parallel_pulls;
+                report.parallel_pulls = puller.parallel_pulls();
                 if self.entitlements.are_possible() == Some(false) {
                     // Without a certificate for other pullers it takes nothing from them.
                     report.can_share = Some(false);

@@ -68,7 +68,7 @@ impl PullerQueries for Pullers {
         let asked = async move {
             let target = Target::new(node, puller);
             let borrowed = self.pool().borrow(&target, Line::Front).await?;
-            let mut client = borrowed.connection().debug.clone();
+            let mut client = self.verified(&borrowed).await?.debug();
             let answer = within(QUERY_LIMIT, client.get_queue(request)).await;
             answer.map_err(|status| Arc::from(status.message()))
         };
@@ -89,16 +89,16 @@ impl PullerQueries for Pullers {
         async move {
             let target = Target::new(node, puller);
             let borrowed = self.pool().borrow(&target, Line::Front).await?;
+            let puller = self.verified(&borrowed).await?;
             let mut holdings = Holdings::default();
             let size = self.sizes().of(node);
             for (at, piece) in images.chunks(size).enumerate() {
                 let request = CheckImagesRequest {
                     node_name: node.to_string(),
                     references: piece.iter().map(ToString::to_string).collect(),
+                    with_info: false,
                 };
-                let client = borrowed.connection().client.clone();
-                let most = kubefledged_contract::controller::largest_answer(piece.len());
-                let mut client = client.max_decoding_message_size(most);
+                let mut client = puller.client(piece.len());
                 let answer = within(PIECE_LIMIT, client.check_images(request)).await;
                 let answer = answer.map_err(|status| Arc::<str>::from(status.message()))?;
                 holdings.add(at * size, piece.len(), answer);

@@ -176,6 +176,7 @@ impl Puller {
         let request = CheckImagesRequest {
             node_name: NODE.to_owned(),
             references: texts(names),
+            with_info: false,
         };
         self.client
             .check_images(request)

@@ -237,6 +237,7 @@ async fn the_flag_switches_peers_off() {
     let request = kubefledged_proto::puller::CheckImagesRequest {
         node_name: "n1".to_owned(),
         references: Vec::new(),
+        with_info: false,
     };
     let check = node
         .client

@@ -92,7 +92,7 @@ impl Service {
         })
     }
 
-    /// What GetInfo answers.
+    /// What `GetInfo` answers.
     async fn info(&self) -> Result<GetInfoResponse, Status> {
         let version = self.node.cri.version().await?;
         let abilities = *self.abilities.borrow();
@@ -291,9 +291,10 @@ impl PullerService for Service {
         let mut replies =
             self.send(stream, Event::Check(stream, request.references), Vec::new())?;
         let info = async {
-            match request.with_info {
-                true => self.info().await.map(Some),
-                false => Ok(None),
+            if request.with_info {
+                self.info().await.map(Some)
+            } else {
+                Ok(None)
             }
         };
         let (reply, info) = tokio::try_join!(replies.one(), info)?;

@@ -17,7 +17,7 @@ use tokio::{net::TcpStream, sync::watch};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tower_service::Service;
 
-use super::{Failures, Reason};
+use super::{Failures, Reason, gather::Gathering};
 
 /// Connects with the newest identity. The server must present one fixed name, whatever its address is.
 /// The caller sets the time limit.
@@ -71,7 +71,7 @@ impl Connector {
 }
 
 impl Service<Uri> for Connector {
-    type Response = TokioIo<TlsStream<TcpStream>>;
+    type Response = TokioIo<Gathering<TlsStream<TcpStream>>>;
     type Error = io::Error;
     type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
 
@@ -81,6 +81,12 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let connector = self.clone();
-        Box::pin(async move { connector.connect(uri).await.map(TokioIo::new) })
+        Box::pin(async move {
+            connector
+                .connect(uri)
+                .await
+                .map(Gathering::new)
+                .map(TokioIo::new)
+        })
     }
 }

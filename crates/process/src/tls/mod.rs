@@ -10,6 +10,7 @@
 pub mod accept;
 pub mod connect;
 pub mod files;
+mod gather;
 pub mod handshake;
 pub mod identity;
 pub mod signed;

@@ -14,10 +14,6 @@ mod world;
 
 use clap::Parser as _;
 
-/// As in the controller: the simulated pullers share the processors with it, and are to take little of them.
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
-
 fn main() -> anyhow::Result<()> {
     let args = run::Args::parse();
     tracing_subscriber::fmt()

@@ -1,10 +1,14 @@
-//! Time limits of calls to pullers.
+//! Limits of calls to pullers: their time, and the credentials that they bring.
 
 use std::time::Duration;
 
-use kubefledged_contract::SILENCE_LIMIT;
+use kubefledged_contract::{MESSAGE_LIMIT, SILENCE_LIMIT};
+use kubefledged_proto::puller::PullImagesRequest;
+use prost::Message;
 use tokio::time::timeout;
 use tonic::{Code, Request, Response, Status, Streaming};
+
+use super::dockercfg::MOST_LOGIN;
 
 /// Time limit for a unary call, and for the first message of a stream.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
@@ -44,3 +48,34 @@ pub async fn next<T>(stream: &mut Streaming<T>) -> Result<Option<T>, Status> {
         Err(_) => Err(Status::deadline_exceeded("the puller is silent")),
     }
 }
+
+/// Whether the credentials of a request are more than is sent: whoever writes a cache and its secrets
+/// gets the reason, and its node has nothing to do with it.
+pub fn too_large(request: &PullImagesRequest) -> Option<String> {
+    let sizes: Vec<usize> = request
+        .credentials
+        .iter()
+        .map(Message::encoded_len)
+        .collect();
+    for image in &request.images {
+        let matching = image.credentials.iter();
+        let matching = matching.filter_map(|at| sizes.get(usize::try_from(*at).ok()?));
+        if matching.sum::<usize>() > MOST_LOGIN {
+            return Some(format!(
+                "the pull secrets hold more than {} KiB of logins for {}: remove those that are not needed",
+                MOST_LOGIN >> 10,
+                image.reference
+            ));
+        }
+    }
+    (request.encoded_len() > MESSAGE_LIMIT).then(|| {
+        format!(
+            "the logins for {} images make a request larger than {} MiB: use fewer pull secrets, or one login for more images",
+            request.images.len(),
+            MESSAGE_LIMIT >> 20
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -7,17 +7,15 @@
 //! does not keep a new node waiting. *Dials* take time: half of them are reserved for pullers that answer
 //! at once and half for those that do not, so that hundreds of dead nodes do not delay the healthy ones.
 //!
-//! Whoever waits for a permit does so in one of two lines ([`Line`]): the pulls of a cold wave do not wait behind the checks of all
-//! other nodes while their places in the registry's budget lie idle.
+//! Whoever waits for a permit does so in one of two lines ([`Line`]).
+
+mod permits;
 
 use std::{
     collections::HashMap,
     future::Future,
     hash::Hash,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -31,6 +29,8 @@ use tokio::{
 };
 
 use super::dial::CONNECT_LIMIT;
+pub use permits::Line;
+use permits::Permits;
 
 /// An idle connection is closed after this time.
 const LINGER: Duration = Duration::from_secs(5);
@@ -49,15 +49,6 @@ const REMEMBER: Duration = Duration::from_secs(600);
 
 /// A connection that is in use for longer moves to the second set of permits.
 const LONG: Duration = Duration::from_secs(1);
-
-/// Where a caller waits for a permit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Line {
-    /// Behind few others: something that others need is taken for it, such as places in a registry's budget, or a person waits.
-    Front,
-    /// Behind all who came before.
-    Back,
-}
 
 /// Makes connections.
 pub trait Dial: Send + Sync + 'static {
@@ -80,16 +71,10 @@ struct Inner<D: Dial> {
     dialer: D,
     prompt: Semaphore,
     slow: Semaphore,
-    permits: Arc<Semaphore>,
-    /// So many of the back line wait for a permit beside the front line; the others wait behind them.
-    turns: Semaphore,
+    permits: Permits,
     /// For connections that are kept although others wait.
     keeping: Arc<Semaphore>,
     long: Arc<Semaphore>,
-    /// Number of users that wait for a permit.
-    waiting: AtomicUsize,
-    /// Notifies that a first user waits.
-    pressed: Arc<Notify>,
     known_slow: Mutex<HashMap<D::Key, Instant>>,
     slots: Mutex<HashMap<D::Key, Slot<D::Connection>>>,
 }
@@ -144,16 +129,13 @@ impl<D: Dial> Pool<D> {
             dialer,
             prompt: Semaphore::new(dials - slow),
             slow: Semaphore::new(slow),
-            permits: Arc::new(Semaphore::new(connections)),
-            turns: Semaphore::new(dials - slow),
+            permits: Permits::new(connections, dials - slow),
             keeping: Arc::new(Semaphore::new(connections - connections.div_ceil(UNKEPT))),
             long: Arc::new(Semaphore::new(connections)),
-            waiting: AtomicUsize::new(0),
-            pressed: Arc::default(),
             known_slow: Mutex::default(),
             slots: Mutex::default(),
         });
-        tokio::spawn(sweep(Arc::downgrade(&inner), inner.pressed.clone()));
+        tokio::spawn(sweep(Arc::downgrade(&inner), inner.permits.pressed()));
         Self(inner)
     }
 
@@ -271,7 +253,7 @@ impl<D: Dial> Inner<D> {
     async fn dial(&self, key: &D::Key, line: Line) -> Result<Arc<Open<D::Connection>>, Arc<str>> {
         if !self.known_slow().contains_key(key) {
             // A user that waits for a permit holds no dial.
-            let permit = self.permit(line).await?;
+            let permit = self.permits.take(line).await?;
             let prompt = self.prompt.acquire().await;
             // Boxed here and below, because thousands of nodes wait for a permit with this future.
             let mut dialing = Box::pin(self.dialer.dial(key));
@@ -286,7 +268,7 @@ impl<D: Dial> Inner<D> {
             // The dial gives up its permit and waits for its turn in the slow half.
         }
         let _slow = self.slow.acquire().await;
-        let permit = self.permit(line).await?;
+        let permit = self.permits.take(line).await?;
         let dialing = Box::pin(self.dialer.dial(key));
         self.limited(key, dialing, permit).await
     }
@@ -310,21 +292,6 @@ impl<D: Dial> Inner<D> {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn permit(&self, line: Line) -> Result<OwnedSemaphorePermit, Arc<str>> {
-        if let Ok(permit) = self.permits.clone().try_acquire_owned() {
-            return Ok(permit);
-        }
-        // From now on idle connections are closed soon.
-        let _waiting = Waiting::begin(&self.waiting);
-        self.pressed.notify_one();
-        let _turn = match line {
-            Line::Front => None,
-            Line::Back => Some(self.turns.acquire().await),
-        };
-        let permit = self.permits.clone().acquire_owned().await;
-        permit.map_err(|_| "the pool is closed".into())
-    }
-
     /// Closes one idle connection for each waiting user, the longest idle first.
     fn make_room(&self, now: Instant) {
         let mut slots = self.slots();
@@ -339,7 +306,7 @@ impl<D: Dial> Inner<D> {
         });
         let mut idle: Vec<_> = idle.collect();
         idle.sort_by_key(|(since, _)| *since);
-        for (_, key) in idle.iter().take(self.waiting.load(Ordering::SeqCst)) {
+        for (_, key) in idle.iter().take(self.permits.waiting()) {
             slots.remove(key);
         }
     }
@@ -399,22 +366,6 @@ impl<D: Dial> Drop for Borrowed<D> {
     }
 }
 
-/// Counts itself while it exists.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn begin(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::SeqCst);
-        Self(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
 fn opened<C>(
     result: Result<C, Arc<str>>,
     permit: OwnedSemaphorePermit,
@@ -444,7 +395,7 @@ async fn sweep<D: Dial>(pool: Weak<Inner<D>>, pressed: Arc<Notify>) {
         pool.close_idle(now);
         pool.set_long_ones_apart(now);
         wait = SWEEP;
-        if pool.waiting.load(Ordering::SeqCst) > 0 {
+        if pool.permits.waiting() > 0 {
             pool.make_room(now);
             wait = HOLD / 2;
         }

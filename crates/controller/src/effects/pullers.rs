@@ -7,7 +7,7 @@ use std::{
 
 use kubefledged_api_types::{names::failure, one_line};
 use kubefledged_contract::{
-    MESSAGE_LIMIT, SEEN_TERM,
+    SEEN_TERM,
     checks::{self, PIECE_LIMIT, PieceSizes},
     controller as contract,
 };
@@ -16,8 +16,7 @@ use kubefledged_engine::{
     PullItem, Puller, SecretProblems, Transfer, Work,
 };
 use kubefledged_process::traces::{Context, TraceContextExt as _};
-use kubefledged_proto::puller::{PullImagesRequest, RemoveImagesRequest};
-use prost::Message;
+use kubefledged_proto::puller::RemoveImagesRequest;
 use tokio::sync::{mpsc, watch};
 use tonic::{Code, Status};
 
@@ -25,9 +24,8 @@ use super::{
     claims::Claims,
     credentials::{Credentials, Resolved},
     dialer::{Dialer, PullerClient, Target, Verified},
-    dockercfg::MOST_LOGIN,
     held::Held,
-    limits::{answered, is_late, limited, next, within},
+    limits::{answered, is_late, limited, next, too_large, within},
     peers::Entitlements,
     pool::{Borrowed, Line, Pool},
 };
@@ -378,34 +376,6 @@ fn method(work: &Work) -> &'static str {
     }
 }
 
-/// Whether the credentials of a request are more than is sent: whoever writes a cache and its secrets
-/// gets the reason, and its node has nothing to do with it.
-fn too_large(request: &PullImagesRequest) -> Option<String> {
-    let sizes: Vec<usize> = request
-        .credentials
-        .iter()
-        .map(Message::encoded_len)
-        .collect();
-    for image in &request.images {
-        let matching = image.credentials.iter();
-        let matching = matching.filter_map(|at| sizes.get(usize::try_from(*at).ok()?));
-        if matching.sum::<usize>() > MOST_LOGIN {
-            return Some(format!(
-                "the pull secrets hold more than {} KiB of logins for {}: remove those that are not needed",
-                MOST_LOGIN >> 10,
-                image.reference
-            ));
-        }
-    }
-    (request.encoded_len() > MESSAGE_LIMIT).then(|| {
-        format!(
-            "the logins for {} images make a request larger than {} MiB: use fewer pull secrets, or one login for more images",
-            request.images.len(),
-            MESSAGE_LIMIT >> 20
-        )
-    })
-}
-
 /// Returns the secrets of an ImageCache that cannot be used.
 fn secret_problems(resolved: &Resolved) -> SecretProblems {
     let Resolved {
@@ -461,6 +431,3 @@ async fn busy(batch: &Batch, status: &Status, events: &mpsc::Sender<Event>) -> B
     let _ = events.send(Event::Outcomes(batch.id, outcomes)).await;
     BatchEnd::Done
 }
-
-#[cfg(test)]
-mod tests;

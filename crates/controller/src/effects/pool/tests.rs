@@ -1,6 +1,6 @@
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use super::*;
+use super::{permits::Waiting, *};
 
 /// Names beginning with `dead` never answer; the rest answer after 10 ms, and the connection is the
 /// number of the dial.

@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use kubefledged_contract::{
@@ -30,6 +31,9 @@ use crate::{
     node::{Abilities, Node},
     peers::{Peers, identity::Own},
 };
+
+/// Whoever asks what a puller is learns within this time that its runtime hangs.
+const VERSION_LIMIT: Duration = Duration::from_secs(2);
 
 /// The gRPC service.
 #[derive(Clone)]
@@ -94,7 +98,9 @@ impl Service {
 
     /// What `GetInfo` answers.
     async fn info(&self) -> Result<GetInfoResponse, Status> {
-        let version = self.node.cri.version().await?;
+        let version = tokio::time::timeout(VERSION_LIMIT, self.node.cri.version()).await;
+        let version =
+            version.map_err(|_| Status::unavailable("the container runtime does not answer"))??;
         let abilities = *self.abilities.borrow();
         let served = self.identity.borrow().clone();
         let own = self.peers().map(Peers::own);

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{NODE, Puller, authority, image, request};
 use kubefledged_proto::puller::{
     Authority, CheckImagesRequest, GetInfoRequest, ListImagesRequest, RemoveImagesRequest, Support,
@@ -159,4 +161,21 @@ async fn a_check_answers_what_the_puller_is_if_it_is_asked_for() {
     assert_eq!(answer.images.len(), 1);
     let answer = client.check_images(ask(false)).await.unwrap().into_inner();
     assert_eq!(answer.info, None);
+}
+
+#[tokio::test]
+async fn a_runtime_that_hangs_is_found_out_by_the_first_check_at_once() {
+    let mut puller = Puller::start(Removal::Whole).await;
+    puller.runtime.hang();
+    let check = CheckImagesRequest {
+        node_name: NODE.to_owned(),
+        references: Vec::new(),
+        with_info: true,
+    };
+    // The controller waits for 15 s.
+    let answer = tokio::time::timeout(Duration::from_secs(5), puller.client.check_images(check));
+    let refused = answer.await.unwrap().unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    let message = refused.message();
+    assert!(message.contains("container runtime"), "{message}");
 }

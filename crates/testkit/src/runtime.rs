@@ -105,6 +105,7 @@ pub(crate) struct State {
     /// When the labels of an image id changed last, and how long after that CRI shows them.
     pub(crate) labelled: BTreeMap<String, Instant>,
     labels_late: Duration,
+    hangs: bool,
     /// Blobs that are being written: name, offset, total.
     pub(crate) ingests: Vec<(String, i64, i64)>,
     /// Blobs, and what else belongs to them.
@@ -230,6 +231,11 @@ impl FakeRuntime {
     /// Shows a pin only this long after it was set, as containerd 2.x does while many images change.
     pub fn show_pins_after(&self, late: Duration) {
         self.shared.state().labels_late = late;
+    }
+
+    /// Answers no `Version` any more.
+    pub fn hang(&self) {
+        self.shared.state().hangs = true;
     }
 
     /// Returns whether an image is pinned.

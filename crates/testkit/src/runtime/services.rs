@@ -37,6 +37,10 @@ impl runtime_service_server::RuntimeService for Shared {
         &self,
         _: Request<VersionRequest>,
     ) -> Result<Response<VersionResponse>, Status> {
+        let hangs = self.state().hangs;
+        if hangs {
+            std::future::pending::<()>().await;
+        }
         let runtime_name = match self.removal {
             Removal::Whole => "containerd",
             Removal::Name => "cri-o",

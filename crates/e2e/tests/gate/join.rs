@@ -13,7 +13,10 @@ const LIMIT: Duration = Duration::from_secs(60);
 fn a_pod_waits_for_the_node_until_its_runtime_lists_every_gating_image() {
     let gated = Gated::both("gate");
     let cluster = &gated.cluster;
-    cluster.run(&["fault", "slow=6", "only=blobs"], "").unwrap();
+    // Not its blobs: they are those of the quick image too, and containerd lets one pull of a blob wait for another.
+    cluster
+        .run(&["fault", "delay=10", "only=manifests"], "")
+        .unwrap();
     let before = gated.told(JOINER);
     gated.require(&[demo("web"), faulty("api")], None);
     gated.pod(&demo("web"));
@@ -101,7 +104,7 @@ fn with_the_condition_alone_a_controller_of_taints_releases_the_node_when_the_im
     let key = "readiness.k8s.io/images-not-cached";
     gated
         .cluster
-        .run(&["fault", "slow=40", "only=blobs"], "")
+        .run(&["fault", "delay=5", "only=manifests"], "")
         .unwrap();
     gated.require(&[demo("web"), faulty("api")], None);
     gated.pod(&demo("web"));

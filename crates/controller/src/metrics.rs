@@ -281,9 +281,9 @@ impl Metrics {
     }
 
     /// Counts a connection as open while the returned value exists.
-    pub fn connected(&self) -> Arc<Connected> {
+    pub fn connected(&self) -> Connected {
         self.connections.inc();
-        Arc::new(Connected(self.connections.clone()))
+        Connected(self.connections.clone())
     }
 
     /// Reads the engine before a scrape is answered. A standby shows nothing of it.

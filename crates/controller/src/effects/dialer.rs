@@ -49,7 +49,7 @@ pub struct Connection {
 struct Facts {
     parallel_pulls: u32,
     peer_identity: PeerIdentity,
-    _counted: Arc<Connected>,
+    _counted: Connected,
 }
 
 /// A connection whose puller is the expected one.

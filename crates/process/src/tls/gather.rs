@@ -168,7 +168,7 @@ mod tests {
     #[tokio::test]
     async fn a_flush_waits_once_for_other_tasks_and_not_for_ever() {
         let (near, mut far) = pair(1024);
-        let near = std::sync::Arc::new(tokio::sync::Mutex::new(near));
+        let near = tokio::sync::Mutex::new(near);
         near.lock().await.write_all(b"a").await.unwrap();
         // As the task of an HTTP/2 connection, which others give frames while it flushes.
         let flushing = std::future::poll_fn(|cx| {

@@ -70,6 +70,7 @@ lint: ## Check formatting, clippy, the workflows, and that the pure crates do no
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets --target $(TARGET) -- -D warnings
 	hack/pure
+	git apply --check crates/sim/mutations/*.patch || { echo "bring these bugs for make sim-mutations up to date with the code" >&2; exit 1; }
 	hack/tool actionlint -shellcheck= -pyflakes=
 	@find crates -name '*.rs' -exec wc -l {} + | awk '$$2 != "total" && $$1 > 450 {print $$2 ": " $$1 " lines, more than 450: split it"; long = 1} END {exit long}'
 

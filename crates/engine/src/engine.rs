@@ -36,7 +36,7 @@ impl Engine {
             Event::Synced(Source::Watch(id)) => self.watch_synced(now, id),
             Event::Listing(source) => self.listing(source),
             Event::Synced(source) => self.synced(source),
-            Event::BudgetsKnown(known) => self.model.names.registries.restore(known, now.tick),
+            Event::BudgetsKnown(known) => self.model.names.registries.restore(known),
             Event::Leadership(term) => {
                 self.model.leadership.term = term;
                 self.model.leadership.begun = false;

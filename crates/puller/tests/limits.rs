@@ -20,10 +20,7 @@ async fn ten_thousand_images_in_one_request_are_taken_once_and_refused_a_second_
     }
     let mut many = puller.pull(1, images(1)).await;
     many.accepted().await;
-    let refused = puller
-        .client
-        .pull_images(request(2, images(2)))
-        .await;
+    let refused = puller.client.pull_images(request(2, images(2))).await;
     let status = refused.unwrap().into_inner().message().await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert!(

@@ -30,13 +30,15 @@ use tokio::{
 
 use super::dial::CONNECT_LIMIT;
 pub use permits::Line;
-use permits::Permits;
+use permits::{Permits, Place};
 
 /// An idle connection is closed after this time.
 const LINGER: Duration = Duration::from_secs(5);
 /// An idle connection is closed after this time if others wait for a permit. Calls that are known to follow keep theirs
 /// ([`Pool::keep`]); questions from outside come unannounced, often several for one node.
 const HOLD: Duration = Duration::from_millis(50);
+/// Whoever had a connection dialed takes it within this time, however busy the machine is.
+const TAKEN: Duration = Duration::from_secs(1);
 /// Of so many connections one is kept for no call that follows.
 const UNKEPT: usize = 8;
 /// Time between searches for such connections.
@@ -83,13 +85,15 @@ type Opening<C> = Shared<BoxFuture<'static, Result<Arc<Open<C>>, Arc<str>>>>;
 
 /// State of a connection, from the first request for it until it is closed.
 enum Slot<C> {
-    /// It is being dialed, and all its users wait for the same dial. Next: open or removed.
-    Dialing(Opening<C>),
+    /// It is being dialed, and all its users wait for the same dial, which can be called to the front line. Next: open or removed.
+    Dialing(Opening<C>, Arc<Notify>),
     /// It is open: in use, or idle since a time. Next: removed.
     Open {
         open: Arc<Open<C>>,
         users: usize,
         since: Instant,
+        /// Who had it dialed has not taken it yet.
+        new: bool,
         /// Its next use is known to follow.
         kept: Option<OwnedSemaphorePermit>,
     },
@@ -198,29 +202,44 @@ impl<D: Dial> Inner<D> {
                 open,
                 users,
                 since,
+                new,
                 kept,
             }) => {
                 if *users == 0 {
                     *since = Instant::now();
                 }
                 *users += 1;
-                *kept = None;
+                (*new, *kept) = (false, None);
                 Ok(Borrowed {
                     key: key.clone(),
                     open: open.clone(),
                     pool: self.clone(),
                 })
             }
-            Some(Slot::Dialing(opening)) => Err(opening.clone()),
+            Some(Slot::Dialing(opening, called)) => {
+                if line == Line::Front {
+                    called.notify_one();
+                }
+                Err(opening.clone())
+            }
             None => {
+                let called = Arc::new(Notify::new());
+                let place = Place {
+                    line,
+                    called: called.clone(),
+                };
                 // In its own task, so that it continues if the first user gives up.
-                let dialing = tokio::spawn(self.clone().open(key.clone(), line));
+                let dialing = tokio::spawn(self.clone().open(key.clone(), place));
+                let (pool, cut_short) = (self.clone(), key.clone());
                 let opening = async move {
                     let ended = dialing.await;
-                    ended.unwrap_or_else(|_| Err("the dial was cut short".into()))
+                    ended.unwrap_or_else(|_| {
+                        pool.slots().remove(&cut_short);
+                        Err("the dial was cut short".into())
+                    })
                 };
                 let opening = opening.boxed().shared();
-                slots.insert(key.clone(), Slot::Dialing(opening.clone()));
+                slots.insert(key.clone(), Slot::Dialing(opening.clone(), called));
                 Err(opening)
             }
         }
@@ -229,9 +248,9 @@ impl<D: Dial> Inner<D> {
     async fn open(
         self: Arc<Self>,
         key: D::Key,
-        line: Line,
+        place: Place,
     ) -> Result<Arc<Open<D::Connection>>, Arc<str>> {
-        let result = self.dial(&key, line).await;
+        let result = self.dial(&key, place).await;
         let mut slots = self.slots();
         match &result {
             Ok(open) => {
@@ -239,6 +258,7 @@ impl<D: Dial> Inner<D> {
                     open: open.clone(),
                     users: 0,
                     since: Instant::now(),
+                    new: true,
                     kept: None,
                 };
                 slots.insert(key, slot);
@@ -250,10 +270,14 @@ impl<D: Dial> Inner<D> {
         result
     }
 
-    async fn dial(&self, key: &D::Key, line: Line) -> Result<Arc<Open<D::Connection>>, Arc<str>> {
+    async fn dial(
+        &self,
+        key: &D::Key,
+        mut place: Place,
+    ) -> Result<Arc<Open<D::Connection>>, Arc<str>> {
         if !self.known_slow().contains_key(key) {
             // A user that waits for a permit holds no dial.
-            let permit = self.permits.take(line).await?;
+            let permit = self.permits.take(&mut place).await?;
             let prompt = self.prompt.acquire().await;
             // Boxed here and below, because thousands of nodes wait for a permit with this future.
             let mut dialing = Box::pin(self.dialer.dial(key));
@@ -268,7 +292,7 @@ impl<D: Dial> Inner<D> {
             // The dial gives up its permit and waits for its turn in the slow half.
         }
         let _slow = self.slow.acquire().await;
-        let permit = self.permits.take(line).await?;
+        let permit = self.permits.take(&mut place).await?;
         let dialing = Box::pin(self.dialer.dial(key));
         self.limited(key, dialing, permit).await
     }
@@ -299,9 +323,12 @@ impl<D: Dial> Inner<D> {
             Slot::Open {
                 users: 0,
                 since,
+                new,
                 kept: None,
                 ..
-            } if now.duration_since(*since) >= HOLD => Some((*since, key.clone())),
+            } if now.duration_since(*since) >= if *new { TAKEN } else { HOLD } => {
+                Some((*since, key.clone()))
+            }
             _ => None,
         });
         let mut idle: Vec<_> = idle.collect();

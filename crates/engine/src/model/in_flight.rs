@@ -16,8 +16,8 @@ use crate::{
 };
 
 /// A check without a sign of life for so long is lost. This is a backstop: calls have shorter time-outs of
-/// their own.
-const CHECK_DEADLINE: Duration = Duration::from_secs(60);
+/// their own, which begin when their turn for a connection comes. With tens of thousands of nodes that takes minutes.
+const CHECK_DEADLINE: Duration = Duration::from_secs(600);
 /// The same for pulls and removals.
 const WORK_DEADLINE: Duration = Duration::from_secs(6 * 3600);
 

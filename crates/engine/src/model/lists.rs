@@ -1,11 +1,12 @@
-//! Lists that the calls to many nodes have in common: each is kept once, however many calls wait for their turn.
+//! Lists that the calls to many nodes have in common: those that were used last are kept once, however many calls wait for their
+//! turn.
 
 use std::{collections::VecDeque, sync::Arc};
 
 /// Lists that are compared with the next one. Nodes that are asked for the same come one after the other.
 const RECENT: usize = 8;
 
-/// The last lists.
+/// The last lists, the one that was used last first.
 #[derive(Debug)]
 pub struct Lists<T> {
     recent: VecDeque<Arc<[T]>>,
@@ -22,10 +23,9 @@ impl<T> Default for Lists<T> {
 impl<T: Eq> Lists<T> {
     /// The list; the same memory for the same list.
     pub fn share(&mut self, list: Vec<T>) -> Arc<[T]> {
-        if let Some(known) = self.recent.iter().find(|known| ***known == *list) {
-            return known.clone();
-        }
-        let list: Arc<[T]> = list.into();
+        let known = self.recent.iter().position(|known| **known == *list);
+        let known = known.and_then(|at| self.recent.remove(at));
+        let list = known.unwrap_or_else(|| list.into());
         self.recent.truncate(RECENT - 1);
         self.recent.push_front(list.clone());
         list
@@ -42,6 +42,13 @@ mod tests {
         let first = lists.share(vec![1, 2]);
         assert!(Arc::ptr_eq(&first, &lists.share(vec![1, 2])));
         assert_eq!(*lists.share(vec![1]), [1]);
+        for other in 0..100 {
+            lists.share(vec![other]);
+            assert!(
+                Arc::ptr_eq(&first, &lists.share(vec![1, 2])),
+                "it is in use"
+            );
+        }
         for other in 0..100 {
             lists.share(vec![other]);
         }

@@ -279,10 +279,10 @@ impl Registries {
     }
 
     /// Takes over what the leader before knew.
-    pub fn restore(&mut self, known: Vec<(Arc<str>, KnownBudget)>, now: Tick) {
+    pub fn restore(&mut self, known: Vec<(Arc<str>, KnownBudget)>) {
         for (host, budget) in &known {
             if let Some(id) = self.ids.get(host).copied() {
-                self.get_mut(id).growth.restore(*budget, now);
+                self.get_mut(id).growth.restore(*budget);
             }
         }
         self.known = known;
@@ -301,7 +301,7 @@ impl Registries {
         let host: Arc<str> = host.into();
         let mut registry = self.limits.registry(host.clone());
         if let Some(known) = self.known.iter().find(|(known, _)| *known == host) {
-            registry.growth.restore(known.1, Tick(0));
+            registry.growth.restore(known.1);
         }
         let id = if let Some(id) = self.free.pop() {
             self.all[id.index()] = registry;

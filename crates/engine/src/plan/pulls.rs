@@ -120,7 +120,6 @@ fn group_images<'m>(
     if may_start(cache).is_err() {
         return;
     }
-    let may_pull = cache.node_may_pull(view.idx);
     let set = cache.set(view.idx);
     let mut kinds: BTreeMap<GroupKey, Vec<Wish<'_>>> = BTreeMap::new();
     let mut waits = false;
@@ -129,7 +128,7 @@ fn group_images<'m>(
             continue;
         }
         match view.image_verdict(cache, desired, context) {
-            Ok(_) if !may_pull => waits = true,
+            Ok(_) if !view.node_may_pull(cache, desired.image) => waits = true,
             Ok(reason) => {
                 chosen.insert(desired.image);
                 let asks_registry = asks_registry(view, cache, desired, reason);

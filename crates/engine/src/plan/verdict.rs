@@ -3,7 +3,7 @@
 
 use super::context::{NodeContext, NodeView};
 use crate::{
-    ids::{CacheIdx, Stamp},
+    ids::{CacheIdx, ImageId, Stamp},
     model::{cache::Cache, desired::DesiredImage, peers::Supply},
     vocabulary::{PullBlock, PullReason},
 };
@@ -106,6 +106,12 @@ impl NodeView<'_> {
         })
     }
 
+    /// May the node pull this image for a cache, by its `spec.maxConcurrentNodes`? What the puller pulls already, for the leader
+    /// before, goes on in any case: it is attached to, so that the node counts.
+    pub fn node_may_pull(&self, cache: &Cache, image: ImageId) -> bool {
+        cache.node_may_pull(self.idx) || self.node.running.contains(image)
+    }
+
     /// What planning would decide about an image now, limits included.
     pub fn planned(
         &self,
@@ -120,7 +126,7 @@ impl NodeView<'_> {
             }
             verdict => verdict?,
         };
-        if !cache.node_may_pull(self.idx) {
+        if !self.node_may_pull(cache, desired.image) {
             return Err(PullBlock::NodeLimit);
         }
         if let Some(block) = limit(context, u32::MAX) {

@@ -183,3 +183,25 @@ fn pulls_that_pullers_run_already_count_at_once_and_others_wait_for_them() {
     harness.end_slow("r.test/a:1");
     assert_eq!(harness.count("pull"), 4, "one of the others");
 }
+
+#[test]
+fn nodes_whose_pulls_run_already_count_as_concurrent_nodes() {
+    let nodes = ["n1", "n2", "n3"];
+    let mut harness = Harness::new(&nodes);
+    harness.slow.insert("r.test/a:1".into());
+    harness.running.insert("r.test/a:1".into());
+    harness.create(ImageCacheSpec {
+        max_concurrent_nodes: "2".parse().ok(),
+        ..images(&["r.test/a:1"])
+    });
+    harness.lead();
+    for node in nodes {
+        assert_eq!(harness.count(&format!("pull {node} r.test/a:1")), 1);
+    }
+    harness.running.clear();
+    harness.join("n4", &[]);
+    harness.run();
+    assert_eq!(harness.count("pull n4"), 0);
+    harness.end_slow("r.test/a:1");
+    assert_eq!(harness.count("pull n4"), 1);
+}

@@ -17,6 +17,12 @@ pub enum Line {
     Back,
 }
 
+/// The place of one caller. Whoever holds `called` can call it to the front line.
+pub struct Place {
+    pub line: Line,
+    pub called: Arc<Notify>,
+}
+
 /// See the module.
 pub struct Permits {
     all: Arc<Semaphore>,
@@ -40,16 +46,23 @@ impl Permits {
     }
 
     /// Takes a permit, as soon as there is one.
-    pub async fn take(&self, line: Line) -> Result<OwnedSemaphorePermit, Arc<str>> {
+    pub async fn take(&self, place: &mut Place) -> Result<OwnedSemaphorePermit, Arc<str>> {
         if let Ok(permit) = self.all.clone().try_acquire_owned() {
             return Ok(permit);
         }
         // From now on idle connections are closed soon.
         let _waiting = Waiting::begin(&self.waiting);
         self.pressed.notify_one();
-        let _turn = match line {
+        let _turn = match place.line {
             Line::Front => None,
-            Line::Back => Some(self.turns.acquire().await),
+            Line::Back => tokio::select! {
+                biased;
+                () = place.called.notified() => {
+                    place.line = Line::Front;
+                    None
+                }
+                turn = self.turns.acquire() => Some(turn),
+            },
         };
         let permit = self.all.clone().acquire_owned().await;
         permit.map_err(|_| "the pool is closed".into())

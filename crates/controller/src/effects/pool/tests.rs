@@ -35,6 +35,7 @@ impl Dial for Net {
             std::future::pending::<()>().await;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
+        assert!(!key.starts_with("breaking"), "this dial breaks");
         if key.starts_with("refusing") {
             return Err("refused".into());
         }
@@ -190,6 +191,17 @@ async fn a_dial_that_failed_is_tried_anew_by_whoever_comes_next() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_dial_that_broke_is_tried_anew_by_whoever_comes_next() {
+    let (pool, _) = pool(2, 1);
+    for _ in 0..3 {
+        let broken = pool.borrow(&key("breaking"), Line::Back).await.err();
+        assert_eq!(&*broken.unwrap(), "the dial was cut short");
+        assert!(pool.0.slots().is_empty());
+    }
+    let _a = pool.borrow(&key("a"), Line::Back).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_discarded_connection_is_used_by_nobody_new() {
     let (pool, net) = pool(2, 4);
     let a = pool.borrow(&key("a"), Line::Back).await.unwrap();
@@ -291,9 +303,53 @@ async fn a_pull_waits_behind_few_of_hundreds_of_checks() {
     assert_eq!(net.dials.load(Ordering::SeqCst), 401);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_pull_does_not_wait_in_the_line_of_its_own_nodes_check() {
+    let (pool, net) = pool(4, 4);
+    let mut checks = tokio::task::JoinSet::new();
+    for number in 0..400 {
+        let pool = pool.clone();
+        checks.spawn(async move {
+            let borrowed = pool.borrow(&format!("n{number}"), Line::Back).await;
+            drop(borrowed.unwrap());
+        });
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let last = key("n399");
+    assert!(matches!(pool.0.slots().get(&last), Some(Slot::Dialing(..))));
+    drop(pool.borrow(&last, Line::Front).await.unwrap());
+    let before = net.dials.load(Ordering::SeqCst);
+    assert!(before < 20, "{before} nodes came first");
+    while checks.join_next().await.is_some() {}
+    assert_eq!(net.dials.load(Ordering::SeqCst), 400);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_connection_waits_for_whoever_had_it_dialed() {
+    let (pool, net) = pool(4, 1);
+    let wanted = key("a");
+    let opening = pool.0.find(&wanted, Line::Back).err().unwrap();
+    opening.await.unwrap();
+    let (start, other) = (Instant::now(), key("b"));
+    let mut b = std::pin::pin!(pool.borrow(&other, Line::Back));
+    assert!(timeout(Duration::from_millis(500), &mut b).await.is_err());
+    let a = pool.borrow(&wanted, Line::Back).await.unwrap();
+    assert_eq!(a.connection().number, 0, "not dialed anew");
+    drop(a);
+    drop(b.await.unwrap());
+    assert!(start.elapsed() < Duration::from_secs(1));
+    // One that nobody takes makes room soon, too.
+    let opening = pool.0.find(&key("c"), Line::Back).err().unwrap();
+    opening.await.unwrap();
+    let start = Instant::now();
+    drop(pool.borrow(&wanted, Line::Back).await.unwrap());
+    assert!(start.elapsed() < Duration::from_secs(2));
+    assert_eq!(net.dials.load(Ordering::SeqCst), 4);
+}
+
 #[test]
 fn thousands_of_waiting_dials_take_little_memory() {
-    fn size<F>(_: impl FnOnce(Arc<Inner<Net>>, String, Line) -> F) -> usize {
+    fn size<F>(_: impl FnOnce(Arc<Inner<Net>>, String, Place) -> F) -> usize {
         size_of::<F>()
     }
     let open = size(Inner::open);

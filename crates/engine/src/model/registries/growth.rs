@@ -145,8 +145,11 @@ impl Growth {
         self.slowly(now).0
     }
 
-    /// Lets it grow for the time that has passed.
+    /// Lets it grow for the time that has passed since it was first used.
     pub fn grow(&mut self, now: Tick) {
+        if let Some((_, since)) = self.knee.as_mut().filter(|_| self.grown.is_none()) {
+            *since = now;
+        }
         let (limit, grown) = self.slowly(now);
         (self.limit, self.grown) = (limit, Some(grown));
     }
@@ -277,12 +280,12 @@ impl Growth {
         (known.limit != start || known.knee.is_some()).then_some(known)
     }
 
-    /// Goes on from what the leader before knew.
-    pub fn restore(&mut self, known: KnownBudget, now: Tick) {
+    /// Goes on from what the leader before knew. Its time begins when it is used, which may be hours later.
+    pub fn restore(&mut self, known: KnownBudget) {
         self.limit = known.limit.clamp(1, self.ceiling);
         self.proven = self.limit;
-        self.knee = known.knee.map(|knee| (knee.max(1), now));
-        (self.grown, self.round, self.best) = (Some(now), None, None);
+        self.knee = known.knee.map(|knee| (knee.max(1), Tick(0)));
+        (self.grown, self.round, self.best) = (None, None, None);
     }
 }
 

@@ -191,11 +191,10 @@ fn a_new_leader_goes_on_where_the_one_before_was_also_with_registries_that_it_le
 
     let mut next = Registries::default();
     next.intern("r.test");
-    next.restore(
-        [known.clone(), vec![("late.test".into(), budget)]].concat(),
-        Tick(0),
-    );
+    next.restore([known.clone(), vec![("late.test".into(), budget)]].concat());
     assert_eq!(next.known(9), known);
     let late = next.intern("late.test");
     assert_eq!(next.get(late).room(), 32);
+    next.get_mut(late).grow(Tick(3600 * S));
+    assert_eq!(next.get(late).room(), 32, "it was not used before");
 }

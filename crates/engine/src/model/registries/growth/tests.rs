@@ -159,20 +159,32 @@ fn a_new_leader_goes_on_with_what_was_proven_and_keeps_the_knee() {
     growth.refused(Tick(now), known.limit, Began::default());
     let known = growth.known(64).unwrap();
     let mut next = Growth::new(64, 512);
-    next.restore(known, Tick(7));
+    next.restore(known);
     assert_eq!((next.limit(), next.known(64)), (known.limit, Some(known)));
     assert!(next.is_proven(known.limit));
     // Somebody wrote nonsense.
     for (limit, left) in [(0, 1), (u32::MAX, 512)] {
-        next.restore(
-            KnownBudget {
-                limit,
-                knee: Some(0),
-            },
-            Tick(7),
-        );
+        next.restore(KnownBudget {
+            limit,
+            knee: Some(0),
+        });
         assert_eq!(next.limit(), left);
     }
+}
+
+#[test]
+fn what_the_leader_before_knew_grows_from_its_first_use_on() {
+    let mut growth = Growth::new(64, 512);
+    growth.restore(KnownBudget {
+        limit: 18,
+        knee: Some(20),
+    });
+    let hours = 5 * 3600 * 1000;
+    assert_eq!(growth.limit_at(Tick(hours)), 18);
+    growth.grow(Tick(hours));
+    assert_eq!(growth.limit_at(Tick(hours + 10_000)), 19);
+    run(&mut growth, hours, 9_000, 50, |_| u64::MAX);
+    assert_eq!(growth.limit(), 20, "up to the knee and no further");
 }
 
 #[test]

@@ -53,6 +53,8 @@ pub struct View {
     pub removal_at: u64,
     /// Whether a node held a name when that was last told.
     present: BTreeMap<(NodeName, String), bool>,
+    /// Names that a node's puller pulled already when it was last checked, for another leader or a call that was lost.
+    running: BTreeSet<(NodeName, String)>,
     /// Names whose pulls failed so that waiting does not help.
     hopeless: BTreeSet<(NodeName, String)>,
     /// Layers from other nodes.
@@ -105,6 +107,19 @@ impl View {
         };
         let pulling = self.live.values().filter(of_it);
         pulling.map(|asked| &asked.node).collect()
+    }
+
+    /// Does a pull for a cache begin that the node's puller does not run already?
+    fn begins(&self, batch: &Batch, cache: &CacheKey) -> bool {
+        let Work::Pull { images, .. } = &batch.work else {
+            return false;
+        };
+        let runs = |image: &&PullItem| {
+            let name = normalized(&image.reference);
+            self.running.contains(&(batch.node.clone(), name))
+        };
+        let mut of_it = images.iter().filter(|image| image.cache == *cache);
+        of_it.any(|image| !runs(&image))
     }
 
     /// Names of one kind of batch on a node that have no outcome yet.
@@ -170,6 +185,11 @@ impl View {
                 self.hopeless.remove(&at);
             }
             _ => {}
+        }
+        if *result == ImageResult::Pulling {
+            self.running.insert(at.clone());
+        } else {
+            self.running.remove(&at);
         }
         let present = match result {
             ImageResult::Present | ImageResult::Pulled => true,
@@ -254,11 +274,13 @@ impl World {
                 view.live.retain(|_, asked| asked.node != *node);
                 view.hands_on_no_more(node);
                 view.present.retain(|(known, _), _| known != node);
+                view.running.retain(|(known, _)| known != node);
                 view.hopeless.retain(|(known, _)| known != node);
             }
             EngineEvent::Leadership(Some(_)) => {
                 view.live.clear();
                 view.present.clear();
+                view.running.clear();
                 view.hopeless.clear();
             }
             EngineEvent::PullerChanged(node, _) => view.troubles(node, now),

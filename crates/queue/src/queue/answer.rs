@@ -7,7 +7,7 @@ use crate::{
     Answer, Authority, Call, CallId, Command, PinResult, PullResult, RemoveOutcome, RemoveResult,
     Runtime, StreamId, Support, Tick,
     intent::Intent,
-    removal::{self, RemovalContext},
+    removal::{self, Removal, RemovalContext},
     task::{AfterCall, State, Task, TaskKey},
 };
 
@@ -107,6 +107,13 @@ impl Queue {
     }
 
     fn removal_answered(&mut self, answer: Answer) {
+        // Also if nobody waits for this removal any more: the next one may still see the pin.
+        if let Some(id) = self.removals.front().and_then(Removal::unpinning)
+            && matches!(answer, Answer::Pinned(_))
+        {
+            let until = self.now.after(PIN_SHOWS);
+            self.unpinned.insert(id.to_owned(), until);
+        }
         if !self.removal_stands() {
             self.removed(RemoveResult::Superseded);
             return;
@@ -115,10 +122,6 @@ impl Queue {
         let Some(removal) = self.removals.front_mut() else {
             return;
         };
-        if let (Some(id), Answer::Pinned(_)) = (removal.unpinning(), &answer) {
-            let until = self.now.after(PIN_SHOWS);
-            self.unpinned.insert(id.to_owned(), until);
-        }
         let inspected = removal.inspected.unwrap_or(self.now);
         let (tasks, intents, authority) = (&self.tasks, &self.intents, removal.authority);
         let (ending, unfinished, unpinned) = (&self.ending, &self.unfinished, &self.unpinned);

@@ -140,6 +140,12 @@ impl Node {
     }
 
     fn unpin(&mut self, stream: u64, names: &[&str], desired: &[&str], unpin: &[&str]) {
+        self.ask_to_unpin(stream, names, desired, unpin);
+        self.run();
+    }
+
+    /// The same, and nothing is answered yet.
+    fn ask_to_unpin(&mut self, stream: u64, names: &[&str], desired: &[&str], unpin: &[&str]) {
         self.handle(Event::Remove {
             stream: StreamId(stream),
             authority: authority(1, stream),
@@ -150,7 +156,6 @@ impl Node {
             unpin_ours: true,
             unpin: texts(unpin),
         });
-        self.run();
     }
 
     fn facts(&mut self, facts: RuntimeFacts) {

@@ -237,6 +237,22 @@ fn a_pin_of_ours_that_an_earlier_request_took_off_and_that_still_shows_does_not_
 }
 
 #[test]
+fn a_pin_of_ours_that_a_broken_off_request_took_off_and_that_still_shows_does_not_keep_the_image() {
+    let mut node = Node::containerd(Settings::default());
+    node.pull_this(1, authority(1, 1), pinned("r.test/a:1"));
+    node.run();
+    node.pins_late = true;
+    node.ask_to_unpin(2, &["r.test/a:1"], &[], &[]);
+    for call in ["Inspect", "Containers", "Pins"] {
+        node.answer(call);
+    }
+    node.remove(3, authority(1, 30), &["r.test/a:1"]);
+    node.handle(Event::Closed(StreamId(2)));
+    node.run();
+    is_removed_when_the_pin_shows_no_more(&mut node, 3);
+}
+
+#[test]
 fn a_pin_that_showed_a_moment_after_it_was_taken_off_does_not_keep_the_image_although_the_runtime_is_slow()
  {
     let mut node = Node::containerd(Settings::default());

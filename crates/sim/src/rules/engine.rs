@@ -129,7 +129,7 @@ impl World {
         Some(("no removal of what is wanted", wrong))
     }
 
-    /// Nodes that pull for a cache at a time.
+    /// Nodes that pull for a cache at a time. Pulls that run already go on, whether they are attached to or not.
     fn too_many_nodes(&self, who: usize, batch: &Batch) -> Option<(&'static str, String)> {
         let view = &self.controllers[who].view;
         let caches = batch.work.caches().into_iter();
@@ -138,7 +138,9 @@ impl World {
                 return false;
             };
             let nodes = view.pulling_for(&object.uid);
-            !nodes.contains(&batch.node) && nodes.len() >= most.max(1) as usize
+            !nodes.contains(&batch.node)
+                && nodes.len() >= most.max(1) as usize
+                && view.begins(batch, &object.key)
         };
         let object = caches
             .filter_map(|key| view.caches.get(key))

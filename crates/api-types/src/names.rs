@@ -121,7 +121,7 @@ pub mod failure {
     pub const DISK_PRESSURE: &str = "DiskPressure";
     /// A pull received no data for too long.
     pub const NO_PROGRESS: &str = "NoProgress";
-    /// The API server did not answer for the pull secrets.
+    /// The API server did not answer for the pull secrets, or they hold more logins for the image than are sent.
     pub const CREDENTIALS_UNAVAILABLE: &str = "CredentialsUnavailable";
     /// The pull deadline passed.
     pub const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";

@@ -224,7 +224,7 @@ async fn unpin(
     puller: &Puller,
     term: u64,
 ) -> anyhow::Result<usize> {
-    let channel = dial::connect(connector, puller.address).await?;
+    let (channel, _) = dial::connect(connector, puller.address).await?;
     let mut client = PullerServiceClient::new(channel);
     let response = client.check_images(contract::pins_request(node)).await?;
     let (_, report) = contract::checked(response.into_inner());

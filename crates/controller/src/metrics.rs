@@ -167,7 +167,7 @@ impl Metrics {
         );
         registry.register(
             "puller_dial_failures",
-            "Failed attempts to connect to pullers",
+            "Failed attempts to connect to pullers, and first answers that did not come or were of another puller",
             self.dial_failures.clone(),
         );
         registry.register(

@@ -14,7 +14,7 @@ use kubefledged_controller::{
 };
 use kubefledged_engine::{Batch, BatchEnd, BatchId, CheckReport, Event, NameList, Puller, Work};
 use kubefledged_testkit::{Ca, Call, eventually};
-use nodes::{Node, connector, node};
+use nodes::{Node, connector, node, node_at};
 use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,9 @@ const IMAGE: &str = "registry.test/team/a:1";
 
 /// One node, and calls to it.
 struct World {
+    ca: Ca,
     node: Node,
+    metrics: Registry,
     pullers: Pullers,
     kubelets: KubeletRuntimes,
     shutdown: CancellationToken,
@@ -37,9 +39,10 @@ impl World {
         let answers = async || connector.answers(node.puller.address).await.then_some(());
         eventually("the puller answers", answers).await;
         let kubelets = KubeletRuntimes::default();
+        let mut metrics = Registry::default();
         let dialer = Dialer {
             connector,
-            metrics: Metrics::register(&mut Registry::default()),
+            metrics: Metrics::register(&mut metrics),
             kubelets: kubelets.clone(),
         };
         let nobody = tower::service_fn(|_: http::Request<Body>| async {
@@ -49,10 +52,38 @@ impl World {
         let entitlements = Entitlements::new(watch::channel(None).1);
         Self {
             pullers: Pullers::new(dialer, credentials, entitlements, watch::channel(0).0, 4, 4),
+            ca,
             node,
+            metrics,
             kubelets,
             shutdown,
         }
+    }
+
+    /// Another pod's puller comes to the address, on the same node.
+    async fn replace_puller(&mut self) {
+        self.shutdown.cancel();
+        (&mut self.node.task).await.unwrap().unwrap();
+        self.shutdown = CancellationToken::new();
+        let port = self.node.puller.address.port();
+        self.node = node_at(port, "n1", "pod-after", &self.ca, &self.shutdown).await;
+        let connector = connector(&self.ca);
+        let answers = async || {
+            connector
+                .answers(self.node.puller.address)
+                .await
+                .then_some(())
+        };
+        eventually("the other puller answers", answers).await;
+    }
+
+    /// Failed attempts to connect.
+    fn dial_failures(&self) -> u64 {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.metrics).unwrap();
+        let mut lines = text.lines();
+        let value = lines.find_map(|line| line.strip_prefix("puller_dial_failures_total "));
+        value.unwrap().parse().unwrap()
     }
 
     /// Calls the puller that an endpoint names. Returns how the call ended, and what the puller reported.
@@ -132,6 +163,34 @@ async fn another_puller_at_the_address_is_asked_for_nothing_and_its_answer_count
     let (end, _) = world.call("pod-n1", removal()).await;
     assert!(matches!(end, BatchEnd::Done), "{end:?}");
     assert!(!world.node.runtime.holds(IMAGE));
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_has_ended_is_not_made_anew_to_whoever_has_the_address_then() {
+    let mut world = World::start().await;
+    let (end, _) = world.call("pod-n1", check()).await;
+    assert!(matches!(end, BatchEnd::Done), "{end:?}");
+    world.replace_puller().await;
+    world.node.runtime.hold(IMAGE);
+    let (end, _) = world.call("pod-n1", removal()).await;
+    assert!(matches!(end, BatchEnd::Lost), "{end:?}");
+    let (end, _) = world.call("pod-n1", removal()).await;
+    assert!(matches!(end, BatchEnd::Unreachable), "{end:?}");
+    assert!(world.node.runtime.holds(IMAGE));
+    let (end, _) = world.call("pod-after", removal()).await;
+    assert!(matches!(end, BatchEnd::Done), "{end:?}");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_first_check_without_an_answer_counts_as_no_connection() {
+    let world = World::start().await;
+    world.node.runtime.hang();
+    let before = world.dial_failures();
+    let (end, _) = world.call("pod-n1", check()).await;
+    assert!(matches!(end, BatchEnd::Lost), "{end:?}");
+    assert_eq!(world.dial_failures(), before + 1);
     world.end().await;
 }
 

@@ -115,7 +115,7 @@ async fn ask(
     puller: &Puller,
     expected: &Expected,
 ) -> Option<Answer> {
-    let channel = dial::connect(connector, puller.address).await.ok()?;
+    let (channel, _) = dial::connect(connector, puller.address).await.ok()?;
     let mut request = Request::new(GetInfoRequest {
         node_name: node.to_string(),
     });

@@ -12,7 +12,11 @@ use kubefledged_proto::{
 use tokio::sync::OnceCell;
 use tonic::{Request, Response, Status, transport::Channel};
 
-use super::{dial, peers::PeerIdentity, pool::Dial};
+use super::{
+    dial::{self, Ended},
+    peers::PeerIdentity,
+    pool::Dial,
+};
 use crate::{
     metrics::{Connected, Metrics},
     runtimes::KubeletRuntimes,
@@ -34,12 +38,13 @@ pub struct Dialer {
     pub kubelets: KubeletRuntimes,
 }
 
-/// An open connection to a puller. Which one it is, it says in its first answer: to a check that asks for it, or else to
-/// `GetInfo`.
+/// A connection to a puller, which is never made anew. Which puller it is, it says in its first answer: to a check that asks for
+/// it, or else to `GetInfo`.
 pub struct Connection {
     target: Target,
     client: PullerClient,
     debug: PullerDebugServiceClient<Channel>,
+    ended: Ended,
     metrics: Metrics,
     kubelets: KubeletRuntimes,
     facts: OnceCell<Facts>,
@@ -84,7 +89,7 @@ impl Dial for Dialer {
     async fn dial(&self, target: &Target) -> Result<Arc<Connection>, Arc<str>> {
         tracing::debug!(node = %target.node, "dial begins");
         let channel = dial::connect(self.connector.clone(), target.address).await;
-        let channel = channel.map_err(|error| {
+        let (channel, ended) = channel.map_err(|error| {
             self.metrics.not_connected();
             Arc::from(sentence(&error))
         })?;
@@ -96,10 +101,15 @@ impl Dial for Dialer {
                 .max_encoding_message_size(MESSAGE_LIMIT),
             debug: PullerDebugServiceClient::new(channel)
                 .max_decoding_message_size(contract::largest_answer(MOST_PULLS)),
+            ended,
             metrics: self.metrics.clone(),
             kubelets: self.kubelets.clone(),
             facts: OnceCell::new(),
         }))
+    }
+
+    fn has_ended(connection: &Arc<Connection>) -> bool {
+        connection.ended.is_known()
     }
 }
 
@@ -111,6 +121,17 @@ impl Connection {
 
     /// A client for a check of so many images, and for nothing else: it changes nothing, and its answer verifies the puller.
     pub fn unverified(&self, images: usize) -> PullerClient {
+        self.client(images)
+    }
+
+    /// Counts that no connection to the puller came about, unless it is verified.
+    pub fn failed(&self) {
+        if !self.is_verified() {
+            self.metrics.not_connected();
+        }
+    }
+
+    fn client(&self, images: usize) -> PullerClient {
         let client = self.client.clone();
         client.max_decoding_message_size(contract::largest_answer(images))
     }
@@ -179,7 +200,7 @@ impl Connection {
 impl<'a> Verified<'a> {
     /// A client for calls with so many images: larger answers are refused.
     pub fn client(&self, images: usize) -> PullerClient {
-        self.connection.unverified(images)
+        self.connection.client(images)
     }
 
     /// A client for what people look at.

@@ -1,11 +1,13 @@
-//! Limits of calls to pullers: their time, and the credentials that they bring.
+//! Limits of calls to pullers: their time, the credentials that they bring, and what a puller takes.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
+use kubefledged_api_types::{names::failure, one_line};
 use kubefledged_contract::{MESSAGE_LIMIT, SILENCE_LIMIT};
+use kubefledged_engine::{Batch, BatchEnd, Event, ImageOutcome, ImageResult};
 use kubefledged_proto::puller::PullImagesRequest;
-use prost::Message;
-use tokio::time::timeout;
+use prost::{Message, length_delimiter_len};
+use tokio::{sync::mpsc, time::timeout};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::dockercfg::MOST_LOGIN;
@@ -49,32 +51,88 @@ pub async fn next<T>(stream: &mut Streaming<T>) -> Result<Option<T>, Status> {
     }
 }
 
-/// Whether the credentials of a request are more than is sent: whoever writes a cache and its secrets
-/// gets the reason, and its node has nothing to do with it.
-pub fn too_large(request: &PullImagesRequest) -> Option<String> {
-    let sizes: Vec<usize> = request
-        .credentials
-        .iter()
-        .map(Message::encoded_len)
-        .collect();
-    for image in &request.images {
-        let matching = image.credentials.iter();
-        let matching = matching.filter_map(|at| sizes.get(usize::try_from(*at).ok()?));
-        if matching.sum::<usize>() > MOST_LOGIN {
-            return Some(format!(
-                "the pull secrets hold more than {} KiB of logins for {}: remove those that are not needed",
-                MOST_LOGIN >> 10,
+/// The images of a request whose credentials are more than is sent, by their positions, and why. Whoever writes a cache and its
+/// secrets gets the reason. Neither the node nor images of other caches in the same request have to do with it.
+pub fn too_large(request: &PullImagesRequest) -> Vec<(usize, String)> {
+    let sizes: Vec<usize> = request.credentials.iter().map(in_message).collect();
+    let head = PullImagesRequest {
+        authority: request.authority.clone(),
+        ticket_signer: request.ticket_signer.clone(),
+        ..PullImagesRequest::default()
+    };
+    let mut room = MESSAGE_LIMIT - head.encoded_len();
+    let mut brought = HashSet::new();
+    let mut refused = Vec::new();
+    for (at, image) in request.images.iter().enumerate() {
+        let logins = image.credentials.iter();
+        let logins: Vec<usize> = logins
+            .filter_map(|login| usize::try_from(*login).ok())
+            .filter(|login| *login < sizes.len())
+            .collect();
+        if logins.iter().map(|login| sizes[*login]).sum::<usize>() > MOST_LOGIN {
+            let most = MOST_LOGIN >> 10;
+            let why = format!(
+                "the pull secrets hold more than {most} KiB of logins for {}: remove those that are not needed",
                 image.reference
-            ));
+            );
+            refused.push((at, why));
+            continue;
         }
+        let more = logins.iter().filter(|login| !brought.contains(*login));
+        let more = in_message(image) + more.map(|login| sizes[*login]).sum::<usize>();
+        if more > room {
+            let why = format!(
+                "the logins for {} images make a request larger than {} MiB, so that this image waits for the next one: use fewer \
+                 pull secrets, or one login for more images",
+                request.images.len(),
+                MESSAGE_LIMIT >> 20
+            );
+            refused.push((at, why));
+            continue;
+        }
+        room -= more;
+        brought.extend(logins);
     }
-    (request.encoded_len() > MESSAGE_LIMIT).then(|| {
-        format!(
-            "the logins for {} images make a request larger than {} MiB: use fewer pull secrets, or one login for more images",
-            request.images.len(),
-            MESSAGE_LIMIT >> 20
-        )
-    })
+    refused
+}
+
+/// What a part adds to the message that it belongs to: itself, a tag and its length.
+fn in_message(part: &impl Message) -> usize {
+    let length = part.encoded_len();
+    1 + length_delimiter_len(length) + length
+}
+
+/// Nothing of the request was sent, because of these images: the others are asked for again, without them.
+pub async fn not_sent(
+    batch: &Batch,
+    refused: Vec<(usize, String)>,
+    events: &mpsc::Sender<Event>,
+) -> BatchEnd {
+    let mut outcomes: Vec<ImageOutcome> = (0..batch.work.images())
+        .map(|index| ImageOutcome::new(index, ImageResult::Cancelled))
+        .collect();
+    for (index, message) in refused {
+        outcomes[index].result = ImageResult::Failed {
+            reason: failure::CREDENTIALS_UNAVAILABLE.to_owned(),
+            message,
+        };
+    }
+    let _ = events.send(Event::Outcomes(batch.id, outcomes)).await;
+    BatchEnd::Done
+}
+
+/// Nothing of the request was taken: its images are tried again later, those of others go on.
+pub async fn busy(batch: &Batch, status: &Status, events: &mpsc::Sender<Event>) -> BatchEnd {
+    let failed = |index| {
+        let result = ImageResult::Failed {
+            reason: failure::PULLER_BUSY.to_owned(),
+            message: one_line(status.message(), 256),
+        };
+        ImageOutcome::new(index, result)
+    };
+    let outcomes = (0..batch.work.images()).map(failed).collect();
+    let _ = events.send(Event::Outcomes(batch.id, outcomes)).await;
+    BatchEnd::Done
 }
 
 #[cfg(test)]

@@ -64,6 +64,9 @@ pub trait Dial: Send + Sync + 'static {
         &self,
         key: &Self::Key,
     ) -> impl Future<Output = Result<Self::Connection, Arc<str>>> + Send;
+
+    /// Is it known that the connection serves no call any more?
+    fn has_ended(connection: &Self::Connection) -> bool;
 }
 
 /// A pool of connections. Clones share their state.
@@ -197,7 +200,8 @@ impl<D: Dial> Inner<D> {
         line: Line,
     ) -> Result<Borrowed<D>, Opening<D::Connection>> {
         let mut slots = self.slots();
-        match slots.get_mut(key) {
+        let ended = |slot: &&mut Slot<_>| matches!(slot, Slot::Open { open, .. } if D::has_ended(&open.connection));
+        match slots.get_mut(key).filter(|slot| !ended(slot)) {
             Some(Slot::Open {
                 open,
                 users,

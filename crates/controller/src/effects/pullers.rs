@@ -5,15 +5,14 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use kubefledged_api_types::{names::failure, one_line};
 use kubefledged_contract::{
     SEEN_TERM,
     checks::{self, PIECE_LIMIT, PieceSizes},
     controller as contract,
 };
 use kubefledged_engine::{
-    Batch, BatchEnd, CancelPulls, CredentialScope, Event, ImageOutcome, ImageResult, NodeName,
-    PullItem, Puller, SecretProblems, Transfer, Work,
+    Batch, BatchEnd, CancelPulls, CredentialScope, Event, ImageOutcome, NodeName, PullItem, Puller,
+    SecretProblems, Transfer, Work,
 };
 use kubefledged_process::traces::{Context, TraceContextExt as _};
 use kubefledged_proto::puller::RemoveImagesRequest;
@@ -25,7 +24,7 @@ use super::{
     credentials::{Credentials, Resolved},
     dialer::{Dialer, PullerClient, Target, Verified},
     held::Held,
-    limits::{answered, is_late, limited, next, too_large, within},
+    limits::{answered, busy, is_late, limited, next, not_sent, too_large, within},
     peers::Entitlements,
     pool::{Borrowed, Line, Pool},
 };
@@ -137,8 +136,11 @@ impl Pullers {
         self.metrics.called(method, code, began.elapsed());
         let end = match result {
             Ok(end) => end,
-            // The connection and the puller are well: this cache's images wait.
-            Err(status) if status.code() == Code::ResourceExhausted => {
+            // The connection and the puller are well: these images wait. A check that was not made is none.
+            Err(status)
+                if status.code() == Code::ResourceExhausted
+                    && !matches!(batch.work, Work::Check { .. }) =>
+            {
                 busy(batch, &status, events).await
             }
             Err(status) => self.ended_by(&status, batch, &borrowed),
@@ -216,8 +218,9 @@ impl Pullers {
         self.entitlements
             .add(&mut request, &batch.node, images, puller)
             .await;
-        if let Some(why) = too_large(&request) {
-            return Ok(BatchEnd::CredentialsFailed(why));
+        let refused = too_large(&request);
+        if !refused.is_empty() {
+            return Ok(not_sent(batch, refused, events).await);
         }
         let node = &batch.node;
         let mut client = puller.client(images.len());
@@ -353,6 +356,7 @@ impl Pullers {
             return BatchEnd::Refused;
         }
         // The next call connects and verifies the peer again.
+        borrowed.connection().failed();
         self.pool.discard(borrowed);
         BatchEnd::Lost
     }
@@ -416,18 +420,4 @@ fn count(open: &mut usize, outcomes: &[ImageOutcome]) -> Result<(), Status> {
         Status::out_of_range("the puller tells of more images than it was asked about")
     })?;
     Ok(())
-}
-
-/// Nothing of the request was taken: its images are tried again later, those of others go on.
-async fn busy(batch: &Batch, status: &Status, events: &mpsc::Sender<Event>) -> BatchEnd {
-    let failed = |index| {
-        let result = ImageResult::Failed {
-            reason: failure::PULLER_BUSY.to_owned(),
-            message: one_line(status.message(), 256),
-        };
-        ImageOutcome::new(index, result)
-    };
-    let outcomes = (0..batch.work.images()).map(failed).collect();
-    let _ = events.send(Event::Outcomes(batch.id, outcomes)).await;
-    BatchEnd::Done
 }

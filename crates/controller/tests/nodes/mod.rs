@@ -23,17 +23,28 @@ pub struct Node {
 
 /// A node whose puller listens, though it may not present its certificate yet.
 pub async fn node(name: &str, ca: &Ca, shutdown: &CancellationToken) -> Node {
+    node_at(0, name, &format!("pod-{name}"), ca, shutdown).await
+}
+
+/// The same, at this port and in this pod.
+pub async fn node_at(
+    port: u16,
+    name: &str,
+    pod: &str,
+    ca: &Ca,
+    shutdown: &CancellationToken,
+) -> Node {
     let certificates = SecretDirectory::new().unwrap();
     let leaf = ca.issue(&[&names::puller(NAMESPACE)], Usage::Server);
     certificates.write(&leaf, &[ca]).unwrap();
     let runtime = FakeRuntime::start(Removal::Whole).unwrap();
     let args = Args::try_parse_from([
         "kubefledged-puller",
-        "--listen-port=0",
+        &format!("--listen-port={port}"),
         "--http-port=0",
         "--debug-address=off",
         &format!("--node-name={name}"),
-        &format!("--pod-uid=pod-{name}"),
+        &format!("--pod-uid={pod}"),
         &format!("--tls-dir={}", certificates.path().display()),
         &format!("--cri-socket-path={}", runtime.socket().display()),
     ]);
@@ -42,7 +53,7 @@ pub async fn node(name: &str, ca: &Ca, shutdown: &CancellationToken) -> Node {
     Node {
         name: NodeName(name.into()),
         puller: Puller {
-            instance: format!("pod-{name}").into(),
+            instance: pod.into(),
             address: ([127, 0, 0, 1], port).into(),
         },
         runtime,

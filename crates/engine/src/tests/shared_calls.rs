@@ -118,3 +118,32 @@ fn every_cache_hears_that_a_pull_secret_does_not_exist() {
     harness.secrets_read(vec![named("a"), named("b")], &["s"]);
     assert_eq!(harness.count("event ImagePullSecretNotFound"), 2);
 }
+
+#[test]
+fn an_image_whose_logins_are_not_sent_keeps_no_other_image_from_being_pulled() {
+    let mut harness = Harness::new(&[]);
+    harness.handle(Event::NodeApplied(node("n1"), facts(&[])));
+    let slow = ["r.test/a:1".to_owned(), "r.test/b:1".to_owned()];
+    harness.slow.extend(slow);
+    harness.create(images(&["r.test/a:1"]));
+    harness.create_as("b", images(&["r.test/b:1"]));
+    harness.lead();
+    harness.puller("n1");
+    harness.run();
+    let call = harness.batches.last().unwrap().id;
+    harness.slow.remove("r.test/b:1");
+    let outcomes = vec![
+        ImageOutcome::new(0, failed("CredentialsUnavailable")),
+        ImageOutcome::new(1, ImageResult::Cancelled),
+    ];
+    harness.handle(Event::Outcomes(call, outcomes));
+    harness.handle(Event::BatchEnded(call, BatchEnd::Done));
+    harness.run();
+    assert_eq!(
+        pulls(&harness),
+        [vec!["a r.test/a:1", "b r.test/b:1"], vec!["b r.test/b:1"]],
+        "at once, and without the other"
+    );
+    assert_eq!(harness.held("n1"), ["r.test/b:1"]);
+    harness.is("Degraded", "True", "PullFailed");
+}

@@ -12,8 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// As much is gathered at most: the longest TLS record (RFC 8446, section 5.1), in bytes.
 const MOST: usize = 16 << 10;
 
-/// A stream whose flush first lets all other tasks run that are ready, because they may have more to write. What fills a record
-/// is not copied.
+/// A stream whose flush first waits for the end of the scheduler's queue, because the tasks in it may have more to write. With several
+/// worker threads that is likely and not certain. What fills a record is not copied.
 #[derive(Debug)]
 pub struct Gathering<T> {
     stream: T,

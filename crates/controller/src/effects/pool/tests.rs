@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use super::{permits::Waiting, *};
 
@@ -14,6 +14,7 @@ struct Net {
 
 struct Wire {
     number: u32,
+    ended: AtomicBool,
     open: Arc<AtomicUsize>,
 }
 
@@ -43,7 +44,12 @@ impl Dial for Net {
         Ok(Arc::new(Wire {
             number: self.dials.fetch_add(1, Ordering::SeqCst),
             open: self.open.clone(),
+            ended: AtomicBool::new(false),
         }))
+    }
+
+    fn has_ended(wire: &Arc<Wire>) -> bool {
+        wire.ended.load(Ordering::SeqCst)
     }
 }
 
@@ -199,6 +205,15 @@ async fn a_dial_that_broke_is_tried_anew_by_whoever_comes_next() {
         assert!(pool.0.slots().is_empty());
     }
     let _a = pool.borrow(&key("a"), Line::Back).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_has_ended_is_used_by_nobody_new() {
+    let (pool, _) = pool(2, 4);
+    let a = pool.borrow(&key("a"), Line::Back).await.unwrap();
+    a.connection().ended.store(true, Ordering::SeqCst);
+    let b = pool.borrow(&key("a"), Line::Back).await.unwrap();
+    assert_eq!(b.connection().number, 1);
 }
 
 #[tokio::test(start_paused = true)]

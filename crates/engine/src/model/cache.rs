@@ -257,13 +257,14 @@ impl Cache {
         self.sources.as_ref().is_some_and(Sources::is_opening)
     }
 
-    /// Images that stay on nodes although nobody desires them, with their names. Before all workloads are read, that is
-    /// everything that may lie there because of it.
+    /// Images that stay on nodes although nobody desires them, with their names: of what may lie there because of it. What
+    /// workloads named while it was suspended never does. Before all workloads are read, that is everything.
     pub fn keeps(&self) -> impl Iterator<Item = (ImageId, &Arc<str>)> {
         let desires = self.desires();
         let unread = self.sources.as_ref().is_some_and(|all| !all.is_known());
         let kept = desires.then(|| self.desired.kept.iter());
         let kept = kept.into_iter().flatten();
+        let kept = kept.filter(|(image, _)| self.applied.names.contains_key(image));
         let applied = (desires && unread).then(|| self.applied.names.iter());
         let applied = applied.into_iter().flatten();
         let applied = applied.filter(|(image, _)| !self.applied.pending.contains_key(image));

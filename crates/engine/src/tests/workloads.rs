@@ -350,6 +350,28 @@ fn another_cache_removes_nothing_that_stays_for_a_roll_back() {
 }
 
 #[test]
+fn what_workloads_named_while_a_cache_was_suspended_does_not_stay_for_its_roll_backs() {
+    let mut harness = harness(&["n1"]);
+    let mut spec = following(&serde_json::json!({
+        "imagesFrom": [{"workloads": {}}], "keepPrevious": 1, "retainFor": "0s"
+    }));
+    spec.suspend = true;
+    harness.create(spec);
+    harness.create_as("b", images(&["r.test/a:1"]));
+    harness.lead();
+    harness.sync();
+    harness.deploy("x", &["r.test/a:1"]);
+    harness.deploy("x", &["r.test/a:2"]);
+    assert_eq!(harness.held("n1"), ["r.test/a:1"]);
+    harness.apply_to(&named("b"), |object| {
+        object.spec = images(&["r.test/b:1"]);
+        object.generation += 1;
+    });
+    harness.run();
+    assert_eq!(harness.held("n1"), ["r.test/b:1"]);
+}
+
+#[test]
 fn pods_that_come_and_go_with_the_same_images_cause_no_write() {
     let mut harness = warm(&["n1"], all());
     harness.wait(10);

@@ -20,7 +20,7 @@ impl Runtime {
     }
 
     /// Puts our label on an id, or takes it off. containerd's CRI takes that in asynchronously: it shows from `shown`
-    /// on.
+    /// on, or earlier if it was so already.
     pub fn label(&mut self, id: &str, on: bool, now: u64, shown: u64) -> Result<(), CallError> {
         if !self.flavor.has_more() {
             return Err(CallError {
@@ -30,6 +30,7 @@ impl Runtime {
         }
         let bare = id.strip_prefix("sha256:").unwrap_or(id);
         match self.images.get_mut(bare) {
+            Some(held) if held.labelled == on => Ok(()),
             Some(held) => {
                 held.shown = Some((held.shows_label(now), shown));
                 held.labelled = on;

@@ -43,15 +43,37 @@ impl Engine {
         let stalled = stalled.filter(|(_, seed)| supply::is_stalled(seed, now));
         let stalled: Vec<NodeIdx> = stalled.map(|(node, _)| *node).collect();
         for node in stalled {
-            swarm.seeds.remove(&node);
-            let offers = &mut self.model.nodes[node].peers.offers;
-            if offers.get(&key.0) == Some(&Supply::Seed) {
-                offers.remove(&key.0);
-                self.touch_node(node);
-                self.note_roles(node);
-                return self.drop_stalled(key, now);
+            if let Some(swarm) = self.model.peers.swarm_mut(key) {
+                swarm.seeds.remove(&node);
+            }
+            self.withdraw_seed(key, node);
+        }
+    }
+
+    /// A seed that stood still moves again: whoever was to replace it, and has not begun, takes the image from it.
+    fn end_replacement(&mut self, key: SwarmKey, back: NodeIdx) {
+        let swarm = self.model.peers.swarm(key);
+        let seeds = swarm.into_iter().flat_map(|swarm| swarm.seeds.keys());
+        let others: Vec<NodeIdx> = seeds.copied().filter(|node| *node != back).collect();
+        for node in others {
+            if self.withdraw_seed(key, node)
+                && let Some(swarm) = self.model.peers.swarm_mut(key)
+            {
+                swarm.seeds.remove(&node);
             }
         }
+    }
+
+    /// The node is no longer to fetch the image for others. True if it was, and has not begun.
+    fn withdraw_seed(&mut self, (image, _): SwarmKey, node: NodeIdx) -> bool {
+        let offers = &mut self.model.nodes[node].peers.offers;
+        let offered = offers.get(&image) == Some(&Supply::Seed);
+        if offered {
+            offers.remove(&image);
+            self.touch_node(node);
+            self.note_roles(node);
+        }
+        offered
     }
 
     fn carry_out(&mut self, key: SwarmKey, arrangement: Arrangement, now: Tick) {
@@ -298,7 +320,8 @@ impl Engine {
         let (Task::Pull(pull), Some(cell)) = (task, self.model.nodes[*node].peers.cell) else {
             return;
         };
-        let peers = &mut self.model.peers;
+        let (node, peers) = (*node, &mut self.model.peers);
+        let mut back = Vec::new();
         for transfer in transfers {
             let Some(pulled) = pull.images.get_mut(transfer.index) else {
                 continue;
@@ -319,14 +342,20 @@ impl Engine {
             }
             if moves && pull.origin == Origin::Seed {
                 // Also one that stood still, and was replaced.
-                let seed = swarm.seeds.entry(*node).or_insert(Seed::new(now.tick));
-                seed.progress = now.tick;
-            } else if moves && let Some(seed) = swarm.seeds.get_mut(node) {
-                seed.progress = now.tick;
+                if !swarm.seeds.contains_key(&node) {
+                    swarm.seeds.insert(node, Seed::new(now.tick));
+                    back.push((image, cell));
+                }
             }
-            if let Some(seed) = swarm.seeds.get_mut(node) {
+            if let Some(seed) = swarm.seeds.get_mut(&node) {
+                if moves {
+                    seed.progress = now.tick;
+                }
                 seed.done = transfer.done_bytes;
             }
+        }
+        for key in back {
+            self.end_replacement(key, node);
         }
     }
 }

@@ -27,6 +27,33 @@ fn a_seed_without_progress_is_replaced_and_one_with_progress_is_not() {
 }
 
 #[test]
+fn a_seed_that_moves_again_is_not_replaced_by_one_that_has_not_begun() {
+    let settings = Settings {
+        initial_registry_pulls: 1,
+        max_registry_pulls: 1,
+        ..Settings::default()
+    };
+    let mut harness = sharing(settings, &EIGHT);
+    harness.slow.insert(APP.into());
+    harness.create(images(&[APP]));
+    harness.lead();
+    let seed = harness.told()[0].node.clone();
+    let offered = |harness: &mut Harness| {
+        let nodes = harness.engine().model.nodes.iter();
+        nodes
+            .filter(|(_, node)| !node.peers.offers.is_empty())
+            .count()
+    };
+    harness.wait(11);
+    assert_eq!(offered(&mut harness), 1, "it waits for the budget");
+    harness.moves(&seed, APP, 1 << 20, 100 << 20);
+    assert_eq!(offered(&mut harness), 0);
+    harness.wait(11);
+    assert_eq!(offered(&mut harness), 1, "it stands still again");
+    assert_eq!(harness.told().len(), 1);
+}
+
+#[test]
 fn after_half_a_minute_without_any_progress_all_nodes_pull_from_the_registry() {
     let mut harness = wave(&EIGHT, &[APP]);
     harness.wait(29);

@@ -288,9 +288,14 @@ impl Registries {
         self.known = known;
     }
 
-    /// What a new leader is told: of these many registries at most, sorted by host.
+    /// What a new leader is told: of these many registries at most, sorted by host. Those with the largest budgets come first, so that
+    /// hosts that answer nobody displace none that serves the fleet.
     pub fn known(&self, most: usize) -> Vec<(Arc<str>, KnownBudget)> {
-        self.iter().filter_map(Registry::known).take(most).collect()
+        let mut known: Vec<_> = self.iter().filter_map(Registry::known).collect();
+        known.sort_by_key(|(_, budget)| Reverse(budget.limit));
+        known.truncate(most);
+        known.sort_by(|(one, _), (other, _)| one.cmp(other));
+        known
     }
 
     /// The number of a host; a new host gets one.

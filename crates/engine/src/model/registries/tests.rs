@@ -188,6 +188,14 @@ fn a_new_leader_goes_on_where_the_one_before_was_also_with_registries_that_it_le
     };
     assert_eq!(known, [("r.test".into(), budget)]);
     assert_eq!(registries.known(0), []);
+    for host in ["a.test", "b.test"] {
+        let id = registries.intern(host);
+        let failing = registries.get_mut(id);
+        failing.take(16, Tick(S));
+        limited(failing, Tick(S));
+    }
+    assert_eq!(registries.known(9).len(), 3);
+    assert_eq!(registries.known(1), known, "not the first by name");
 
     let mut next = Registries::default();
     next.intern("r.test");

@@ -59,6 +59,11 @@ pub fn following<'w>(
     object
 }
 
+/// Is it to be purged, or was it?
+fn is_purged(object: &CacheObject) -> bool {
+    object.purge.is_some() || object.status.purge.is_some()
+}
+
 fn names(object: &CacheObject) -> BTreeSet<String> {
     let lists = object.spec.cache_spec.iter();
     lists
@@ -80,9 +85,9 @@ impl View {
 
     pub(super) fn sees_cache(&mut self, object: &CacheObject) {
         let key = &object.key;
-        let purged = object.purge.is_some() || object.status.purge.is_some();
         let known = self.workloads.plain.get(key);
-        if purged || object.deleting || known.is_none_or(|known| known.uid != object.uid) {
+        if is_purged(object) || object.deleting || known.is_none_or(|known| known.uid != object.uid)
+        {
             self.workloads.unnamed.retain(|(cache, _), _| cache != key);
         }
         self.workloads.plain.insert(key.clone(), object.clone());
@@ -179,6 +184,7 @@ impl View {
                 let shortest = lists.map(|list| list.retain_for().as_secs() * 1000).min();
                 let mut applied = object.status.applied_images.iter();
                 object.generation == unnamed.generation
+                    && !is_purged(object)
                     && unnamed.skew == wall - world
                     && applied.any(|image| image.since.is_none() && normalized(&image.name) == name)
                     && shortest.is_some_and(|shortest| now + SLACK < unnamed.at + shortest)

@@ -298,9 +298,8 @@ async fn connections_that_are_kept_hold_up_nobody_and_are_closed_after_five_seco
     assert_eq!(net.open.load(Ordering::SeqCst), 0);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_pull_waits_behind_few_of_hundreds_of_checks() {
-    let (pool, net) = pool(4, 4);
+/// Checks of nodes n0 to n399, of which most wait.
+async fn four_hundred_checks(pool: &Pool<Net>) -> tokio::task::JoinSet<()> {
     let mut checks = tokio::task::JoinSet::new();
     for number in 0..400 {
         let pool = pool.clone();
@@ -310,6 +309,13 @@ async fn a_pull_waits_behind_few_of_hundreds_of_checks() {
         });
     }
     tokio::time::sleep(Duration::from_millis(100)).await;
+    checks
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pull_waits_behind_few_of_hundreds_of_checks() {
+    let (pool, net) = pool(4, 4);
+    let mut checks = four_hundred_checks(&pool).await;
     drop(pool.borrow(&key("pull"), Line::Front).await.unwrap());
     let before = net.dials.load(Ordering::SeqCst);
     assert!(before < 20, "{before} nodes came first");
@@ -321,15 +327,7 @@ async fn a_pull_waits_behind_few_of_hundreds_of_checks() {
 #[tokio::test(start_paused = true)]
 async fn a_pull_does_not_wait_in_the_line_of_its_own_nodes_check() {
     let (pool, net) = pool(4, 4);
-    let mut checks = tokio::task::JoinSet::new();
-    for number in 0..400 {
-        let pool = pool.clone();
-        checks.spawn(async move {
-            let borrowed = pool.borrow(&format!("n{number}"), Line::Back).await;
-            drop(borrowed.unwrap());
-        });
-    }
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut checks = four_hundred_checks(&pool).await;
     let last = key("n399");
     assert!(matches!(pool.0.slots().get(&last), Some(Slot::Dialing(..))));
     drop(pool.borrow(&last, Line::Front).await.unwrap());

@@ -80,6 +80,13 @@ pub struct Asked {
     shared: Vec<Shared>,
 }
 
+impl Asked {
+    /// Since when nothing was heard of it, in ms.
+    pub fn silent_for(&self, now: u64) -> u64 {
+        now - self.heard
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verb {
     Pull,

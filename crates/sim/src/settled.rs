@@ -12,7 +12,7 @@ use kubefledged_engine::{CacheObject, Event as EngineEvent, NodeFacts, WatchId};
 use crate::{
     api::{self, Api, Object, Resource, Wish},
     registry::{PAUSE, normalized, repository},
-    rules::{condition, eligible, excluded, following, wanted},
+    rules::{Asked, condition, eligible, excluded, following, wanted},
     runtime::Flavor,
     script::SourceKey,
     world::World,
@@ -22,6 +22,8 @@ use crate::{
 const FORGOTTEN: u64 = 2 * 3_600_000;
 /// What was kept is tried again now and then, and the status shows that for a second.
 const REMOVAL_SHOWS: u64 = 2_000;
+/// A call that only looks, or finds that nothing is newer, is over after this time.
+const BRIEF: u64 = 10_000;
 
 impl World {
     /// Checks everything.
@@ -272,10 +274,11 @@ impl World {
         let mut told = Vec::new();
         let now = self.now;
         for who in 0..self.controllers.len() {
-            let live = &self.controllers[who].view.live;
-            // A look may just be under way.
-            if live.len() > self.nodes.len() {
-                told.push(("nothing in flight", format!("c{who}: {live:?}")));
+            let live = self.controllers[who].view.live.values();
+            // A look, or a pull that asks for a newer image, may just be under way.
+            let old: Vec<&Asked> = live.filter(|asked| asked.silent_for(now) > BRIEF).collect();
+            if !old.is_empty() {
+                told.push(("nothing in flight", format!("c{who}: {old:?}")));
             }
         }
         for node in &mut self.nodes {

@@ -342,10 +342,10 @@ impl Engine {
             }
             if moves && pull.origin == Origin::Seed {
                 // Also one that stood still, and was replaced.
-                if !swarm.seeds.contains_key(&node) {
-                    swarm.seeds.insert(node, Seed::new(now.tick));
+                swarm.seeds.entry(node).or_insert_with(|| {
                     back.push((image, cell));
-                }
+                    Seed::new(now.tick)
+                });
             }
             if let Some(seed) = swarm.seeds.get_mut(&node) {
                 if moves {

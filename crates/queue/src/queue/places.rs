@@ -10,11 +10,11 @@ const MOST_TURNS: usize = 4096;
 /// The pulls that have a place now. Among them are pulls that were ended and of which the runtime has not
 /// let go yet.
 ///
-/// `--max-parallel-pulls` places are for any image. Beyond them there are two for images that were never
-/// tried. One is for an image beside a long pull, so that a pull of 10 GB does not delay one of 5 MB, or for
-/// a cache and a registry of which nothing runs. The other one is there if a single namespace or a single
-/// registry has all others: nobody has all places, however many caches and registries, and whatever
-/// priority, they may name.
+/// `--max-parallel-pulls` places are for any image. Beyond them there are two. One is for an image beside a long
+/// pull, so that a pull of 10 GB does not delay one of 5 MB, or for a cache and a registry of which nothing runs.
+/// The other one is there if a single namespace or a single registry has all others: nobody has all places, however
+/// many caches and registries, and whatever priority, they may name. Images that are pulled again because the runtime
+/// was away have these places too.
 #[derive(Debug)]
 pub(super) struct Running<'a> {
     /// Pulls at a time, at least one.
@@ -36,8 +36,8 @@ impl Running<'_> {
         self.pulls.len() < self.most
     }
 
-    /// There is a place for an image of this turn that was never tried.
-    pub fn place_for_new(&self, turn: &Turn) -> bool {
+    /// There is a place beyond those, for an image of this turn.
+    pub fn place_beyond(&self, turn: &Turn) -> bool {
         let pulls = || self.pulls.iter();
         let nothing = !pulls().any(|pull| pull.0 == turn.registry || pull.1 == turn.cache);
         if (self.long || nothing) && self.pulls.len() <= self.most {

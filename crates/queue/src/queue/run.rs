@@ -220,18 +220,15 @@ impl Queue {
         let is_busy = |image: &str| busy.get_or_init(|| self.busy()).contains(image);
         for turns in self.tasks.slots() {
             let candidates = turns.filter_map(|(turn, tasks)| {
-                let place = running.place();
-                if !place && !running.place_for_new(turn) {
+                if !running.place() && !running.place_beyond(turn) {
                     return None;
                 }
                 let registry = &turn.registry;
                 if self.registries.on_probation(registry) && running.of_registry(registry) > 0 {
                     return None;
                 }
-                let (key, task) = { tasks }.find(|(key, task)| {
-                    let fits = place || task.started.is_none();
-                    task.due(now) && fits && !is_busy(&key.image)
-                })?;
+                let (key, task) =
+                    { tasks }.find(|(key, task)| task.due(now) && !is_busy(&key.image))?;
                 let last = running.last_of_registry(registry);
                 let served = &self.served;
                 let order = (served.namespace(turn), last, served.turn(turn), task.age);

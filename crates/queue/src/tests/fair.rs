@@ -60,6 +60,23 @@ fn an_image_of_another_cache_does_not_wait_for_a_silent_registry() {
 }
 
 #[test]
+fn an_image_whose_pull_the_runtime_broke_off_does_not_wait_for_a_silent_registry() {
+    let mut node = Node::containerd(Settings::default());
+    node.pull_of(1, "ns/big", &names("silent.test", 5));
+    node.answer_all_but("silent.test");
+    assert_eq!(node.pulls_of("silent.test"), 2);
+    let away = error("Unavailable", "connection refused");
+    node.broken.insert("r.test/i0:1".to_owned(), away);
+    node.pull_of(2, "ns/small", &names("r.test", 1));
+    node.answer_all_but("silent.test");
+    assert!(!node.pulled.contains_key(&2), "it is tried again");
+    node.broken.clear();
+    node.wait(2);
+    node.answer_all_but("silent.test");
+    assert_eq!(*node.result(2), PullResult::Pulled);
+}
+
+#[test]
 fn caches_and_registries_take_turns_within_a_priority() {
     let mut node = Node::new();
     node.pull_of(1, "ns/big", &names("r.test/big", 50));

@@ -121,12 +121,12 @@ impl View {
         let Work::Pull { images, .. } = &batch.work else {
             return false;
         };
-        let runs = |image: &&PullItem| {
+        let runs = |image: &PullItem| {
             let name = normalized(&image.reference);
             self.running.contains(&(batch.node.clone(), name))
         };
-        let mut of_it = images.iter().filter(|image| image.cache == *cache);
-        of_it.any(|image| !runs(&image))
+        let mut images = images.iter();
+        images.any(|image| image.cache == *cache && !runs(image))
     }
 
     /// Names of one kind of batch on a node that have no outcome yet.

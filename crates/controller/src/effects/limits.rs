@@ -54,7 +54,8 @@ pub async fn next<T>(stream: &mut Streaming<T>) -> Result<Option<T>, Status> {
 /// The images of a request whose credentials are more than is sent, by their positions, and why. Whoever writes a cache and its
 /// secrets gets the reason. Neither the node nor images of other caches in the same request have to do with it.
 pub fn too_large(request: &PullImagesRequest) -> Vec<(usize, String)> {
-    let sizes: Vec<usize> = request.credentials.iter().map(in_message).collect();
+    let credentials = request.credentials.iter();
+    let sizes: Vec<usize> = credentials.map(Message::encoded_len).collect();
     let head = PullImagesRequest {
         authority: request.authority.clone(),
         ticket_signer: request.ticket_signer.clone(),
@@ -79,7 +80,8 @@ pub fn too_large(request: &PullImagesRequest) -> Vec<(usize, String)> {
             continue;
         }
         let more = logins.iter().filter(|login| !brought.contains(*login));
-        let more = in_message(image) + more.map(|login| sizes[*login]).sum::<usize>();
+        let more: usize = more.map(|login| in_message(sizes[*login])).sum();
+        let more = more + in_message(image.encoded_len());
         if more > room {
             let why = format!(
                 "the logins for {} images make a request larger than {} MiB, so that this image waits for the next one: use fewer \
@@ -96,9 +98,8 @@ pub fn too_large(request: &PullImagesRequest) -> Vec<(usize, String)> {
     refused
 }
 
-/// What a part adds to the message that it belongs to: itself, a tag and its length.
-fn in_message(part: &impl Message) -> usize {
-    let length = part.encoded_len();
+/// What a part of this length adds to the message that it belongs to: itself, a tag and its length.
+fn in_message(length: usize) -> usize {
     1 + length_delimiter_len(length) + length
 }
 

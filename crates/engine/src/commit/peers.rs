@@ -42,10 +42,10 @@ impl Engine {
         let stalled = swarm.seeds.iter();
         let stalled = stalled.filter(|(_, seed)| supply::is_stalled(seed, now));
         let stalled: Vec<NodeIdx> = stalled.map(|(node, _)| *node).collect();
+        for node in &stalled {
+            swarm.seeds.remove(node);
+        }
         for node in stalled {
-            if let Some(swarm) = self.model.peers.swarm_mut(key) {
-                swarm.seeds.remove(&node);
-            }
             self.withdraw_seed(key, node);
         }
     }

@@ -345,7 +345,7 @@ impl Cache {
     /// May this node begin to pull for it?
     pub fn node_may_pull(&self, node: NodeIdx) -> bool {
         let active = &self.pulling.active;
-        active.contains_key(&node) || active.len() < self.node_limit()
+        active.len() < self.node_limit() || active.contains_key(&node)
     }
 
     /// When names that workloads brought may be recorded; `None`: all are, or an operation brought them. Their pulls

@@ -18,7 +18,11 @@ struct Told {
 
 /// Nodes that can all share, with one slow image, and a leader.
 fn wave(nodes: &[&str], names: &[&str]) -> Harness {
-    let mut harness = sharing(Settings::default(), nodes);
+    wave_with(Settings::default(), nodes, names)
+}
+
+fn wave_with(settings: Settings, nodes: &[&str], names: &[&str]) -> Harness {
+    let mut harness = sharing(settings, nodes);
     harness.slow.extend(names.iter().map(ToString::to_string));
     harness.create(images(names));
     harness.lead();
@@ -220,10 +224,7 @@ fn nobody_waits_where_runtimes_cannot_share_or_peers_are_off() {
         peers,
         ..Settings::default()
     };
-    let mut harness = sharing(settings, &EIGHT);
-    harness.slow.insert(APP.into());
-    harness.create(images(&[APP]));
-    harness.lead();
+    let harness = wave_with(settings, &EIGHT, &[APP]);
     assert_eq!(harness.registry_pulls(APP).len(), 8, "peers are off");
     assert!(harness.told().iter().all(|told| !told.holds));
 }

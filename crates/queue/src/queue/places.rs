@@ -31,13 +31,11 @@ impl Running<'_> {
         self.pulls.len() < self.most + 2
     }
 
-    /// There is a place for any image.
-    pub fn place(&self) -> bool {
-        self.pulls.len() < self.most
-    }
-
-    /// There is a place beyond those, for an image of this turn.
-    pub fn place_beyond(&self, turn: &Turn) -> bool {
+    /// There is a place for an image of this turn.
+    pub fn place_for(&self, turn: &Turn) -> bool {
+        if self.pulls.len() < self.most {
+            return true;
+        }
         let pulls = || self.pulls.iter();
         let nothing = !pulls().any(|pull| pull.0 == turn.registry || pull.1 == turn.cache);
         if (self.long || nothing) && self.pulls.len() <= self.most {

@@ -220,7 +220,7 @@ impl Queue {
         let is_busy = |image: &str| busy.get_or_init(|| self.busy()).contains(image);
         for turns in self.tasks.slots() {
             let candidates = turns.filter_map(|(turn, tasks)| {
-                if !running.place() && !running.place_beyond(turn) {
+                if !running.place_for(turn) {
                     return None;
                 }
                 let registry = &turn.registry;

@@ -202,6 +202,15 @@ fn a_pin_that_does_not_show_does_not_say_that_a_runtime_that_pinned_before_canno
     assert!(node.ours.contains("sha256:r.test/b:1"), "the label stays");
 }
 
+/// Our pin is on the image, and from now on the runtime shows late what becomes of it.
+fn pinned_where_the_runtime_is_late() -> Node {
+    let mut node = Node::containerd(Settings::default());
+    node.pull_this(1, authority(1, 1), pinned("r.test/a:1"));
+    node.run();
+    node.pins_late = true;
+    node
+}
+
 fn is_removed_when_the_pin_shows_no_more(node: &mut Node, stream: u64) {
     node.rest(3);
     assert!(
@@ -215,10 +224,7 @@ fn is_removed_when_the_pin_shows_no_more(node: &mut Node, stream: u64) {
 
 #[test]
 fn a_pin_of_ours_that_the_runtime_still_shows_after_it_was_taken_off_does_not_keep_the_image() {
-    let mut node = Node::containerd(Settings::default());
-    node.pull_this(1, authority(1, 1), pinned("r.test/a:1"));
-    node.run();
-    node.pins_late = true;
+    let mut node = pinned_where_the_runtime_is_late();
     node.unpin(2, &["r.test/a:1"], &[], &[]);
     node.run();
     is_removed_when_the_pin_shows_no_more(&mut node, 2);
@@ -226,10 +232,7 @@ fn a_pin_of_ours_that_the_runtime_still_shows_after_it_was_taken_off_does_not_ke
 
 #[test]
 fn a_pin_of_ours_that_an_earlier_request_took_off_and_that_still_shows_does_not_keep_the_image() {
-    let mut node = Node::containerd(Settings::default());
-    node.pull_this(1, authority(1, 1), pinned("r.test/a:1"));
-    node.run();
-    node.pins_late = true;
+    let mut node = pinned_where_the_runtime_is_late();
     node.unpin(2, &[], &[], &["sha256:r.test/a:1"]);
     node.remove(3, authority(1, 30), &["r.test/a:1"]);
     node.run();
@@ -238,10 +241,7 @@ fn a_pin_of_ours_that_an_earlier_request_took_off_and_that_still_shows_does_not_
 
 #[test]
 fn a_pin_of_ours_that_a_broken_off_request_took_off_and_that_still_shows_does_not_keep_the_image() {
-    let mut node = Node::containerd(Settings::default());
-    node.pull_this(1, authority(1, 1), pinned("r.test/a:1"));
-    node.run();
-    node.pins_late = true;
+    let mut node = pinned_where_the_runtime_is_late();
     node.ask_to_unpin(2, &["r.test/a:1"], &[], &[]);
     for call in ["Inspect", "Containers", "Pins"] {
         node.answer(call);
@@ -255,10 +255,7 @@ fn a_pin_of_ours_that_a_broken_off_request_took_off_and_that_still_shows_does_no
 #[test]
 fn a_pin_that_showed_a_moment_after_it_was_taken_off_does_not_keep_the_image_although_the_runtime_is_slow()
  {
-    let mut node = Node::containerd(Settings::default());
-    node.pull_this(1, authority(1, 1), pinned("r.test/a:1"));
-    node.run();
-    node.pins_late = true;
+    let mut node = pinned_where_the_runtime_is_late();
     node.unpin(2, &[], &[], &["sha256:r.test/a:1"]);
     node.run();
     node.remove(3, authority(1, 30), &["r.test/a:1"]);
@@ -273,10 +270,7 @@ fn a_pin_that_showed_a_moment_after_it_was_taken_off_does_not_keep_the_image_alt
 
 #[test]
 fn a_pin_that_stays_after_ours_was_taken_off_is_somebody_elses() {
-    let mut node = Node::containerd(Settings::default());
-    node.pull_this(1, authority(1, 1), pinned("r.test/a:1"));
-    node.run();
-    node.pins_late = true;
+    let mut node = pinned_where_the_runtime_is_late();
     node.unpin(2, &["r.test/a:1"], &[], &[]);
     node.run();
     node.rest(15);

@@ -33,10 +33,7 @@ fn a_seed_that_moves_again_is_not_replaced_by_one_that_has_not_begun() {
         max_registry_pulls: 1,
         ..Settings::default()
     };
-    let mut harness = sharing(settings, &EIGHT);
-    harness.slow.insert(APP.into());
-    harness.create(images(&[APP]));
-    harness.lead();
+    let mut harness = wave_with(settings, &EIGHT, &[APP]);
     let seed = harness.told()[0].node.clone();
     let offered = |harness: &mut Harness| {
         let nodes = harness.engine().model.nodes.iter();
@@ -119,10 +116,7 @@ fn a_small_image_is_fetched_once_if_more_nodes_lack_it_than_the_registry_may_ser
         max_registry_pulls: 4,
         ..Settings::default()
     };
-    let mut harness = sharing(settings, &EIGHT);
-    harness.slow.insert(APP.into());
-    harness.create(images(&[APP]));
-    harness.lead();
+    let mut harness = wave_with(settings, &EIGHT, &[APP]);
     let seed = harness.told()[0].node.clone();
     harness.go_to(harness.now.tick.0 + 200);
     harness.moves(&seed, APP, 2_000_000, 5_000_000);

@@ -178,6 +178,12 @@ fn what_was_asked_while_no_controller_ran_is_done_when_one_runs_again() {
         cluster.kubectl(command).unwrap();
     }
     cluster.edit("down", "edited", &of(&[demo("api")])).unwrap();
+    // One that no controller has ever seen.
+    let unseen = of(&[demo("web")]);
+    cluster.feed("apply", "down", "unseen", &unseen).unwrap();
+    cluster
+        .kubectl("annotate ic unseen -n down kubefledged.io/purge-imagecache=t1")
+        .unwrap();
     drop(down);
 
     for (name, operation) in [
@@ -192,6 +198,9 @@ fn what_was_asked_while_no_controller_ran_is_done_when_one_runs_again() {
     }
     let status = cluster.object("down", "refreshed").unwrap()["status"].clone();
     assert_ne!(status["lastRefreshTime"], refreshed["lastRefreshTime"]);
+    let status = cluster.ended("down", "unseen", "ImageCachePurge").unwrap();
+    assert_eq!(status["status"], "Succeeded", "{status}");
+    assert_eq!(status["lastHandledPurge"], "t1", "{status}");
     let wait = "wait --for=delete ic/doomed -n down --timeout=30s";
     cluster.kubectl(wait).unwrap();
     assert_held(&cluster, &["api:1.0", "cache:1.0"]);

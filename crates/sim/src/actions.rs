@@ -185,12 +185,15 @@ impl World {
             let handled =
                 !value.is_empty() && object.status.last_handled_purge.as_ref() == Some(&value);
             let news = object.purge.as_ref() != Some(&value) && !handled;
-            // A token on an object that nobody has seen is taken for one of a restored cluster.
-            let seen = value.is_empty() || object.status.observed_generation.is_some();
-            object.purge = Some(value);
             if news {
-                object.last_wish = if seen { Wish::Purge } else { Wish::Spec };
+                // Half of the annotations are written by whoever writes the spec, as with GitOps. Such a token on
+                // an object that nobody has seen is taken for one of a rebuilt cluster.
+                object.purge_came_later = object.version % 2 == 0;
+                let seen = value.is_empty() || object.status.observed_generation.is_some();
+                let asks = seen || object.purge_came_later;
+                object.last_wish = if asks { Wish::Purge } else { Wish::Spec };
             }
+            object.purge = Some(value);
         });
     }
 

@@ -33,6 +33,8 @@ pub struct Object {
     pub refresh: Option<String>,
     /// Value of the purge annotation.
     pub purge: Option<String>,
+    /// Whoever writes the spec did not write that annotation.
+    pub purge_came_later: bool,
     /// Ours stands on it.
     pub finalizer: bool,
     /// Deleted, and held by the finalizer.
@@ -222,6 +224,7 @@ fn seen(key: &str, object: &Object) -> CacheObject {
         status: object.status.clone(),
         refresh: object.refresh.clone(),
         purge: object.purge.clone(),
+        purge_came_later: object.purge_came_later,
         deleting: object.deleting,
         finalizer: object.finalizer,
     }

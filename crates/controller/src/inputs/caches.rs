@@ -61,6 +61,7 @@ fn convert(key: CacheKey, stored: StoredCache) -> Event {
         status,
     } = stored;
     let status = read_status(&key, status);
+    let purge_came_later = purge_came_later(&metadata);
     let uid = metadata.uid.unwrap_or_default();
     let resource_version = metadata.resource_version.unwrap_or_default();
     let generation = metadata.generation.unwrap_or_default();
@@ -81,6 +82,7 @@ fn convert(key: CacheKey, stored: StoredCache) -> Event {
             status,
             refresh: annotations.remove(REFRESH_ANNOTATION),
             purge: annotations.remove(PURGE_ANNOTATION),
+            purge_came_later,
             deleting,
             finalizer,
         })),
@@ -98,6 +100,22 @@ fn convert(key: CacheKey, stored: StoredCache) -> Event {
             }))
         }
     }
+}
+
+/// Did somebody who does not write the spec write the purge annotation, and not before the object was created? A
+/// restored object may bring older entries of `managedFields` with it.
+fn purge_came_later(metadata: &ObjectMeta) -> bool {
+    let annotated = format!("f:{PURGE_ANNOTATION}");
+    let mut entries = metadata.managed_fields.iter().flatten();
+    entries.any(|entry| {
+        let fields = entry
+            .fields_v1
+            .as_ref()
+            .map_or(&Value::Null, |fields| &fields.0);
+        let writes = !fields["f:metadata"]["f:annotations"][&annotated].is_null();
+        let restored = entry.time < metadata.creation_timestamp;
+        writes && fields["f:spec"].is_null() && !restored
+    })
 }
 
 /// Parses a status. An invalid status counts as empty.
@@ -145,6 +163,37 @@ mod tests {
             (3, true, false)
         );
         assert_eq!((cache.refresh.as_deref(), cache.purge), (Some(""), None));
+    }
+
+    /// The annotation's manager owns these fields too, and wrote last at `time`.
+    fn came_later(others: &Value, time: &str) -> bool {
+        let mut fields = others.clone();
+        fields["f:metadata"] =
+            serde_json::json!({"f:annotations": {"f:kubefledged.io/purge-imagecache": {}}});
+        let metadata = serde_json::json!({
+            "creationTimestamp": "2026-11-30T12:00:00Z",
+            "managedFields": [
+                {"time": "2026-11-30T12:00:00Z", "fieldsV1": {"f:spec": {}}},
+                {"time": time, "fieldsV1": fields},
+            ],
+        });
+        purge_came_later(&serde_json::from_value(metadata).unwrap())
+    }
+
+    #[test]
+    fn a_purge_came_later_if_somebody_annotated_who_does_not_write_the_spec() {
+        let annotate = serde_json::json!({});
+        assert!(came_later(&annotate, "2026-11-30T12:00:09Z"));
+        assert!(
+            came_later(&annotate, "2026-11-30T12:00:00Z"),
+            "in the second of the create"
+        );
+        assert!(
+            !came_later(&annotate, "2026-11-29T12:00:00Z"),
+            "restored from a backup"
+        );
+        let apply = serde_json::json!({"f:spec": {"f:cacheSpec": {}}});
+        assert!(!came_later(&apply, "2026-11-30T12:00:09Z"));
     }
 
     #[test]

@@ -156,6 +156,7 @@ impl Fleet {
             status: ImageCacheStatus::default(),
             refresh: None,
             purge: None,
+            purge_came_later: false,
             deleting: false,
             finalizer: false,
         };

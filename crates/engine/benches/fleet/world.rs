@@ -109,6 +109,7 @@ impl World {
                 status: ImageCacheStatus::default(),
                 refresh: None,
                 purge: None,
+                purge_came_later: false,
                 deleting: false,
                 finalizer: false,
             });

@@ -75,6 +75,7 @@ pub fn cache(images: usize) -> CacheObject {
         status: ImageCacheStatus::default(),
         refresh: None,
         purge: None,
+        purge_came_later: false,
         deleting: false,
         finalizer: false,
     }

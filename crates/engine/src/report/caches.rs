@@ -111,6 +111,7 @@ impl Engine {
                 status: invalid.status,
                 refresh: None,
                 purge: None,
+                purge_came_later: false,
                 deleting: invalid.deleting,
                 finalizer: invalid.finalizer,
             };

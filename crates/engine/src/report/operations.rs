@@ -102,8 +102,10 @@ impl Cache {
             // covers a refresh.
             let token =
                 |value: &Option<String>| value.as_deref().filter(|v| !v.is_empty()).map(remembered);
-            self.history.handled_purge = token(&self.object.purge);
             self.history.handled_refresh = token(&self.object.refresh);
+            if !self.object.purge_came_later {
+                self.history.handled_purge = token(&self.object.purge);
+            }
         }
     }
 
@@ -134,6 +136,10 @@ impl Cache {
             });
         }
         if kind == Kind::Purge {
+            if self.last.phase == Phase::None {
+                // What the create would have listed goes too.
+                self.applied.apply(&self.desired);
+            }
             self.applied.remove_others(|_| false, now);
             if let Some(sources) = &mut self.sources {
                 sources.retention.forget_unnamed();

@@ -262,6 +262,7 @@ impl Harness {
                 status: ImageCacheStatus::default(),
                 refresh: None,
                 purge: None,
+                purge_came_later: false,
                 deleting: false,
                 finalizer: false,
             });

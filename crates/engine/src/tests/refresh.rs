@@ -167,7 +167,7 @@ fn a_purge_requested_with_a_refresh_runs_and_answers_both() {
 }
 
 #[test]
-fn tokens_on_an_object_without_a_status_count_as_handled() {
+fn tokens_that_came_with_an_object_count_as_handled() {
     let mut harness = Harness::new(&["n1"]);
     harness.create(images(&["r.test/a:1"]));
     harness.apply(|object| {
@@ -181,6 +181,25 @@ fn tokens_on_an_object_without_a_status_count_as_handled() {
     assert_eq!(status.last_handled_refresh.as_deref(), Some("r"));
     assert_eq!(status.last_handled_purge.as_deref(), Some("p"));
     assert_eq!(harness.held("n1"), ["r.test/a:1"]);
+}
+
+#[test]
+fn a_purge_that_was_asked_for_before_any_controller_saw_the_object_runs() {
+    let mut harness = Harness::new(&["n1"]);
+    harness.create(images(&["r.test/a:1"]));
+    harness
+        .held
+        .insert("n1".into(), [("r.test/a:1".to_owned(), 1)].into());
+    harness.apply(|object| {
+        object.purge = Some("p".into());
+        object.purge_came_later = true;
+    });
+    harness.lead();
+    harness.wait(2);
+    assert_eq!(harness.reported(), ("Succeeded", "ImageCachePurge"));
+    let status = harness.status();
+    assert_eq!(status.last_handled_purge.as_deref(), Some("p"));
+    assert!(harness.held("n1").is_empty());
 }
 
 #[test]

@@ -23,6 +23,9 @@ pub struct CacheObject {
     pub refresh: Option<String>,
     /// Value of the purge annotation.
     pub purge: Option<String>,
+    /// The purge annotation was written after the object, and not by whoever writes the spec. A token that came with
+    /// the object, as in a rebuilt cluster, asks for nothing.
+    pub purge_came_later: bool,
     /// The object is deleted and a finalizer holds it.
     pub deleting: bool,
     /// Our finalizer (`names::FINALIZER`) is on it.

@@ -97,6 +97,10 @@ pub struct ImageCacheStatus {
     /// Value of the purge annotation that was handled last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_handled_purge: Option<String>,
+    /// Value of the refresh annotation that the operation in progress answers. A value that was written after the
+    /// operation began is not answered by it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handling_refresh: Option<String>,
     /// The last purge. Set as long as the cache stays purged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub purge: Option<PurgeStatus>,

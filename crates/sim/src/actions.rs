@@ -175,6 +175,7 @@ impl World {
             let news = object.refresh.as_ref() != Some(&value);
             object.refresh = Some(value);
             if news {
+                object.refresh_during = object.in_progress();
                 object.last_wish = Wish::Refresh(over);
             }
         });
@@ -189,6 +190,7 @@ impl World {
                 // Half of the annotations are written by whoever writes the spec, as with GitOps. Such a token on
                 // an object that nobody has seen is taken for one of a rebuilt cluster.
                 object.purge_came_later = object.version % 2 == 0;
+                object.purge_during = object.in_progress();
                 let seen = value.is_empty() || object.status.observed_generation.is_some();
                 let asks = seen || object.purge_came_later;
                 object.last_wish = if asks { Wish::Purge } else { Wish::Spec };

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use kubefledged_api_types::{ImageCacheSpec, ImageCacheStatus};
+use kubefledged_api_types::{ImageCacheSpec, ImageCacheStatus, Timestamp, names::status};
 use kubefledged_engine::{
     CacheKey, CacheObject, Event, KnownBudget, NodeFacts, NodeName, Puller, WatchId, Workload,
     WorkloadKey,
@@ -33,6 +33,10 @@ pub struct Object {
     pub refresh: Option<String>,
     /// Value of the purge annotation.
     pub purge: Option<String>,
+    /// `status.startTime` of the operation during which that refresh was asked for.
+    pub refresh_during: Option<Timestamp>,
+    /// The same of that purge.
+    pub purge_during: Option<Timestamp>,
     /// Whoever writes the spec did not write that annotation.
     pub purge_came_later: bool,
     /// Ours stands on it.
@@ -43,6 +47,14 @@ pub struct Object {
     pub ever_applied: BTreeSet<String>,
     /// For the rules: what the user did last.
     pub last_wish: Wish,
+}
+
+impl Object {
+    /// `status.startTime` of the operation in progress.
+    pub fn in_progress(&self) -> Option<Timestamp> {
+        let runs = self.status.status == status::PROCESSING;
+        self.status.start_time.filter(|_| runs)
+    }
 }
 
 /// What a user did last to an object.

@@ -97,6 +97,8 @@ pub struct Operation {
     pulled: bool,
     /// Requests that it answers when it ends.
     pub requests: Vec<Request>,
+    /// `status.handlingRefresh`
+    pub refresh: Option<String>,
     /// The removal of an annotation is in flight; it is asked for again then.
     pub clearing: Option<Tick>,
 }
@@ -114,6 +116,7 @@ impl Operation {
             worked: false,
             pulled: false,
             requests,
+            refresh: None,
             clearing: None,
         }
     }

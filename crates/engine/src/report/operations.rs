@@ -81,7 +81,14 @@ impl Cache {
         if self.last.phase == Phase::Processing
             && let (Some(kind), Some(started)) = (kind, self.last.started)
         {
-            self.operation = Some(self.new_operation(kind, stamp, started));
+            let mut operation = self.new_operation(kind, stamp, started);
+            operation
+                .refresh
+                .clone_from(&self.object.status.handling_refresh);
+            operation
+                .requests
+                .retain(|request| self.began_with(request));
+            self.operation = Some(operation);
             if kind == Kind::Purge {
                 self.applied.remove_others(|_| false, started);
             }
@@ -107,6 +114,26 @@ impl Cache {
                 self.history.handled_purge = token(&self.object.purge);
             }
         }
+    }
+
+    /// Does the status say that the operation in progress began because of this request? What was requested after it
+    /// began is done after it.
+    fn began_with(&self, request: &Request) -> bool {
+        let status = &self.object.status;
+        let value = remembered(&request.value);
+        match request.annotation {
+            // kube-fledged wrote none.
+            PURGE_ANNOTATION => status
+                .purge
+                .as_ref()
+                .is_none_or(|purge| purge.token == value),
+            _ => status.handling_refresh.as_ref() == Some(&value),
+        }
+    }
+
+    /// `status.handlingRefresh`
+    pub fn handling_refresh(&self) -> Option<String> {
+        self.operation.as_ref()?.refresh.clone()
     }
 
     /// Begins an operation. The status says so first; work on nodes begins when that is written.
@@ -147,7 +174,11 @@ impl Cache {
             }
             self.history.covered = Some(self.desired.hash);
         }
-        self.operation = Some(self.new_operation(kind, stamp, started));
+        let mut operation = self.new_operation(kind, stamp, started);
+        let mut requests = operation.requests.iter();
+        let refresh = requests.find(|request| request.annotation == REFRESH_ANNOTATION);
+        operation.refresh = refresh.map(|request| remembered(&request.value));
+        self.operation = Some(operation);
         self.refresh.quiet = None;
         self.applied.abandoned = false;
         self.compare_names();

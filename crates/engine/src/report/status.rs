@@ -23,6 +23,7 @@ pub fn project(model: &Model, cache: &Cache, now: Now) -> ImageCacheStatus {
         last_refresh_time: cache.refresh.last,
         last_handled_refresh: history.handled_refresh.clone(),
         last_handled_purge: history.handled_purge.clone(),
+        handling_refresh: cache.handling_refresh(),
         purge: history.purge.clone(),
         applied_images: cache.applied.status(&cache.desired),
         ..ImageCacheStatus::default()

@@ -146,6 +146,94 @@ fn an_operation_of_another_leader_is_taken_over_when_it_is_observed() {
     assert!(other.held("n1").is_empty());
 }
 
+/// A new leader finds an operation that another one began for these annotations, and these ones by now.
+fn resumed(began: [Option<&str>; 2], now: [Option<&str>; 2]) -> Harness {
+    let annotate = |object: &mut CacheObject, [refresh, purge]: [Option<&str>; 2]| {
+        object.refresh = refresh.map(str::to_owned);
+        object.purge = purge.map(str::to_owned);
+    };
+    let mut harness = Harness::new(&["n1"]);
+    harness.create(images(&["r.test/a:1"]));
+    harness.lead();
+    let written = harness.statuses.len();
+    harness.apply(|object| annotate(object, began));
+    harness.run();
+    let (_, status) = harness.statuses[written].clone();
+    assert_eq!(status.status, "Processing");
+    harness.handle(Event::Leadership(None));
+    harness.apply(|object| {
+        annotate(object, now);
+        object.status = status;
+    });
+    harness.statuses.clear();
+    harness.handle(Event::Leadership(Some(2)));
+    harness.run();
+    harness.wait(5);
+    harness
+}
+
+/// The operations that it ended, in their order.
+fn ended(harness: &Harness) -> Vec<&str> {
+    let statuses = harness.statuses.iter().map(|(_, status)| status);
+    let ended = statuses.filter(|status| status.completion_time.is_some());
+    ended.map(|status| status.reason.as_str()).collect()
+}
+
+#[test]
+fn what_was_requested_after_an_operation_began_is_done_after_it_under_a_new_leader_too() {
+    for (began, now, operations) in [
+        (
+            [Some("r1"), None],
+            [Some("r2"), None],
+            ["ImageCacheRefresh", "ImageCacheRefresh"],
+        ),
+        (
+            [Some("r1"), None],
+            [Some(""), None],
+            ["ImageCacheRefresh", "ImageCacheRefresh"],
+        ),
+        (
+            [None, Some("p")],
+            [Some("r"), Some("p")],
+            ["ImageCachePurge", "ImageCacheRefresh"],
+        ),
+        (
+            [None, Some("")],
+            [Some(""), Some("")],
+            ["ImageCachePurge", "ImageCacheRefresh"],
+        ),
+        (
+            [None, Some("p1")],
+            [None, Some("p2")],
+            ["ImageCachePurge", "ImageCachePurge"],
+        ),
+    ] {
+        let harness = resumed(began, now);
+        assert_eq!(ended(&harness), operations, "{began:?} {now:?}");
+        let object = &harness.objects[&key()];
+        let status = &object.status;
+        let handled = |token: Option<&str>| token.filter(|t| !t.is_empty()).map(str::to_owned);
+        assert_eq!(status.last_handled_refresh.clone(), handled(now[0]));
+        assert_eq!(status.last_handled_purge.clone(), handled(now[1]));
+        assert_eq!(status.handling_refresh, None);
+        let left = [&object.refresh, &object.purge];
+        assert!(left.into_iter().flatten().all(|v| !v.is_empty()));
+    }
+}
+
+#[test]
+fn a_new_leader_answers_what_the_operation_began_for_and_does_nothing_twice() {
+    for (began, operations) in [
+        ([Some("r"), None], ["ImageCacheRefresh"]),
+        ([Some(""), None], ["ImageCacheRefresh"]),
+        ([Some("r"), Some("p")], ["ImageCachePurge"]),
+        ([Some(""), Some("")], ["ImageCachePurge"]),
+    ] {
+        let harness = resumed(began, began);
+        assert_eq!(ended(&harness), operations, "{began:?}");
+    }
+}
+
 #[test]
 fn a_new_leader_keeps_what_is_written_until_its_first_round_is_complete() {
     let mut harness = Harness::new(&["n1", "n2"]);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kubefledged_api_types::{
-    ImageCacheStatus,
+    ImageCacheStatus, Timestamp,
     names::{PURGE_ANNOTATION, REFRESH_ANNOTATION},
 };
 use kubefledged_engine::{
@@ -30,6 +30,9 @@ pub enum Write {
     /// The condition of a Node with this UID.
     Condition(NodeName, Arc<str>, ConditionWrite),
 }
+
+/// A rule.
+const LATE: &str = "an operation answers only what was asked before it began";
 
 impl World {
     /// Sends a write.
@@ -102,15 +105,18 @@ impl World {
                 self.store_status(&mut object, status);
             }
             Write::Clear(_, annotation, value) => {
-                let known = match *annotation {
-                    PURGE_ANNOTATION => &mut object.purge,
-                    REFRESH_ANNOTATION => &mut object.refresh,
+                let (known, asked_during) = match *annotation {
+                    PURGE_ANNOTATION => (&mut object.purge, object.purge_during),
+                    REFRESH_ANNOTATION => (&mut object.refresh, object.refresh_during),
                     _ => return Ok(None),
                 };
                 if known.as_ref() != Some(value) {
                     return Ok(None);
                 }
                 *known = None;
+                if asked_too_late(&object.status, asked_during) {
+                    self.broken(LATE, format!("{annotation}={value:?}"));
+                }
             }
             Write::Finalizer(_, uid, present) => {
                 if object.uid.to_string() != *uid {
@@ -141,6 +147,9 @@ impl World {
     fn store_status(&mut self, object: &mut Object, status: &ImageCacheStatus) {
         let json = serde_json::to_vec(status).unwrap_or_default();
         self.absorb_bytes(&json);
+        if let Some((rule, detail)) = wrongly_answered(object, status) {
+            self.broken(rule, detail);
+        }
         // As the API server gives it back.
         object.status = serde_json::from_slice(&json).unwrap_or_default();
         if object.status != *status {
@@ -153,6 +162,40 @@ impl World {
             .map(|applied| applied.name.clone());
         object.ever_applied.extend(names);
     }
+}
+
+/// Is this the operation during which it was asked for something? It began without that.
+fn asked_too_late(status: &ImageCacheStatus, asked_during: Option<Timestamp>) -> bool {
+    asked_during.is_some() && status.start_time == asked_during
+}
+
+/// Does a token that stands in its annotation count as handled from this status on, and should not?
+fn wrongly_answered(object: &Object, status: &ImageCacheStatus) -> Option<(&'static str, String)> {
+    let known = &object.status;
+    let new = |token: &Option<String>, before: &Option<String>, stands: &Option<String>| {
+        token.clone().filter(|_| token != before && token == stands)
+    };
+    let refresh = new(
+        &status.last_handled_refresh,
+        &known.last_handled_refresh,
+        &object.refresh,
+    );
+    let purge = new(
+        &status.last_handled_purge,
+        &known.last_handled_purge,
+        &object.purge,
+    );
+    let late_refresh = refresh.filter(|_| asked_too_late(status, object.refresh_during));
+    let late_purge = purge
+        .clone()
+        .filter(|_| asked_too_late(status, object.purge_during));
+    if let Some(late) = late_refresh.or(late_purge) {
+        return Some((LATE, late));
+    }
+    let began = |token: &String| known.purge.iter().any(|purge| purge.token == *token);
+    let came_along = known.observed_generation.is_none() && !object.purge_came_later;
+    let skipped = purge.filter(|token| !began(token) && !came_along)?;
+    Some(("a purge that counts as handled was run", skipped))
 }
 
 fn told(write: &Write) -> String {

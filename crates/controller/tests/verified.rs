@@ -2,17 +2,21 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+mod earlier;
 mod nodes;
 
 use std::convert::Infallible;
 
+use earlier::Earlier;
 use kube::{Client, client::Body};
 use kubefledged_controller::{
     effects::{credentials::Credentials, dialer::Dialer, peers::Entitlements, pullers::Pullers},
     metrics::Metrics,
     runtimes::KubeletRuntimes,
 };
-use kubefledged_engine::{Batch, BatchEnd, BatchId, CheckReport, Event, NameList, Puller, Work};
+use kubefledged_engine::{
+    Batch, BatchEnd, BatchId, CheckReport, Event, NameList, NodeName, Puller, Work,
+};
 use kubefledged_testkit::{Ca, Call, eventually};
 use nodes::{Node, connector, node, node_at};
 use prometheus_client::registry::Registry;
@@ -88,15 +92,25 @@ impl World {
 
     /// Calls the puller that an endpoint names. Returns how the call ended, and what the puller reported.
     async fn call(&self, instance: &str, work: Work) -> (BatchEnd, Option<CheckReport>) {
+        let puller = Puller {
+            instance: instance.into(),
+            address: self.node.puller.address,
+        };
+        self.call_at(&self.node.name, puller, work).await
+    }
+
+    async fn call_at(
+        &self,
+        node: &NodeName,
+        puller: Puller,
+        work: Work,
+    ) -> (BatchEnd, Option<CheckReport>) {
         let batch = Batch {
             id: BatchId(1),
             term: 1,
             seq: 1,
-            node: self.node.name.clone(),
-            puller: Puller {
-                instance: instance.into(),
-                address: self.node.puller.address,
-            },
+            node: node.clone(),
+            puller,
             operations: Vec::new(),
             work,
         };
@@ -205,5 +219,37 @@ async fn the_puller_of_another_runtime_than_the_kubelets_is_not_used() {
     }
     let removals = world.node.runtime.count(&Call::Remove(IMAGE.to_owned()));
     assert_eq!(removals, 0);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_puller_of_an_earlier_version_is_asked_which_it_is_once() {
+    let world = World::start().await;
+    let (earlier, puller) = Earlier::start(&world.ca, &world.shutdown).await;
+    let node = NodeName("n-earlier".into());
+    for work in [check(), check(), removal()] {
+        let (end, report) = world.call_at(&node, puller.clone(), work).await;
+        assert!(matches!(end, BatchEnd::Done), "{end:?}");
+        assert!(report.is_none_or(|report| report.parallel_pulls == 3));
+    }
+    assert_eq!((earlier.infos(), earlier.removals()), (1, 1));
+    world.end().await;
+}
+
+#[tokio::test]
+async fn another_puller_of_an_earlier_version_is_asked_for_nothing_else() {
+    let world = World::start().await;
+    let (earlier, puller) = Earlier::start(&world.ca, &world.shutdown).await;
+    let node = NodeName("n-earlier".into());
+    let gone = Puller {
+        instance: "pod-before".into(),
+        ..puller
+    };
+    for work in [check(), removal()] {
+        let (end, report) = world.call_at(&node, gone.clone(), work).await;
+        assert!(matches!(end, BatchEnd::Unreachable), "{end:?}");
+        assert_eq!(report, None);
+    }
+    assert_eq!(earlier.removals(), 0);
     world.end().await;
 }

@@ -10,7 +10,7 @@ use kubefledged_testkit::{Ca, FakeRuntime, Removal, SecretDirectory, Usage};
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-const NAMESPACE: &str = "kube-fledged";
+pub const NAMESPACE: &str = "kube-fledged";
 
 /// A puller and the runtime of its node.
 pub struct Node {

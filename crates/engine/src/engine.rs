@@ -7,7 +7,7 @@ use crate::{
         self,
         context::{NodeContext, NodeView},
     },
-    vocabulary::{BatchEnd, Command, Event, Now, Source, Tick},
+    vocabulary::{BatchEnd, CacheObject, Command, Event, Now, Source, Tick},
 };
 
 /// Most rounds of one [`Engine::poll`]. What a cache decides changes its nodes, and what a node shows may end an
@@ -137,12 +137,25 @@ impl Engine {
     /// Another leader may have acted: objects are taken up anew, and nodes are checked anew.
     fn begin_term(&mut self, now: Now) {
         self.reset(now);
-        self.model.refused.clear();
+        let mut refused = std::mem::take(&mut self.model.refused);
         self.model.workloads.reset();
         let mut caches: Vec<_> = self.model.caches.take().collect();
         // What has images on nodes keeps its room in the quota of its namespace.
         caches.sort_by_key(|cache| cache.object.status.applied_images.is_empty());
-        for cache in caches {
+        for mut cache in caches {
+            if let Some(object) = refused.remove(&cache.object.key)
+                && cache.invalid.is_some()
+                && object.uid == cache.object.uid
+                && object.generation == cache.object.generation
+            {
+                let known = cache.object;
+                cache.object = CacheObject {
+                    resource_version: known.resource_version,
+                    status: known.status,
+                    ..object
+                };
+                cache.invalid = None;
+            }
             match cache.invalid {
                 Some(message) => self.take_up(now, cache.object, Some(message)),
                 None => self.cache_applied(now, cache.object),

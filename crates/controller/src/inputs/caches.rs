@@ -72,6 +72,8 @@ fn convert(key: CacheKey, stored: StoredCache) -> Event {
         .flatten()
         .any(|name| name == FINALIZER);
     let mut annotations = metadata.annotations.take().unwrap_or_default();
+    let refresh = annotations.remove(REFRESH_ANNOTATION);
+    let purge = annotations.remove(PURGE_ANNOTATION);
     match serde_json::from_value(spec) {
         Ok(spec) => Event::CacheApplied(Box::new(CacheObject {
             key,
@@ -80,8 +82,8 @@ fn convert(key: CacheKey, stored: StoredCache) -> Event {
             generation,
             spec,
             status,
-            refresh: annotations.remove(REFRESH_ANNOTATION),
-            purge: annotations.remove(PURGE_ANNOTATION),
+            refresh,
+            purge,
             purge_came_later,
             deleting,
             finalizer,
@@ -94,6 +96,9 @@ fn convert(key: CacheKey, stored: StoredCache) -> Event {
                 resource_version,
                 generation,
                 status,
+                refresh,
+                purge,
+                purge_came_later,
                 finalizer,
                 deleting,
                 message: one_line(&format!("spec: {error}"), LONGEST_MESSAGE),

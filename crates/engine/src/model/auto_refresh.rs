@@ -21,6 +21,8 @@ pub struct AutoRefresh {
     pub next: Option<Tick>,
     /// The one in progress.
     pub quiet: Option<QuietRefresh>,
+    /// An operation failed: when every node answers, all are asked again, and before that nothing has healed.
+    pub owed: bool,
     /// `status.lastRefreshTime`
     pub last: Option<Timestamp>,
 }

@@ -188,7 +188,8 @@ impl Cache {
         let observed = cache.object.status.observed_generation;
         // If it was edited while nobody led or while it was suspended, the earlier spec is not known: then an
         // update must begin.
-        let unchanged = observed.is_none_or(|observed| observed == cache.object.generation);
+        let unchanged = observed.is_none_or(|observed| observed == cache.object.generation)
+            && !(cache.spec().suspend && observed.is_some());
         if unchanged && cache.applied.covers(&cache.desired) {
             cache.history.covered = Some(cache.desired.hash);
         }

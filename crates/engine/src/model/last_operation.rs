@@ -1,7 +1,7 @@
 //! The part of the status that tells of the last operation, parsed.
 
 use kubefledged_api_types::{
-    ImageCacheStatus, Timestamp,
+    ImageCacheStatus, PurgeStatus, Timestamp,
     conditions::{DEGRADED, Degraded},
     names::{message, reason, status},
 };
@@ -192,6 +192,23 @@ impl LastOperation {
             message,
             started: Some(now),
             completed: Some(now),
+        }
+    }
+
+    /// The purge that a cache was left with whose spec could not be used for a while. `left`: images of it are still to
+    /// be removed.
+    pub fn purged(purge: &PurgeStatus, left: bool) -> Self {
+        let (phase, message) = if left {
+            (Phase::Failed, message::DELETE_FAILED)
+        } else {
+            (Phase::Succeeded, message::DELETED)
+        };
+        Self {
+            phase,
+            subject: Subject::Operation(Kind::Purge),
+            message: message.to_owned(),
+            started: purge.start_time,
+            completed: purge.completion_time,
         }
     }
 

@@ -180,6 +180,8 @@ pub enum FinalizerWrite {
     InFlight {
         /// When.
         again: Tick,
+        /// It sets the finalizer.
+        present: bool,
     },
     /// The last write failed. The next one begins at this time.
     BackOff {
@@ -193,7 +195,7 @@ impl FinalizerWrite {
     pub fn not_before(self) -> Option<Tick> {
         match self {
             Self::Idle => None,
-            Self::InFlight { again } | Self::BackOff { again } => Some(again),
+            Self::InFlight { again, .. } | Self::BackOff { again } => Some(again),
         }
     }
 

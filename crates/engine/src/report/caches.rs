@@ -13,7 +13,7 @@ use crate::{
     commit::{Engine, timers::Timer},
     ids::{CacheIdx, IdSet, Stamp},
     model::{
-        cache::{Cache, Unpin},
+        cache::{Cache, Deletion, Unpin},
         last_operation::{LastOperation, Subject},
         node_status::{Flags, NodeStatus},
         operation::{Kind, Operation},
@@ -62,6 +62,10 @@ impl Engine {
         }
         cache.object = object;
         cache.invalid = None;
+        if !cache.object.deleting {
+            // Whatever an answer said: it is there.
+            cache.deletion = Deletion::None;
+        }
         cache.writer.object_came();
         cache.compare_names();
         // The watch may be faster than the answer to our write.
@@ -109,9 +113,9 @@ impl Engine {
                 generation: invalid.generation,
                 spec: kubefledged_api_types::ImageCacheSpec::default(),
                 status: invalid.status,
-                refresh: None,
-                purge: None,
-                purge_came_later: false,
+                refresh: invalid.refresh,
+                purge: invalid.purge,
+                purge_came_later: invalid.purge_came_later,
                 deleting: invalid.deleting,
                 finalizer: invalid.finalizer,
             };
@@ -268,6 +272,9 @@ impl Engine {
         let same = purge.is_some_and(|purge| purge.cache_spec_hash == cache.desired.purge_hash);
         if cache.history.purged && same {
             cache.history.covered = Some(cache.desired.hash);
+            if let Some(purge) = purge.filter(|_| cache.last.subject == Subject::InvalidSpec) {
+                cache.last = LastOperation::purged(purge, !cache.applied.pending.is_empty());
+            }
         }
         self.refresh_quietly(at, now);
     }

@@ -49,7 +49,7 @@ impl Engine {
     fn set_finalizer(&mut self, at: CacheIdx, present: bool, now: Tick) {
         if let Some(cache) = self.model.caches.get_mut(at) {
             let again = now.after(ANSWER_LIMIT);
-            cache.finalizer = FinalizerWrite::InFlight { again };
+            cache.finalizer = FinalizerWrite::InFlight { again, present };
             self.agenda.outbox.push(Command::SetFinalizer {
                 key: cache.object.key.clone(),
                 uid: cache.object.uid.clone(),
@@ -69,11 +69,13 @@ impl Engine {
         };
         match result {
             Ok(version) => {
-                cache.finalizer = FinalizerWrite::Idle;
-                if cache.object.deleting {
-                    cache.deletion = cache.deletion.release();
+                let sent = std::mem::take(&mut cache.finalizer);
+                if let FinalizerWrite::InFlight { present, .. } = sent {
+                    if cache.object.deleting && !present {
+                        cache.deletion = cache.deletion.release();
+                    }
+                    cache.object.finalizer = present;
                 }
-                cache.object.finalizer = !cache.object.deleting && cache.spec().needs_finalizer();
                 if let Some(version) = version {
                     written(&mut cache.object, version);
                 }
@@ -83,7 +85,7 @@ impl Engine {
                 }
             }
             Err(WriteError::Gone) => {
-                if let FinalizerWrite::InFlight { again } = cache.finalizer {
+                if let FinalizerWrite::InFlight { again, .. } = cache.finalizer {
                     cache.finalizer = FinalizerWrite::BackOff { again };
                 }
             }

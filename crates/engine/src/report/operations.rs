@@ -10,10 +10,12 @@ use crate::{
     model::{
         backoff,
         cache::Cache,
+        desired::Desired,
         last_operation::{LastOperation, Phase},
+        node_status::Flags,
         operation::{Kind, Operation, Request},
     },
-    vocabulary::Tick,
+    vocabulary::{PullState, Tick},
 };
 
 /// Longest token that the status remembers whole, in bytes.
@@ -49,7 +51,7 @@ impl Cache {
             return Some(Kind::Create);
         }
         // An operation that kube-fledged wrote and that is none of ours begins anew.
-        if self.desired_changed() || self.last.subject.kind().is_none() {
+        if self.desired_changed() || (self.last.subject.kind().is_none() && !self.history.purged) {
             return Some(Kind::Update);
         }
         let free = self.operation.is_none();
@@ -94,6 +96,9 @@ impl Cache {
             }
             return;
         }
+        if self.last.phase == Phase::Failed && kind.is_some_and(Kind::pulls) {
+            self.refresh.owed = true;
+        }
         if kind == Some(Kind::Purge) {
             // kube-fledged wrote no hash: its purge holds for the spec that is there.
             let hash = self.desired.purge_hash.clone();
@@ -102,7 +107,14 @@ impl Cache {
                 ..PurgeStatus::default()
             });
             self.history.purged = true;
+            if self.last.phase == Phase::Failed {
+                let since = self.last.started.unwrap_or_default();
+                self.applied.remove_others(|_| false, since);
+            }
         }
+        let purge = self.history.purge.as_ref();
+        // It stays purged while its spec cannot be used.
+        self.history.purged |= kind.is_none() && purge.is_some_and(|p| p.completion_time.is_some());
         let observed = self.object.status.observed_generation;
         if self.last.phase == Phase::None && observed.is_none() {
             // A rebuilt cluster brings back objects with old tokens. There is nothing to purge, and the create
@@ -121,12 +133,15 @@ impl Cache {
     fn began_with(&self, request: &Request) -> bool {
         let status = &self.object.status;
         let value = remembered(&request.value);
+        if status.observed_generation.is_none() {
+            // kube-fledged wrote it, and does not say.
+            return true;
+        }
         match request.annotation {
-            // kube-fledged wrote none.
             PURGE_ANNOTATION => status
                 .purge
                 .as_ref()
-                .is_none_or(|purge| purge.token == value),
+                .is_some_and(|purge| purge.token == value),
             _ => status.handling_refresh.as_ref() == Some(&value),
         }
     }
@@ -167,6 +182,10 @@ impl Cache {
                 // What the create would have listed goes too.
                 self.applied.apply(&self.desired);
             }
+            if self.writer.oversize.is_some() {
+                let written = &self.object.status;
+                self.applied.drop_unrecorded(&Desired::default(), written);
+            }
             self.applied.remove_others(|_| false, now);
             if let Some(sources) = &mut self.sources {
                 sources.retention.forget_unnamed();
@@ -180,6 +199,7 @@ impl Cache {
         operation.refresh = refresh.map(|request| remembered(&request.value));
         self.operation = Some(operation);
         self.refresh.quiet = None;
+        self.refresh.owed = false;
         self.applied.abandoned = false;
         self.compare_names();
         self.last = LastOperation::begin(kind, started);
@@ -249,6 +269,8 @@ impl Cache {
         } else {
             self.refresh.last = Some(now);
         }
+        let silent = |node| self.row(node).state == PullState::Unreachable;
+        self.refresh.owed = operation.pulls.iter().any(silent);
         let (phase, message) = if failed {
             (Phase::Failed, message::PULL_FAILED)
         } else if self.applied.removals_failed() {
@@ -271,14 +293,18 @@ impl Cache {
             Phase::Failed | Phase::NothingDone | Phase::Aborted | Phase::Unknown
         );
         let idle = self.operation.is_none() && !self.object.deleting && !self.nodes.first_round;
-        if !unwell || !idle || self.applied.removals_failed() {
+        let counts = &self.nodes.counts;
+        let removes = counts.flagged(Flags::REMOVALS_OPEN) > 0 || self.applied.removals_failed();
+        if !unwell || !idle || removes {
             return;
         }
-        let counts = &self.nodes.counts;
+        let asked = !self.refresh.owed && self.refresh.quiet.is_none();
         let whole = counts.nodes.desired > 0 && counts.nodes.ready == counts.nodes.desired;
         let message = match self.last.subject.kind() {
-            Some(kind) if kind.pulls() && whole && counts.failing == 0 => message::PULLED,
-            Some(Kind::Purge) if self.last.phase == Phase::Failed => message::DELETED,
+            Some(kind) if kind.pulls() && whole && counts.failing == 0 && asked => message::PULLED,
+            Some(Kind::Purge) if self.last.phase == Phase::Failed && !self.applied.abandoned => {
+                message::DELETED
+            }
             _ => return,
         };
         self.last.end(Phase::Succeeded, message, now);

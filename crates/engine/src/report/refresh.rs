@@ -43,7 +43,10 @@ impl Engine {
                 // What was observed and asked since then counts.
                 self.begin(at, Kind::Refresh, quiet.since, now);
             }
-        } else if cache.refresh.next.is_some_and(|next| next <= now.tick) {
+        } else if cache.refresh.next.is_some_and(|next| next <= now.tick)
+            || (cache.refresh.owed && cache.nodes.counts.nodes.unreachable == 0)
+        {
+            cache.refresh.owed = false;
             cache.schedule_refresh(now.tick, &model.settings, Duration::ZERO);
             let since = model.clock.next(now.wall, model.settings.check_interval);
             cache.refresh.quiet = Some(QuietRefresh {

@@ -9,6 +9,7 @@ use crate::{
     commit::Engine,
     ids::{CacheIdx, IdSet},
     model::{
+        applied::GIVE_UP_AFTER,
         backoff,
         last_operation::Identity,
         writer::{StatusWrite, WriterState},
@@ -131,11 +132,13 @@ impl Engine {
         };
         let mut holders = IdSet::with_capacity(model.nodes.slots());
         let mut silent = IdSet::with_capacity(model.nodes.slots());
+        let give_up = Duration::from_secs(GIVE_UP_AFTER.unsigned_abs());
         for (idx, node) in model.nodes.iter() {
             if node.runs_puller() {
                 holders.insert(idx);
             }
-            if node.puller.is_none() || node.contact.failures > 0 {
+            let since = node.contact.silent_since;
+            if since.is_some_and(|since| since.after(give_up) <= now.tick) {
                 silent.insert(idx);
             }
         }
@@ -223,12 +226,13 @@ impl Engine {
             return;
         };
         let request = operation.requests.remove(position);
+        let value = match request.annotation {
+            PURGE_ANNOTATION => &mut cache.object.purge,
+            _ => &mut cache.object.refresh,
+        };
+        // It is gone, whoever took it off. The watch may have brought another one.
+        value.take_if(|value| *value == request.value);
         if let Ok(Some(version)) = result {
-            let value = match request.annotation {
-                PURGE_ANNOTATION => &mut cache.object.purge,
-                _ => &mut cache.object.refresh,
-            };
-            *value = None;
             written(&mut cache.object, version);
         }
     }

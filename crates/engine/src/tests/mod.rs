@@ -7,6 +7,7 @@ mod edits;
 mod fields;
 mod gate;
 mod gates;
+mod handovers;
 mod honest;
 mod leaders;
 mod limits;
@@ -209,6 +210,9 @@ impl Harness {
             resource_version: object.resource_version,
             generation: 2,
             status: object.status,
+            refresh: object.refresh,
+            purge: object.purge,
+            purge_came_later: object.purge_came_later,
             finalizer: false,
             deleting: false,
             message: message.into(),

@@ -45,6 +45,12 @@ pub struct InvalidCache {
     pub generation: i64,
     /// The status that was written last, as far as it can be parsed.
     pub status: ImageCacheStatus,
+    /// Value of the refresh annotation.
+    pub refresh: Option<String>,
+    /// Value of the purge annotation.
+    pub purge: Option<String>,
+    /// As in [`CacheObject`].
+    pub purge_came_later: bool,
     /// Our finalizer is on it.
     pub finalizer: bool,
     /// The object is deleted and a finalizer holds it.

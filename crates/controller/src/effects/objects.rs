@@ -109,8 +109,19 @@ impl Objects {
                 let api = self.api(&key);
                 match limited(api.patch(&key.name, &params(), &patch)).await {
                     Ok(object) => Ok(Some(object.resource_version().unwrap_or_default())),
-                    // The test failed: the annotation has another value or does not exist.
-                    Err(refused) if refused.code == 422 => Ok(None),
+                    // Either the test failed, so the annotation has another value or does not exist, or a webhook refused.
+                    Err(refused) if refused.code == 422 => {
+                        match limited(api.get_metadata_opt(&key.name)).await {
+                            Ok(Some(object))
+                                if object.annotations().get(annotation) == Some(&value) =>
+                            {
+                                tracing::warn!(imagecache = %key, annotation, error = refused.message, "cannot remove the annotation, trying again");
+                                Err(refused.into())
+                            }
+                            Ok(_) => Ok(None),
+                            Err(refused) => Err(refused.into()),
+                        }
+                    }
                     Err(refused) => Err(refused.into()),
                 }
             }

@@ -7,11 +7,14 @@ use std::{
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt as _, api::ListParams};
-use kubefledged_api_types::{RemovalPolicy, names::reason};
+use kubefledged_api_types::{
+    RemovalPolicy,
+    names::{PURGE_ANNOTATION, reason},
+};
 use kubefledged_proto::debug::{CacheNodeImage, State, StreamCacheNodesRequest};
 use serde::Serialize;
 
-use super::request;
+use super::request::{self, Before};
 use crate::{
     access::{Access, Controller, StoredCache},
     args::Purge,
@@ -61,18 +64,13 @@ pub async fn run(access: &Access, out: Out, args: &Purge) -> Result<Exit, Failur
         note("Nothing was purged.");
         return Ok(Exit::NotReady);
     }
+    let before = Before::of(&cache, PURGE_ANNOTATION, reason::PURGE);
     request::purge(access, name).await?;
     request::said(out, access, &args.request, "purge requested")?;
     if !args.request.wait {
         return Ok(Exit::Good);
     }
-    request::ended(
-        access,
-        &args.request,
-        reason::PURGE,
-        cache.status.start_time,
-    )
-    .await
+    request::ended(access, &args.request, reason::PURGE, before).await
 }
 
 /// Asks on the terminal. Without one nobody can answer.

@@ -18,12 +18,46 @@ use crate::{
 /// Requests a refresh.
 pub async fn refresh(access: &Access, out: Out, args: &Request) -> Result<Exit, Failure> {
     let before = access.cache(&args.name).await?;
+    let before = Before::of(&before, REFRESH_ANNOTATION, reason::REFRESH);
     annotate(access, &args.name, REFRESH_ANNOTATION).await?;
     said(out, access, args, "refresh requested")?;
     if !args.wait {
         return Ok(Exit::Good);
     }
-    ended(access, args, reason::REFRESH, before.status.start_time).await
+    ended(access, args, reason::REFRESH, before).await
+}
+
+/// What was before the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// The operation that answers the request begins after this time; `None`: there was none yet.
+    Began(Option<Timestamp>),
+    /// The same was requested already, and its operation runs: it is the answer.
+    Runs,
+}
+
+impl Before {
+    /// Of an object, before the annotation is written.
+    pub fn of(cache: &StoredCache, annotation: &str, kind: &str) -> Self {
+        let known = &cache.status;
+        let mut annotations = cache.metadata.annotations.iter().flatten();
+        let requested = annotations.any(|(key, value)| key == annotation && value.is_empty());
+        if requested && known.status == status::PROCESSING && known.reason == kind {
+            note(
+                "The same was requested before and is in progress. Request it again when that has ended, if something has \
+                 changed since it began.",
+            );
+            return Self::Runs;
+        }
+        Self::Began(known.start_time)
+    }
+
+    fn is_before(self, start: Option<Timestamp>) -> bool {
+        match self {
+            Self::Began(before) => before.is_none() || start > before,
+            Self::Runs => true,
+        }
+    }
 }
 
 /// Prints what was requested.
@@ -55,7 +89,7 @@ pub async fn ended(
     access: &Access,
     args: &Request,
     kind: &str,
-    before: Option<Timestamp>,
+    before: Before,
 ) -> Result<Exit, Failure> {
     let seen = |cache: &StoredCache| over(cache, kind, before);
     let exit = wait::until(access, &args.name, Some(args.timeout.0), seen).await?;
@@ -68,13 +102,14 @@ pub async fn ended(
     Ok(exit)
 }
 
-/// The result of the operation; `None`: it has not ended. Its annotation is gone when it has.
-fn over(cache: &StoredCache, kind: &str, before: Option<Timestamp>) -> Option<Exit> {
+/// The result of the operation; `None`: it has not ended. Its annotation is gone when it has; a token stays.
+fn over(cache: &StoredCache, kind: &str, before: Before) -> Option<Exit> {
     let ended = &cache.status;
     let annotations = cache.metadata.annotations.iter().flatten();
-    let mut requests =
-        annotations.filter(|(key, _)| *key == REFRESH_ANNOTATION || *key == PURGE_ANNOTATION);
-    let newer = ended.start_time > before || before.is_none();
+    let mut requests = annotations.filter(|(key, value)| {
+        value.is_empty() && (*key == REFRESH_ANNOTATION || *key == PURGE_ANNOTATION)
+    });
+    let newer = before.is_before(ended.start_time);
     let over =
         requests.next().is_none() && ended.reason == kind && ended.status != status::PROCESSING;
     (over && newer).then(|| Exit::of(ended.status == status::SUCCEEDED))
@@ -99,7 +134,7 @@ mod tests {
 
     #[test]
     fn only_a_newer_operation_of_the_kind_ends_the_wait() {
-        let of = |cache: &StoredCache, before| over(cache, reason::REFRESH, before);
+        let of = |cache: &StoredCache, before| over(cache, reason::REFRESH, Before::Began(before));
         let done = cache("ImageCacheRefresh", "Succeeded", false);
         assert_eq!(of(&done, Some(Timestamp(99))), Some(Exit::Good));
         assert_eq!(of(&done, Some(Timestamp(100))), None);
@@ -113,5 +148,31 @@ mod tests {
         );
         let failed = cache("ImageCacheRefresh", "Failed", false);
         assert_eq!(of(&failed, None), Some(Exit::NotReady));
+    }
+
+    #[test]
+    fn a_token_that_stands_does_not_keep_the_wait_from_ending() {
+        let mut done = cache("ImageCacheRefresh", "Succeeded", false);
+        let token = (PURGE_ANNOTATION.to_owned(), "release-7".to_owned());
+        done.metadata.annotations = Some([token].into());
+        let ended = over(&done, reason::REFRESH, Before::Began(None));
+        assert_eq!(ended, Some(Exit::Good));
+    }
+
+    #[test]
+    fn the_same_request_that_runs_already_is_waited_for() {
+        let of = |cache: &StoredCache| Before::of(cache, REFRESH_ANNOTATION, reason::REFRESH);
+        assert_eq!(
+            of(&cache("ImageCacheRefresh", "Processing", true)),
+            Before::Runs
+        );
+        let done = cache("ImageCacheRefresh", "Succeeded", false);
+        assert_eq!(over(&done, reason::REFRESH, Before::Runs), Some(Exit::Good));
+        for other in [
+            cache("ImageCacheRefresh", "Processing", false),
+            cache("ImageCacheCreate", "Processing", true),
+        ] {
+            assert_eq!(of(&other), Before::Began(Some(Timestamp(100))));
+        }
     }
 }

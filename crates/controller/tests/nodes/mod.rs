@@ -6,7 +6,7 @@ use clap::Parser as _;
 use kubefledged_engine::{NodeName, Puller};
 use kubefledged_process::tls::{Connector, Failures, Identity, names};
 use kubefledged_puller::{app, args::Args};
-use kubefledged_testkit::{Ca, FakeRuntime, Removal, SecretDirectory, Usage};
+use kubefledged_testkit::{Ca, FakeRuntime, Removal, SecretDirectory, Usage, eventually};
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -38,17 +38,19 @@ pub async fn node_at(
     let leaf = ca.issue(&[&names::puller(NAMESPACE)], Usage::Server);
     certificates.write(&leaf, &[ca]).unwrap();
     let runtime = FakeRuntime::start(Removal::Whole).unwrap();
-    let args = Args::try_parse_from([
-        "kubefledged-puller",
-        &format!("--listen-port={port}"),
-        "--http-port=0",
-        "--debug-address=off",
-        &format!("--node-name={name}"),
-        &format!("--pod-uid={pod}"),
-        &format!("--tls-dir={}", certificates.path().display()),
-        &format!("--cri-socket-path={}", runtime.socket().display()),
-    ]);
-    let bound = app::build(args.unwrap()).await.unwrap();
+    let args = [
+        "kubefledged-puller".to_owned(),
+        format!("--listen-port={port}"),
+        "--http-port=0".to_owned(),
+        "--debug-address=off".to_owned(),
+        format!("--node-name={name}"),
+        format!("--pod-uid={pod}"),
+        format!("--tls-dir={}", certificates.path().display()),
+        format!("--cri-socket-path={}", runtime.socket().display()),
+    ];
+    // Whoever got a port that was ours for a moment gives it back.
+    let build = async || app::build(Args::try_parse_from(&args).unwrap()).await.ok();
+    let bound = eventually("the puller listens", build).await;
     let port = bound.grpc_address.port();
     Node {
         name: NodeName(name.into()),

@@ -71,12 +71,7 @@ fn a_purge_that_failed_is_no_success_because_the_leader_changes() {
     harness.change_leader();
     harness.wait(600);
     assert_eq!(harness.held("n1"), ["r.test/a:1"]);
-    assert_eq!(
-        harness.reported(),
-        ("Failed", "ImageCachePurge"),
-        "{}",
-        harness.status().message
-    );
+    assert_eq!(harness.reported(), ("Failed", "ImageCachePurge"));
 }
 
 #[test]
@@ -86,12 +81,7 @@ fn a_purge_whose_removals_were_given_up_is_no_success() {
     request(&mut harness, |object| object.purge = Some("p".into()));
     harness.unreachable.extend(["n1".into(), "n2".into()]);
     harness.wait(26 * 3600);
-    assert_eq!(
-        harness.reported(),
-        ("Failed", "ImageCachePurge"),
-        "{}",
-        harness.status().message
-    );
+    assert_eq!(harness.reported(), ("Failed", "ImageCachePurge"));
 }
 
 #[test]
@@ -312,17 +302,7 @@ fn a_purged_cache_that_loses_its_room_stays_purged() {
         harness.objects[&named("zz")].status.reason,
         "ImageCachePurge"
     );
-    // Another process, which hears of the objects in the order of their names.
-    harness.engine = Some(Engine::new(small_namespace()));
-    harness.join("n1", &[]);
-    harness.handle(Event::Synced(Source::Nodes));
-    harness.handle(Event::Synced(Source::Pullers));
-    for object in harness.objects.clone().into_values() {
-        harness.handle(Event::CacheApplied(Box::new(object)));
-    }
-    harness.handle(Event::Synced(Source::Caches));
-    harness.handle(Event::Leadership(Some(2)));
-    harness.run();
+    harness.change_process(small_namespace(), &["n1"]);
     harness.wait(60);
     harness.apply_to(&named("aa"), |object| {
         object.spec = images(&["r.test/c:1"]);
@@ -355,17 +335,11 @@ fn an_old_token_of_an_object_that_was_refused_first_is_no_request() {
     );
 }
 
-fn ended(harness: &Harness) -> Vec<&str> {
-    let statuses = harness.statuses.iter().map(|(_, status)| status);
-    let ended = statuses.filter(|status| status.completion_time.is_some());
-    ended.map(|status| status.reason.as_str()).collect()
-}
-
 #[test]
 fn a_refresh_that_kube_fledged_began_is_done_once() {
     let mut harness = of_kube_fledged("Processing", "ImageCacheRefresh", Some(""));
     harness.wait(5);
-    assert_eq!(ended(&harness), ["ImageCacheRefresh"]);
+    assert_eq!(harness.ended(), ["ImageCacheRefresh"]);
 }
 
 #[test]

@@ -2,6 +2,31 @@
 
 use super::*;
 
+impl Harness {
+    /// Another process that begins to lead. It hears of the objects in the order of their names.
+    pub(super) fn change_process(&mut self, settings: Settings, nodes: &[&str]) {
+        self.engine = Some(Engine::new(settings));
+        for name in nodes {
+            self.join(name, &[]);
+        }
+        self.handle(Event::Synced(Source::Nodes));
+        self.handle(Event::Synced(Source::Pullers));
+        for object in self.objects.clone().into_values() {
+            self.handle(Event::CacheApplied(Box::new(object)));
+        }
+        self.handle(Event::Synced(Source::Caches));
+        self.handle(Event::Leadership(Some(2)));
+        self.run();
+    }
+
+    /// The operations that ended, in their order.
+    pub(super) fn ended(&self) -> Vec<&str> {
+        let statuses = self.statuses.iter().map(|(_, status)| status);
+        let ended = statuses.filter(|status| status.completion_time.is_some());
+        ended.map(|status| status.reason.as_str()).collect()
+    }
+}
+
 /// Tokens of the pulls that were asked for.
 fn tokens(harness: &Harness) -> Vec<Arc<str>> {
     let works = harness.batches.iter().map(|batch| &batch.work);
@@ -172,13 +197,6 @@ fn resumed(began: [Option<&str>; 2], now: [Option<&str>; 2]) -> Harness {
     harness
 }
 
-/// The operations that it ended, in their order.
-fn ended(harness: &Harness) -> Vec<&str> {
-    let statuses = harness.statuses.iter().map(|(_, status)| status);
-    let ended = statuses.filter(|status| status.completion_time.is_some());
-    ended.map(|status| status.reason.as_str()).collect()
-}
-
 #[test]
 fn what_was_requested_after_an_operation_began_is_done_after_it_under_a_new_leader_too() {
     for (began, now, operations) in [
@@ -209,7 +227,7 @@ fn what_was_requested_after_an_operation_began_is_done_after_it_under_a_new_lead
         ),
     ] {
         let harness = resumed(began, now);
-        assert_eq!(ended(&harness), operations, "{began:?} {now:?}");
+        assert_eq!(harness.ended(), operations, "{began:?} {now:?}");
         let object = &harness.objects[&key()];
         let status = &object.status;
         let handled = |token: Option<&str>| token.filter(|t| !t.is_empty()).map(str::to_owned);
@@ -230,7 +248,7 @@ fn a_new_leader_answers_what_the_operation_began_for_and_does_nothing_twice() {
         ([Some(""), Some("")], ["ImageCachePurge"]),
     ] {
         let harness = resumed(began, began);
-        assert_eq!(ended(&harness), operations, "{began:?}");
+        assert_eq!(harness.ended(), operations, "{began:?}");
     }
 }
 

@@ -265,17 +265,7 @@ fn a_new_leader_does_not_give_the_room_of_a_cache_with_images_to_one_that_was_re
     harness.run();
     assert_eq!(harness.objects[&named("aa")].status.status, "Failed");
 
-    // Another process, which hears of the objects in the order of their names.
-    harness.engine = Some(Engine::new(settings));
-    harness.join("n1", &[]);
-    harness.handle(Event::Synced(Source::Nodes));
-    harness.handle(Event::Synced(Source::Pullers));
-    for object in harness.objects.clone().into_values() {
-        harness.handle(Event::CacheApplied(Box::new(object)));
-    }
-    harness.handle(Event::Synced(Source::Caches));
-    harness.handle(Event::Leadership(Some(2)));
-    harness.run();
+    harness.change_process(settings, &["n1"]);
     harness.wait(5);
     assert_eq!(harness.objects[&named("zz")].status.status, "Succeeded");
     assert_eq!(harness.objects[&named("aa")].status.status, "Failed");

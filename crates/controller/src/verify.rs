@@ -14,9 +14,12 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Checks until everything works, for at most `limit`, and logs the results.
 pub async fn run(args: RunArgs, limit: Duration) -> anyhow::Result<()> {
-    let client = Client::try_default()
-        .await
-        .context("cannot find the API server: run in a pod, or set KUBECONFIG")?;
+    let config = kube::Config::infer().await;
+    let mut config =
+        config.context("cannot find the API server: run in a pod, or set KUBECONFIG")?;
+    // It looks again by itself, and must say what is wrong before its time is up.
+    config.default_retry = false;
+    let client = Client::try_from(config).context("cannot make a client for the API server")?;
     let deadline = Instant::now() + limit;
     let installation = Installation { client, args };
     installation.until(deadline, Question::Leader).await?;

@@ -10,6 +10,9 @@ async fn main() -> anyhow::Result<()> {
     log::init(&args.log)?;
     args.warn_of_flags_without_effect();
     let shutdown = shutdown::signal()?;
-    let client = kube::Client::try_default().await?;
+    let mut config = kube::Config::infer().await?;
+    // Whoever asks here has a back-off of its own.
+    config.default_retry = false;
+    let client = kube::Client::try_from(config)?;
     app::build(args.into(), client)?.run(shutdown).await
 }

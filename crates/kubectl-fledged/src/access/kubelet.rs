@@ -3,7 +3,9 @@
 
 use futures::StreamExt as _;
 use kube::Client;
+use tokio::time::timeout;
 
+use super::PATIENCE;
 use crate::exit::Failure;
 
 /// Nodes that are asked at the same time.
@@ -19,8 +21,15 @@ pub async fn policy(client: &Client, node: &str) -> Result<Option<String>, Failu
     let path = format!("/api/v1/nodes/{node}/proxy/configz");
     let request = http::Request::get(path).body(Vec::new());
     let request = request.map_err(|error| Failure::Usage(format!("node {node}: {error}")))?;
-    let config = client.request::<serde_json::Value>(request).await;
-    let config = config.map_err(|error| Failure::of_kube("not checked", &error))?;
+    let config = timeout(PATIENCE, client.request::<serde_json::Value>(request)).await;
+    let silent = |_| {
+        Failure::Failed(format!(
+            "the kubelet of {node} does not answer within {PATIENCE:?}"
+        ))
+    };
+    let config = config
+        .map_err(silent)?
+        .map_err(|error| Failure::of_kube("not checked", &error))?;
     let policy = &config["kubeletconfig"]["imagePullCredentialsVerificationPolicy"];
     Ok(policy.as_str().map(ToOwned::to_owned))
 }
@@ -48,5 +57,24 @@ pub async fn policies(
     match failure {
         Some(why) if found.is_empty() => Err(why),
         _ => Ok(found),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use kube::client::Body;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_kubelet_that_does_not_answer_is_not_waited_for() {
+        let silent = tower::service_fn(|_: http::Request<Body>| {
+            std::future::pending::<Result<http::Response<Body>, Infallible>>()
+        });
+        let said = policy(&Client::new(silent, "shop"), "n2").await;
+        let said = said.unwrap_err().to_string();
+        assert!(said.contains("kubelet of n2 does not answer"), "{said}");
     }
 }

@@ -7,7 +7,7 @@ mod installation;
 pub mod kubelet;
 pub mod puller;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use kube::{
     Api, Client, Config,
@@ -23,6 +23,9 @@ use crate::{
     args::Global,
     exit::{Failure, chain},
 };
+
+/// Nobody waits longer for what is only a help: what a node itself says.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Access with the rights of the user of a kubeconfig.
 #[derive(Clone)]
@@ -40,7 +43,9 @@ pub struct Access {
 impl Access {
     /// Reads the kubeconfig. Connects to nothing yet.
     pub async fn new(global: &Global) -> Result<Self, Failure> {
-        let config = config(global).await?;
+        let mut config = config(global).await?;
+        // Otherwise a 503, as for a node whose kubelet is away, is asked for again for minutes before anybody hears of it.
+        config.default_retry = false;
         let namespace = global.namespace.clone();
         let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
         let client = Client::try_from(config);

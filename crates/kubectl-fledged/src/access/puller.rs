@@ -1,7 +1,5 @@
 //! The debug service of the puller of one node. It is a help and no need: whoever may not reach it gets the other answers.
 
-use std::time::Duration;
-
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt as _, api::ListParams};
 use kubefledged_proto::debug::{
@@ -11,14 +9,11 @@ use kubefledged_proto::debug::{
 use tokio::time::timeout;
 use tonic::{Status, transport::Channel};
 
-use super::{Access, forward};
+use super::{Access, PATIENCE, forward};
 use crate::exit::Failure;
 
 /// Port of the debug endpoint.
 const PORT: u16 = 7071;
-/// Nobody waits longer for what is only a help.
-const PATIENCE: Duration = Duration::from_secs(5);
-
 /// A connection to one puller.
 pub struct Puller(PullerDebugServiceClient<Channel>);
 

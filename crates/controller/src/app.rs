@@ -93,13 +93,19 @@ pub struct Bound {
     spans: Spans,
 }
 
-/// Connects to the API server and opens the listeners.
-pub async fn build(args: RunArgs) -> anyhow::Result<Bound> {
+/// How to reach the API server. A client asks once: whoever asks has a back-off of its own, which knows what is still
+/// worth asking.
+pub(crate) async fn api_server() -> anyhow::Result<kube::Config> {
     let mut config = kube::Config::infer()
         .await
         .context("cannot find the API server: run in a pod, or set KUBECONFIG")?;
-    // Everything here that asks has its own back-off, which knows what is still worth asking.
     config.default_retry = false;
+    Ok(config)
+}
+
+/// Connects to the API server and opens the listeners.
+pub async fn build(args: RunArgs) -> anyhow::Result<Bound> {
+    let config = api_server().await?;
     // The Lease has connections of its own: whatever else is read, leadership must not wait for it.
     let lease = Client::try_from(config.clone());
     let lease = lease.context("cannot make a client for the API server")?;

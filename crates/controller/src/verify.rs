@@ -7,19 +7,15 @@ use k8s_openapi::api::{apps::v1::DaemonSet, coordination::v1::Lease};
 use kube::{Api, Client, api::PostParams};
 use kubefledged_api_types::{CacheSpecEntry, ImageCache, ImageCacheSpec, names::refusal};
 
-use crate::{args::RunArgs, lease};
+use crate::{app::api_server, args::RunArgs, lease};
 
 /// Time between attempts while a part is still starting.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Checks until everything works, for at most `limit`, and logs the results.
 pub async fn run(args: RunArgs, limit: Duration) -> anyhow::Result<()> {
-    let config = kube::Config::infer().await;
-    let mut config =
-        config.context("cannot find the API server: run in a pod, or set KUBECONFIG")?;
-    // It looks again by itself, and must say what is wrong before its time is up.
-    config.default_retry = false;
-    let client = Client::try_from(config).context("cannot make a client for the API server")?;
+    let client =
+        Client::try_from(api_server().await?).context("cannot make a client for the API server")?;
     let deadline = Instant::now() + limit;
     let installation = Installation { client, args };
     installation.until(deadline, Question::Leader).await?;

@@ -7,7 +7,7 @@ use crate::{
         self,
         context::{NodeContext, NodeView},
     },
-    vocabulary::{BatchEnd, CacheObject, Command, Event, Now, Source, Tick},
+    vocabulary::{BatchEnd, Command, Event, Now, Source, Tick},
 };
 
 /// Most rounds of one [`Engine::poll`]. What a cache decides changes its nodes, and what a node shows may end an
@@ -148,12 +148,7 @@ impl Engine {
                 && object.uid == cache.object.uid
                 && object.generation == cache.object.generation
             {
-                let known = cache.object;
-                cache.object = CacheObject {
-                    resource_version: known.resource_version,
-                    status: known.status,
-                    ..object
-                };
+                cache.object = object.with_written(&cache.object);
                 cache.invalid = None;
             }
             match cache.invalid {

@@ -99,34 +99,7 @@ impl Objects {
         annotation: &'static str,
         value: String,
     ) -> Event {
-        let pointer = format!("/metadata/annotations/{}", annotation.replace('/', "~1"));
-        let patch = json!([
-            {"op": "test", "path": pointer, "value": value},
-            {"op": "remove", "path": pointer},
-        ]);
-        let result = match patch_of(patch) {
-            Ok(patch) => {
-                let api = self.api(&key);
-                match limited(api.patch(&key.name, &params(), &patch)).await {
-                    Ok(object) => Ok(Some(object.resource_version().unwrap_or_default())),
-                    // Either the test failed, so the annotation has another value or does not exist, or a webhook refused.
-                    Err(refused) if refused.code == 422 => {
-                        match limited(api.get_metadata_opt(&key.name)).await {
-                            Ok(Some(object))
-                                if object.annotations().get(annotation) == Some(&value) =>
-                            {
-                                tracing::warn!(imagecache = %key, annotation, error = refused.message, "cannot remove the annotation, trying again");
-                                Err(refused.into())
-                            }
-                            Ok(_) => Ok(None),
-                            Err(refused) => Err(refused.into()),
-                        }
-                    }
-                    Err(refused) => Err(refused.into()),
-                }
-            }
-            Err(error) => Err(error),
-        };
+        let result = clear(&self.api(&key), &key, annotation, &value).await;
         Event::AnnotationCleared(key, result)
     }
 
@@ -294,6 +267,37 @@ async fn finalize(
     ]))?;
     let written = limited(api.patch_metadata(&key.name, &params(), &patch)).await?;
     Ok(written.resource_version())
+}
+
+/// The new resource version; `None`: the annotation has another value or does not exist.
+async fn clear(
+    api: &Api<ImageCache>,
+    key: &CacheKey,
+    annotation: &str,
+    value: &str,
+) -> Result<Option<String>, WriteError> {
+    let pointer = format!("/metadata/annotations/{}", annotation.replace('/', "~1"));
+    let patch = patch_of(json!([
+        {"op": "test", "path": pointer, "value": value},
+        {"op": "remove", "path": pointer},
+    ]))?;
+    let refused = match limited(api.patch(&key.name, &params(), &patch)).await {
+        Ok(object) => return Ok(Some(object.resource_version().unwrap_or_default())),
+        Err(refused) => refused,
+    };
+    if refused.code == 422 {
+        // Either the test failed, or a webhook refused.
+        let object = limited(api.get_metadata_opt(&key.name)).await?;
+        let stands = object.is_some_and(|object| {
+            let known = object.annotations().get(annotation);
+            known.is_some_and(|known| known == value)
+        });
+        if !stands {
+            return Ok(None);
+        }
+        tracing::warn!(imagecache = %key, annotation, error = refused.message, "cannot remove the annotation, trying again");
+    }
+    Err(refused.into())
 }
 
 pub(super) fn params() -> PatchParams {

@@ -61,7 +61,9 @@ fn convert(key: CacheKey, stored: StoredCache) -> Event {
         status,
     } = stored;
     let status = read_status(&key, status);
-    let purge_came_later = purge_came_later(&metadata);
+    let annotations = metadata.annotations.as_ref();
+    let asks = annotations.is_some_and(|all| all.contains_key(PURGE_ANNOTATION));
+    let purge_came_later = asks && purge_came_later(&metadata);
     let uid = metadata.uid.unwrap_or_default();
     let resource_version = metadata.resource_version.unwrap_or_default();
     let generation = metadata.generation.unwrap_or_default();

@@ -89,16 +89,17 @@ impl Engine {
         {
             let has_room = self.model.refused.get(&key);
             if has_room.is_some_and(|object| self.refusal(object).is_none())
-                && let Some(mut object) = self.model.refused.remove(&key)
+                && let Some(object) = self.model.refused.remove(&key)
             {
                 // Its status was written meanwhile, and its spec was not compiled.
                 let known = self.model.caches.find(&key);
-                if let Some(known) = known.and_then(|at| self.model.caches.get_mut(at)) {
-                    known.desired.generation = None;
-                    let version = &known.object.resource_version;
-                    object.resource_version.clone_from(version);
-                    object.status.clone_from(&known.object.status);
-                }
+                let object = match known.and_then(|at| self.model.caches.get_mut(at)) {
+                    Some(known) => {
+                        known.desired.generation = None;
+                        object.with_written(&known.object)
+                    }
+                    None => object,
+                };
                 self.apply_cache(now, object);
             }
         }

@@ -32,6 +32,17 @@ pub struct CacheObject {
     pub finalizer: bool,
 }
 
+impl CacheObject {
+    /// This object with the status and the version that were written since.
+    pub(crate) fn with_written(self, known: &Self) -> Self {
+        Self {
+            resource_version: known.resource_version.clone(),
+            status: known.status.clone(),
+            ..self
+        }
+    }
+}
+
 /// An `ImageCache` whose spec cannot be parsed.
 #[derive(Clone, Debug)]
 pub struct InvalidCache {

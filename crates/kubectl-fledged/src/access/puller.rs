@@ -14,6 +14,7 @@ use crate::exit::Failure;
 
 /// Port of the debug endpoint.
 const PORT: u16 = 7071;
+
 /// A connection to one puller.
 pub struct Puller(PullerDebugServiceClient<Channel>);
 
